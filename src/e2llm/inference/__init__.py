@@ -1,0 +1,1 @@
+"""Read once, ask often: reader, context, engine."""

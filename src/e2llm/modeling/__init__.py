@@ -1,0 +1,1 @@
+"""The model as transformers sees it: configuration, adapters, model, processor, LoRA, checkpoints."""
