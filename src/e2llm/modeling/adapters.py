@@ -1,0 +1,120 @@
+"""Adapters: from an encoder's token states of one chunk to its soft tokens.
+
+Shapes: C chunks, T encoder tokens per chunk, E encoder width, K soft tokens per chunk, D decoder width.
+A new adapter is one class with this call signature and one line in `ADAPTERS`.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class MLPAdapter(nn.Module):
+    """Two linear layers with GELU over one vector per chunk (paper v1): one soft token per chunk.
+
+    The vector is the first token's state or the mean of the chunk's token states.
+    """
+
+    def __init__(
+        self, encoder_size: int, decoder_size: int, *, max_soft_tokens: int, num_heads: int, pooling: str, scale: float
+    ) -> None:
+        super().__init__()
+        if max_soft_tokens != 1:
+            raise ValueError(
+                f"the 'mlp' adapter makes 1 soft token per chunk, got max_soft_tokens={max_soft_tokens}; "
+                "set max_soft_tokens=1 or use adapter='attention'"
+            )
+        if pooling not in ("cls", "mean"):
+            raise ValueError(f"pooling must be 'cls' or 'mean', got {pooling!r}")
+        self.pooling = pooling
+        self.input_projection = nn.Linear(encoder_size, decoder_size)
+        self.output_projection = nn.Linear(decoder_size, decoder_size)
+        self.norm = nn.LayerNorm(decoder_size)
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
+        """Pool and project.
+
+        Args:
+            states: `[C, T, E]` token states of the encoder.
+            mask: `[C, T]`, nonzero for real tokens.
+            num_soft_tokens: 1.
+
+        Returns:
+            `[C, 1, D]` soft tokens.
+        """
+        if self.pooling == "cls":
+            first = mask.bool().int().argmax(dim=1)
+            pooled = states[torch.arange(len(states), device=states.device), first]
+        else:
+            weights = mask.to(states.dtype).unsqueeze(-1)
+            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        hidden = self.output_projection(functional.gelu(self.input_projection(pooled)))
+        return (self.norm(hidden) * self.scale).unsqueeze(1)
+
+
+class AttentionPoolingAdapter(nn.Module):
+    """Learned queries attend to all token states of a chunk (paper v2), with nested soft tokens.
+
+    For each query q: `h = LN(MHA(q, X W_K, X W_V) + q)`, `c = LN(h + FFN(h))`. The paper has one query; here there
+    are `max_soft_tokens` of them and the first K are used, so that one model serves every K (chosen here:
+    docs/fidelity.md). Queries do not see each other: the first K of a larger set equal a set of K.
+    The soft tokens are multiplied by a learned scale that starts at the decoder's embedding scale (chosen here).
+    """
+
+    def __init__(
+        self, encoder_size: int, decoder_size: int, *, max_soft_tokens: int, num_heads: int, pooling: str, scale: float
+    ) -> None:
+        super().__init__()
+        if decoder_size % num_heads:
+            raise ValueError(
+                f"adapter_num_heads={num_heads} does not divide the decoder's embedding width {decoder_size}; "
+                "choose a divisor"
+            )
+        self.num_heads = num_heads
+        self.queries = nn.Parameter(torch.empty(max_soft_tokens, decoder_size))
+        self.query_projection = nn.Linear(decoder_size, decoder_size)
+        self.key_projection = nn.Linear(encoder_size, decoder_size)
+        self.value_projection = nn.Linear(encoder_size, decoder_size)
+        self.output_projection = nn.Linear(decoder_size, decoder_size)
+        self.attention_norm = nn.LayerNorm(decoder_size)
+        self.feed_forward_in = nn.Linear(decoder_size, 4 * decoder_size)
+        self.feed_forward_out = nn.Linear(4 * decoder_size, decoder_size)
+        self.output_norm = nn.LayerNorm(decoder_size)
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
+        """Pool by attention.
+
+        Args:
+            states: `[C, T, E]` token states of the encoder.
+            mask: `[C, T]`, nonzero for real tokens.
+            num_soft_tokens: K, from 1 to the number of queries.
+
+        Returns:
+            `[C, K, D]` soft tokens.
+        """
+        num_chunks, num_tokens, _ = states.shape
+        queries = self.queries[:num_soft_tokens]
+        width = queries.shape[-1]
+        head_size = width // self.num_heads
+
+        def heads(projected: torch.Tensor, length: int) -> torch.Tensor:
+            return projected.view(-1, length, self.num_heads, head_size).transpose(1, 2)
+
+        attended = functional.scaled_dot_product_attention(
+            heads(self.query_projection(queries), num_soft_tokens).expand(num_chunks, -1, -1, -1),
+            heads(self.key_projection(states), num_tokens),
+            heads(self.value_projection(states), num_tokens),
+            attn_mask=mask.bool()[:, None, None, :],
+        )
+        attended = attended.transpose(1, 2).reshape(num_chunks, num_soft_tokens, width)
+        hidden = self.attention_norm(self.output_projection(attended) + queries)
+        feed_forward = self.feed_forward_out(functional.gelu(self.feed_forward_in(hidden)))
+        return self.output_norm(hidden + feed_forward) * self.scale
+
+
+ADAPTERS: dict[str, type[MLPAdapter] | type[AttentionPoolingAdapter]] = {
+    "mlp": MLPAdapter,
+    "attention": AttentionPoolingAdapter,
+}

@@ -1,0 +1,52 @@
+"""Configuration of the composite model: a text encoder, an adapter and a decoder LLM."""
+
+from typing import Any, Literal
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+class E2LLMConfig(PreTrainedConfig):
+    """Configuration of `E2LLMForConditionalGeneration`.
+
+    Attributes:
+        encoder_config: The text encoder's own configuration (any natively implemented encoder).
+        text_config: The decoder's own configuration (any natively implemented causal LM).
+        adapter: Name in `e2llm.modeling.adapters.ADAPTERS`: `attention` (paper v2) or `mlp` (paper v1).
+        max_soft_tokens: Soft tokens that the adapter can make of one chunk, 1 or more; the compression dial
+            chooses any number up to it at inference (chosen here; the paper has 1).
+        adapter_num_heads: Attention heads of the `attention` adapter (paper v2: 4).
+        pooling: What the `mlp` adapter reads: the first token (`cls`, paper v1) or the `mean` of the chunk.
+        soft_token_scale: Root mean square that a new adapter's soft tokens start with. `from_parts` measures it
+            on the decoder's token embeddings; at another scale early training stalls (chosen here).
+        chunk_token_id: Id of the placeholder token, below the decoder's number of embedding rows.
+        encoder_batch_tokens: Tokens, padding included, that one pass of the encoder reads at most.
+    """
+
+    model_type = "e2llm"
+    sub_configs_defaults = {  # noqa: RUF012 - transformers reads this class attribute by name
+        "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
+    }
+
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    adapter: str = "attention"
+    max_soft_tokens: int = 8
+    adapter_num_heads: int = 4
+    pooling: Literal["cls", "mean"] = "mean"
+    soft_token_scale: float = 0.02
+    chunk_token_id: int = 0
+    encoder_batch_tokens: int = 8192
+    is_encoder_decoder: bool = False
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Resolve the two sub-configurations and check the values."""
+        super().__post_init__(**kwargs)
+        if self.max_soft_tokens < 1:
+            raise ValueError(f"max_soft_tokens must be 1 or more, got {self.max_soft_tokens}")
+        if self.encoder_batch_tokens < 1:
+            raise ValueError(f"encoder_batch_tokens must be 1 or more, got {self.encoder_batch_tokens}")
+        if self.chunk_token_id < 0:
+            raise ValueError(f"chunk_token_id must be 0 or more, got {self.chunk_token_id}")

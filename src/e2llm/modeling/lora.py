@@ -1,0 +1,252 @@
+"""LoRA on the encoder and the decoder, what trains, and the report of it.
+
+The layers are injected into each part through transformers' peft integration, so the model keeps its class; a part's
+deltas are saved in peft's own format and can be loaded by peft onto that part's base model alone.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from e2llm.errors import CheckpointError, E2LLMError
+
+ADAPTER_NAME = "default"
+PARTS = {"encoder": "chunk_encoder", "decoder": "language_model"}
+Mode = Literal["frozen", "lora", "full"]
+
+_LLAMA_LIKE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    "bert": ("query", "key", "value"),
+    "roberta": ("query", "key", "value"),
+    "xlm-roberta": ("query", "key", "value"),
+    "camembert": ("query", "key", "value"),
+    "electra": ("query", "key", "value"),
+    "distilbert": ("q_lin", "k_lin", "v_lin"),
+    "mpnet": ("attn.q", "attn.k", "attn.v"),
+    "modernbert": ("Wqkv",),
+    "nomic_bert": ("q_proj", "k_proj", "v_proj"),
+    "deberta-v2": ("query_proj", "key_proj", "value_proj"),
+    "llama": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "gemma": _LLAMA_LIKE,
+    "gemma2": _LLAMA_LIKE,
+    "gemma3_text": _LLAMA_LIKE,
+    "smollm3": _LLAMA_LIKE,
+    "olmo2": _LLAMA_LIKE,
+    "granite": _LLAMA_LIKE,
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+}
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Settings of one part's LoRA.
+
+    Attributes:
+        rank: Rank of the deltas, 1 or more (paper: encoder 16-32, decoder 8-16).
+        alpha: Scale; the deltas are multiplied by alpha / rank.
+        dropout: Fraction of inputs dropped in training, from 0 to below 1.
+        target_modules: Ends of module names to adapt; by default those of `LORA_TARGETS` for the model's type.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class TrainableReport:
+    """Numbers of parameters, per part: `{part: (trainable, all)}` for encoder, adapter and decoder."""
+
+    counts: dict[str, tuple[int, int]]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{part:>8}: {trainable:>13,} of {total:>13,} parameters train ({trainable / max(total, 1):.2%})"
+            for part, (trainable, total) in self.counts.items()
+        ]
+        return "\n".join(lines)
+
+
+def set_modes(
+    model: Any,
+    *,
+    encoder: Mode = "frozen",
+    decoder: Mode = "frozen",
+    adapter: Literal["frozen", "full"] = "full",
+    encoder_lora: LoraSettings | None = None,
+    decoder_lora: LoraSettings | None = None,
+) -> TrainableReport:
+    """Say what trains: each part `frozen`, by `lora`, or in `full`.
+
+    A part in `full` has no unchanged base from then on and is saved with the checkpoint. LoRA that is there already
+    is kept and trained on under `lora`.
+
+    Raises:
+        E2LLMError: If no target modules are known for a part's model type, or none is found.
+    """
+    for part, mode, settings in (("encoder", encoder, encoder_lora), ("decoder", decoder, decoder_lora)):
+        if mode not in ("frozen", "lora", "full"):
+            raise E2LLMError(f"{part} mode must be frozen, lora or full, got {mode!r}")
+        module = getattr(model, PARTS[part])
+        if mode == "lora" and not has_lora(module):
+            add_lora(module, settings or LoraSettings())
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(mode == "full" or (mode == "lora" and "lora_" in name))
+        if mode == "full":
+            if has_lora(module):
+                raise E2LLMError(f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'")
+            model.part_sources.pop(part, None)
+    for parameter in model.adapter.parameters():
+        parameter.requires_grad_(adapter == "full")
+    return report_trainable(model)
+
+
+def add_lora(part: Any, settings: LoraSettings) -> None:
+    """Inject LoRA layers into an encoder or a decoder."""
+    from peft import LoraConfig
+
+    kind = part.config.model_type
+    targets = settings.target_modules or LORA_TARGETS.get(kind)
+    if not targets:
+        raise E2LLMError(
+            f"no LoRA target modules are known for model type {kind!r}; give target_modules "
+            f"(known types: {', '.join(sorted(LORA_TARGETS))})"
+        )
+    pattern = r"(.*\.)?(" + "|".join(re.escape(target) for target in targets) + ")"
+    if not any(re.fullmatch(pattern, name) for name, _ in part.named_modules()):
+        raise E2LLMError(f"none of the LoRA target modules {', '.join(targets)} is in this {kind!r} model")
+    is_conv = any(type(module).__name__ == "Conv1D" for module in part.modules())
+    part.add_adapter(
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type, unused-ignore]
+            lora_dropout=settings.dropout,
+            target_modules=pattern,
+            fan_in_fan_out=is_conv,
+        ),
+        adapter_name=ADAPTER_NAME,
+    )
+
+
+def has_lora(module: nn.Module) -> bool:
+    """Whether any LoRA layer is attached."""
+    return any("lora_" in name for name, _ in module.named_parameters())
+
+
+def report_trainable(model: Any) -> TrainableReport:
+    """Count the parameters of each part and those of them that train."""
+    counts = {}
+    for part, name in (("encoder", "chunk_encoder"), ("adapter", "adapter"), ("decoder", "language_model")):
+        parameters = list(getattr(model, name).parameters())
+        counts[part] = (
+            sum(p.numel() for p in parameters if p.requires_grad),
+            sum(p.numel() for p in parameters),
+        )
+    return TrainableReport(counts)
+
+
+def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The layers that hold LoRA deltas, by their names."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            yield name, layer
+
+
+def merge_lora(model: Any) -> Any:
+    """Add the deltas to the weights in place and take the LoRA layers out; the parts lose their unchanged bases."""
+    for part, attribute in PARTS.items():
+        module = getattr(model, attribute)
+        if not has_lora(module):
+            continue
+        for name, layer in list(lora_layers(module)):
+            layer.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(module.get_submodule(parent), child, layer.get_base_layer())
+        module._hf_peft_config_loaded = False
+        module.peft_config = {}
+        model.part_sources.pop(part, None)
+    return model
+
+
+def base_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors by their names without LoRA, and without the deltas."""
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in model.state_dict().items()
+        if "lora_" not in name
+    }
+
+
+def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors by their names without LoRA, the deltas added; the model itself stays as it is."""
+    state = base_state_dict(model)
+    if has_lora(model):
+        for name, layer in lora_layers(model):
+            key = f"{name}.weight"
+            state[key] = state[key] + layer.get_delta_weight(ADAPTER_NAME).to(state[key].dtype)
+    return state
+
+
+def save_lora(model: Any, folder: Path) -> None:
+    """Save each part's deltas and configuration in peft's format, in `folder/encoder` and `folder/decoder`."""
+    for part, attribute in PARTS.items():
+        module = getattr(model, attribute)
+        if not has_lora(module):
+            continue
+        target = folder / part
+        target.mkdir(parents=True)
+        state = {
+            f"base_model.model.{file_name(name)}": parameter.detach().cpu().contiguous()
+            for name, parameter in module.named_parameters()
+            if "lora_" in name
+        }
+        save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = module.peft_config[ADAPTER_NAME].to_dict()
+        config["base_model_name_or_path"] = None
+        config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        (target / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def load_lora(model: Any, folder: Path) -> None:
+    """Attach saved deltas; raises `CheckpointError` if one is missing, unknown or of another shape."""
+    from peft import LoraConfig
+
+    for part, attribute in PARTS.items():
+        source = folder / part
+        if not source.is_dir():
+            continue
+        module = getattr(model, attribute)
+        module.add_adapter(LoraConfig.from_pretrained(str(source)), adapter_name=ADAPTER_NAME)
+        state = load_file(source / "adapter_model.safetensors")
+        own = {
+            f"base_model.model.{file_name(name)}": parameter
+            for name, parameter in module.named_parameters()
+            if "lora_" in name
+        }
+        wrong = set(own) ^ set(state) | {key for key in set(own) & set(state) if own[key].shape != state[key].shape}
+        if wrong:
+            raise CheckpointError(f"{source}: LoRA tensors do not match the model: {', '.join(sorted(wrong)[:4])}")
+        with torch.no_grad():
+            for key, parameter in own.items():
+                parameter.copy_(state[key])
+
+
+def file_name(parameter_name: str) -> str:
+    """The name of a LoRA parameter in peft's files: without the adapter's name."""
+    return parameter_name.replace(f".{ADAPTER_NAME}", "")

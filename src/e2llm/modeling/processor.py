@@ -1,0 +1,284 @@
+"""From context, instruction and answer to what the model reads.
+
+Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, L decoder tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoConfig, BatchFeature, ProcessorMixin
+
+from e2llm.chunking import Chunk, split_text
+from e2llm.errors import E2LLMError
+from e2llm.modeling.checkpoint import load_tokenizer, resolve_source
+from e2llm.modeling.placeholder import choose_placeholder
+from e2llm.prompts import build_template, encode_text
+
+IGNORE_INDEX = -100
+_NO_LIMIT = 10**9
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """One sample for the decoder.
+
+    Attributes:
+        input_ids: Decoder token ids with K placeholders per chunk that is not expanded.
+        labels: Ids to predict, -100 elsewhere; as long as `input_ids`.
+        chunks: Texts of the chunks that the placeholders stand for, in order.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    chunks: list[str] = field(default_factory=list)
+
+
+class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
+    """Splits contexts into chunks and lays out the decoder's input.
+
+    Args:
+        tokenizer: The decoder's tokenizer.
+        encoder_tokenizer: The encoder's tokenizer.
+        chunk_token: The placeholder, a token of `tokenizer` (see `choose_placeholder`).
+        chunk_size_chars: Longest chunk, in characters (paper: 512).
+        overlap_chars: Characters that a chunk repeats of the one before it.
+        chunk_kind: `prose`, `code` or `tokens`.
+        max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit, longer
+            ones are split.
+        num_soft_tokens: Soft tokens per chunk when a call does not say.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        encoder_tokenizer: Any = None,
+        chunk_token: str = "<|chunk|>",
+        chunk_size_chars: int = 512,
+        overlap_chars: int = 0,
+        chunk_kind: str = "prose",
+        max_chunk_tokens: int = 512,
+        num_soft_tokens: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, encoder_tokenizer, **kwargs)
+        self.chunk_token = chunk_token
+        self.chunk_size_chars = chunk_size_chars
+        self.overlap_chars = overlap_chars
+        self.chunk_kind = chunk_kind
+        self.max_chunk_tokens = max_chunk_tokens
+        self.num_soft_tokens = num_soft_tokens
+        self._template: Any = None
+        if tokenizer is not None:
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or chunk_token
+            if chunk_token not in tokenizer.get_vocab():
+                raise E2LLMError(f"the placeholder {chunk_token!r} is not in the decoder's tokenizer")
+
+    @classmethod
+    def from_parts(
+        cls,
+        encoder: str | None = None,
+        decoder: str | None = None,
+        *,
+        encoder_tokenizer: Any = None,
+        decoder_tokenizer: Any = None,
+        **settings: Any,
+    ) -> "E2LLMProcessor":
+        """Make a processor for a model made by `E2LLMForConditionalGeneration.from_parts`.
+
+        Args:
+            encoder: Hub id or folder of the encoder; not needed with `encoder_tokenizer`.
+            decoder: The same for the decoder.
+            encoder_tokenizer: A tokenizer instance in the place of the encoder's own.
+            decoder_tokenizer: The same for the decoder.
+            settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`, `num_soft_tokens`.
+        """
+        for part, name, tokenizer in (
+            ("encoder", encoder, encoder_tokenizer),
+            ("decoder", decoder, decoder_tokenizer),
+        ):
+            if name is None and tokenizer is None:
+                raise E2LLMError(f"give {part}= (hub id or folder) or {part}_tokenizer=")
+        encoder_tokenizer = encoder_tokenizer or load_tokenizer(str(encoder))
+        decoder_tokenizer = decoder_tokenizer or load_tokenizer(str(decoder))
+        if "max_chunk_tokens" not in settings:
+            config = None
+            if encoder is not None:
+                config = AutoConfig.from_pretrained(resolve_source(encoder), trust_remote_code=False)
+            settings["max_chunk_tokens"] = encoder_token_limit(encoder_tokenizer, config)
+        settings.setdefault("chunk_token", choose_placeholder(decoder_tokenizer).token)
+        return cls(decoder_tokenizer, encoder_tokenizer, **settings)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load by folder, hub id or embedded name (`mini`)."""
+        kwargs.pop("trust_remote_code", None)
+        return super().from_pretrained(resolve_source(str(pretrained_model_name_or_path)), *args, **kwargs)
+
+    def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What `save_pretrained` writes."""
+        output = dict(super().to_dict(*args, **kwargs))
+        output.pop("_template", None)
+        return output
+
+    @property
+    def chunk_token_id(self) -> int:
+        """The placeholder's id."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.chunk_token))
+
+    @property
+    def template(self) -> Any:
+        """The `PromptTemplate` of the decoder's tokenizer."""
+        if self._template is None:
+            self._template = build_template(self.tokenizer)
+        return self._template
+
+    # --- pieces --------------------------------------------------------------------------------------------------
+
+    def split(self, context: str) -> list[Chunk]:
+        """Split a context into chunks that each fit the encoder."""
+        return split_text(
+            context,
+            self.chunk_size_chars,
+            self.overlap_chars,
+            self.chunk_kind,
+            tokenizer=self.encoder_tokenizer,
+            max_tokens=self.max_chunk_tokens,
+        )
+
+    def lay_out(
+        self,
+        chunks: Sequence[str],
+        prompt: str,
+        answer: str | None = None,
+        *,
+        num_soft_tokens: int | None = None,
+        expand: Sequence[int] = (),
+    ) -> DecoderInput:
+        """Lay out one sample.
+
+        Args:
+            chunks: Texts of the context's chunks, in order.
+            prompt: The instruction.
+            answer: The text to predict; None at inference.
+            num_soft_tokens: K placeholders per chunk.
+            expand: Indices of chunks whose raw text stands in the place of their soft tokens.
+        """
+        per_chunk = self.num_soft_tokens if num_soft_tokens is None else num_soft_tokens
+        expanded = set(expand)
+        if expanded and not expanded <= set(range(len(chunks))):
+            raise E2LLMError(f"expand names chunks outside 0..{len(chunks) - 1}: {sorted(expanded)}")
+        template, placeholder = self.template, self.chunk_token_id
+        ids = list(template.before_context)
+        for index, text in enumerate(chunks):
+            ids += self.encode(text) if index in expanded else [placeholder] * per_chunk
+        ids += template.before_prompt
+        ids += self.encode(template.answer_prefix + prompt)
+        ids += template.before_answer
+        labels = [IGNORE_INDEX] * len(ids)
+        if answer is not None:
+            answer_ids = [*self.encode(template.answer_prefix + answer), *template.after_answer]
+            ids, labels = ids + answer_ids, labels + answer_ids
+        return DecoderInput(ids, labels, [text for index, text in enumerate(chunks) if index not in expanded])
+
+    def encode(self, text: str) -> list[int]:
+        """Decoder token ids of a user's text, in which nothing becomes a control token."""
+        ids = encode_text(self.tokenizer, text)
+        if self.chunk_token_id in ids:
+            raise E2LLMError(f"the text encodes to the placeholder {self.chunk_token!r}; use another chunk_token")
+        return ids
+
+    def collate(self, samples: Sequence[DecoderInput], *, with_labels: bool = False) -> BatchFeature:
+        """Pad samples on the left into a batch of tensors, and their chunks into one flat batch."""
+        longest = max(len(sample.input_ids) for sample in samples)
+
+        def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+            return torch.tensor([[value] * (longest - len(row)) + row for row in rows], dtype=torch.long)
+
+        data = {
+            "input_ids": padded([sample.input_ids for sample in samples], self.tokenizer.pad_token_id),
+            "attention_mask": padded([[1] * len(sample.input_ids) for sample in samples], 0),
+        }
+        if with_labels:
+            data["labels"] = padded([sample.labels for sample in samples], IGNORE_INDEX)
+        texts = [text for sample in samples for text in sample.chunks]
+        if texts:
+            data.update(self.encode_chunk_texts(texts))
+        return BatchFeature(data)
+
+    def encode_chunk_texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Encoder ids and mask, `[C, T]` each, right-padded, of chunks that fit the encoder."""
+        encoded = self.encoder_tokenizer(
+            list(texts), padding=True, padding_side="right", split_special_tokens=True, return_tensors="pt"
+        )
+        length = encoded.input_ids.shape[1]
+        if length > self.max_chunk_tokens:
+            raise E2LLMError(f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it")
+        return {"chunk_input_ids": encoded.input_ids, "chunk_attention_mask": encoded.attention_mask}
+
+    def decode_answer(self, ids: Any) -> str:
+        """The text of generated ids, without control tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    # --- the call ------------------------------------------------------------------------------------------------
+
+    def __call__(  # type: ignore[override]
+        self,
+        context: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        answer: str | Sequence[str] | None = None,
+        *,
+        num_soft_tokens: int | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """Prepare one sample or a ragged batch.
+
+        Args:
+            context: A text, or one per sample; None or empty for none.
+            prompt: An instruction, or one per sample.
+            answer: For training: the texts to predict; `labels` are then made as well.
+            num_soft_tokens: K per chunk, for the whole batch.
+            return_tensors: Only `pt`.
+
+        Returns:
+            `input_ids` and `attention_mask` `[B, L]`, left-padded, `labels` with answers, and `chunk_input_ids` and
+            `chunk_attention_mask` `[C, T]` if any context has text.
+        """
+        if return_tensors != "pt":
+            raise E2LLMError(f"return_tensors must be 'pt', got {return_tensors!r}")
+        if prompt is None:
+            raise E2LLMError("give prompt=, the instruction or question")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        contexts = self._one_per_sample("context", context, len(prompts))
+        answers = self._one_per_sample("answer", answer, len(prompts))
+        samples = [
+            self.lay_out(
+                [chunk.text for chunk in self.split(text)] if text else [],
+                question,
+                target,
+                num_soft_tokens=num_soft_tokens,
+            )
+            for text, question, target in zip(contexts, prompts, answers, strict=True)
+        ]
+        return self.collate(samples, with_labels=answer is not None)
+
+    @staticmethod
+    def _one_per_sample(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:
+        if value is None:
+            return [None] * count
+        values = [value] if isinstance(value, str) else list(value)
+        if len(values) != count:
+            raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
+        return list(values)
+
+
+def encoder_token_limit(tokenizer: Any, config: Any = None) -> int:
+    """Tokens that an encoder reads at once: the least of what its tokenizer and its configuration state."""
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _NO_LIMIT else []
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+        limits.append(int(positions) - offset)
+    return min(limits) if limits else 512
