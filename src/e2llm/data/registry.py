@@ -2,6 +2,7 @@
 
 from e2llm.data.converter import Converter
 from e2llm.data.fairytaleqa import FairytaleQAConverter
+from e2llm.data.needles import NeedlesConverter
 from e2llm.data.parquet import ParquetConverter
 from e2llm.data.plain_text import PlainTextConverter
 from e2llm.data.qamr import QamrConverter
@@ -19,5 +20,6 @@ DATASETS: dict[str, type[Converter]] = {
         FairytaleQAConverter,
         QamrConverter,
         SquadConverter,
+        NeedlesConverter,
     )
 }
