@@ -1,0 +1,142 @@
+"""`e2llm prepare`: turn a public data set, or your own texts, into a JSONL file of records."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2llm.data.prepare import PrepareReport, option_names, prepare_records
+from e2llm.data.registry import DATASETS
+
+
+def prepare(
+    dataset: Annotated[str | None, typer.Argument(help="Name of the data set; --list shows all.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Folder or file of the unpacked data set.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file to write.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Which part: train, validation, ...; --list shows them.")
+    ] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
+    max_per_context: Annotated[
+        int | None, typer.Option(min=1, help="Keep at most this many questions of one context.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of generated data sets.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the data set.")
+    ] = None,
+    list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Turn a public data set, or your own texts, into a JSONL file of records.
+
+    Nothing is downloaded: --list says where each data set is to be had.
+
+    Examples:
+        e2llm prepare text --from my_notes/ -o notes.jsonl
+
+        e2llm prepare squad --from dev-v1.1.json --set context=article -o squad.jsonl
+    """
+    if list_datasets:
+        typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
+        return
+    missing = [
+        name
+        for name, value in (("DATASET", dataset), ("--from", source), ("--output", output))
+        if value is None
+    ]
+    if dataset is None or source is None or output is None:
+        raise typer.BadParameter(f"{', '.join(missing)} missing; e2llm prepare --list shows the data sets")
+    options = _options(settings or [])
+    if seed is not None:
+        if dataset in DATASETS and "seed" not in option_names(DATASETS[dataset]):
+            raise typer.BadParameter(f"{dataset} draws nothing at random; leave --seed out")
+        options["seed"] = str(seed)
+    with _progress(dataset) as on_record:
+        report = prepare_records(dataset, source, output, split, limit, max_per_context, options, on_record)
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else _report_text(report))
+    if report.is_complete is False:
+        typer.echo(
+            f"warning: {report.dataset} {report.split} is published with {report.published_count} records, "
+            f"this file has {report.num_records}; is the data set whole?",
+            err=True,
+        )
+
+
+def _options(settings: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign or not name:
+            raise typer.BadParameter(f"--set {setting!r} is not of the form OPTION=VALUE")
+        options[name] = value
+    return options
+
+
+def _catalogue() -> list[dict[str, object]]:
+    return [
+        {
+            "name": name,
+            "description": kind.description,
+            "licence": kind.licence,
+            "home": kind.home,
+            "layout": kind.layout,
+            "splits": list(kind.splits),
+            "options": option_names(kind),
+        }
+        for name, kind in DATASETS.items()
+    ]
+
+
+def _catalogue_text() -> str:
+    blocks = []
+    for kind in DATASETS.values():
+        options = ", ".join(option_names(kind)) or "none"
+        blocks.append(
+            f"{kind.name}: {kind.description}\n"
+            f"  from     {kind.home}\n"
+            f"  licence  {kind.licence}\n"
+            f"  expects  {kind.layout}\n"
+            f"  splits   {', '.join(kind.splits)}\n"
+            f"  options  {options}"
+        )
+    return "\n\n".join(blocks)
+
+
+def _report_text(report: PrepareReport) -> str:
+    contexts, answers = report.context_chars, report.answer_chars
+    lines = [
+        f"{report.output}: {report.num_records} records of {report.dataset} ({report.split})",
+        f"  contexts   {report.num_contexts}, characters min {contexts.min}, median {contexts.median}, "
+        f"max {contexts.max}",
+        f"  answers    {report.num_answers}, characters min {answers.min}, median {answers.median}, "
+        f"max {answers.max}; further references {report.num_references}; "
+        f"with evidence {report.num_with_evidence}",
+        f"  text only  {report.num_text_only}",
+    ]
+    lines += [f"  left out   {count}: {reason}" for reason, count in sorted(report.skipped.items())]
+    if report.is_complete:
+        lines.append(f"  complete   as published: {report.published_count}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _progress(dataset: str) -> Iterator[Callable[[int], None] | None]:
+    """A running count on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{dataset} ...") as status:
+
+        def show(count: int) -> None:
+            if count % 500 == 0:
+                status.update(f"{dataset}: {count} records")
+
+        yield show

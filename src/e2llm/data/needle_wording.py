@@ -1,0 +1,93 @@
+"""Words and phrasings of the generated needle tasks: several ways to say a fact and to ask for it.
+
+The tasks are those of RULER (Hsieh et al. 2024, arXiv 2404.06654) in words of our own, so that a model which
+trains on them meets the benchmark's sentences for the first time when it is scored.
+"""
+
+_ADJECTIVES = """
+amber ancient bitter blue bold brave bright brisk broken calm careful cheerful clever cold copper crimson
+curious damp dark dear deep distant dusty eager early empty faint famous fancy fast fierce final fine
+foggy forgotten fresh friendly gentle giant glad golden grand gray great green happy hasty heavy hidden
+hollow honest humble hungry icy idle iron jolly keen kind large late lazy light little lively lonely loud
+lucky mellow merry mighty misty modest narrow neat nimble noble odd old orange pale patient plain polite
+proud purple quick quiet rapid rare red restless rich rough round royal rusty sad scarlet secret shallow
+sharp shiny shy silent silver simple sleepy slow small smooth snowy soft solid sour spare stormy strange
+strong sunny sweet swift tall tame tender thin tiny tough vast violet warm weary wet white wide wild wise
+wooden yellow young
+"""
+ADJECTIVES = tuple(_ADJECTIVES.split())
+
+_NOUNS = """
+acorn anchor apple arrow badge bakery barn basket beacon bear bell berry bird blanket boat book bottle
+bridge broom bucket butter button cabin camel candle captain carpet castle cellar chair cherry chimney
+circle clock cloud coat comet corner cottage cousin cradle crane crown cup dagger daisy desert diamond
+doctor dragon drum eagle engine falcon farmer feather fence ferry field fiddle finger forest fountain fox
+garden garlic gate ghost glacier glove goat goose grape hammer harbor harp hat hawk helmet hill honey
+horse island jacket jewel judge kettle kitchen kite ladder lake lamp lantern lemon letter lion lizard
+locket market meadow melon mill mirror monkey moon morning mountain museum needle nest oak ocean onion
+orchard otter owl palace parrot pebble pencil pepper piano pigeon pillow pirate planet pocket pond potato
+prince puzzle queen rabbit raven ribbon river robin rocket rose sailor salmon school seal shadow sheep
+ship shoe sister sparrow spider spoon spring squirrel stable statue stone storm summer sword table tailor
+temple thimble tiger tower town train tree trumpet turtle umbrella uncle valley village violin wagon
+walnut water weaver whale wheel willow window winter wolf
+"""
+NOUNS = tuple(_NOUNS.split())
+
+STATEMENTS = (
+    "The secret {noun} for {key} is {value}.",
+    "A special magic {noun} for {key} is: {value}.",
+    "Remember that the {noun} for {key} is {value}.",
+    "Note that {key} has the hidden {noun} {value}.",
+    "The {noun} kept for {key} is {value}.",
+    "Whoever asks about {key} must be told this {noun}: {value}.",
+    "They wrote down {value} as a {noun} for {key}.",
+    "In the list, the {noun} next to {key} is {value}.",
+)
+
+QUESTIONS = (
+    "What is the secret {noun} for {key}?",
+    "Which {noun} does the text give for {key}?",
+    "What special magic {noun} for {key} is mentioned in the text?",
+    "Find the {noun} for {key}.",
+    "The text hides a {noun} for {key}. What is it?",
+    "Which {noun} belongs to {key}?",
+)
+
+QUESTIONS_FOR_ALL_VALUES = (
+    "What are all the {noun}s for {key} in the text?",
+    "List every {noun} that the text gives for {key}, separated by commas.",
+    "What are all the special magic {noun}s for {key} mentioned in the text?",
+    "Several {noun}s are hidden for {key}. Name all of them.",
+)
+
+QUESTIONS_FOR_ALL_KEYS = (
+    "What are the {noun}s for {keys}?",
+    "Give the {noun}s for {keys}, in this order, separated by commas.",
+    "What are all the special magic {noun}s for {keys} mentioned in the text?",
+)
+
+ASSIGNMENTS = (  # (a variable gets a number, a variable gets the value of another)
+    ("VAR {name} = {value}.", "VAR {name} = VAR {other}."),
+    ("Let {name} = {value}.", "Let {name} = {other}."),
+    ("{name} = {value};", "{name} = {other};"),
+    ("The variable {name} is set to {value}.", "The variable {name} is set to the value of {other}."),
+    ("Give {name} the value {value}.", "Give {name} the value of {other}."),
+)
+
+QUESTIONS_FOR_VARIABLES = (
+    "Which variables have the value {value}?",
+    "Find all variables that hold the value {value} in the text.",
+    "List every variable that ends up with the value {value}, separated by commas.",
+)
+
+QUESTIONS_FOR_A_VARIABLE = (
+    "What is the value of {name}?",
+    "Which number does the variable {name} hold?",
+    "Follow the assignments: what number does {name} get?",
+)
+
+NOISE = (
+    "The road is long. The night is cold. The river runs on. We walk a while. Then we rest.",
+    "The bread is warm. The house is still. The wind goes by. Come in. Sit down again.",
+    "Rain falls on the hill. Snow lies on the field. The day is short. Off we go. Home we come.",
+)

@@ -1,0 +1,25 @@
+"""The data sets that `e2llm prepare` knows: adding one is one class and one line here."""
+
+from e2llm.data.converter import Converter
+from e2llm.data.fairytaleqa import FairytaleQAConverter
+from e2llm.data.needles import NeedlesConverter
+from e2llm.data.parquet import ParquetConverter
+from e2llm.data.plain_text import PlainTextConverter
+from e2llm.data.qamr import QamrConverter
+from e2llm.data.squad import SquadConverter
+from e2llm.data.storybooks import StorybooksConverter
+from e2llm.data.tinystories import TinyStoriesConverter
+
+DATASETS: dict[str, type[Converter]] = {
+    converter.name: converter
+    for converter in (
+        PlainTextConverter,
+        ParquetConverter,
+        TinyStoriesConverter,
+        StorybooksConverter,
+        FairytaleQAConverter,
+        QamrConverter,
+        SquadConverter,
+        NeedlesConverter,
+    )
+}

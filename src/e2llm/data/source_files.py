@@ -1,0 +1,97 @@
+"""Reading files of a data set (text, JSON, JSON lines, CSV) with errors that name the file and line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from e2llm.errors import E2LLMError
+
+
+def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
+    """The text of a file; line ends become `\\n`, and the default encoding drops a byte-order mark.
+
+    Raises:
+        E2LLMError: If the file is binary, is not in `encoding`, or the encoding is unknown.
+    """
+    data = path.read_bytes()
+    if b"\0" in data and "16" not in encoding and "32" not in encoding:
+        raise E2LLMError(f"{path}: holds zero bytes, so it is a binary file or UTF-16; save it as UTF-8 text")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise E2LLMError(
+            f"{path}: byte {error.start} is not valid {encoding.removesuffix('-sig')}; "
+            "save the file as UTF-8 or name its encoding"
+        ) from error
+    except LookupError as error:
+        raise E2LLMError(
+            f"unknown encoding {encoding!r}; use for example utf-8, latin-1 or cp1252"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The decoded JSON document of a file.
+
+    Raises:
+        E2LLMError: If the file is not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise E2LLMError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+
+def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON lines file with their line numbers, one at a time; blank lines are passed over.
+
+    Args:
+        path: The file.
+        keys: Keys that every object must have.
+
+    Raises:
+        E2LLMError: At the first line that is not a JSON object with these keys.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise E2LLMError(f"{path}:{number}: not a line of UTF-8 JSON: {error}") from error
+            check_keys(row, keys, f"{path}:{number}")
+            yield number, row
+
+
+def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file with a header line; absent cells are empty strings.
+
+    Raises:
+        E2LLMError: If a column is missing or the file is not UTF-8.
+    """
+    # splitlines() would also break at form feeds and other separators inside a cell
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise E2LLMError(
+            f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ())}"
+        )
+    for row in reader:
+        yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+
+
+def check_keys(row: Any, keys: Sequence[str], place: str) -> None:
+    """Check that `row` is a JSON object with these keys.
+
+    Raises:
+        E2LLMError: If it is not; the message starts with `place`.
+    """
+    if not isinstance(row, dict):
+        raise E2LLMError(f"{place}: expected a JSON object, got {type(row).__name__}")
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise E2LLMError(f"{place}: missing key(s) {', '.join(missing)}")
