@@ -305,6 +305,8 @@ def load_with_bases(
     if "decoder" in parts:
         ensure_embedding_row(parts["decoder"], config.chunk_token_id)
         config.text_config = parts["decoder"].config
+    if "encoder" in parts:
+        config.encoder_config = parts["encoder"].config
     model = model_class(config, chunk_encoder=parts.get("encoder"), language_model=parts.get("decoder"))
     if dtype is not None:
         model.to(dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype)

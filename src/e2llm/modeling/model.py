@@ -139,6 +139,7 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
             embeddings = decoder_model.get_input_embeddings()
             sample = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 512))
             scale = embeddings(sample.to(embeddings.weight.device)).float().pow(2).mean().sqrt().item()
+        attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
         config = E2LLMConfig(
             encoder_config=encoder_model.config,
             text_config=decoder_model.config,
@@ -149,6 +150,8 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
             soft_token_scale=scale,
             chunk_token_id=chunk_token_id,
         )
+        for part, implementation in attention.items():
+            part.config._attn_implementation = implementation  # a new composite config resets those it is given
         model = cls(config, chunk_encoder=encoder_model, language_model=decoder_model)
         weight = decoder_model.get_input_embeddings().weight
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
@@ -429,6 +432,7 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
             raise ValueError("generate needs input_ids; the processor makes them")
+        self.language_model.generation_config = self.generation_config
         generation_config = kwargs.get("generation_config") or self.generation_config
         if kwargs.get("prefill_chunk_size") or getattr(generation_config, "prefill_chunk_size", None):
             raise ValueError("prefill_chunk_size does not work with soft tokens; leave it out")
@@ -446,7 +450,6 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
                 inputs_embeds = self.merge(input_ids, attention_mask, **chunks)
             finally:
                 self.train(was_training)
-        kwargs["generation_config"] = generation_config
         suppress = SuppressTokensLogitsProcessor([self.config.chunk_token_id], device=input_ids.device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), suppress])
         return self.language_model.generate(
