@@ -139,6 +139,7 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
             embeddings = decoder_model.get_input_embeddings()
             sample = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 512))
             scale = embeddings(sample.to(embeddings.weight.device)).float().pow(2).mean().sqrt().item()
+        drop_pooler(encoder_model)
         attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
         config = E2LLMConfig(
             encoder_config=encoder_model.config,
@@ -494,6 +495,12 @@ def encoder_build_kwargs(config: Any) -> dict[str, Any]:
         model_class = model_class[0]
     takes = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
+def drop_pooler(encoder: PreTrainedModel) -> None:
+    """Take an unused pooler out of an encoder instance, as `encoder_build_kwargs` does for one built here."""
+    if encoder_build_kwargs(encoder.config) and getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # type: ignore[assignment]
 
 
 def register() -> None:
