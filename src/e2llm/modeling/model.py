@@ -69,16 +69,7 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
             config.encoder_config, **encoder_build_kwargs(config.encoder_config)
         )
         self.language_model = language_model or AutoModelForCausalLM.from_config(config.text_config)
-        if config.adapter not in ADAPTERS:
-            raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {config.adapter!r}")
-        self.adapter = ADAPTERS[config.adapter](
-            config.encoder_config.hidden_size,
-            self.language_model.get_input_embeddings().embedding_dim,
-            max_soft_tokens=config.max_soft_tokens,
-            num_heads=config.adapter_num_heads,
-            pooling=config.pooling,
-            scale=config.soft_token_scale,
-        )
+        self.adapter = self._new_adapter()
         rows = self.language_model.get_input_embeddings().num_embeddings
         if config.chunk_token_id >= rows:
             raise ValueError(f"chunk_token_id is {config.chunk_token_id}, the decoder has {rows} embedding rows")
@@ -90,6 +81,19 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
         self.part_sources: dict[str, checkpoints.PartSource] = {}
         self.post_init()
         self.generation_config = self.language_model.generation_config
+
+    def _new_adapter(self) -> nn.Module:
+        config = self.config
+        if config.adapter not in ADAPTERS:
+            raise ValueError(f"adapter must be one of {', '.join(ADAPTERS)}, got {config.adapter!r}")
+        return ADAPTERS[config.adapter](
+            config.encoder_config.hidden_size,
+            self.language_model.get_input_embeddings().embedding_dim,
+            max_soft_tokens=config.max_soft_tokens,
+            num_heads=config.adapter_num_heads,
+            pooling=config.pooling,
+            scale=config.soft_token_scale,
+        )
 
     # --- building, loading, saving -------------------------------------------------------------------------------
 
@@ -135,10 +139,7 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
                 raise E2LLMError("the decoder is an instance: give decoder_tokenizer= or chunk_token_id= as well")
             chunk_token_id = choose_placeholder(tokenizer).id
         checkpoints.ensure_embedding_row(decoder_model, chunk_token_id)
-        with torch.no_grad():
-            embeddings = decoder_model.get_input_embeddings()
-            sample = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 512))
-            scale = embeddings(sample.to(embeddings.weight.device)).float().pow(2).mean().sqrt().item()
+        scale = embedding_scale(decoder_model)
         attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
         config = E2LLMConfig(
             encoder_config=encoder_model.config,
@@ -180,6 +181,13 @@ class E2LLMForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
             kwargs: `max_shard_size` (such as "5GB").
         """
         checkpoints.save_model(self, save_directory, self_contained=self_contained, **kwargs)
+
+    def reset_adapter(self) -> None:
+        """Start the adapter anew, at the scale that the decoder's token embeddings have now."""
+        self.config.soft_token_scale = embedding_scale(self.language_model)
+        weight = self.get_input_embeddings().weight
+        self.adapter = self._new_adapter().to(device=weight.device, dtype=self.adapter.scale.dtype)
+        self.initialize_weights()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the adapter; the parts initialise themselves."""
@@ -485,6 +493,14 @@ def reject_unknown_chunk_arguments(kwargs: dict[str, Any]) -> None:
             f"unknown argument(s) {', '.join(unknown)}; known: chunk_input_ids, chunk_attention_mask, "
             "chunk_states, chunk_embeds"
         )
+
+
+@torch.no_grad()
+def embedding_scale(decoder: PreTrainedModel) -> float:
+    """Root mean square of a decoder's token embeddings, over at most about 512 tokens."""
+    embeddings = decoder.get_input_embeddings()
+    sample = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 512))
+    return float(embeddings(sample.to(embeddings.weight.device)).float().pow(2).mean().sqrt())
 
 
 def encoder_build_kwargs(config: Any) -> dict[str, Any]:

@@ -137,11 +137,11 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
     # --- pieces --------------------------------------------------------------------------------------------------
 
-    def split(self, context: str) -> list[Chunk]:
-        """Split a context into chunks that each fit the encoder."""
+    def split(self, context: str, chunk_size_chars: int | None = None) -> list[Chunk]:
+        """Split a context into chunks that each fit the encoder, of another size than usual if one is given."""
         return split_text(
             context,
-            self.chunk_size_chars,
+            self.chunk_size_chars if chunk_size_chars is None else chunk_size_chars,
             self.overlap_chars,
             self.chunk_kind,
             tokenizer=self.encoder_tokenizer,
