@@ -2,13 +2,17 @@
 
 from e2llm.data.converter import Converter
 from e2llm.data.covid_qa import CovidQAConverter
+from e2llm.data.factbook import FactbookConverter
 from e2llm.data.fairytaleqa import FairytaleQAConverter
+from e2llm.data.medquad import MedQuadConverter
 from e2llm.data.needles import NeedlesConverter
+from e2llm.data.openstax import OpenStaxConverter
 from e2llm.data.parquet import ParquetConverter
 from e2llm.data.plain_text import PlainTextConverter
 from e2llm.data.qamr import QamrConverter
 from e2llm.data.qmsum import QMSumConverter
 from e2llm.data.scisummnet import SciSummNetConverter
+from e2llm.data.sgd import SgdConverter
 from e2llm.data.squad import SquadConverter
 from e2llm.data.squality import SqualityConverter
 from e2llm.data.storybooks import StorybooksConverter
@@ -28,6 +32,10 @@ DATASETS: dict[str, type[Converter]] = {
         SqualityConverter,
         CovidQAConverter,
         SciSummNetConverter,
+        SgdConverter,
+        FactbookConverter,
+        MedQuadConverter,
+        OpenStaxConverter,
         NeedlesConverter,
     )
 }
