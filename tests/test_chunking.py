@@ -217,6 +217,33 @@ def test_a_character_that_exceeds_the_limit_alone_is_named():
         split_text("ab😀", tokenizer=byte_tokenizer(), max_tokens=3)
 
 
+def test_an_overlap_beyond_the_token_limit_repeats_half_a_chunk_at_most():
+    chunks = split_text("x" * 200, 512, 100, "tokens", tokenizer=byte_tokenizer(), max_tokens=20)
+    assert [(chunk.start, chunk.end) for chunk in chunks[:3]] == [(0, 20), (10, 30), (20, 40)]
+    assert len(chunks) == 19
+
+
+class MisplacingTokenizer:
+    """One token per character, each said to start at the end of the text."""
+
+    is_fast = True
+
+    def num_special_tokens_to_add(self, pair):
+        return 0
+
+    def __call__(self, texts, **_):
+        return {
+            "input_ids": [[0] * len(text) for text in texts],
+            "offset_mapping": [[(len(text), len(text))] * len(text) for text in texts],
+        }
+
+
+def test_splitting_ends_even_if_the_offsets_are_useless():
+    chunks = split_text("x" * 20, tokenizer=MisplacingTokenizer(), max_tokens=15)
+    assert max(len(chunk.text) for chunk in chunks) <= 15
+    assert_covers("x" * 20, chunks)
+
+
 # Where the breaks go
 
 
@@ -242,6 +269,7 @@ def test_a_character_that_exceeds_the_limit_alone_is_named():
         pytest.param("abcdefghij", 4, ["abcd", "efgh", "ij"], id="hard cut"),
         pytest.param("ab\r\ncdef", 3, ["ab", "\r\n", "cde", "f"], id="crlf"),
         pytest.param("One. Two", 4, ["One.", " Two"], id="sentence at the edge"),
+        pytest.param("Aaa. Bb. cc", 8, ["Aaa. Bb.", " cc"], id="last sentence ends at the edge"),
         pytest.param("a. bcdefghijklmnop", 16, ["a. bcdefghijklmn", "op"], id="too early to step back"),
     ],
 )
@@ -266,6 +294,7 @@ def test_a_hard_cut_keeps_character_clusters_whole(text, size, expected):
 
 FIRST = "import os\n\ndef first():\n    return 1\n\n"
 SECOND = "# A comment on it.\n@decorated\n@twice\ndef second():\n    x = 2\n\n    return x\n"
+DEEP = "y = 2\nz = 3\n        def deep():\n            x = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -277,10 +306,21 @@ SECOND = "# A comment on it.\n@decorated\n@twice\ndef second():\n    x = 2\n\n  
         ("a = 1\nb = 2\nc = 3\n", 15, ["a = 1\nb = 2\n", "c = 3\n"]),
         ("let a = 1;\npub fn f() {\n}\n", 25, ["let a = 1;\n", "pub fn f() {\n}\n"]),
         ("x = 1;\nexport async function f() {", 28, ["x = 1;\n", "export async function f() {"]),
-        ("x = 1\ny = 2\n        def deep():\n", 28, ["x = 1\ny = 2\n", "        def deep():\n"]),
+        (DEEP + "z\n", 51, [DEEP, "z\n"]),
+        ("x = 1\ny = 'A. b cc'", 15, ["x = 1\n", "y = 'A. b cc'"]),
         ("foo(first, second)", 14, ["foo(first, ", "second)"]),
     ],
-    ids=["definition", "inside a definition", "blank line", "line", "rust", "javascript", "deep", "one line"],
+    ids=[
+        "definition",
+        "inside a definition",
+        "blank line",
+        "line",
+        "rust",
+        "javascript",
+        "deep",
+        "line before sentence",
+        "one line",
+    ],
 )
 def test_code_breaks(text, size, expected):
     assert texts_of(split_text(text, size, kind="code")) == expected

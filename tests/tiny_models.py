@@ -25,8 +25,8 @@ _SHAPE = {
     "num_attention_heads": 4,
     "max_position_embeddings": WINDOW,
 }
-# Family: arguments of its configuration. Random weights of the default size (0.02) make nearly equal logits; the
-# larger initializer makes differences between two models visible.
+# Family: arguments of its configuration. Random weights of the default size (0.02) make nearly equal logits;
+# the larger initializer makes differences between two models visible.
 ENCODERS: dict[str, dict[str, Any]] = {
     "bert": {**_SHAPE},
     "xlm-roberta": {**_SHAPE, "pad_token_id": 1},
@@ -86,7 +86,7 @@ def tiny_decoder(family: str = "llama", **overrides: Any) -> PreTrainedModel:
 
 
 def tiny_decoder_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with `<pad>`, `<s>`, `</s>` as ids 0, 1, 2; `<s>` starts a text, as in Llama."""
+    """A byte-level BPE tokenizer; `<pad>`, `<s>`, `</s>` are ids 0, 1, 2, and `<s>` starts a text."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -154,7 +154,7 @@ def tiny_processor(**settings: Any) -> E2LLMProcessor:
 def tiny_model(
     encoder: str | PreTrainedModel = "bert", decoder: str | PreTrainedModel = "llama", **options: Any
 ) -> E2LLMForConditionalGeneration:
-    """A model of two families (or two instances) with a new adapter of up to 4 soft tokens, in evaluation mode."""
+    """A model of two families (or two instances) with a new adapter of up to 4 soft tokens."""
     torch.manual_seed(3)
     settings: dict[str, Any] = {
         "max_soft_tokens": 4,
@@ -171,8 +171,8 @@ def tiny_model(
 def assert_same_model(one: torch.nn.Module, other: torch.nn.Module, inputs: dict[str, Any]) -> None:
     """Every tensor is bitwise equal, and the logits are the same.
 
-    The logits may differ by rounding: weights read from a file lie at other addresses, and the matrix kernels of a CPU
-    take other paths for them.
+    The logits may differ by rounding: weights read from a file lie at other addresses, and the matrix kernels
+    of a CPU take other paths for them.
     """
     tensors = [dict([*model.named_parameters(), *model.named_buffers()]) for model in (one, other)]
     assert list(tensors[0]) == list(tensors[1])

@@ -111,9 +111,13 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             try:
                 yield record_from_dict(json.loads(line.decode("utf-8")))
             except UnicodeDecodeError as error:
-                raise E2LLMError(f"{file}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+                raise E2LLMError(
+                    f"{file}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8"
+                ) from error
             except json.JSONDecodeError as error:
-                raise E2LLMError(f"{file}:{number}: not valid JSON: {error.msg} at column {error.colno}") from error
+                raise E2LLMError(
+                    f"{file}:{number}: not valid JSON: {error.msg} at column {error.colno}"
+                ) from error
             except (E2LLMError, RecursionError) as error:
                 raise E2LLMError(f"{file}:{number}: {error}") from error
 

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
+from e2llm.modeling import lora
 from tiny_models import (
     DECODERS,
     ENCODERS,
@@ -12,9 +15,6 @@ from tiny_models import (
     tiny_model,
     tiny_processor,
 )
-from transformers import AutoModelForCausalLM
-
-from e2llm.modeling import lora
 
 PROMPTS = ["Where is the key?", "How many boats were there at nine?"]
 

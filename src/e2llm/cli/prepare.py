@@ -63,7 +63,7 @@ def prepare(
     if report.is_complete is False:
         typer.echo(
             f"warning: {report.dataset} {report.split} is published with {report.published_count} records, "
-            f"this file has {report.num_records}; is the data set whole?",
+            f"found were {report.num_records + sum(report.skipped.values())}; is the data set whole?",
             err=True,
         )
 
@@ -121,7 +121,7 @@ def _report_text(report: PrepareReport) -> str:
     ]
     lines += [f"  left out   {count}: {reason}" for reason, count in sorted(report.skipped.items())]
     if report.is_complete:
-        lines.append(f"  complete   as published: {report.published_count}")
+        lines.append(f"  complete   all {report.published_count} published entries were found")
     return "\n".join(lines)
 
 

@@ -61,8 +61,10 @@ class PrepareReport:
 
     @property
     def is_complete(self) -> bool | None:
-        """Whether the file has as many records as published; None where that is not known."""
-        return None if self.published_count is None else self.num_records == self.published_count
+        """Whether all published entries were there, left out or not; None where that is not known."""
+        if self.published_count is None:
+            return None
+        return self.num_records + sum(self.skipped.values()) == self.published_count
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON object."""

@@ -12,12 +12,15 @@ from transformers import AutoConfig, BatchFeature, ProcessorMixin
 
 from e2llm.chunking import Chunk, split_text
 from e2llm.errors import E2LLMError
-from e2llm.modeling.checkpoint import load_tokenizer, resolve_source
+from e2llm.modeling.parts import (
+    encoder_token_limit,
+    load_tokenizer,
+    resolve_source,
+)
 from e2llm.modeling.placeholder import choose_placeholder
 from e2llm.prompts import build_template, encode_text
 
 IGNORE_INDEX = -100
-_NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         chunk_size_chars: Longest chunk, in characters (paper: 512).
         overlap_chars: Characters that a chunk repeats of the one before it.
         chunk_kind: `prose`, `code` or `tokens`.
-        max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit, longer
-            ones are split.
+        max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit,
+            longer ones are split.
         num_soft_tokens: Soft tokens per chunk when a call does not say.
     """
 
@@ -93,7 +96,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             decoder: The same for the decoder.
             encoder_tokenizer: A tokenizer instance in the place of the encoder's own.
             decoder_tokenizer: The same for the decoder.
-            settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`, `num_soft_tokens`.
+            settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`,
+                `num_soft_tokens`.
         """
         for part, name, tokenizer in (
             ("encoder", encoder, encoder_tokenizer),
@@ -135,13 +139,14 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             self._template = build_template(self.tokenizer)
         return self._template
 
-    # --- pieces --------------------------------------------------------------------------------------------------
+    # --- pieces
+    # --------------------------------------------------------------------------------------------------
 
-    def split(self, context: str) -> list[Chunk]:
-        """Split a context into chunks that each fit the encoder."""
+    def split(self, context: str, chunk_size_chars: int | None = None) -> list[Chunk]:
+        """Split a context into chunks that each fit the encoder, of another size than usual if given."""
         return split_text(
             context,
-            self.chunk_size_chars,
+            self.chunk_size_chars if chunk_size_chars is None else chunk_size_chars,
             self.overlap_chars,
             self.chunk_kind,
             tokenizer=self.encoder_tokenizer,
@@ -187,7 +192,9 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         """Decoder token ids of a user's text, in which nothing becomes a control token."""
         ids = encode_text(self.tokenizer, text)
         if self.chunk_token_id in ids:
-            raise E2LLMError(f"the text encodes to the placeholder {self.chunk_token!r}; use another chunk_token")
+            raise E2LLMError(
+                f"the text encodes to the placeholder {self.chunk_token!r}; use another chunk_token"
+            )
         return ids
 
     def collate(self, samples: Sequence[DecoderInput], *, with_labels: bool = False) -> BatchFeature:
@@ -215,16 +222,19 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         )
         length = encoded.input_ids.shape[1]
         if length > self.max_chunk_tokens:
-            raise E2LLMError(f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it")
+            raise E2LLMError(
+                f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it"
+            )
         return {"chunk_input_ids": encoded.input_ids, "chunk_attention_mask": encoded.attention_mask}
 
     def decode_answer(self, ids: Any) -> str:
         """The text of generated ids, without control tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    # --- the call ------------------------------------------------------------------------------------------------
+    # --- the call
+    # ------------------------------------------------------------------------------------------------
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         context: str | Sequence[str] | None = None,
         prompt: str | Sequence[str] | None = None,
@@ -243,8 +253,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             return_tensors: Only `pt`.
 
         Returns:
-            `input_ids` and `attention_mask` `[B, L]`, left-padded, `labels` with answers, and `chunk_input_ids` and
-            `chunk_attention_mask` `[C, T]` if any context has text.
+            `input_ids` and `attention_mask` `[B, L]`, left-padded, `labels` with answers, and
+            `chunk_input_ids` and `chunk_attention_mask` `[C, T]` if any context has text.
         """
         if return_tensors != "pt":
             raise E2LLMError(f"return_tensors must be 'pt', got {return_tensors!r}")
@@ -272,13 +282,3 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if len(values) != count:
             raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
         return list(values)
-
-
-def encoder_token_limit(tokenizer: Any, config: Any = None) -> int:
-    """Tokens that an encoder reads at once: the least of what its tokenizer and its configuration state."""
-    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _NO_LIMIT else []
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
-        limits.append(int(positions) - offset)
-    return min(limits) if limits else 512

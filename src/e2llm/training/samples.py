@@ -1,0 +1,259 @@
+"""Samples from records: understanding windows, reasoning samples and runs of plain text.
+
+Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run sees what it would have seen.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from e2llm.chunking import Chunk
+from e2llm.errors import E2LLMError
+from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.prompts import UNDERSTANDING_PROMPT
+from e2llm.records import Record, read_records
+from e2llm.training.recipe import DataFile, Recipe
+
+OBJECTIVES = ("language", "understanding", "reasoning")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A laid-out sample and the objective it serves, an index into `OBJECTIVES`."""
+
+    decoder_input: DecoderInput
+    objective: int
+
+
+@dataclass
+class Source:
+    """The records of one data file that take part."""
+
+    file: DataFile
+    records: list[Record]
+
+
+def load_sources(files: Sequence[DataFile]) -> list[Source]:
+    """Read data files whole."""
+    sources = []
+    for file in files:
+        records: list[Record] = []
+        contexts: dict[str, str] = {}
+        for record in read_records(file.path):
+            # The questions of one document share its text in memory.
+            records.append(replace(record, context=contexts.setdefault(record.context, record.context)))
+            if file.limit and len(records) >= file.limit:
+                break
+        if not records:
+            raise E2LLMError(f"{file.path}: holds no records")
+        sources.append(Source(file, records))
+    return sources
+
+
+def hold_out(sources: list[Source], fraction: float) -> tuple[list[Source], list[Source]]:
+    """Split sources by a hash of the context, so that no context is on both sides."""
+
+    def is_held_out(record: Record) -> bool:
+        digest = hashlib.sha256(record.context.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8]) < fraction * 2**64
+
+    train, validation = [], []
+    for source in sources:
+        held = [record for record in source.records if is_held_out(record)]
+        kept = [record for record in source.records if not is_held_out(record)]
+        if kept:
+            train.append(Source(source.file, kept))
+        if held:
+            validation.append(Source(source.file, held))
+    return train, validation
+
+
+class SampleSet(Dataset[Sample]):
+    """A map-style data set of `num_samples` samples, drawn by the recipe's mix.
+
+    Args:
+        sources: The records.
+        recipe: The mix and its settings.
+        processor: Splits contexts and lays samples out.
+        num_samples: Length.
+        group_size: Samples that share one number of soft tokens: those of an optimizer step.
+        window: Positions of the decoder; a sample that needs more raises.
+        only: Draw this objective alone, in the order of the records (for evaluation).
+        salt: Separates the draws of training and evaluation.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        recipe: Recipe,
+        processor: E2LLMProcessor,
+        num_samples: int,
+        *,
+        group_size: int = 1,
+        window: int | None = None,
+        only: str | None = None,
+        salt: str = "train",
+    ) -> None:
+        self.recipe = recipe
+        self.processor = processor
+        self.num_samples = num_samples
+        self.group_size = group_size
+        self.window = window
+        self.salt = salt
+        fractions = recipe.objectives.fractions()
+        self.objectives = [only] if only else [name for name in OBJECTIVES if fractions[name] > 0]
+        self.objective_weights = [1.0 if only else fractions[name] for name in self.objectives]
+        self.pools = {name: _pool(sources, name) for name in self.objectives}
+        for name, (records, _) in self.pools.items():
+            if not records:
+                raise E2LLMError(f"no training record serves the {name} objective; see data.*.objectives in the recipe")
+        self._split = lru_cache(maxsize=4096)(self._split_text)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def num_soft_tokens(self, index: int) -> int:
+        """K of the optimizer step that sample `index` belongs to."""
+        settings = self.recipe.objectives
+        rng = random.Random(f"{self.recipe.seed}/{self.salt}/dial/{index // self.group_size}")
+        return rng.choices(settings.soft_tokens, settings.soft_token_weights or None)[0]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.num_samples:
+            raise IndexError(index)
+        rng = random.Random(f"{self.recipe.seed}/{self.salt}/{index}")
+        objective = rng.choices(self.objectives, self.objective_weights)[0]
+        pools, weights = self.pools[objective]
+        record = rng.choice(rng.choices(pools, weights)[0])
+        build = {"language": self._language, "understanding": self._understanding, "reasoning": self._reasoning}
+        decoder_input = build[objective](record, self.num_soft_tokens(index), rng)
+        if self.window is not None and len(decoder_input.input_ids) > self.window:
+            raise E2LLMError(
+                f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs "
+                f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
+                "lower objectives.reasoning.max_chunks or understanding.window_chunks"
+            )
+        return Sample(decoder_input, OBJECTIVES.index(objective))
+
+    # --- the three objectives ------------------------------------------------------------------------------------
+
+    def _language(self, record: Record, num_soft_tokens: int, rng: random.Random) -> DecoderInput:
+        length = self.recipe.objectives.language.sequence_tokens
+        text = record.context
+        # Six characters a token is more than any tokenizer needs on average; the rest is cut below.
+        size = length * 6
+        start = rng.randrange(max(1, len(text) - size)) if len(text) > size else 0
+        if start:
+            start = text.find(" ", start, start + 200) + 1 or start
+        end_of_text = start + size >= len(text)
+        ids = self.processor.encode(text[start : start + size])
+        if end_of_text:
+            ids = [*ids, *self.processor.template.after_answer]
+        ids = ids[:length]
+        return DecoderInput(ids, list(ids))
+
+    def _understanding(self, record: Record, num_soft_tokens: int, rng: random.Random) -> DecoderInput:
+        settings = self.recipe.objectives.understanding
+        size = rng.choice(settings.chunk_sizes_chars or [self.recipe.chunking.chunk_size_chars])
+        chunks = self._split(record.context, size)
+        count = min(rng.choice(settings.window_chunks), len(chunks))
+        start = rng.randrange((len(chunks) - count) // settings.stride_chunks + 1) * settings.stride_chunks
+        run = chunks[start : start + count]
+        answer = record.context[run[0].start : run[-1].end].strip()
+        return self.processor.lay_out(
+            [chunk.text for chunk in run], UNDERSTANDING_PROMPT, answer, num_soft_tokens=num_soft_tokens
+        )
+
+    def _reasoning(self, record: Record, num_soft_tokens: int, rng: random.Random) -> DecoderInput:
+        settings = self.recipe.objectives.reasoning
+        chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
+        gold = [any(start < c.end and c.start < end for start, end in record.evidence) for c in chunks]
+        first, last = crop(gold, settings.max_chunks, rng)
+        texts = [chunk.text for chunk in chunks[first:last]]
+        gold = gold[first:last]
+        if rng.random() < settings.distractor_fraction:
+            before, after = self._distractors(rng), self._distractors(rng)
+            texts = [*before, *texts, *after]
+            gold = [*[False] * len(before), *gold, *[False] * len(after)]
+        expand: list[int] = []
+        if rng.random() < settings.expand_fraction:
+            expand = choose_expanded(gold, settings.expand_max_chunks, settings.expand_gold_fraction, rng)
+        return self.processor.lay_out(
+            texts, record.prompt, record.answer, num_soft_tokens=num_soft_tokens, expand=expand
+        )
+
+    def _distractors(self, rng: random.Random) -> list[str]:
+        """A run of chunks of another context, half of the recipe's most at the longest."""
+        pools, weights = self.pools["reasoning"]
+        other = rng.choice(rng.choices(pools, weights)[0])
+        chunks = self._split(other.context, self.recipe.chunking.chunk_size_chars)
+        count = rng.randint(0, min(len(chunks), (self.recipe.objectives.reasoning.distractor_max_chunks + 1) // 2))
+        start = rng.randrange(len(chunks) - count + 1)
+        return [chunk.text for chunk in chunks[start : start + count]]
+
+    def _split_text(self, text: str, chunk_size_chars: int) -> list[Chunk]:
+        processor = self.processor
+        return processor.split(text, chunk_size_chars=chunk_size_chars)
+
+
+def crop(gold: Sequence[bool], max_chunks: int | None, rng: random.Random) -> tuple[int, int]:
+    """A run of at most `max_chunks` chunks: one that holds a gold chunk if there is any, else the beginning."""
+    if max_chunks is None or len(gold) <= max_chunks:
+        return 0, len(gold)
+    if not any(gold):
+        return 0, max_chunks
+    target = rng.choice([index for index, is_gold in enumerate(gold) if is_gold])
+    first = rng.randint(max(0, target - max_chunks + 1), min(target, len(gold) - max_chunks))
+    return first, first + max_chunks
+
+
+def choose_expanded(gold: Sequence[bool], most: int, gold_fraction: float, rng: random.Random) -> list[int]:
+    """Indices of chunks to give as raw text, with a gold one among them in `gold_fraction` of the draws."""
+    count = rng.randint(1, min(most, len(gold)))
+    golden = [index for index, is_gold in enumerate(gold) if is_gold]
+    others = [index for index, is_gold in enumerate(gold) if not is_gold]
+    chosen: list[int] = []
+    if golden and rng.random() < gold_fraction:
+        chosen = rng.sample(golden, min(count, len(golden)))
+    chosen += rng.sample(others, min(count - len(chosen), len(others)))
+    return sorted(chosen)
+
+
+def _pool(sources: list[Source], objective: str) -> tuple[list[list[Record]], list[float]]:
+    """The records that serve an objective, per source, and the sources' weights.
+
+    Understanding and language see each context once however many questions it has.
+    """
+    pools: list[list[Record]] = []
+    weights: list[float] = []
+    for source in sources:
+        if objective not in source.file.objectives:
+            continue
+        if objective == "reasoning":
+            records = [record for record in source.records if not record.is_text_only]
+        else:
+            records = list({record.context: record for record in source.records}.values())
+        if records:
+            pools.append(records)
+            weights.append(source.file.weight)
+    return pools, weights
+
+
+def collate_samples(processor: E2LLMProcessor, samples: Sequence[Sample], *, keep_texts: bool) -> dict[str, Any]:
+    """A batch of tensors: decoder inputs, labels, objectives `[B]`, and chunks as ids or, with `keep_texts`, texts."""
+    import torch
+
+    inputs = [sample.decoder_input for sample in samples]
+    texts = [text for item in inputs for text in item.chunks]
+    if keep_texts:
+        inputs = [DecoderInput(item.input_ids, item.labels) for item in inputs]
+    batch = dict(processor.collate(inputs, with_labels=True))
+    if keep_texts:
+        batch["chunk_texts"] = texts
+    batch["objectives"] = torch.tensor([sample.objective for sample in samples])
+    return batch

@@ -1,0 +1,124 @@
+import re
+
+import pytest
+from made_samples import write_json_lines, write_text
+
+from e2llm.data.needles import KINDS, NeedlesConverter, generate_needles, read_haystacks
+from e2llm.errors import E2LLMError
+
+HAYSTACKS = [f"The made walk number {number} was long. We rested. " * 400 for number in range(3)]
+
+
+def generate(count=200, lengths=(300, 2000), **options):
+    return list(generate_needles(HAYSTACKS, count, lengths, **options))
+
+
+def test_the_same_seed_gives_the_same_records_and_another_does_not():
+    assert generate(20, seed=7) == generate(20, seed=7)
+    assert generate(20, seed=7) != generate(20, seed=8)
+
+
+def test_record_i_does_not_depend_on_how_many_are_drawn():
+    assert generate(5) == generate(50)[:5]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_part_of_the_answer_stands_in_the_evidence(kind):
+    for record in generate(60, kinds=[kind]):
+        evidence = " ".join(record.context[start:end] for start, end in record.evidence)
+        assert all(part in evidence for part in record.answer.split(", "))
+
+
+@pytest.mark.parametrize("kind", ["number", "word", "uuid", "multi_key"])
+def test_one_value_is_asked_by_a_key_that_stands_once(kind):
+    for record in generate(60, kinds=[kind]):
+        (key,) = re.findall(r"\b[a-z]+-[a-z]+\b", record.prompt)
+        assert record.context.count(key) == 1
+        assert len(record.evidence) == 1
+
+
+def test_multi_key_hides_other_keys_too():
+    hidden = [
+        len(re.findall(r"\b[a-z]+-[a-z]+\b", record.context)) for record in generate(60, kinds=["multi_key"])
+    ]
+    assert min(hidden) >= 2
+
+
+def test_multi_value_answers_in_text_order():
+    for record in generate(60, kinds=["multi_value"]):
+        places = [record.context[start:end] for start, end in record.evidence]
+        assert all(value in place for value, place in zip(record.answer.split(", "), places, strict=True))
+
+
+def test_multi_query_answers_in_the_order_asked():
+    for record in generate(60, kinds=["multi_query"]):
+        keys = re.findall(r"\b[a-z]+-[a-z]+\b", record.prompt)
+        for key, value in zip(keys, record.answer.split(", "), strict=True):
+            (line,) = [record.context[a:b] for a, b in record.evidence if key in record.context[a:b]]
+            assert value in line
+
+
+def test_a_chain_of_variables_leads_to_its_number():
+    for record in generate(60, kinds=["variables"]):
+        (number,) = re.findall(r"\d{4,}", record.prompt)
+        lines = [record.context[start:end] for start, end in record.evidence]
+        names = record.answer.split(", ")
+        assert number in lines[0]
+        assert all(
+            before in line and name in line
+            for before, name, line in zip(names, names[1:], lines[1:], strict=False)
+        )
+
+
+def test_contexts_have_about_the_length_asked_for():
+    for record in generate(lengths=(1000, 5000)):
+        wanted = int(record.id.split("-")[1])
+        assert wanted - 10 <= len(record.context) <= wanted + 10
+
+
+def test_depths_cover_the_whole_context():
+    depths = [int(record.id.split("-")[2]) for record in generate(300, kinds=["number"])]
+    assert min(depths) < 10
+    assert max(depths) > 90
+
+
+def test_the_id_tells_kind_length_and_depth():
+    (record,) = generate(1, lengths=(500,), kinds=["word"])
+    assert re.fullmatch(r"word-500-\d{1,3}-0", record.id)
+
+
+def test_short_haystacks_are_joined_to_reach_the_length():
+    (record,) = generate_needles(["One made line. Two."], 1, [900], ["number"], noise_fraction=0)
+    assert len(record.context) > 850
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kinds": ["novel"]}, "unknown kind"),
+        ({"lengths": (100,)}, "at least 200"),
+        ({"lengths": ()}, "at least 200"),
+        ({"count": -1}, "num_records"),
+        ({"noise_fraction": 2.0}, "between 0 and 1"),
+    ],
+)
+def test_arguments_out_of_range_are_errors(arguments, message):
+    with pytest.raises(E2LLMError, match=message):
+        generate(**arguments)
+
+
+def test_no_haystack_is_an_error():
+    with pytest.raises(E2LLMError, match="no haystack holds text"):
+        list(generate_needles([" "], 1, [300]))
+
+
+def test_haystacks_come_from_records_too(tmp_path):
+    rows = [{"context": "Made hay.", "prompt": "", "answer": ""}] * 2
+    assert read_haystacks(write_json_lines(tmp_path / "r.jsonl", rows)) == ["Made hay."]
+
+
+def test_the_converter_passes_its_options_on(tmp_path):
+    source = write_text(tmp_path / "hay.txt", HAYSTACKS[0])
+    converter = NeedlesConverter(num_records=3, lengths_chars=(400,), kinds=("uuid",), seed=5)
+    records = list(converter.convert(source, "train"))
+    assert records == list(generate_needles([HAYSTACKS[0]], 3, [400], ["uuid"], seed=5))
