@@ -244,7 +244,9 @@ def load_with_bases(
     dtype = _dtype(options.pop("dtype", None) or options.pop("torch_dtype", None), config)
     attention = options.pop("attn_implementation", None)
     attention = attention if isinstance(attention, dict) else dict.fromkeys(_CONFIG_KEYS.values(), attention)
-    placing = {key: options.pop(key) for key in ("device_map", "quantization_config") if key in options}
+    placing: dict[str, Any] = {
+        key: options.pop(key) for key in ("device_map", "quantization_config") if key in options
+    }
     if options:
         raise E2LLMError(
             f"{name} refers to base models, and loading them does not support {', '.join(sorted(options))}"
@@ -258,7 +260,9 @@ def load_with_bases(
                 getattr(config, key)._attn_implementation = wanted["attn_implementation"]
             continue
         base = find_base(part, manifest["parts"][part], moved[part], name)
-        wanted |= {"revision": base.revision or None, **(placing if part == "decoder" else {})}
+        wanted["revision"] = base.revision or None
+        if part == "decoder":
+            wanted.update(placing)
         given = {option: value for option, value in wanted.items() if value is not None}
         parts[part], sources[part] = load_part(part, base.name, given)
         if part == "decoder":

@@ -5,6 +5,7 @@ chunk, L decoder tokens, D decoder embedding width.
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn

@@ -32,6 +32,7 @@ from e2llm.modeling.merging import (
 )
 from e2llm.modeling.parts import ensure_embedding_row, load_part, load_tokenizer
 from e2llm.modeling.placeholder import choose_placeholder
+from e2llm.prompts import IGNORE_INDEX, build_template
 
 
 @dataclass
@@ -93,13 +94,14 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         encoder_model, encoder_source = load_part("encoder", encoder, encoder_kwargs)
         decoder_model, decoder_source = load_part("decoder", decoder, decoder_kwargs)
+        if decoder_tokenizer is None and isinstance(decoder, str | os.PathLike):
+            decoder_tokenizer = load_tokenizer(str(decoder), decoder_kwargs)
         if chunk_token_id is None:
-            if decoder_tokenizer is None and not isinstance(decoder, str | os.PathLike):
+            if decoder_tokenizer is None:
                 raise E2LLMError(
                     "the decoder is an instance: give decoder_tokenizer= or chunk_token_id= as well"
                 )
-            tokenizer = decoder_tokenizer or load_tokenizer(str(decoder), decoder_kwargs)
-            chunk_token_id = choose_placeholder(tokenizer).id
+            chunk_token_id = choose_placeholder(decoder_tokenizer).id
         ensure_embedding_row(decoder_model, chunk_token_id)
         attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
         config = E2LLMConfig(
@@ -120,6 +122,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         model.adapter.to(device=weight.device, dtype=dtype)
         model.part_sources = {"encoder": encoder_source, "decoder": decoder_source}
+        if decoder_tokenizer is not None:
+            stop_after_answer(model.generation_config, decoder_tokenizer)
         checkpoints.freeze_parts(model)
         model.eval()
         return model
@@ -176,6 +180,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
     ) -> E2LLMOutput:
         """Run the decoder over tokens and soft tokens.
 
+        Several samples may be packed into one row: `position_ids` that start again at 0, no attention mask.
+
         Args:
             input_ids: `[B, L]` decoder token ids with placeholders.
             attention_mask: `[B, L]`.
@@ -185,13 +191,16 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             chunk_attention_mask: See `merge`.
             chunk_states: See `merge`.
             chunk_embeds: See `merge`.
-            only_label_logits: With labels, compute logits at the N labelled positions only: `logits` is `[N,
-                V]`.
+            only_label_logits: With labels, logits at the labelled positions only: `logits` is `[N, V]`.
             num_items_in_batch: Divisor of the loss in the place of N (gradient accumulation).
             kwargs: Passed to the decoder (`past_key_values`, `position_ids`, `use_cache`, ...).
 
         Returns:
             Loss (mean over labelled positions), logits `[B, L, V]`, the decoder's cache, and `token_losses`.
+
+        Raises:
+            E2LLMError: For an unknown chunk argument, chunks that do not match the placeholders, or packed
+                samples that would see each other.
         """
         reject_unknown_chunk_arguments(kwargs)
         chunks = (chunk_input_ids, chunk_attention_mask, chunk_states, chunk_embeds)
@@ -210,27 +219,25 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             kwargs["position_ids"] = positions_of(attention_mask, inputs_embeds.shape[1])
         keep = places = None
         if labels is not None:
-            keep = functional.pad(labels[:, 1:].ne(-100), (0, 1))
-            targets = functional.pad(labels[:, 1:], (0, 1), value=-100)[keep]
+            keep = functional.pad(labels[:, 1:].ne(IGNORE_INDEX), (0, 1))
             if only_label_logits and self._takes_logits_to_keep:
                 places = keep.any(dim=0).nonzero().squeeze(1)
                 kwargs["logits_to_keep"] = places
         outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        logits, token_losses, loss = outputs.logits, None, None
-        if keep is not None:
-            label_logits = logits[keep if places is None else keep[:, places]]
-            token_losses = functional.cross_entropy(label_logits.float(), targets, reduction="none")
-            divisor = max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch
-            loss = token_losses.sum() / divisor
-            logits = label_logits if only_label_logits else logits
-        return E2LLMOutput(
-            loss=loss,
-            logits=logits,
+        output = E2LLMOutput(
+            logits=outputs.logits,
             past_key_values=outputs.get("past_key_values"),
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
-            token_losses=token_losses,
         )
+        if labels is not None and keep is not None:
+            logits = outputs.logits[keep if places is None else keep[:, places]]
+            targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)[keep]
+            output.token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+            divisor = max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch
+            output.loss = output.token_losses.sum() / divisor
+            output.logits = logits if only_label_logits else outputs.logits
+        return output
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -255,6 +262,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         inputs_embeds = kwargs.pop("inputs_embeds", None)
+        if inputs_embeds is not None and any(item is not None for item in chunks.values()):
+            raise E2LLMError("inputs_embeds stand in the place of chunks: give one or the other")
         suppress = SuppressTokensLogitsProcessor([self.config.chunk_token_id], device=input_ids.device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), suppress])
         was_training = self.training
@@ -279,6 +288,15 @@ def embedding_scale(decoder: PreTrainedModel) -> float:
     embeddings = decoder.get_input_embeddings()
     sample = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 512))
     return float(embeddings(sample.to(embeddings.weight.device)).float().pow(2).mean().sqrt())
+
+
+def stop_after_answer(generation_config: Any, tokenizer: Any) -> None:
+    """Let generation end where an answer ends: base models often lack their chat template's end."""
+    ends = generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    last = build_template(tokenizer).after_answer[:1]
+    if last and last[0] not in ends and last[0] in tokenizer.added_tokens_decoder:
+        generation_config.eos_token_id = [*ends, *last]
 
 
 def reject_lossy_generation(kwargs: dict[str, Any], generation_config: Any) -> None:

@@ -15,12 +15,12 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.parts import (
     encoder_token_limit,
     load_tokenizer,
+    readable_errors,
+    reject_trust_remote_code,
     resolve_source,
 )
 from e2llm.modeling.placeholder import choose_placeholder
-from e2llm.prompts import build_template, encode_text
-
-IGNORE_INDEX = -100
+from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_text
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         self.chunk_kind = chunk_kind
         self.max_chunk_tokens = max_chunk_tokens
         self.num_soft_tokens = num_soft_tokens
-        self._template: Any = None
+        self._template: tuple[str | None, PromptTemplate] | None = None
         if tokenizer is not None:
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or chunk_token
@@ -118,8 +118,10 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load by folder, hub id or embedded name (`mini`)."""
-        kwargs.pop("trust_remote_code", None)
-        return super().from_pretrained(resolve_source(str(pretrained_model_name_or_path)), *args, **kwargs)
+        reject_trust_remote_code(kwargs)
+        name = str(pretrained_model_name_or_path)
+        with readable_errors(f"processor of {name}"):
+            return super().from_pretrained(resolve_source(name), *args, trust_remote_code=False, **kwargs)
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What `save_pretrained` writes."""
@@ -133,11 +135,12 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         return int(self.tokenizer.convert_tokens_to_ids(self.chunk_token))
 
     @property
-    def template(self) -> Any:
-        """The `PromptTemplate` of the decoder's tokenizer."""
-        if self._template is None:
-            self._template = build_template(self.tokenizer)
-        return self._template
+    def template(self) -> PromptTemplate:
+        """Ids around the texts, by the chat template that the decoder's tokenizer has now."""
+        chat_template = getattr(self.tokenizer, "chat_template", None)
+        if self._template is None or self._template[0] != chat_template:
+            self._template = (chat_template, build_template(self.tokenizer))
+        return self._template[1]
 
     # --- pieces
     # --------------------------------------------------------------------------------------------------
@@ -172,6 +175,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             expand: Indices of chunks whose raw text stands in the place of their soft tokens.
         """
         per_chunk = self.num_soft_tokens if num_soft_tokens is None else num_soft_tokens
+        if per_chunk < 1:
+            raise E2LLMError(f"num_soft_tokens must be 1 or more, got {per_chunk}")
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):
             raise E2LLMError(f"expand names chunks outside 0..{len(chunks) - 1}: {sorted(expanded)}")
@@ -199,6 +204,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def collate(self, samples: Sequence[DecoderInput], *, with_labels: bool = False) -> BatchFeature:
         """Pad samples on the left into a batch of tensors, and their chunks into one flat batch."""
+        if not samples:
+            raise E2LLMError("a batch needs at least one sample")
         longest = max(len(sample.input_ids) for sample in samples)
 
         def padded(rows: list[list[int]], value: int) -> torch.Tensor:
