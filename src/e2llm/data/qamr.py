@@ -16,6 +16,7 @@ _FILE_PARTS = {
     "all": ("train", "dev", "test"),
 }
 _MIN_QUESTION_WORDS = 4
+_QUESTION_CHARS = 50  # width of the question in the `readable` files, which is also the longest question
 
 
 @dataclass
@@ -95,16 +96,13 @@ _Block = tuple[str, str, list[tuple[str, list[str]]]]
 
 
 def _read_readable(path: Path) -> Iterator[_Block]:
-    """Sentence blocks of the `readable` rendering: `#id`, sentence, `question<tab>answer<tab>...`."""
+    """Sentence blocks of the `readable` rendering: `#id`, sentence, padded questions with answers."""
     for block in read_text(path).split("\n\n"):
         lines = [line for line in block.split("\n") if line.strip()]
         if len(lines) < 2 or not lines[0].startswith("#"):
             continue
-        yield (
-            lines[0][1:].strip(),
-            lines[1],
-            [(line.split("\t")[0], line.split("\t")[1:]) for line in lines[2:]],
-        )
+        questions = [(line[:_QUESTION_CHARS], line[_QUESTION_CHARS:].split("\t")) for line in lines[2:]]
+        yield lines[0][1:].strip(), lines[1], questions
 
 
 def _read_rows(path: Path) -> Iterator[_Block]:
