@@ -1,6 +1,8 @@
+import pytest
 from made_samples import QAMR_QUESTIONS, make_qamr, write_text
 
 from e2llm.data.qamr import QamrConverter
+from e2llm.errors import E2LLMError
 
 
 def test_only_good_questions_are_kept_and_the_others_counted(tmp_path):
@@ -35,3 +37,9 @@ def test_a_question_asked_twice_on_a_sentence_is_kept_once(tmp_path):
     converter = QamrConverter()
     assert len(list(converter.convert(tmp_path, "train"))) == 1
     assert converter.skipped == {"question asked before on the same sentence": 1}
+
+
+def test_a_file_of_another_layout_is_an_error(tmp_path):
+    write_text(tmp_path / "train.tsv", "question\tanswer\nWho?\tme\n")
+    with pytest.raises(E2LLMError, match=r"train.tsv: a block is not '#ID'"):
+        list(QamrConverter().convert(tmp_path, "train"))
