@@ -57,7 +57,7 @@ def test_a_squality_line_without_its_keys_is_named(tmp_path):
 def test_a_value_of_a_wrong_type_is_an_error_that_names_the_source(tmp_path):
     row = {"metadata": {"passage_id": "1"}, "document": None, "questions": []}
     write_text(tmp_path / "train.jsonl", json.dumps(row))
-    with pytest.raises(E2LLMError, match="a value is not of the expected type.*squality expects"):
+    with pytest.raises(E2LLMError, match=r"a value is not of the expected type.*squality expects"):
         list(SqualityConverter().convert(tmp_path, "train"))
 
 
