@@ -51,7 +51,7 @@ class Record:
         if bool(self.prompt.strip()) != bool(self.answer.strip()):
             empty = "answer" if self.prompt.strip() else "prompt"
             raise E2LLMError(
-                f"{empty!r} is empty; give both 'prompt' and 'answer', or leave both empty for a text-only record"
+                f"{empty!r} is empty; give both 'prompt' and 'answer', or leave both empty for text only"
             )
         for start, end in self.evidence:
             if not 0 <= start < end <= len(self.context):
@@ -153,6 +153,9 @@ def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> in
                 count += 1
             stream.flush()
             os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

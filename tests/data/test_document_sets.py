@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from made_samples import (
     MEETING,
@@ -49,6 +51,13 @@ def test_squality_has_one_answer_and_three_references(tmp_path):
 def test_a_squality_line_without_its_keys_is_named(tmp_path):
     write_text(tmp_path / "train.jsonl", '{"document": "x"}\n')
     with pytest.raises(E2LLMError, match=r"train.jsonl:1: missing key\(s\) metadata, questions"):
+        list(SqualityConverter().convert(tmp_path, "train"))
+
+
+def test_a_value_of_a_wrong_type_is_an_error_that_names_the_source(tmp_path):
+    row = {"metadata": {"passage_id": "1"}, "document": None, "questions": []}
+    write_text(tmp_path / "train.jsonl", json.dumps(row))
+    with pytest.raises(E2LLMError, match=r"a value is not of the expected type.*squality expects"):
         list(SqualityConverter().convert(tmp_path, "train"))
 
 

@@ -1,6 +1,8 @@
+import pytest
 from made_samples import QAMR_QUESTIONS, make_qamr, write_text
 
 from e2llm.data.qamr import QamrConverter
+from e2llm.errors import E2LLMError
 
 
 def test_only_good_questions_are_kept_and_the_others_counted(tmp_path):
@@ -16,7 +18,7 @@ def test_only_good_questions_are_kept_and_the_others_counted(tmp_path):
 
 def test_the_authors_readable_files_give_the_same_questions(tmp_path):
     lines = ["#made:1", "The made cat saw the made dog ."]
-    lines += ["\t".join([row["question"].ljust(50), *row["answers"]]) for row in QAMR_QUESTIONS]
+    lines += [row["question"].ljust(50) + "\t".join(row["answers"]) for row in QAMR_QUESTIONS]
     write_text(tmp_path / "readable" / "data" / "readable" / "train.tsv", "\n".join(lines) + "\n\n")
     published = list(QamrConverter().convert(tmp_path / "readable", "train"))
     assert published == list(QamrConverter().convert(make_qamr(tmp_path / "rows"), "train"))
@@ -30,8 +32,14 @@ def test_all_reads_every_part_that_is_there(tmp_path):
 
 
 def test_a_question_asked_twice_on_a_sentence_is_kept_once(tmp_path):
-    text = "#made:3\nThe made cat ran .\n" + "Who was it that ran?\tThe made cat\n" * 2
+    text = "#made:3\nThe made cat ran .\n" + ("Who was it that ran?".ljust(50) + "The made cat\n") * 2
     write_text(tmp_path / "train.tsv", text)
     converter = QamrConverter()
     assert len(list(converter.convert(tmp_path, "train"))) == 1
     assert converter.skipped == {"question asked before on the same sentence": 1}
+
+
+def test_a_file_of_another_layout_is_an_error(tmp_path):
+    write_text(tmp_path / "train.tsv", "question\tanswer\nWho?\tme\n")
+    with pytest.raises(E2LLMError, match=r"train.tsv: a block is not '#ID'"):
+        list(QamrConverter().convert(tmp_path, "train"))

@@ -54,7 +54,14 @@ class Converter(ABC):
         if not source.exists():
             raise FileNotFoundError(f"no such file or folder: {source}; {self.name} expects {self.layout}")
         self.skipped.clear()
-        return self._records(source, split)
+        return self._checked(source, split)
+
+    def _checked(self, source: Path, split: str) -> Iterator[Record]:
+        """The records; a value of a type that the layout does not have is the data's fault, not a crash."""
+        try:
+            yield from self._records(source, split)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise self._layout_error(source, f"a value is not of the expected type ({error!r})") from error
 
     @abstractmethod
     def _records(self, source: Path, split: str) -> Iterator[Record]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from e2llm.data.converter import Converter
 from e2llm.data.source_files import read_json_lines, read_text
+from e2llm.errors import E2LLMError
 from e2llm.records import Record
 
 _FILE_PARTS = {
@@ -16,6 +17,7 @@ _FILE_PARTS = {
     "all": ("train", "dev", "test"),
 }
 _MIN_QUESTION_WORDS = 4
+_QUESTION_CHARS = 50  # width of the question in the `readable` files, which is also the longest question
 
 
 @dataclass
@@ -95,16 +97,15 @@ _Block = tuple[str, str, list[tuple[str, list[str]]]]
 
 
 def _read_readable(path: Path) -> Iterator[_Block]:
-    """Sentence blocks of the `readable` rendering: `#id`, sentence, `question<tab>answer<tab>...`."""
+    """Sentence blocks of the `readable` rendering: `#id`, sentence, padded questions with answers."""
     for block in read_text(path).split("\n\n"):
         lines = [line for line in block.split("\n") if line.strip()]
-        if len(lines) < 2 or not lines[0].startswith("#"):
+        if not lines:
             continue
-        yield (
-            lines[0][1:].strip(),
-            lines[1],
-            [(line.split("\t")[0], line.split("\t")[1:]) for line in lines[2:]],
-        )
+        if len(lines) < 2 or not lines[0].startswith("#"):
+            raise E2LLMError(f"{path}: a block is not '#ID', a sentence and its questions: {lines[0][:60]!r}")
+        questions = [(line[:_QUESTION_CHARS], line[_QUESTION_CHARS:].split("\t")) for line in lines[2:]]
+        yield lines[0][1:].strip(), lines[1], questions
 
 
 def _read_rows(path: Path) -> Iterator[_Block]:

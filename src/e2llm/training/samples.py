@@ -120,8 +120,15 @@ class SampleSet(Dataset[Sample]):
     def num_soft_tokens(self, index: int) -> int:
         """K of the optimizer step that sample `index` belongs to."""
         settings = self.recipe.objectives
-        rng = random.Random(f"{self.recipe.seed}/{self.salt}/dial/{index // self.group_size}")
-        return rng.choices(settings.soft_tokens, settings.soft_token_weights or None)[0]
+        return self._group_rng("dial", index).choices(settings.soft_tokens, settings.soft_token_weights or None)[0]
+
+    def restated_chunk_size(self, index: int) -> int:
+        """Chunk size in characters of the optimizer step's windows; one for all, so that little padding is read."""
+        sizes = self.recipe.objectives.understanding.chunk_sizes_chars
+        return self._group_rng("size", index).choice(sizes or [self.recipe.chunking.chunk_size_chars])
+
+    def _group_rng(self, purpose: str, index: int) -> random.Random:
+        return random.Random(f"{self.recipe.seed}/{self.salt}/{purpose}/{index // self.group_size}")
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.num_samples:
@@ -131,7 +138,7 @@ class SampleSet(Dataset[Sample]):
         pools, weights = self.pools[objective]
         record = rng.choice(rng.choices(pools, weights)[0])
         build = {"language": self._language, "understanding": self._understanding, "reasoning": self._reasoning}
-        decoder_input = build[objective](record, self.num_soft_tokens(index), rng)
+        decoder_input = build[objective](record, index, rng)
         if self.window is not None and len(decoder_input.input_ids) > self.window:
             raise E2LLMError(
                 f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs "
@@ -142,7 +149,7 @@ class SampleSet(Dataset[Sample]):
 
     # --- the three objectives ------------------------------------------------------------------------------------
 
-    def _language(self, record: Record, num_soft_tokens: int, rng: random.Random) -> DecoderInput:
+    def _language(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
         length = self.recipe.objectives.language.sequence_tokens
         text = record.context
         # Six characters a token is more than any tokenizer needs on average; the rest is cut below.
@@ -157,19 +164,18 @@ class SampleSet(Dataset[Sample]):
         ids = ids[:length]
         return DecoderInput(ids, list(ids))
 
-    def _understanding(self, record: Record, num_soft_tokens: int, rng: random.Random) -> DecoderInput:
+    def _understanding(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
         settings = self.recipe.objectives.understanding
-        size = rng.choice(settings.chunk_sizes_chars or [self.recipe.chunking.chunk_size_chars])
-        chunks = self._split(record.context, size)
+        chunks = self._split(record.context, self.restated_chunk_size(index))
         count = min(rng.choice(settings.window_chunks), len(chunks))
         start = rng.randrange((len(chunks) - count) // settings.stride_chunks + 1) * settings.stride_chunks
         run = chunks[start : start + count]
         answer = record.context[run[0].start : run[-1].end].strip()
         return self.processor.lay_out(
-            [chunk.text for chunk in run], UNDERSTANDING_PROMPT, answer, num_soft_tokens=num_soft_tokens
+            [chunk.text for chunk in run], UNDERSTANDING_PROMPT, answer, num_soft_tokens=self.num_soft_tokens(index)
         )
 
-    def _reasoning(self, record: Record, num_soft_tokens: int, rng: random.Random) -> DecoderInput:
+    def _reasoning(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
         settings = self.recipe.objectives.reasoning
         chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
         gold = [any(start < c.end and c.start < end for start, end in record.evidence) for c in chunks]
@@ -184,7 +190,7 @@ class SampleSet(Dataset[Sample]):
         if rng.random() < settings.expand_fraction:
             expand = choose_expanded(gold, settings.expand_max_chunks, settings.expand_gold_fraction, rng)
         return self.processor.lay_out(
-            texts, record.prompt, record.answer, num_soft_tokens=num_soft_tokens, expand=expand
+            texts, record.prompt, record.answer, num_soft_tokens=self.num_soft_tokens(index), expand=expand
         )
 
     def _distractors(self, rng: random.Random) -> list[str]:

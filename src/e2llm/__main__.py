@@ -1,0 +1,5 @@
+"""`python -m e2llm`."""
+
+from e2llm.cli.main import main
+
+main()

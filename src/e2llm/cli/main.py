@@ -1,0 +1,86 @@
+"""`e2llm`: the command line; each command lives in a file of its own and loads what it needs when it runs."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from e2llm.cli.ask import ask
+from e2llm.cli.evaluate import evaluate
+from e2llm.cli.export import export
+from e2llm.cli.info import info
+from e2llm.cli.prepare import prepare
+from e2llm.cli.restate import restate
+from e2llm.cli.train import train
+from e2llm.version import __version__
+
+app = typer.Typer(
+    help="Long contexts for any decoder LLM: read once as soft tokens, ask often.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Long contexts for any decoder LLM: read once as soft tokens, ask often."""
+
+
+for command in (ask, restate, prepare, train, info, export):
+    app.command()(command)
+app.command("eval")(evaluate)
+
+
+def entry_point(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 when done; 1 with one line on stderr when the input is at fault; 2 for wrong usage; 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # --debug may stand anywhere, also behind the command.
+    arguments = [*(["--debug"] if debug else []), *(item for item in arguments if item != "--debug")]
+    try:
+        result = app(arguments, prog_name="e2llm", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return fail("interrupted; nothing is lost that was saved before", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
+            return fail(f"{error.format_message()} (see e2llm --help)", 2)
+        if debug:
+            raise
+        if isinstance(error, ValueError | OSError | ImportError):
+            return fail(str(error) or type(error).__name__, 1)
+        return fail(f"unexpected {type(error).__name__}: {error}; run with --debug to see where", 1)
+
+
+def fail(message: str, code: int) -> int:
+    """Print one line on stderr and return the exit code."""
+    print(f"e2llm: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(entry_point())

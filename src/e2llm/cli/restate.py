@@ -1,0 +1,46 @@
+"""`e2llm restate`: show what the decoder knows of a chunk from its soft tokens."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from e2llm.cli.ask import MODEL_HELP, load_engine, read_documents
+
+
+def restate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or folders; '-' reads stdin.")],
+    chunk: Annotated[list[int], typer.Option(min=0, help="Index of a chunk; may be given several times.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    soft_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Restate chunks from their soft tokens alone, beside their true text.
+
+    Example:
+        e2llm restate examples/anne_of_green_gables.txt --chunk 3
+    """
+    documents = read_documents(files)
+    engine = load_engine(model, device)
+    context = engine.read(documents)
+    texts = engine.restate(context, chunk, soft_tokens=soft_tokens)
+    rows = [
+        {
+            "chunk": index,
+            "source": context.sources[index],
+            "span": [context.chunks[index].start, context.chunks[index].end],
+            "text": context.chunks[index].text,
+            "restated": text,
+        }
+        for index, text in zip(chunk, texts, strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        typer.echo(f"chunk {row['chunk']} of {row['source']}, characters {row['span']}")
+        typer.echo(f"  text:     {' '.join(str(row['text']).split())}")
+        typer.echo(f"  restated: {' '.join(str(row['restated']).split())}")

@@ -1,0 +1,52 @@
+"""Documents: the files and folders that a user asks about, read as text with errors that name them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+
+from e2llm.data.source_files import read_text
+from e2llm.errors import E2LLMError
+
+TEXT_SUFFIXES = (".txt", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with the name under which its chunks are listed."""
+
+    name: str
+    text: str
+
+
+def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
+    """Read files, and all `.txt` and `.md` files of folders, in the order of their names.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        E2LLMError: If a file is empty, binary or not UTF-8, or a folder holds no text file.
+    """
+    documents = []
+    for item in paths:
+        path = Path(fspath(item))
+        if not path.exists():
+            raise FileNotFoundError(f"no such file or folder: {path}")
+        for file in _text_files(path) if path.is_dir() else [path]:
+            text = read_text(file)
+            if not text.strip():
+                raise E2LLMError(f"{file}: the file is empty; there is nothing to read")
+            documents.append(Document(str(file), text))
+    return documents
+
+
+def _text_files(folder: Path) -> list[Path]:
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in TEXT_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    if not files:
+        raise E2LLMError(f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead")
+    return files
