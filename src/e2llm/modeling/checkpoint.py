@@ -357,4 +357,3 @@ def load_state(model: Any, state: dict[str, torch.Tensor], *, skip: tuple[str, .
         text = "; ".join(f"{kind}: {listing(keys)}" for kind, keys in kinds if keys)
         raise CheckpointError(f"{name}: tensors {text}; the checkpoint is incomplete or of another model")
     model.load_state_dict(state, strict=False)
-    model.tie_weights()
