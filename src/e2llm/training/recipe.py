@@ -120,7 +120,7 @@ class DataFile(_Section):
     """One JSONL file of records."""
 
     path: str
-    """The file; relative paths are looked up under --data, or beside where the command runs."""
+    """The file; relative paths are looked up under --data if that is given, else beside the recipe."""
     weight: float = Field(1.0, gt=0)
     """How often it is drawn: its share is weight / sum of the weights of files that serve the objective."""
     objectives: list[Literal["language", "understanding", "reasoning"]] = ["understanding", "reasoning"]
@@ -316,7 +316,7 @@ def load_recipe(
         path: YAML file.
         overrides: `key.sub=value` with YAML values; they win over the file, in every stage. `STAGE:key.sub=value`
             changes one stage.
-        data: Folder in which relative data paths are looked up.
+        data: Folder in which relative data paths are looked up; by default the recipe's own.
 
     Raises:
         E2LLMError: For an unknown key or a bad value, with its name and what is allowed.
@@ -339,8 +339,7 @@ def load_recipe(
         for override in overrides:
             apply_override(merged, override)
         recipe = validate(merged, str(file))
-        if data is not None:
-            resolve_data(recipe, Path(data))
+        resolve_data(recipe, file.parent if data is None else Path(data))
         if recipes and recipe.init_from is None:
             recipe.init_from = str(recipes[-1].folder / "final")
         recipes.append(recipe)
@@ -385,7 +384,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
 
 
 def resolve_data(recipe: Recipe, folder: Path) -> None:
-    """Look relative data paths up in a folder."""
+    """Look relative data paths up in a folder; they come out absolute, so that the saved recipe can be run again."""
     for file in [*recipe.data.train, *recipe.data.validation]:
         if not Path(file.path).is_absolute():
-            file.path = str(folder / file.path)
+            file.path = os.path.abspath(folder / file.path)
