@@ -174,8 +174,8 @@ class ReasoningObjective(Section):
 
     max_chunks: int | None = Field(default=None, ge=1)
     """Longer contexts are cut to a run of this many chunks around the evidence; None keeps all."""
-    keep_all_evidence: bool = False
-    """Cut so that all chunks with evidence stay, where max_chunks has room; else only one is sure to stay."""
+    keep_all_evidence: bool = True
+    """Cut so that all chunks with evidence stay, where max_chunks has room; else one of them, drawn, does."""
     expand_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the samples in which some chunks stand as raw text."""
     expand_max_chunks: int = Field(default=2, ge=1)

@@ -218,9 +218,7 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say once if no picture will come."""
         if state.is_world_process_zero and not can_draw():
-            say(
-                "matplotlib is not installed: curves.csv is written, curves.png is not (pip install 'e2llm[train]')"
-            )
+            say("no matplotlib, no curves.png; curves.csv is written (pip install 'e2llm[train]')")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write what there is."""
