@@ -48,5 +48,7 @@ def _text_files(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     if not files:
-        raise E2LLMError(f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead")
+        raise E2LLMError(
+            f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead"
+        )
     return files
