@@ -30,7 +30,7 @@ _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 class Engine:
     """A model with its processor, ready to read and answer.
 
-    Several threads may read and ask at once: greedy answers are those of one question after the other. Sampled
+    Several threads may read and ask at once: greedy answers are those of one question after another. Sampled
     ones draw from torch's global generator, so that a seed does not fix them when threads take turns.
 
     Args:
@@ -85,7 +85,7 @@ class Engine:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
-    # --- reading ---------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------
 
     def read(
         self,
@@ -132,7 +132,7 @@ class Engine:
                 documents += load_documents([Path(item)])
         return documents
 
-    # --- answering -------------------------------------------------------------------------------------------
+    # --- answering ------------------------------------------------------------------------------------------
 
     def ask(
         self,
@@ -232,7 +232,7 @@ class Engine:
         """Summarize a context; options are those of `ask`, with 256 new tokens by default."""
         return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, **options})
 
-    # --- pieces ----------------------------------------------------------------------------------------------
+    # --- pieces ---------------------------------------------------------------------------------------------
 
     def _lay_out(
         self,

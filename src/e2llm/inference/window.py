@@ -42,7 +42,7 @@ def fit_soft_tokens(
             remedies.append(f"shorten the context to {room} chunks")
         remedies.append("lower max_new_tokens, shorten the question or expand fewer chunks")
         raise ContextOverflowError(
-            f"{num_chunks} chunks at {per_chunk} soft token(s) each, {raw_tokens} tokens of text and question "
+            f"{num_chunks} chunks at {per_chunk} soft token(s) each, {raw_tokens} tokens of text, question "
             f"and {max_new_tokens} new tokens need {need + raw_tokens + max_new_tokens} positions; the "
             f"decoder's window has {window}: {need - room} too many; {', or '.join(remedies)}"
         )
