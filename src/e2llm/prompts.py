@@ -1,11 +1,18 @@
 """The wording of both objectives, and where context, instruction and answer stand in the decoder's input.
 
-The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text that users bring is encoded as plain characters, so
-that nothing in it becomes a control token.
+The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text that users bring is encoded as plain
+characters, so that nothing in it becomes a control token.
 """
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
+
+from e2llm.errors import E2LLMError
+
+IGNORE_INDEX = -100  # the label of a position that predicts nothing, as in torch
 
 UNDERSTANDING_PROMPT = "Restate the context."
 SUMMARY_PROMPT = "Summarize the context."
@@ -13,6 +20,7 @@ SUMMARY_PROMPT = "Summarize the context."
 _CONTEXT_MARK = "\u2402CONTEXT\u2403"
 _PROMPT_MARK = "\u2402PROMPT\u2403"
 _ANSWER_MARK = "\u2402ANSWER\u2403"
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 PLAIN_TEMPLATE = f"Context: {_CONTEXT_MARK}\nQuestion: {_PROMPT_MARK}\nAnswer:"
 
 
@@ -25,7 +33,8 @@ class PromptTemplate:
         before_prompt: Ids between the soft tokens and the instruction.
         before_answer: Ids between the instruction and the answer.
         after_answer: Ids that end the answer.
-        answer_prefix: Text put in front of the answer so that its first word is an ordinary word for the tokenizer.
+        answer_prefix: Text put in front of the instruction and the answer, so that their first word is an
+            ordinary word for the tokenizer.
     """
 
     before_context: list[int]
@@ -36,19 +45,50 @@ class PromptTemplate:
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a user's text: control-like text stays text."""
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    return list(ids)
+    """Encode a user's text, in which nothing becomes a control token.
+
+    Special tokens are split by the tokenizer itself. Where a control token comes out all the same (one that
+    is added but not marked special, such as `</think>` in Qwen3, or a piece of a Unigram vocabulary), the
+    text is encoded in pieces that break it.
+    """
+
+    def encode(piece: str) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return list(tokenizer(piece, **options).input_ids)
+
+    ids = encode(text)
+    pattern, control_ids = _control_tokens(tokenizer, len(tokenizer))
+    if pattern is None or control_ids.isdisjoint(ids) or not pattern.search(text):
+        return ids
+    cuts = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
+    return [token for start, end in pairwise(cuts) for token in encode(text[start:end])]
+
+
+@lru_cache(maxsize=16)
+def _control_tokens(tokenizer: Any, size: int) -> tuple[re.Pattern[str] | None, frozenset[int]]:
+    """A pattern that finds control tokens in text, and their ids; `size` renews it when tokens are added."""
+    tokens = {
+        token.content: index
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special or _MARKUP.fullmatch(token.content)
+    }
+    tokens.pop(tokenizer.unk_token, None)  # stands for characters that are not in the vocabulary
+    pattern = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token)
+    return (re.compile(pattern) if pattern else None), frozenset(tokens.values())
 
 
 def build_template(tokenizer: Any) -> PromptTemplate:
-    """Lay out the decoder's input: by the tokenizer's chat template if it has one, else by `PLAIN_TEMPLATE`."""
+    """Lay out the decoder's input: by the tokenizer's chat template, else by `PLAIN_TEMPLATE`.
+
+    Raises:
+        E2LLMError: If the chat template fails, or does not show the texts exactly once.
+    """
     if getattr(tokenizer, "chat_template", None):
         return _chat_template(tokenizer)
     before, rest = PLAIN_TEMPLATE.split(_CONTEXT_MARK)
     middle, after = rest.split(_PROMPT_MARK)
-    start = tokenizer("a").input_ids[:1]
-    begins = start if tokenizer.bos_token_id is not None and start == [tokenizer.bos_token_id] else []
+    first = tokenizer("a").input_ids[:1]
+    begins = first if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     return PromptTemplate(
         before_context=[*begins, *encode_text(tokenizer, before.rstrip(" "))],
@@ -61,13 +101,23 @@ def build_template(tokenizer: Any) -> PromptTemplate:
 
 def _chat_template(tokenizer: Any) -> PromptTemplate:
     """Render the tokenizer's own template around marks, and cut it there."""
+    from jinja2 import TemplateError  # comes with torch; not needed to import this module
+
     user = {"role": "user", "content": f"{_CONTEXT_MARK}\n\n{_PROMPT_MARK}"}
     options: dict[str, Any] = {"tokenize": False, "enable_thinking": False}
-    opened = tokenizer.apply_chat_template([user], add_generation_prompt=True, **options)
-    before, rest = opened.split(_CONTEXT_MARK)
-    middle, after = rest.split(_PROMPT_MARK)
-    closed = tokenizer.apply_chat_template([user, {"role": "assistant", "content": _ANSWER_MARK}], **options)
-    end = closed.split(_ANSWER_MARK)[-1].rstrip("\n")
+    answer = {"role": "assistant", "content": _ANSWER_MARK}
+    try:
+        opened = tokenizer.apply_chat_template([user], add_generation_prompt=True, **options)
+        closed = tokenizer.apply_chat_template([user, answer], **options)
+        before, rest = opened.split(_CONTEXT_MARK)
+        middle, after = rest.split(_PROMPT_MARK)
+        _, end = closed.split(_ANSWER_MARK)
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise E2LLMError(
+            f"the decoder's chat template cannot be used ({error}); give the tokenizer another one, "
+            "or chat_template=None for a plain layout"
+        ) from error
+    end = end.rstrip("\n")
 
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)

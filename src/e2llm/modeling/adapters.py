@@ -4,9 +4,13 @@ Shapes: C chunks, T encoder tokens per chunk, E encoder width, K soft tokens per
 A new adapter is one class with this call signature and one line in `ADAPTERS`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+from e2llm.errors import E2LLMError
 
 
 class MLPAdapter(nn.Module):
@@ -16,16 +20,23 @@ class MLPAdapter(nn.Module):
     """
 
     def __init__(
-        self, encoder_size: int, decoder_size: int, *, max_soft_tokens: int, num_heads: int, pooling: str, scale: float
+        self,
+        encoder_size: int,
+        decoder_size: int,
+        *,
+        max_soft_tokens: int,
+        num_heads: int,
+        pooling: str,
+        scale: float,
     ) -> None:
         super().__init__()
         if max_soft_tokens != 1:
-            raise ValueError(
+            raise E2LLMError(
                 f"the 'mlp' adapter makes 1 soft token per chunk, got max_soft_tokens={max_soft_tokens}; "
                 "set max_soft_tokens=1 or use adapter='attention'"
             )
         if pooling not in ("cls", "mean"):
-            raise ValueError(f"pooling must be 'cls' or 'mean', got {pooling!r}")
+            raise E2LLMError(f"pooling must be 'cls' or 'mean', got {pooling!r}")
         self.pooling = pooling
         self.input_projection = nn.Linear(encoder_size, decoder_size)
         self.output_projection = nn.Linear(decoder_size, decoder_size)
@@ -50,25 +61,34 @@ class MLPAdapter(nn.Module):
             weights = mask.to(states.dtype).unsqueeze(-1)
             pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         hidden = self.output_projection(functional.gelu(self.input_projection(pooled)))
-        return (self.norm(hidden) * self.scale).unsqueeze(1)
+        soft_token: torch.Tensor = self.norm(hidden) * self.scale
+        return soft_token.unsqueeze(1)
 
 
 class AttentionPoolingAdapter(nn.Module):
     """Learned queries attend to all token states of a chunk (paper v2), with nested soft tokens.
 
-    For each query q: `h = LN(MHA(q, X W_K, X W_V) + q)`, `c = LN(h + FFN(h))`. The paper has one query; here there
-    are `max_soft_tokens` of them and the first K are used, so that one model serves every K (chosen here:
-    docs/fidelity.md). Queries do not see each other: the first K of a larger set equal a set of K.
-    The soft tokens are multiplied by a learned scale that starts at the decoder's embedding scale (chosen here).
+    For each query q: `h = LN(MHA(q, X W_K, X W_V) + q)`, `c = LN(h + FFN(h))`. The paper has one query; here
+    there are `max_soft_tokens` of them and the first K are used, so that one model serves every K (chosen
+    here: docs/fidelity.md). Queries do not see each other: the first K of a larger set equal a set of K.
+    The soft tokens are multiplied by a learned scale that starts at the decoder's embedding scale (chosen
+    here).
     """
 
     def __init__(
-        self, encoder_size: int, decoder_size: int, *, max_soft_tokens: int, num_heads: int, pooling: str, scale: float
+        self,
+        encoder_size: int,
+        decoder_size: int,
+        *,
+        max_soft_tokens: int,
+        num_heads: int,
+        pooling: str,
+        scale: float,
     ) -> None:
         super().__init__()
         if decoder_size % num_heads:
-            raise ValueError(
-                f"adapter_num_heads={num_heads} does not divide the decoder's embedding width {decoder_size}; "
+            raise E2LLMError(
+                f"adapter_num_heads={num_heads} does not divide the decoder's width {decoder_size}; "
                 "choose a divisor"
             )
         self.num_heads = num_heads
@@ -111,10 +131,33 @@ class AttentionPoolingAdapter(nn.Module):
         attended = attended.transpose(1, 2).reshape(num_chunks, num_soft_tokens, width)
         hidden = self.attention_norm(self.output_projection(attended) + queries)
         feed_forward = self.feed_forward_out(functional.gelu(self.feed_forward_in(hidden)))
-        return self.output_norm(hidden + feed_forward) * self.scale
+        soft_tokens: torch.Tensor = self.output_norm(hidden + feed_forward) * self.scale
+        return soft_tokens
 
 
 ADAPTERS: dict[str, type[MLPAdapter] | type[AttentionPoolingAdapter]] = {
     "mlp": MLPAdapter,
     "attention": AttentionPoolingAdapter,
 }
+
+
+def new_adapter(config: Any, decoder_size: int) -> MLPAdapter | AttentionPoolingAdapter:
+    """Make the adapter that an `E2LLMConfig` asks for, with random weights.
+
+    Args:
+        config: The composite model's configuration.
+        decoder_size: D, the width of the decoder's token embeddings.
+
+    Raises:
+        E2LLMError: If there is no adapter of that name, or a setting does not fit it.
+    """
+    if config.adapter not in ADAPTERS:
+        raise E2LLMError(f"adapter must be one of {', '.join(ADAPTERS)}, got {config.adapter!r}")
+    return ADAPTERS[config.adapter](
+        config.encoder_config.hidden_size,
+        decoder_size,
+        max_soft_tokens=config.max_soft_tokens,
+        num_heads=config.adapter_num_heads,
+        pooling=config.pooling,
+        scale=config.soft_token_scale,
+    )

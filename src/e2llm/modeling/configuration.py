@@ -6,7 +6,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
-class E2LLMConfig(PreTrainedConfig):
+class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of `E2LLMForConditionalGeneration`.
 
     Attributes:
@@ -17,8 +17,8 @@ class E2LLMConfig(PreTrainedConfig):
             chooses any number up to it at inference (chosen here; the paper has 1).
         adapter_num_heads: Attention heads of the `attention` adapter (paper v2: 4).
         pooling: What the `mlp` adapter reads: the first token (`cls`, paper v1) or the `mean` of the chunk.
-        soft_token_scale: Root mean square that a new adapter's soft tokens start with. `from_parts` measures it
-            on the decoder's token embeddings; at another scale early training stalls (chosen here).
+        soft_token_scale: Root mean square that a new adapter's soft tokens start with. `from_parts` measures
+            it on the decoder's token embeddings; at another scale early training stalls (chosen here).
         chunk_token_id: Id of the placeholder token, below the decoder's number of embedding rows.
         encoder_batch_tokens: Tokens, padding included, that one pass of the encoder reads at most.
     """

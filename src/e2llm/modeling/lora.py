@@ -1,7 +1,7 @@
 """LoRA on the encoder and the decoder, what trains, and the report of it.
 
-The layers are injected into each part through transformers' peft integration, so the model keeps its class; a part's
-deltas are saved in peft's own format and can be loaded by peft onto that part's base model alone.
+The layers are injected into each part through transformers' peft integration, so the model keeps its class; a
+part's deltas are saved in peft's own format and can be loaded by peft onto that part's base model alone.
 """
 
 import json
@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.parts import PART_MODULES, listing
 
 ADAPTER_NAME = "default"
-PARTS = {"encoder": "chunk_encoder", "decoder": "language_model"}
 Mode = Literal["frozen", "lora", "full"]
 
 _LLAMA_LIKE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -58,13 +58,21 @@ class LoraSettings:
         rank: Rank of the deltas, 1 or more (paper: encoder 16-32, decoder 8-16).
         alpha: Scale; the deltas are multiplied by alpha / rank.
         dropout: Fraction of inputs dropped in training, from 0 to below 1.
-        target_modules: Ends of module names to adapt; by default those of `LORA_TARGETS` for the model's type.
+        target_modules: Ends of module names to adapt; by default those of `LORA_TARGETS` for the model's
+            type.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.rank < 1:
+            raise E2LLMError(f"LoRA rank must be 1 or more, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise E2LLMError(f"LoRA dropout must be from 0 to below 1, got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -92,27 +100,55 @@ def set_modes(
 ) -> TrainableReport:
     """Say what trains: each part `frozen`, by `lora`, or in `full`.
 
-    A part in `full` has no unchanged base from then on and is saved with the checkpoint. LoRA that is there already
-    is kept and trained on under `lora`.
+    A part in `full` has no unchanged base from then on and is saved with the checkpoint. LoRA that is there
+    already is kept and trained on under `lora`.
+
+    Args:
+        model: The composite model.
+        encoder: What of the encoder trains.
+        decoder: What of the decoder trains.
+        adapter: Whether the adapter trains.
+        encoder_lora: Settings of LoRA layers on the encoder; layers that are there already must have them.
+        decoder_lora: The same for the decoder.
+
+    Returns:
+        The numbers of parameters that train.
 
     Raises:
-        E2LLMError: If no target modules are known for a part's model type, or none is found.
+        E2LLMError: If no target modules are known for a part's model type, one is not found, or LoRA layers
+            that are there already have other settings.
     """
+    if adapter not in ("frozen", "full"):
+        raise E2LLMError(f"adapter mode must be frozen or full, got {adapter!r}")
     for part, mode, settings in (("encoder", encoder, encoder_lora), ("decoder", decoder, decoder_lora)):
         if mode not in ("frozen", "lora", "full"):
             raise E2LLMError(f"{part} mode must be frozen, lora or full, got {mode!r}")
-        module = getattr(model, PARTS[part])
+        module = getattr(model, PART_MODULES[part])
+        if mode == "full" and has_lora(module):
+            raise E2LLMError(
+                f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'"
+            )
         if mode == "lora" and not has_lora(module):
             add_lora(module, settings or LoraSettings())
+        elif mode == "lora" and settings is not None:
+            check_same_settings(part, module, settings)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(mode == "full" or (mode == "lora" and "lora_" in name))
         if mode == "full":
-            if has_lora(module):
-                raise E2LLMError(f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'")
             model.part_sources.pop(part, None)
     for parameter in model.adapter.parameters():
         parameter.requires_grad_(adapter == "full")
     return report_trainable(model)
+
+
+def check_same_settings(part: str, module: Any, settings: LoraSettings) -> None:
+    """Raise `E2LLMError` if LoRA layers that are there already have another rank or alpha than asked for."""
+    config = module.peft_config[ADAPTER_NAME]
+    if (config.r, config.lora_alpha) != (settings.rank, settings.alpha):
+        raise E2LLMError(
+            f"the {part} has LoRA layers of rank {config.r} and alpha {config.lora_alpha}, asked for are "
+            f"rank {settings.rank} and alpha {settings.alpha}; ask for the same, or merge them first"
+        )
 
 
 def add_lora(part: Any, settings: LoraSettings) -> None:
@@ -127,8 +163,18 @@ def add_lora(part: Any, settings: LoraSettings) -> None:
             f"(known types: {', '.join(sorted(LORA_TARGETS))})"
         )
     pattern = r"(.*\.)?(" + "|".join(re.escape(target) for target in targets) + ")"
-    if not any(re.fullmatch(pattern, name) for name, _ in part.named_modules()):
-        raise E2LLMError(f"none of the LoRA target modules {', '.join(targets)} is in this {kind!r} model")
+    hit = [name for name, _ in part.named_modules() if re.fullmatch(pattern, name)]
+    lost = [target for target in targets if not any(name.endswith(target) for name in hit)]
+    if lost:
+        raise E2LLMError(f"no module of this {kind!r} model is named {' or '.join(lost)}, a LoRA target")
+    tied = {
+        id(module.weight) for module in (part.get_input_embeddings(), part.get_output_embeddings()) if module
+    }
+    unfit = [name for name in hit if id(getattr(part.get_submodule(name), "weight", None)) in tied]
+    if unfit:
+        raise E2LLMError(
+            f"LoRA on {', '.join(unfit)} is not supported: embeddings and output heads may share one weight"
+        )
     is_conv = any(type(module).__name__ == "Conv1D" for module in part.modules())
     part.add_adapter(
         LoraConfig(
@@ -169,12 +215,13 @@ def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def merge_lora(model: Any) -> Any:
-    """Add the deltas to the weights in place and take the LoRA layers out; the parts lose their unchanged bases."""
-    for part, attribute in PARTS.items():
+    """Add the deltas to the weights in place and take the LoRA layers out; the parts lose their bases."""
+    for part, attribute in PART_MODULES.items():
         module = getattr(model, attribute)
         if not has_lora(module):
             continue
         for name, layer in list(lora_layers(module)):
+            check_mergeable(name, layer)
             layer.merge()
             parent, _, child = name.rpartition(".")
             setattr(module.get_submodule(parent), child, layer.get_base_layer())
@@ -184,50 +231,67 @@ def merge_lora(model: Any) -> Any:
     return model
 
 
-def base_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors by their names without LoRA, and without the deltas."""
+def base_state_dict(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a model by their names without LoRA, and without the deltas."""
     return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in model.state_dict().items()
-        if "lora_" not in name
+        name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if "lora_" not in name
     }
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors by their names without LoRA, the deltas added; the model itself stays as it is."""
-    state = base_state_dict(model)
-    if has_lora(model):
-        for name, layer in lora_layers(model):
-            key = f"{name}.weight"
-            state[key] = state[key] + layer.get_delta_weight(ADAPTER_NAME).to(state[key].dtype)
+    state = base_state_dict(model.state_dict())
+    for name, layer in lora_layers(model):
+        check_mergeable(name, layer)
+        key = f"{name}.weight"
+        delta = layer.get_delta_weight(ADAPTER_NAME)
+        state[key] = (state[key].to(delta.dtype) + delta).to(state[key].dtype)
     return state
 
 
-def save_lora(model: Any, folder: Path) -> None:
-    """Save each part's deltas and configuration in peft's format, in `folder/encoder` and `folder/decoder`."""
-    for part, attribute in PARTS.items():
+def check_mergeable(name: str, layer: Any) -> None:
+    """Raise `E2LLMError` for a quantized layer: adding a delta to rounded weights would round it away."""
+    if not layer.get_base_layer().weight.is_floating_point():
+        raise E2LLMError(
+            f"{name} is quantized; load the model without quantization_config to merge its LoRA layers"
+        )
+
+
+def save_lora(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Save each part's deltas and configuration in peft's format, in `folder/encoder` and `folder/decoder`.
+
+    Args:
+        model: The composite model.
+        folder: Where to.
+        tensors: The composite model's tensors by their names.
+    """
+    for part, attribute in PART_MODULES.items():
         module = getattr(model, attribute)
         if not has_lora(module):
             continue
         target = folder / part
         target.mkdir(parents=True)
         state = {
-            f"base_model.model.{file_name(name)}": parameter.detach().cpu().contiguous()
-            for name, parameter in module.named_parameters()
-            if "lora_" in name
+            f"base_model.model.{file_name(name.removeprefix(f'{attribute}.'))}": tensor.detach()
+            .cpu()
+            .contiguous()
+            for name, tensor in tensors.items()
+            if name.startswith(f"{attribute}.") and "lora_" in name
         }
         save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
         config = module.peft_config[ADAPTER_NAME].to_dict()
         config["base_model_name_or_path"] = None
         config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-        (target / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+        (target / "adapter_config.json").write_text(
+            json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8"
+        )
 
 
 def load_lora(model: Any, folder: Path) -> None:
     """Attach saved deltas; raises `CheckpointError` if one is missing, unknown or of another shape."""
     from peft import LoraConfig
 
-    for part, attribute in PARTS.items():
+    for part, attribute in PART_MODULES.items():
         source = folder / part
         if not source.is_dir():
             continue
@@ -239,9 +303,10 @@ def load_lora(model: Any, folder: Path) -> None:
             for name, parameter in module.named_parameters()
             if "lora_" in name
         }
-        wrong = set(own) ^ set(state) | {key for key in set(own) & set(state) if own[key].shape != state[key].shape}
+        wrong = set(own) ^ set(state)
+        wrong |= {key for key in set(own) & set(state) if own[key].shape != state[key].shape}
         if wrong:
-            raise CheckpointError(f"{source}: LoRA tensors do not match the model: {', '.join(sorted(wrong)[:4])}")
+            raise CheckpointError(f"{source}: LoRA tensors do not match the model: {listing(list(wrong))}")
         with torch.no_grad():
             for key, parameter in own.items():
                 parameter.copy_(state[key])

@@ -18,19 +18,20 @@ class Placeholder(NamedTuple):
 def choose_placeholder(tokenizer: Any) -> Placeholder:
     """Choose the placeholder in a decoder's tokenizer, the same one every time.
 
-    In this order: the token `<|chunk|>` if the tokenizer has it; a special token that the decoder's authors left
-    spare (`<|reserved_special_token_0|>`, `<unused0>`, `<|placeholder1|>`, ...); else `<|chunk|>`, added to the
-    tokenizer. An added id may lie in rows that the decoder's embedding has to spare; if it does not, one row is added.
+    In this order: the token `<|chunk|>` if the tokenizer has it; a special token that the decoder's authors
+    left spare (`<|reserved_special_token_0|>`, `<unused0>`, `<|placeholder1|>`, ...); else `<|chunk|>`, added
+    to the tokenizer. An added id may lie in rows that the decoder's embedding has to spare; if it does not,
+    one row is added.
     """
     vocabulary = tokenizer.get_vocab()
     if CHUNK_TOKEN in vocabulary:
         return Placeholder(CHUNK_TOKEN, vocabulary[CHUNK_TOKEN])
-    specials = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    specials = {
+        token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
     spare = sorted((index, token) for token, index in specials.items() if _SPARE_TOKEN.fullmatch(token))
     if spare:
         index, token = spare[0]
         return Placeholder(token, index)
-    tokenizer.add_special_tokens(
-        {"extra_special_tokens": [CHUNK_TOKEN]}, replace_extra_special_tokens=False
-    )
+    tokenizer.add_special_tokens({"extra_special_tokens": [CHUNK_TOKEN]}, replace_extra_special_tokens=False)
     return Placeholder(CHUNK_TOKEN, tokenizer.convert_tokens_to_ids(CHUNK_TOKEN))

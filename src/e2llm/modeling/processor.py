@@ -12,12 +12,15 @@ from transformers import AutoConfig, BatchFeature, ProcessorMixin
 
 from e2llm.chunking import Chunk, split_text
 from e2llm.errors import E2LLMError
-from e2llm.modeling.checkpoint import load_tokenizer, resolve_source
+from e2llm.modeling.parts import (
+    encoder_token_limit,
+    load_tokenizer,
+    readable_errors,
+    reject_trust_remote_code,
+    resolve_source,
+)
 from e2llm.modeling.placeholder import choose_placeholder
-from e2llm.prompts import build_template, encode_text
-
-IGNORE_INDEX = -100
-_NO_LIMIT = 10**9
+from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_text
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         chunk_size_chars: Longest chunk, in characters (paper: 512).
         overlap_chars: Characters that a chunk repeats of the one before it.
         chunk_kind: `prose`, `code` or `tokens`.
-        max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit, longer
-            ones are split.
+        max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit,
+            longer ones are split.
         num_soft_tokens: Soft tokens per chunk when a call does not say.
     """
 
@@ -69,7 +72,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         self.chunk_kind = chunk_kind
         self.max_chunk_tokens = max_chunk_tokens
         self.num_soft_tokens = num_soft_tokens
-        self._template: Any = None
+        self._template: tuple[str | None, PromptTemplate] | None = None
         if tokenizer is not None:
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or chunk_token
@@ -93,7 +96,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             decoder: The same for the decoder.
             encoder_tokenizer: A tokenizer instance in the place of the encoder's own.
             decoder_tokenizer: The same for the decoder.
-            settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`, `num_soft_tokens`.
+            settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`,
+                `num_soft_tokens`.
         """
         for part, name, tokenizer in (
             ("encoder", encoder, encoder_tokenizer),
@@ -114,8 +118,10 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load by folder, hub id or embedded name (`mini`)."""
-        kwargs.pop("trust_remote_code", None)
-        return super().from_pretrained(resolve_source(str(pretrained_model_name_or_path)), *args, **kwargs)
+        reject_trust_remote_code(kwargs)
+        name = str(pretrained_model_name_or_path)
+        with readable_errors(f"processor of {name}"):
+            return super().from_pretrained(resolve_source(name), *args, trust_remote_code=False, **kwargs)
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What `save_pretrained` writes."""
@@ -129,16 +135,18 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         return int(self.tokenizer.convert_tokens_to_ids(self.chunk_token))
 
     @property
-    def template(self) -> Any:
-        """The `PromptTemplate` of the decoder's tokenizer."""
-        if self._template is None:
-            self._template = build_template(self.tokenizer)
-        return self._template
+    def template(self) -> PromptTemplate:
+        """Ids around the texts, by the chat template that the decoder's tokenizer has now."""
+        chat_template = getattr(self.tokenizer, "chat_template", None)
+        if self._template is None or self._template[0] != chat_template:
+            self._template = (chat_template, build_template(self.tokenizer))
+        return self._template[1]
 
-    # --- pieces --------------------------------------------------------------------------------------------------
+    # --- pieces
+    # --------------------------------------------------------------------------------------------------
 
     def split(self, context: str, chunk_size_chars: int | None = None) -> list[Chunk]:
-        """Split a context into chunks that each fit the encoder, of another size than usual if one is given."""
+        """Split a context into chunks that each fit the encoder, of another size than usual if given."""
         return split_text(
             context,
             self.chunk_size_chars if chunk_size_chars is None else chunk_size_chars,
@@ -167,6 +175,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             expand: Indices of chunks whose raw text stands in the place of their soft tokens.
         """
         per_chunk = self.num_soft_tokens if num_soft_tokens is None else num_soft_tokens
+        if per_chunk < 1:
+            raise E2LLMError(f"num_soft_tokens must be 1 or more, got {per_chunk}")
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):
             raise E2LLMError(f"expand names chunks outside 0..{len(chunks) - 1}: {sorted(expanded)}")
@@ -187,11 +197,15 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         """Decoder token ids of a user's text, in which nothing becomes a control token."""
         ids = encode_text(self.tokenizer, text)
         if self.chunk_token_id in ids:
-            raise E2LLMError(f"the text encodes to the placeholder {self.chunk_token!r}; use another chunk_token")
+            raise E2LLMError(
+                f"the text encodes to the placeholder {self.chunk_token!r}; use another chunk_token"
+            )
         return ids
 
     def collate(self, samples: Sequence[DecoderInput], *, with_labels: bool = False) -> BatchFeature:
         """Pad samples on the left into a batch of tensors, and their chunks into one flat batch."""
+        if not samples:
+            raise E2LLMError("a batch needs at least one sample")
         longest = max(len(sample.input_ids) for sample in samples)
 
         def padded(rows: list[list[int]], value: int) -> torch.Tensor:
@@ -215,16 +229,19 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         )
         length = encoded.input_ids.shape[1]
         if length > self.max_chunk_tokens:
-            raise E2LLMError(f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it")
+            raise E2LLMError(
+                f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it"
+            )
         return {"chunk_input_ids": encoded.input_ids, "chunk_attention_mask": encoded.attention_mask}
 
     def decode_answer(self, ids: Any) -> str:
         """The text of generated ids, without control tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    # --- the call ------------------------------------------------------------------------------------------------
+    # --- the call
+    # ------------------------------------------------------------------------------------------------
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         context: str | Sequence[str] | None = None,
         prompt: str | Sequence[str] | None = None,
@@ -243,8 +260,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             return_tensors: Only `pt`.
 
         Returns:
-            `input_ids` and `attention_mask` `[B, L]`, left-padded, `labels` with answers, and `chunk_input_ids` and
-            `chunk_attention_mask` `[C, T]` if any context has text.
+            `input_ids` and `attention_mask` `[B, L]`, left-padded, `labels` with answers, and
+            `chunk_input_ids` and `chunk_attention_mask` `[C, T]` if any context has text.
         """
         if return_tensors != "pt":
             raise E2LLMError(f"return_tensors must be 'pt', got {return_tensors!r}")
@@ -272,13 +289,3 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if len(values) != count:
             raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
         return list(values)
-
-
-def encoder_token_limit(tokenizer: Any, config: Any = None) -> int:
-    """Tokens that an encoder reads at once: the least of what its tokenizer and its configuration state."""
-    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < _NO_LIMIT else []
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
-        limits.append(int(positions) - offset)
-    return min(limits) if limits else 512

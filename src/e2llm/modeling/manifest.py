@@ -1,0 +1,83 @@
+"""The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from e2llm.errors import CheckpointError
+from e2llm.modeling.parts import INDEX_NAME, PART_MODULES
+from e2llm.modeling.publication import complete_folder
+
+MANIFEST_NAME = "e2llm_manifest.json"
+MANIFEST_FORMAT = 1
+HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+_LORA_CONFIG, _LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Find a checkpoint's files, from the hub's cache or the hub if `source` is no folder.
+
+    Returns:
+        The folder to read (`source` itself where there is no manifest) and the manifest.
+    """
+    options = hub_options(kwargs)
+    if Path(source).is_dir():
+        source = str(complete_folder(Path(source)))
+    path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
+    if path is None:  # written by plain transformers: everything is inside
+        return source, {"parts": {part: {"saved_here": True} for part in PART_MODULES}, "lora": False}
+    manifest = read_manifest(Path(path))
+    folder = Path(path).parent
+    names = ["config.json", *manifest["files"]]
+    if manifest["lora"] and not Path(source).is_dir():
+        names += [name.replace(_LORA_WEIGHTS, _LORA_CONFIG) for name in names if name.startswith("lora/")]
+    if not Path(source).is_dir():
+        for name in (*names, INDEX_NAME, "generation_config.json"):
+            cached_file(source, name, _raise_exceptions_for_missing_entries=name in names, **options)
+    for name, size in manifest["files"].items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise CheckpointError(f"{folder}: {name} {state}; the checkpoint is incomplete, copy it again")
+    return str(folder), manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check a manifest."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] > MANIFEST_FORMAT:
+            raise CheckpointError(
+                f"{path}: manifest format {manifest['format']} is newer than this e2llm reads "
+                f"({MANIFEST_FORMAT}); upgrade e2llm"
+            )
+        for part in PART_MODULES:
+            entry = manifest["parts"][part]
+            if not entry["saved_here"] and not (entry["name"] and entry["fingerprint"]):
+                raise KeyError(f"parts.{part}.name")
+        for name in manifest.setdefault("files", {}):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise KeyError(f"files.{name}")
+        manifest.setdefault("lora", False)
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a valid manifest ({error})") from error
+    return dict(manifest)
+
+
+def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
+    """Read the configuration; raises `CheckpointError` if it is of another kind of model."""
+    options = {} if Path(source).is_dir() else hub_options(kwargs)
+    found, _ = model_class.config_class.get_config_dict(source, **options)
+    if found.get("model_type") != model_class.config_class.model_type:
+        raise CheckpointError(
+            f"{source}: holds a model of type {found.get('model_type')!r}, not an E2LLM checkpoint; join an "
+            "encoder and a decoder with E2LLMForConditionalGeneration.from_parts"
+        )
+    return model_class.config_class.from_pretrained(source, **options)
+
+
+def hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that say which revision of a hub id to read, and whether to ask the hub at all."""
+    return {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}

@@ -1,0 +1,119 @@
+"""Where soft tokens stand in the decoder's input, and which chunks the encoder reads together.
+
+Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, K soft tokens per chunk, L decoder
+    tokens.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from e2llm.errors import E2LLMError
+
+CHUNK_ARGUMENTS = ("chunk_input_ids", "chunk_attention_mask", "chunk_states", "chunk_embeds")
+
+
+def find_placeholders(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, chunk_token_id: int
+) -> torch.Tensor:
+    """Find the placeholders that count: those the attention mask leaves in.
+
+    Args:
+        input_ids: `[B, L]` decoder token ids.
+        attention_mask: `[B, L]`, nonzero for real tokens, or None.
+        chunk_token_id: The placeholder's id.
+
+    Returns:
+        `[B, L]` bool.
+    """
+    found = input_ids == chunk_token_id
+    return found if attention_mask is None else found & attention_mask.bool()
+
+
+def soft_tokens_per_chunk(is_placeholder: torch.Tensor, num_chunks: int) -> int:
+    """How many placeholders each chunk has, K; 0 where there are neither chunks nor placeholders.
+
+    Args:
+        is_placeholder: `[B, L]` bool.
+        num_chunks: C.
+
+    Raises:
+        E2LLMError: If the placeholders do not divide among the chunks without crossing from sample to sample.
+    """
+    counts: list[int] = is_placeholder.sum(dim=1).tolist()
+    total = sum(counts)
+    if num_chunks == 0:
+        if total:
+            raise E2LLMError(f"the input has {total} placeholders and no chunks")
+        return 0
+    per_chunk, rest = divmod(total, num_chunks)
+    if rest or not per_chunk:
+        raise E2LLMError(f"{total} placeholders do not divide among {num_chunks} chunks")
+    crossed = [row for row, count in enumerate(counts) if count % per_chunk]
+    if crossed:
+        raise E2LLMError(
+            f"sample {crossed[0]} has {counts[crossed[0]]} placeholders, no multiple of the {per_chunk} soft "
+            "tokens per chunk of this batch; all samples of a batch take the same number per chunk"
+        )
+    return per_chunk
+
+
+def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Group chunks of similar length into passes of the encoder.
+
+    Args:
+        mask: `[C, T]`, nonzero for real tokens.
+        max_tokens: Most tokens in a pass, padding included; a single longer chunk makes a pass of its own.
+
+    Yields:
+        Row numbers `[c]`, longest chunks first over all passes, and the number of tokens to read of these
+        rows.
+
+    Raises:
+        E2LLMError: If a chunk has no token.
+    """
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (mask.ne(0) * places).amax(dim=1) if mask.shape[1] else mask.new_zeros(len(mask))
+    order = torch.argsort(lengths, descending=True, stable=True)
+    in_order = lengths[order].tolist()
+    if in_order and not in_order[-1]:
+        raise E2LLMError(f"chunk {int(order[-1])} has no token: its attention mask is all zero")
+    start = 0
+    while start < len(in_order):
+        size = max(1, max_tokens // in_order[start])
+        yield order[start : start + size], in_order[start]
+        start += size
+
+
+def reject_unknown_chunk_arguments(kwargs: dict[str, Any]) -> None:
+    """Raise `E2LLMError` for arguments named `chunk...` that nobody reads."""
+    unknown = [name for name in kwargs if name.startswith("chunk")]
+    if unknown:
+        raise E2LLMError(f"unknown argument(s) {', '.join(unknown)}; known: {', '.join(CHUNK_ARGUMENTS)}")
+
+
+def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
+    """Position ids of the last tokens of left-padded rows: padding does not count.
+
+    Args:
+        attention_mask: `[B, P + L]`, nonzero for real tokens, those in a cache first.
+        num_new: L, the tokens to give positions to.
+
+    Returns:
+        `[B, L]` int64.
+    """
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
+
+
+def check_packing(position_ids: torch.Tensor, attention_mask: Any, use_cache: Any) -> None:
+    """Raise `E2LLMError` where packed samples would see each other.
+
+    Samples that follow each other in one row, with positions that start again at 0, are kept apart by
+    transformers only without an attention mask and without a cache.
+    """
+    if (position_ids[..., 1:] < position_ids[..., :-1]).any() and (attention_mask is not None or use_cache):
+        raise E2LLMError(
+            "position_ids start again within a row (packed samples): give attention_mask=None and "
+            "use_cache=False or the samples attend to each other"
+        )
