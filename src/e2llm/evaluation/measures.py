@@ -1,4 +1,4 @@
-"""Measures of a model: recall of needles, restatement, answers; beside the same decoder without soft tokens."""
+"""Measures of one model: recall of needles, restatement, answers, and its decoder without soft tokens."""
 
 import json
 import os

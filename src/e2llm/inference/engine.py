@@ -254,16 +254,17 @@ class Engine:
             self.model.check_num_soft_tokens(soft_tokens)
         texts = [chunk.text for chunk in context.chunks]
         with self._tokenizing:
-            bare = self.processor.lay_out(texts, question, num_soft_tokens=0, expand=expand)
+            sample = self.processor.lay_out(texts, question, num_soft_tokens=1, expand=expand)
             per_chunk = fit_soft_tokens(
                 window=self.window,
-                num_chunks=len(bare.chunks),
-                raw_tokens=len(bare.input_ids),
+                num_chunks=len(sample.chunks),
+                raw_tokens=len(sample.input_ids) - len(sample.chunks),
                 max_new_tokens=max_new_tokens,
                 wanted=soft_tokens,
                 limit=limit,
             )
-            sample = self.processor.lay_out(texts, question, num_soft_tokens=per_chunk, expand=expand)
+            if per_chunk > 1:
+                sample = self.processor.lay_out(texts, question, num_soft_tokens=per_chunk, expand=expand)
         return sample, per_chunk
 
     def _check_generation(self, generation: dict[str, Any], *, wants_pieces: bool) -> None:
