@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,12 +30,17 @@ def ask(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print answer, usage and timing as JSON.")] = False,
 ) -> None:
     """Answer a question about files of any length.
 
-    Example:
+    Examples:
         e2llm ask examples/anne_of_green_gables.txt "Who is Anne's best friend?"
+
+        cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
     if len(arguments) < 2:
         raise typer.BadParameter("give at least one file and, last, the question")
@@ -44,19 +49,27 @@ def ask(
         raise typer.BadParameter(f"{question!r} is a file; give the question last")
     documents = read_documents(paths)
     engine = load_engine(model, device)
-    context = engine.read(documents)
-    answer = engine.ask(
-        context,
-        question,
-        soft_tokens=soft_tokens,
-        max_new_tokens=max_new_tokens,
-        on_piece=None if as_json else print_piece,
-    )
+    options: dict[str, Any] = {"soft_tokens": soft_tokens, "max_new_tokens": max_new_tokens}
+    options["on_piece"] = None if as_json else print_piece
+    comparison = None
+    if compare:
+        from e2llm.bench import compare_with_full_context, format_comparison
+
+        comparison = compare_with_full_context(engine, documents, question, **options)
+        answer = comparison.e2llm.answer
+    else:
+        answer = engine.ask(engine.read(documents), question, **options)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(answer), indent=2, ensure_ascii=False))
+        result = dataclasses.asdict(answer)
+        if comparison is not None:
+            result["peak_extra_bytes"] = comparison.e2llm.peak_extra_bytes
+            result["full_context"] = comparison.full_context.to_dict()
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     typer.echo()
     typer.echo(cost_line(answer), err=True)
+    if comparison is not None:
+        typer.echo(format_comparison(comparison))
 
 
 def read_documents(paths: list[str]) -> "list[Document]":

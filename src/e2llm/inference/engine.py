@@ -103,7 +103,7 @@ class Engine:
             E2LLMError: If there is no text.
         """
         started = time.perf_counter()
-        documents = self._documents(source)
+        documents = self.documents(source)
         chunks, sources, num_tokens = [], [], 0
         for document in documents:
             with self._tokenizing:
@@ -120,7 +120,10 @@ class Engine:
         return Context(chunks, sources, soft_tokens, num_tokens, time.perf_counter() - started)
 
     @staticmethod
-    def _documents(source: Any) -> list[Document]:
+    def documents(
+        source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
+    ) -> list[Document]:
+        """The texts, with their names, of what `read` takes."""
         items = [source] if isinstance(source, str | PathLike | Document) else list(source)
         documents = []
         for item in items:
@@ -223,7 +226,7 @@ class Engine:
                 0,
                 0.0,
             )
-            longest = self._count_tokens(text) * 3 // 2 + 8
+            longest = self.count_tokens(text) * 3 // 2 + 8
             answer = self.ask(part, UNDERSTANDING_PROMPT, soft_tokens=soft_tokens, max_new_tokens=longest)
             texts.append(answer.text)
         return texts
@@ -335,7 +338,8 @@ class Engine:
         with self._tokenizing:
             return self.processor.decode_answer(ids)
 
-    def _count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: str) -> int:
+        """Decoder tokens of a text."""
         with self._tokenizing:
             return len(self.processor.encode(text))
 
@@ -343,7 +347,7 @@ class Engine:
         self, context: Context, sample: DecoderInput, per_chunk: int, expand: Sequence[int], new_tokens: int
     ) -> Usage:
         soft = len(sample.chunks) * per_chunk
-        expanded = sum(self._count_tokens(context.chunks[index].text) for index in set(expand))
+        expanded = sum(self.count_tokens(context.chunks[index].text) for index in set(expand))
         return Usage(
             context_tokens=context.num_tokens,
             chunks=len(context),
