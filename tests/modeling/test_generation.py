@@ -180,7 +180,7 @@ def test_generation_takes_no_argument_that_would_lose_soft_tokens(model, inputs)
         model.generate(**inputs, prompt_lookup_num_tokens=2)
     with pytest.raises(E2LLMError, match="assistant_model"):
         model.generate(**inputs, assistant_model=model.language_model)
-    with pytest.raises(E2LLMError, match="unknown argument.*chunk_ids; known: chunk_input_ids"):
+    with pytest.raises(E2LLMError, match=r"unknown argument.*chunk_ids; known: chunk_input_ids"):
         model.generate(**inputs, chunk_ids=inputs["chunk_input_ids"])
     with pytest.raises(E2LLMError, match="inputs_embeds stand in the place of chunks"):
         model.generate(**inputs, inputs_embeds=model.merge(**inputs))

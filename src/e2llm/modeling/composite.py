@@ -191,7 +191,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
 
         Args:
             input_ids: `[B, L]` decoder token ids with K placeholders per chunk.
-            attention_mask: `[B, L]`; masked placeholders do not count.
+            attention_mask: `[B, L]`, or longer where a cache holds what came before; masked placeholders do
+                not count.
             chunk_input_ids: `[C, T]` encoder token ids.
             chunk_attention_mask: `[C, T]`.
             chunk_states: `[C, T, E]` token states of the encoder, computed earlier.

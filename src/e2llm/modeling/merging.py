@@ -11,6 +11,10 @@ import torch
 
 from e2llm.errors import E2LLMError
 
+# Decoders whose attention keeps packed samples apart; others read across them (OPT) or were not tried.
+PACKING_DECODERS = frozenset(
+    ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "smollm3"]
+)
 CHUNK_ARGUMENTS = ("chunk_input_ids", "chunk_attention_mask", "chunk_states", "chunk_embeds")
 
 
@@ -21,14 +25,16 @@ def find_placeholders(
 
     Args:
         input_ids: `[B, L]` decoder token ids.
-        attention_mask: `[B, L]`, nonzero for real tokens, or None.
+        attention_mask: `[B, P + L]`, nonzero for real tokens, those in a cache first; or None.
         chunk_token_id: The placeholder's id.
 
     Returns:
         `[B, L]` bool.
     """
     found = input_ids == chunk_token_id
-    return found if attention_mask is None else found & attention_mask.bool()
+    if attention_mask is None or attention_mask.dim() != 2:
+        return found
+    return found & attention_mask[:, -input_ids.shape[1] :].bool()
 
 
 def soft_tokens_per_chunk(is_placeholder: torch.Tensor, num_chunks: int) -> int:
@@ -106,13 +112,20 @@ def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
 
 
-def check_packing(position_ids: torch.Tensor, attention_mask: Any, use_cache: Any) -> None:
+def check_packing(position_ids: torch.Tensor, attention_mask: Any, use_cache: Any, decoder: str) -> None:
     """Raise `E2LLMError` where packed samples would see each other.
 
     Samples that follow each other in one row, with positions that start again at 0, are kept apart by
-    transformers only without an attention mask and without a cache.
+    transformers only without an attention mask and without a cache, and not by every decoder.
     """
-    if (position_ids[..., 1:] < position_ids[..., :-1]).any() and (attention_mask is not None or use_cache):
+    if not (position_ids[..., 1:] < position_ids[..., :-1]).any():
+        return
+    if decoder not in PACKING_DECODERS:
+        raise E2LLMError(
+            f"packed samples (position_ids that start again) would attend to each other in a {decoder!r} "
+            f"decoder; give each sample its own row, or use one of {', '.join(sorted(PACKING_DECODERS))}"
+        )
+    if attention_mask is not None or use_cache:
         raise E2LLMError(
             "position_ids start again within a row (packed samples): give attention_mask=None and "
             "use_cache=False or the samples attend to each other"

@@ -214,7 +214,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             kwargs.setdefault("use_cache", False)
         if kwargs.get("position_ids") is not None:
             caches = kwargs.get("use_cache", getattr(self.config.text_config, "use_cache", True))
-            check_packing(kwargs["position_ids"], attention_mask, caches)
+            decoder_type = self.config.text_config.model_type
+            check_packing(kwargs["position_ids"], attention_mask, caches, decoder_type)
         elif attention_mask is not None and attention_mask.dim() == 2 and self._takes_position_ids:
             kwargs["position_ids"] = positions_of(attention_mask, inputs_embeds.shape[1])
         keep = places = None
