@@ -127,8 +127,18 @@ def _write_checkpoint(
         },
     }
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    model.config.dtype = widest_dtype(model)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
+
+
+def widest_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype that holds every floating-point parameter: a checkpoint loads in one dtype by default."""
+    widest = torch.float16
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    for kind in kinds:
+        widest = kind if len(kinds) == 1 else torch.promote_types(widest, kind)
+    return widest
 
 
 def _source(model: Any, part: str) -> PartSource:
@@ -209,7 +219,8 @@ def load_model(
         model, info = load_with_bases(model_class, source, str(name), config, manifest, moved, kwargs), {}
     else:
         with readable_errors(str(name)), quiet_loading():
-            model, info = plain_loader(source, *args, config=config, output_loading_info=True, **kwargs)
+            kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
+            model, info = plain_loader(source, *args, config=config, **kwargs)
         problems = [
             *info["missing_keys"],
             *(item[0] for item in info["mismatched_keys"]),
@@ -241,7 +252,7 @@ def load_with_bases(
 ) -> Any:
     """Load the bases that the manifest names, then the checkpoint's own tensors over them."""
     options = {key: value for key, value in kwargs.items() if key not in (*HUB_OPTIONS, *_INTERNAL_OPTIONS)}
-    dtype = _dtype(options.pop("dtype", None) or options.pop("torch_dtype", None), config)
+    dtype = _dtype(options.pop("dtype", None) or options.pop("torch_dtype", None))
     attention = options.pop("attn_implementation", None)
     attention = attention if isinstance(attention, dict) else dict.fromkeys(_CONFIG_KEYS.values(), attention)
     placing: dict[str, Any] = {
@@ -254,7 +265,10 @@ def load_with_bases(
     parts: dict[str, Any] = {}
     sources: dict[str, PartSource] = {}
     for part, key in _CONFIG_KEYS.items():
-        wanted: dict[str, Any] = {"attn_implementation": attention.get(key), "dtype": dtype}
+        wanted: dict[str, Any] = {
+            "attn_implementation": attention.get(key),
+            "dtype": dtype or _dtype(getattr(config, key).dtype),
+        }
         if manifest["parts"][part]["saved_here"]:
             if wanted["attn_implementation"] is not None:
                 getattr(config, key)._attn_implementation = wanted["attn_implementation"]
@@ -315,11 +329,10 @@ def find_base(part: str, entry: dict[str, Any], moved: str | None, name: str) ->
     return source
 
 
-def _dtype(asked: Any, config: Any) -> torch.dtype | None:
-    """The dtype to load in; None for that of each stored tensor."""
-    wanted = config.dtype if asked in (None, "auto") else asked
-    dtype: torch.dtype | None = getattr(torch, wanted) if isinstance(wanted, str) else wanted
-    return dtype
+def _dtype(asked: Any) -> torch.dtype | None:
+    """A dtype by its name; None for `auto`, which is that of each stored tensor."""
+    dtype: torch.dtype | None = getattr(torch, asked) if isinstance(asked, str) and asked != "auto" else asked
+    return None if asked == "auto" else dtype
 
 
 def cast_like(
