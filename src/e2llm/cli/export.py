@@ -25,22 +25,21 @@ def export(
         e2llm export runs/my-model/final exported/
     """
     from e2llm.errors import E2LLMError
-    from e2llm.modeling import E2LLMForConditionalGeneration, E2LLMProcessor
+    from e2llm.inference.engine import Engine
 
     if dtype not in DTYPES:
         raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise E2LLMError(f"{output} exists and is not an empty folder; name another one")
     options = {} if dtype == "auto" else {"dtype": dtype}
-    loaded = E2LLMForConditionalGeneration.from_pretrained(model, **options)
-    processor = E2LLMProcessor.from_pretrained(model)
+    engine = Engine.from_pretrained(model, device="cpu", **options)
     target = output.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     # The folder appears in one move, when it is whole.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
         staging = Path(temporary) / "model"
-        loaded.save_pretrained(staging, self_contained=True)
-        processor.save_pretrained(staging)
+        engine.model.save_pretrained(staging, self_contained=True)
+        engine.processor.save_pretrained(staging)
         os.replace(staging, target)
     num_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     if as_json:

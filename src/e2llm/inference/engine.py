@@ -15,6 +15,7 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing, Usage
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document, load_documents
+from e2llm.inference.loading import check_model_name, choose_device
 from e2llm.inference.reader import encode_texts
 from e2llm.inference.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.inference.window import fit_soft_tokens
@@ -67,6 +68,7 @@ class Engine:
             E2LLMError: If the device is unknown or not there, or the checkpoint cannot be loaded.
         """
         place = choose_device(device)
+        check_model_name(str(name))
         model = E2LLMForConditionalGeneration.from_pretrained(str(name), **kwargs)
         options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
         processor = E2LLMProcessor.from_pretrained(str(name), **options)
@@ -357,22 +359,3 @@ class Engine:
             new_tokens=new_tokens,
             compression=round(context.num_tokens / max(1, soft + expanded), 2),
         )
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU if there is one.
-
-    Raises:
-        E2LLMError: If the name is unknown, or the machine has no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise E2LLMError(f"unknown device {name!r}; use cpu, cuda, cuda:1, mps, ...") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise E2LLMError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
-        )
-    return device
