@@ -9,6 +9,19 @@ import pytest
 from small_parts import make_recipe, save_decoder, save_encoder
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Draw no curves, which takes longer than the runs, unless the test takes the fixture `pictures`."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("e2llm.training.curves.can_draw", lambda: False)
+
+
+@pytest.fixture
+def pictures():
+    """Curves are drawn in this test."""
+    pytest.importorskip("matplotlib")
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory):
     """Folder of a tiny random encoder."""

@@ -134,6 +134,8 @@ def recipe_dict(folder, encoder, decoder, /, **sections):
             "evaluate_samples": 2,
         },
     }
+    if "output" in sections:
+        sections["output"] = str(folder / sections["output"])
     for name, values in sections.items():
         content[name] = {**content.get(name, {}), **values} if isinstance(values, dict) else values
     return content
