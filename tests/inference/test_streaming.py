@@ -63,11 +63,11 @@ def test_errors_of_generation_reach_the_caller_after_the_pieces(engine, context,
         generate(**kwargs)
         raise RuntimeError("out of memory")
 
-    pieces = []
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
-        patch.setattr(engine.model, "generate", fail_late)
+    expected, pieces = engine.ask(context, QUESTION, max_new_tokens=8).text, []
+    monkeypatch.setattr(engine.model, "generate", fail_late)
+    with pytest.raises(RuntimeError, match="out of memory"):
         pieces.extend(engine.stream(context, QUESTION, max_new_tokens=8))
-    assert "".join(pieces) == engine.ask(context, QUESTION, max_new_tokens=8).text
+    assert "".join(pieces) == expected
 
 
 def test_errors_before_the_first_piece_reach_the_caller(engine, context):
