@@ -16,9 +16,8 @@ def main(arguments: list[str]) -> None:
     print(f"read {context.num_tokens:,} tokens in {context.read_seconds:.1f} s")
     for question in arguments[1:] or QUESTIONS:
         answer = engine.ask(context, question)
-        print(
-            f"{question}\n  {answer.text}\n  {answer.usage.compression:g}x, {answer.timing.total_seconds:.2f} s"
-        )
+        cost = f"{answer.usage.compression:g}x, {answer.timing.total_seconds:.2f} s"
+        print(f"{question}\n  {answer.text}\n  {cost}")
 
 
 if __name__ == "__main__":
