@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -40,8 +41,12 @@ def test_the_command_line_starts_without_torch():
     assert result.stdout == "set()\n"
 
 
-def test_a_process_is_quiet_in_a_pipe_and_reads_standard_input(model, run, text_file):
-    result = e2llm("ask", "-", QUESTION, "--model", model, "--json", input=text_file.read_text())
+def test_a_process_is_quiet_in_a_pipe_and_reads_standard_input(model, run, text_file, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    # transformers notes on stderr that greedy answers ignore a temperature
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "temperature": 0.5}))
+    result = e2llm("ask", "-", QUESTION, "--model", folder, "--json", input=text_file.read_text())
     assert (result.returncode, result.stderr) == (0, "")
     expected = json.loads(run("ask", text_file, QUESTION, "--model", model, "--json").out)
     assert json.loads(result.stdout)["text"] == expected["text"]

@@ -124,6 +124,8 @@ def test_every_rate_and_the_bare_decoder_are_measured_on_the_same_records(engine
     ]
     expected = engine.ask(engine.read(SHORT), "Who?", soft_tokens=4, max_new_tokens=48).text
     assert (lines[3]["prediction"], lines[3]["reference"]) == (expected, "Mira")
+    bare = engine.ask(EMPTY_CONTEXT, "Who?", max_new_tokens=48).text
+    assert lines[5]["prediction"] == bare != expected
 
 
 def test_scores_are_the_means_of_the_predictions(engine, records, tmp_path):

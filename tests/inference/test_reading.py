@@ -125,6 +125,29 @@ def test_threads_get_the_answers_of_one_question_after_another(context):
         assert [answer.text for answer in answers] == expected
 
 
+def test_one_thread_at_a_time_uses_the_tokenizers(engine, monkeypatch):
+    calls = set()
+
+    def guarded(name):
+        function = getattr(engine.processor, name)
+
+        def call(*args, **kwargs):
+            assert engine._tokenizing._is_owned(), name
+            calls.add(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    names = {"split", "encode", "encode_chunk_texts", "lay_out", "decode_answer"}
+    for name in names:
+        monkeypatch.setattr(engine.processor, name, guarded(name))
+    context = engine.read(TEXT, progress=False)
+    engine.ask(context, "Who?", expand=[0], max_new_tokens=2)
+    list(engine.stream(context, "Who?", max_new_tokens=2))
+    engine.restate(context, [0])
+    assert calls == names
+
+
 def test_threads_read_and_stream_at_once(engine, context):
     expected = engine.ask(context, "Who?", max_new_tokens=12).text
     with ThreadPoolExecutor(4) as pool:

@@ -68,10 +68,8 @@ def entry_point(argv: list[str] | None = None) -> int:
         code = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except (
-        BrokenPipeError,
-        SystemExit,
-    ):  # typer turns a broken pipe into an exit; nothing else exits in there
+    except (BrokenPipeError, SystemExit):
+        # Typer turns a broken pipe into an exit; nothing else exits in there.
         return leave_pipe()
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # wrong usage
