@@ -14,6 +14,7 @@ from e2llm.evaluation.measures import (
     measure_model,
     measure_recall,
     measure_restatement,
+    usable,
     write_text,
 )
 from tiny_models import TEXT, tiny_model, tiny_processor
@@ -130,7 +131,7 @@ def test_every_rate_and_the_bare_decoder_are_measured_on_the_same_records(engine
 
 def test_scores_are_the_means_of_the_predictions(engine, records, tmp_path):
     file = records({"context": SHORT}, {"context": TEXT}, {"context": SHORT})
-    scores = measure_model(engine, "tiny", [("restatement", file)], [], 9, None, tmp_path / "s.json")
+    scores = measure_model(engine, "tiny", [("restatement", file)], [], 2, None, tmp_path / "s.json")
     row = scores["scores"][0]
     lines = [json.loads(line) for line in (tmp_path / "s.predictions.jsonl").read_text().splitlines()]
     losses = [line["scores"]["loss_nats"] for line in lines if line["system"] == row["system"]]
@@ -144,7 +145,17 @@ def test_long_contexts_can_be_left_out(engine, records, tmp_path):
     file = records({"context": TEXT, "id": "long"}, {"context": SHORT, "id": "short"})
     measure_model(engine, "tiny", [("restatement", file)], [1], 9, 3, tmp_path / "s.json")
     lines = (tmp_path / "s.predictions.jsonl").read_text().splitlines()
-    assert {json.loads(line)["id"] for line in lines} == {"short"}
+    assert {json.loads(line)["id"].split("[")[0] for line in lines} == {"short"}
+
+
+def test_restated_passages_are_chunks_spread_over_each_context(engine):
+    chunks = [chunk.text for chunk in engine.processor.split(TEXT)]
+    records = list(usable(engine, "restatement", iter([Record(TEXT, "", "", id="a")] * 2), None))
+    found = [chunks.index(record.context) for record in records]
+    assert found == sorted(set(found))
+    assert len(found) == min(8, len(chunks))
+    assert found[0] < len(chunks) / 4
+    assert found[-1] >= len(chunks) * 3 // 4
 
 
 @pytest.mark.parametrize(

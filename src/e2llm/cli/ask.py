@@ -28,6 +28,9 @@ def ask(
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     compare: Annotated[
@@ -49,6 +52,8 @@ def ask(
         raise typer.BadParameter(f"{question!r} is a file; give the question last")
     documents = read_documents(paths)
     engine = load_engine(model, device)
+    if chunk_size is not None:
+        engine.processor.chunk_size_chars = chunk_size
     options: dict[str, Any] = {"soft_tokens": soft_tokens, "max_new_tokens": max_new_tokens}
     options["on_piece"] = None if as_json else print_piece
     comparison = None

@@ -25,6 +25,9 @@ def evaluate(
             min=1, help="Soft tokens per chunk; may be given several times. Default: the model's most."
         ),
     ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Records per task.")] = 100,
     max_chunks: Annotated[
         int | None, typer.Option(min=1, help="Leave out records whose context has more chunks.")
@@ -49,6 +52,8 @@ def evaluate(
             raise FileNotFoundError(f"no such records file: {file}; make one with 'e2llm prepare'")
         tasks.append((task, file))
     engine = load_engine(model, device)
+    if chunk_size is not None:
+        engine.processor.chunk_size_chars = chunk_size
     scores = measure_model(engine, model, tasks, soft_tokens or [], limit, max_chunks, output)
     if as_json:
         typer.echo(json.dumps(scores, indent=2))

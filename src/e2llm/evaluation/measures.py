@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ NO_SOFT_TOKENS = "no soft tokens"
 
 _LIST_SEPARATOR = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
 _ANSWER_TOKENS = 48
+_PASSAGES_PER_CONTEXT = 8
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,12 @@ def measure_model(
             for record, outcome in zip(records, outcomes, strict=True):
                 entry = {"task": task, "system": system, "id": record.id, "prompt": record.prompt}
                 lines.append(json.dumps({**entry, **asdict(outcome)}, ensure_ascii=False))
-    scores = {"model": model_name, "num_threads": torch.get_num_threads(), "scores": rows}
+    scores = {
+        "model": model_name,
+        "chunk_size_chars": engine.processor.chunk_size_chars,
+        "num_threads": torch.get_num_threads(),
+        "scores": rows,
+    }
     write_text(output.with_suffix(".predictions.jsonl"), "\n".join(lines) + "\n")
     write_text(output, json.dumps(scores, indent=2) + "\n")
     return scores
@@ -181,17 +187,25 @@ def measure_records(
 
 
 def usable(engine: Engine, task: str, records: Iterator[Record], max_chunks: int | None) -> Iterator[Record]:
-    """The records that a measure can use."""
+    """The records that a measure can use; for restatement, chunks spread evenly over each context."""
     seen: set[str] = set()
     for record in records:
-        if task == "restatement":
-            if record.context in seen:
-                continue
-            seen.add(record.context)
-        elif record.is_text_only:
+        restates = task == "restatement"
+        if record.context in seen if restates else record.is_text_only:
             continue
+        seen.add(record.context)
         if max_chunks is None or len(engine.processor.split(record.context)) <= max_chunks:
-            yield record
+            yield from passages(engine, record) if restates else [record]
+
+
+def passages(engine: Engine, record: Record) -> Iterator[Record]:
+    """Up to 8 chunks of a context, evenly spread, each as a text-only record of its own."""
+    chunks = [chunk for chunk in engine.processor.split(record.context) if chunk.text.strip()]
+    count = min(_PASSAGES_PER_CONTEXT, len(chunks))
+    for number in range(count):
+        chunk = chunks[(2 * number + 1) * len(chunks) // (2 * count)]
+        name = f"{record.id}[{chunk.start}:{chunk.end}]"
+        yield replace(record, context=chunk.text, prompt="", answer="", references=(), evidence=(), id=name)
 
 
 def summarize(task: str, system: str, file: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:

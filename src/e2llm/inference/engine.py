@@ -93,12 +93,15 @@ class Engine:
         self,
         source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
         *,
+        chunk_size_chars: int | None = None,
         progress: bool | None = None,
     ) -> Context:
         """Read a context: split it into chunks and encode them.
 
         Args:
             source: A text (`str`), a file or folder (`Path`), a `Document`, or several files and documents.
+            chunk_size_chars: Longest chunk, in characters; by default the processor's. Smaller chunks lose
+                less and take more of the window.
             progress: Show a bar; by default on a terminal when there is much to read.
 
         Raises:
@@ -109,7 +112,7 @@ class Engine:
         chunks, sources, num_tokens = [], [], 0
         for document in documents:
             with self._tokenizing:
-                pieces = self.processor.split(document.text)
+                pieces = self.processor.split(document.text, chunk_size_chars)
                 num_tokens += len(self.processor.encode(document.text))
             chunks += pieces
             sources += [document.name] * len(pieces)
