@@ -1,15 +1,23 @@
 """`e2llm export`: write a merged model that needs no base models."""
 
+import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
 
 def export(
     model: Annotated[str, typer.Argument(help="Folder, hub id, or 'mini'.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")
+    ],
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write a model as one self-contained folder: LoRA merged, base weights included.
 
@@ -17,14 +25,24 @@ def export(
         e2llm export runs/my-model/final exported/
     """
     from e2llm.errors import E2LLMError
-    from e2llm.modeling import E2LLMForConditionalGeneration, E2LLMProcessor
+    from e2llm.inference.engine import Engine
 
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise typer.BadParameter(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}")
+    if dtype not in DTYPES:
+        raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise E2LLMError(f"{output} exists and is not an empty folder; name another one")
-    loaded = E2LLMForConditionalGeneration.from_pretrained(model, **({} if dtype == "auto" else {"dtype": dtype}))
-    processor = E2LLMProcessor.from_pretrained(model)
-    loaded.save_pretrained(output, self_contained=True)
-    processor.save_pretrained(output)
-    typer.echo(f"{output}: merged and self-contained")
+    options = {} if dtype == "auto" else {"dtype": dtype}
+    engine = Engine.from_pretrained(model, device="cpu", **options)
+    target = output.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The folder appears in one move, when it is whole.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+        staging = Path(temporary) / "model"
+        engine.model.save_pretrained(staging, self_contained=True)
+        engine.processor.save_pretrained(staging)
+        os.replace(staging, target)
+    num_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), "num_bytes": num_bytes}))
+    else:
+        typer.echo(f"{output}: merged and self-contained, {num_bytes / 1e6:.1f} MB")

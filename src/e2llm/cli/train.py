@@ -3,9 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from e2llm.training.run import TrainResult
 
 
 def train(
@@ -15,10 +18,16 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, such as train.steps=100; STAGE:KEY for one stage."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key, such as train.steps=100; STAGE:KEY for one stage.",
+        ),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Run this stage only.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint; finished stages are kept.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the newest checkpoint; finished stages are kept.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train by a recipe, stage after stage.
@@ -29,6 +38,7 @@ def train(
         e2llm train recipes/paper-v2.yaml --data records/ --set train.batch_size=2 --resume
     """
     from e2llm.errors import E2LLMError
+    from e2llm.training.console import say
     from e2llm.training.recipe import load_recipe
     from e2llm.training.run import train as run
 
@@ -36,20 +46,30 @@ def train(
     if stage is not None:
         names = [item.stage for item in runs]
         if stage not in names:
-            raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {', '.join(filter(None, names)) or 'none'}")
+            known = ", ".join(filter(None, names)) or "none"
+            raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {known}")
         runs = [item for item in runs if item.stage == stage]
     results = []
     for item in runs:
-        if not as_json:
-            typer.echo(f"{item.name} {item.stage}: {item.train.steps} steps into {item.folder}")
+        label = " ".join(filter(None, (item.name, item.stage)))
+        say(f"{label}: {item.train.steps} steps into {item.folder}")
         result = run(item, resume=resume)
         results.append({**dataclasses.asdict(result), "folder": str(result.folder)})
         if not as_json:
-            losses = ", ".join(
-                f"{name.replace('_', ' ')} {value:.3f} -> {result.last_losses.get(name, value):.3f}"
-                for name, value in result.first_losses.items()
-            )
-            held_out = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in result.eval_losses.items())
-            typer.echo(f"{result.folder}: {result.steps} steps; {losses}; held out: {held_out or 'none'}")
+            typer.echo(result_line(result))
     if as_json:
         typer.echo(json.dumps(results, indent=2))
+
+
+def result_line(result: "TrainResult") -> str:
+    """One line: where the model is, and the losses at the beginning, at the end and held out."""
+    losses = ", ".join(
+        f"{name.removesuffix('_loss')} {value:.3f} -> {result.last_losses.get(name, value):.3f}"
+        for name, value in result.first_losses.items()
+    )
+    held_out = ", ".join(
+        f"{name.removesuffix('_loss')} {value:.3f}" for name, value in result.eval_losses.items()
+    )
+    return (
+        f"{result.folder}: {result.steps} steps; loss {losses or 'not logged'}; held out {held_out or 'none'}"
+    )

@@ -1,24 +1,30 @@
-"""Measures of one model: recall of needles, restatement and answers, beside the same decoder without soft tokens."""
+"""Measures of one model: recall of needles, restatement, answers, and its decoder without soft tokens."""
 
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.metrics import bootstrap_interval, rouge_l, string_match, token_f1
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record, read_records
 
-_LIST_SEPARATOR = re.compile(r",\s*|\s+and\s+")
+NO_SOFT_TOKENS = "no soft tokens"
+
+_LIST_SEPARATOR = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
+_ANSWER_TOKENS = 48
+_PASSAGES_PER_CONTEXT = 8
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,18 @@ class Outcome:
 
 def measure_recall(engine: Engine, record: Record, context: Context, soft_tokens: int | None) -> Outcome:
     """Whether the values that a needle record asks for stand in the answer."""
-    prediction = engine.ask(context, record.prompt, soft_tokens=soft_tokens, max_new_tokens=48).text
+    prediction = engine.ask(
+        context, record.prompt, soft_tokens=soft_tokens, max_new_tokens=_ANSWER_TOKENS
+    ).text
     values = [value.strip(" .") for value in _LIST_SEPARATOR.split(record.answer) if value.strip(" .")]
     return Outcome(prediction, record.answer, {"recall": string_match(prediction, values)})
 
 
 def measure_answer(engine: Engine, record: Record, context: Context, soft_tokens: int | None) -> Outcome:
     """ROUGE-L and word F1 of an answer against the best of its references."""
-    prediction = engine.ask(context, record.prompt, soft_tokens=soft_tokens, max_new_tokens=48).text
+    prediction = engine.ask(
+        context, record.prompt, soft_tokens=soft_tokens, max_new_tokens=_ANSWER_TOKENS
+    ).text
     references = [record.answer, *record.references]
     scores = {"rouge_l": rouge_l(prediction, references), "f1": token_f1(prediction, references)}
     return Outcome(prediction, record.answer, scores)
@@ -47,7 +57,7 @@ def measure_answer(engine: Engine, record: Record, context: Context, soft_tokens
 
 @torch.no_grad()
 def measure_restatement(engine: Engine, record: Record, context: Context, soft_tokens: int | None) -> Outcome:
-    """Next-token accuracy and loss (nats) on the context's text, given its soft tokens and the true text so far."""
+    """Next-token accuracy and loss (nats) on the text, given its soft tokens and the true text so far."""
     processor, device = engine.processor, engine.device
     text = record.context.strip()
     sample = processor.lay_out(
@@ -68,6 +78,8 @@ def measure_restatement(engine: Engine, record: Record, context: Context, soft_t
     }
     return Outcome(processor.decode_answer(predicted), text, scores)
 
+
+EMPTY_CONTEXT = Context([], [], torch.empty(0), 0, 0.0)
 
 Measure = Callable[[Engine, Record, Context, int | None], Outcome]
 MEASURES: dict[str, Measure] = {
@@ -99,46 +111,101 @@ def measure_model(
 
     Returns:
         The scores: per task and system the means, their 95% bootstrap intervals and the number of records.
+
+    Raises:
+        E2LLMError: If a measure is unknown, a number of soft tokens out of range, a file without usable
+            records, or a record too long for the window.
     """
     rates = list(soft_tokens) or [engine.model.config.max_soft_tokens]
+    check_request(engine, tasks, rates, output)
     rows: list[dict[str, Any]] = []
     lines: list[str] = []
+    systems = [*((f"e2llm k={rate}", rate) for rate in rates), (NO_SOFT_TOKENS, None)]
     for task, file in tasks:
         records = list(islice(usable(engine, task, read_records(file), max_chunks), limit))
         if not records:
-            raise E2LLMError(f"{file}: no record serves the measure {task!r} within {max_chunks} chunks")
-        empty = Context([], [], torch.empty(0), 0, 0.0)
-        contexts = {record.context: None for record in records}
-        read = {text: engine.read(text, progress=False) for text in contexts}
-        for system, rate in [*((f"e2llm k={rate}", rate) for rate in rates), ("no soft tokens", None)]:
-            outcomes = [
-                MEASURES[task](engine, record, read[record.context] if rate else empty, rate)
-                for record in records
-            ]
+            within = "" if max_chunks is None else f" within {max_chunks} chunks"
+            raise E2LLMError(f"{file}: no record serves the measure {task!r}{within}")
+        read = {text: engine.read(text, progress=False) for text in {record.context for record in records}}
+        for system, rate in systems:
+            contexts = [read[record.context] if rate else EMPTY_CONTEXT for record in records]
+            outcomes = measure_records(engine, task, file, records, contexts, rate)
             rows.append(summarize(task, system, file, outcomes))
             for record, outcome in zip(records, outcomes, strict=True):
                 entry = {"task": task, "system": system, "id": record.id, "prompt": record.prompt}
-                lines.append(json.dumps({**entry, **outcome.__dict__}, ensure_ascii=False))
-    scores = {"model": model_name, "num_threads": torch.get_num_threads(), "scores": rows}
-    write_text(output, json.dumps(scores, indent=2) + "\n")
+                lines.append(json.dumps({**entry, **asdict(outcome)}, ensure_ascii=False))
+    scores = {
+        "model": model_name,
+        "chunk_size_chars": engine.processor.chunk_size_chars,
+        "num_threads": torch.get_num_threads(),
+        "scores": rows,
+    }
     write_text(output.with_suffix(".predictions.jsonl"), "\n".join(lines) + "\n")
+    write_text(output, json.dumps(scores, indent=2) + "\n")
     return scores
 
 
-def usable(
-    engine: Engine, task: str, records: Iterator[Record], max_chunks: int | None
-) -> Iterator[Record]:
-    """The records that a measure can use."""
+def check_request(
+    engine: Engine, tasks: Sequence[tuple[str, str]], rates: Sequence[int], output: Path
+) -> None:
+    """Raise for what would fail only after hours of work."""
+    if not tasks:
+        raise E2LLMError(f"no measure asked for; choose from {', '.join(MEASURES)}")
+    for task, file in tasks:
+        if task not in MEASURES:
+            raise E2LLMError(f"unknown measure {task!r}; choose from {', '.join(MEASURES)}")
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"no such records file: {file}; make one with 'e2llm prepare'")
+        if task == "answers":
+            rouge_l("", [""])
+    for rate in rates:
+        engine.model.check_num_soft_tokens(rate)
+    if output.is_dir():
+        raise E2LLMError(f"{output} is a folder; name a file such as {output / 'scores.json'}")
+
+
+def measure_records(
+    engine: Engine,
+    task: str,
+    file: str,
+    records: Sequence[Record],
+    contexts: Sequence[Context],
+    soft_tokens: int | None,
+) -> list[Outcome]:
+    """Outcomes of one system on records with their contexts; a bar on a terminal."""
+    outcomes = []
+    pairs = list(zip(records, contexts, strict=True))
+    for record, context in tqdm(pairs, desc=task, disable=not sys.stderr.isatty(), leave=False):
+        try:
+            outcomes.append(MEASURES[task](engine, record, context, soft_tokens))
+        except ContextOverflowError as error:
+            name = record.id or repr(record.prompt[:40])
+            raise ContextOverflowError(
+                f"{file}, record {name}: {error}; or leave long contexts out with max_chunks"
+            ) from error
+    return outcomes
+
+
+def usable(engine: Engine, task: str, records: Iterator[Record], max_chunks: int | None) -> Iterator[Record]:
+    """The records that a measure can use; for restatement, chunks spread evenly over each context."""
     seen: set[str] = set()
     for record in records:
-        if task == "restatement":
-            if record.context in seen:
-                continue
-            seen.add(record.context)
-        elif record.is_text_only:
+        restates = task == "restatement"
+        if record.context in seen if restates else record.is_text_only:
             continue
+        seen.add(record.context)
         if max_chunks is None or len(engine.processor.split(record.context)) <= max_chunks:
-            yield record
+            yield from passages(engine, record) if restates else [record]
+
+
+def passages(engine: Engine, record: Record) -> Iterator[Record]:
+    """Up to 8 chunks of a context, evenly spread, each as a text-only record of its own."""
+    chunks = [chunk for chunk in engine.processor.split(record.context) if chunk.text.strip()]
+    count = min(_PASSAGES_PER_CONTEXT, len(chunks))
+    for number in range(count):
+        chunk = chunks[(2 * number + 1) * len(chunks) // (2 * count)]
+        name = f"{record.id}[{chunk.start}:{chunk.end}]"
+        yield replace(record, context=chunk.text, prompt="", answer="", references=(), evidence=(), id=name)
 
 
 def summarize(task: str, system: str, file: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -164,8 +231,11 @@ def write_text(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import BinaryIO
 
 from e2llm.data.source_files import read_text
 from e2llm.errors import E2LLMError
@@ -39,6 +40,24 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
     return documents
 
 
+def read_stream(stream: BinaryIO, name: str) -> Document:
+    """Read a stream of bytes to its end, by the rules of files.
+
+    Raises:
+        E2LLMError: If there is no text, or it is not UTF-8.
+    """
+    data = stream.read()
+    if b"\0" in data:
+        raise E2LLMError(f"{name}: holds zero bytes, so it is binary or UTF-16; give UTF-8 text")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise E2LLMError(f"{name}: byte {error.start} is not valid UTF-8; give UTF-8 text") from error
+    if not text.strip():
+        raise E2LLMError(f"{name} is empty; there is nothing to read")
+    return Document(name, text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
 def _text_files(folder: Path) -> list[Path]:
     files = sorted(
         file
@@ -48,5 +67,7 @@ def _text_files(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
     if not files:
-        raise E2LLMError(f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead")
+        raise E2LLMError(
+            f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead"
+        )
     return files

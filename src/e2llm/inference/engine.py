@@ -1,92 +1,52 @@
 """The engine: read a text of any length once, then ask, stream, restate and summarize."""
 
+import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-from transformers.generation.streamers import BaseStreamer
+from transformers import StoppingCriteriaList
 
-from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.errors import E2LLMError
+from e2llm.inference.answer import Answer, Timing, Usage
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document, load_documents
+from e2llm.inference.loading import check_model_name, choose_device
 from e2llm.inference.reader import encode_texts
+from e2llm.inference.streaming import FirstTokenClock, PieceStreamer, StopEvent
+from e2llm.inference.window import fit_soft_tokens
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import SUMMARY_PROMPT, UNDERSTANDING_PROMPT
 
-
-@dataclass(frozen=True)
-class Usage:
-    """What an answer took of the decoder's window.
-
-    Attributes:
-        context_tokens: Tokens that the context's text would take.
-        chunks: Chunks of the context.
-        soft_tokens_per_chunk: K.
-        soft_tokens: Soft tokens in the decoder's input.
-        raw_tokens: Ordinary tokens in the decoder's input: instruction, template and expanded chunks.
-        new_tokens: Tokens of the answer.
-        compression: Context tokens per decoder position that stands for the context.
-    """
-
-    context_tokens: int
-    chunks: int
-    soft_tokens_per_chunk: int
-    soft_tokens: int
-    raw_tokens: int
-    new_tokens: int
-    compression: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds that an answer took.
-
-    Attributes:
-        read_seconds: Reading the context, once for any number of questions.
-        first_token_seconds: From the question to the first token; None with beams.
-        total_seconds: From the question to the whole answer.
-    """
-
-    read_seconds: float
-    first_token_seconds: float | None
-    total_seconds: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer with its cost.
-
-    Attributes:
-        text: The answer.
-        usage: Positions.
-        timing: Seconds.
-        expanded: Character spans `(start, end)` of the chunks that were given as raw text.
-    """
-
-    text: str
-    usage: Usage
-    timing: Timing
-    expanded: list[tuple[int, int]] = field(default_factory=list)
+# Arguments of transformers' generate that would change what comes back.
+_ONE_ANSWER_ONLY = ("num_return_sequences", "return_dict_in_generate")
+_HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 
 
 class Engine:
     """A model with its processor, ready to read and answer.
 
+    Several threads may read and ask at once: greedy answers are those of one question after another. Sampled
+    ones draw from torch's global generator, so that a seed does not fix them when threads take turns.
+
     Args:
         model: Used in evaluation mode.
         processor: The processor that belongs to it.
+
+    Raises:
+        E2LLMError: If model and processor do not belong together.
     """
 
     def __init__(self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor) -> None:
         self.model = model.eval()
         self.processor = processor
+        # A tokenizer is switched between its settings (padding, special tokens) at each call.
+        self._tokenizing = threading.RLock()
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
                 f"the processor's placeholder has id {processor.chunk_token_id}, the model's "
@@ -94,18 +54,26 @@ class Engine:
             )
 
     @classmethod
-    def from_pretrained(cls, name: str | PathLike[str], *, device: str | None = None, **kwargs: Any) -> "Engine":
+    def from_pretrained(
+        cls, name: str | PathLike[str], *, device: str | None = None, **kwargs: Any
+    ) -> "Engine":
         """Load a model by folder, hub id, or the name of an embedded one (`mini`).
 
         Args:
             name: What to load.
             device: Such as `cpu` or `cuda`; by default a GPU if there is one.
             kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...).
+
+        Raises:
+            E2LLMError: If the device is unknown or not there, or the checkpoint cannot be loaded.
         """
+        place = choose_device(device)
+        check_model_name(str(name))
         model = E2LLMForConditionalGeneration.from_pretrained(str(name), **kwargs)
-        processor = E2LLMProcessor.from_pretrained(str(name))
+        options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        processor = E2LLMProcessor.from_pretrained(str(name), **options)
         if "device_map" not in kwargs:
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            model.to(place)
         return cls(model, processor)
 
     @property
@@ -116,40 +84,51 @@ class Engine:
     @property
     def device(self) -> torch.device:
         """Where the decoder's input goes."""
-        return self.model.get_input_embeddings().weight.device
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
-    # --- reading -------------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------
 
     def read(
         self,
         source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
         *,
+        chunk_size_chars: int | None = None,
         progress: bool | None = None,
     ) -> Context:
         """Read a context: split it into chunks and encode them.
 
         Args:
             source: A text (`str`), a file or folder (`Path`), a `Document`, or several files and documents.
+            chunk_size_chars: Longest chunk, in characters; by default the processor's. Smaller chunks lose
+                less and take more of the window.
             progress: Show a bar; by default on a terminal when there is much to read.
 
         Raises:
             E2LLMError: If there is no text.
         """
         started = time.perf_counter()
-        documents = self._documents(source)
-        chunks, sources = [], []
+        documents = self.documents(source)
+        chunks, sources, num_tokens = [], [], 0
         for document in documents:
-            pieces = self.processor.split(document.text)
+            with self._tokenizing:
+                pieces = self.processor.split(document.text, chunk_size_chars)
+                num_tokens += len(self.processor.encode(document.text))
             chunks += pieces
             sources += [document.name] * len(pieces)
         if not any(chunk.text.strip() for chunk in chunks):
             raise E2LLMError("the context is empty; give a text to read")
-        soft_tokens = encode_texts(self.model, self.processor, [chunk.text for chunk in chunks], progress=progress)
-        num_tokens = sum(len(self.processor.encode(document.text)) for document in documents)
+        texts = [chunk.text for chunk in chunks]
+        soft_tokens = encode_texts(
+            self.model, self.processor, texts, progress=progress, lock=self._tokenizing
+        )
         return Context(chunks, sources, soft_tokens, num_tokens, time.perf_counter() - started)
 
     @staticmethod
-    def _documents(source: Any) -> list[Document]:
+    def documents(
+        source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
+    ) -> list[Document]:
+        """The texts, with their names, of what `read` takes."""
         items = [source] if isinstance(source, str | PathLike | Document) else list(source)
         documents = []
         for item in items:
@@ -161,7 +140,7 @@ class Engine:
                 documents += load_documents([Path(item)])
         return documents
 
-    # --- answering -----------------------------------------------------------------------------------------------
+    # --- answering ------------------------------------------------------------------------------------------
 
     def ask(
         self,
@@ -171,6 +150,7 @@ class Engine:
         soft_tokens: int | None = None,
         expand: Sequence[int] = (),
         max_new_tokens: int = 64,
+        on_piece: Callable[[str], Any] | None = None,
         **generation: Any,
     ) -> Answer:
         """Answer a question about a context.
@@ -181,23 +161,28 @@ class Engine:
             soft_tokens: K per chunk, from 1 to the model's most; by default as many as the window takes.
             expand: Indices of chunks whose raw text stands in the place of their soft tokens.
             max_new_tokens: Longest answer, in tokens.
-            generation: More arguments of transformers' `generate` (`num_beams`, `do_sample`, `streamer`, ...); greedy
-                by default.
+            on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
+            generation: More arguments of transformers' `generate` (`num_beams`, `do_sample`, ...); by default
+                greedy.
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
+            E2LLMError: If an argument is out of range, or does not go with another.
         """
         started = time.perf_counter()
         sample, per_chunk = self._lay_out(context, question, soft_tokens, expand, max_new_tokens)
-        clock = FirstTokenClock(generation.pop("streamer", None))
-        if generation.get("num_beams", 1) == 1:
+        self._check_generation(generation, wants_pieces=on_piece is not None)
+        if on_piece is not None:
+            generation["streamer"] = PieceStreamer(self._decode, on_piece)
+        clock = FirstTokenClock(generation.get("streamer"))
+        if not self._searches_beams(generation):
             generation["streamer"] = clock
-        ids = self._generate(context, [sample], [expand], max_new_tokens=max_new_tokens, **generation)[0]
+        ids = self._generate(context, sample, expand, max_new_tokens=max_new_tokens, **generation)
+        text = self._decode(ids)
         first = None if clock.first_token_at is None else clock.first_token_at - started
         timing = Timing(context.read_seconds, first, time.perf_counter() - started)
-        usage = self._usage(context, sample, per_chunk, expand, len(ids))
         spans = [(context.chunks[index].start, context.chunks[index].end) for index in sorted(set(expand))]
-        return Answer(self.processor.decode_answer(ids), usage, timing, spans)
+        return Answer(text, self._usage(context, sample, per_chunk, expand, len(ids)), timing, spans)
 
     def stream(
         self,
@@ -211,36 +196,51 @@ class Engine:
     ) -> Iterator[str]:
         """Answer piece by piece; the pieces joined are the text that `ask` returns.
 
-        Arguments and errors are those of `ask`. Closing the iterator stops the work.
+        Arguments and errors are those of `ask`. The work begins with the first piece that is asked for, in a
+        thread of its own; closing the iterator stops it at the next token.
         """
         sample, _ = self._lay_out(context, question, soft_tokens, expand, max_new_tokens)
+        self._check_generation(generation, wants_pieces=True)
         return self._stream(context, sample, expand, max_new_tokens=max_new_tokens, **generation)
 
-    def restate(self, context: Context, chunks: Sequence[int], *, soft_tokens: int | None = None) -> list[str]:
+    def restate(
+        self, context: Context, chunks: Sequence[int], *, soft_tokens: int | None = None
+    ) -> list[str]:
         """Restate chunks from their soft tokens alone, each by itself: what the decoder knows of them.
 
         Args:
             context: What `read` returned.
             chunks: Indices.
             soft_tokens: K per chunk; by default the model's most.
+
+        Raises:
+            E2LLMError: If a chunk does not exist.
         """
-        texts = []
         for index in chunks:
             if not 0 <= index < len(context):
-                raise E2LLMError(f"chunk {index} does not exist; the context has chunks 0 to {len(context) - 1}")
+                raise E2LLMError(
+                    f"chunk {index} does not exist; the context has chunks 0 to {len(context) - 1}"
+                )
+        texts = []
+        for index in chunks:
+            text = context.chunks[index].text
             part = Context(
-                [context.chunks[index]], [context.sources[index]], context.soft_tokens[index : index + 1], 0, 0.0
+                [context.chunks[index]],
+                [context.sources[index]],
+                context.soft_tokens[index : index + 1],
+                0,
+                0.0,
             )
-            longest = len(self.processor.encode(context.chunks[index].text)) * 3 // 2 + 8
+            longest = self.count_tokens(text) * 3 // 2 + 8
             answer = self.ask(part, UNDERSTANDING_PROMPT, soft_tokens=soft_tokens, max_new_tokens=longest)
             texts.append(answer.text)
         return texts
 
     def summarize(self, context: Context, **options: Any) -> Answer:
-        """Summarize a context; options are those of `ask`."""
+        """Summarize a context; options are those of `ask`, with 256 new tokens by default."""
         return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, **options})
 
-    # --- pieces --------------------------------------------------------------------------------------------------
+    # --- pieces ---------------------------------------------------------------------------------------------
 
     def _lay_out(
         self,
@@ -255,139 +255,110 @@ class Engine:
             raise E2LLMError("the question is empty")
         if max_new_tokens < 1:
             raise E2LLMError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-        per_chunk = self.model.check_num_soft_tokens(soft_tokens)
+        if not isinstance(expand, Sequence):
+            raise E2LLMError(f"expand takes a list of chunk indices, got {expand!r}")
+        limit = self.model.check_num_soft_tokens(None)
+        if soft_tokens is not None:
+            self.model.check_num_soft_tokens(soft_tokens)
         texts = [chunk.text for chunk in context.chunks]
-        bare = self.processor.lay_out(texts, question, num_soft_tokens=0, expand=expand)
-        num_soft_chunks = len(bare.chunks)
-        if self.window is not None:
-            room = self.window - max_new_tokens - len(bare.input_ids)
-            most = room // max(1, num_soft_chunks)
-            if (soft_tokens or 1) > most and num_soft_chunks:
-                raise ContextOverflowError(self._overflow(context, room, soft_tokens or 1, num_soft_chunks, most))
-            if soft_tokens is None:
-                per_chunk = min(per_chunk, most)
-        return self.processor.lay_out(texts, question, num_soft_tokens=per_chunk, expand=expand), per_chunk
+        with self._tokenizing:
+            sample = self.processor.lay_out(texts, question, num_soft_tokens=1, expand=expand)
+            per_chunk = fit_soft_tokens(
+                window=self.window,
+                num_chunks=len(sample.chunks),
+                raw_tokens=len(sample.input_ids) - len(sample.chunks),
+                max_new_tokens=max_new_tokens,
+                wanted=soft_tokens,
+                limit=limit,
+            )
+            if per_chunk > 1:
+                sample = self.processor.lay_out(texts, question, num_soft_tokens=per_chunk, expand=expand)
+        return sample, per_chunk
 
-    def _overflow(self, context: Context, room: int, per_chunk: int, num_chunks: int, most: int) -> str:
-        need = per_chunk * num_chunks
-        remedy = (
-            f"use soft_tokens={most} or less"
-            if most >= 1
-            else f"shorten the context by {num_chunks - max(0, room)} chunks, the question or max_new_tokens"
-        )
-        return (
-            f"{num_chunks} chunks at {per_chunk} soft token(s) each need {need} positions; the decoder's window of "
-            f"{self.window} leaves {max(0, room)}: {need - max(0, room)} too many; {remedy}"
-        )
+    def _check_generation(self, generation: dict[str, Any], *, wants_pieces: bool) -> None:
+        """Refuse arguments of `generate` that would be dropped in silence or change what comes back."""
+        settings = generation.get("generation_config") or self.model.generation_config
+        for name in _ONE_ANSWER_ONLY:
+            value = generation.get(name, getattr(settings, name, None))
+            if value is not None and int(value) > (1 if name == "num_return_sequences" else 0):
+                raise E2LLMError(
+                    f"{name}={value}: the engine returns one answer; use model.generate for more"
+                )
+        if wants_pieces and generation.get("streamer") is not None:
+            raise E2LLMError("streamer= and pieces exclude each other; give one of them")
+        if (wants_pieces or generation.get("streamer") is not None) and self._searches_beams(generation):
+            raise E2LLMError(
+                "beam search knows its answer only at the end and cannot be streamed; use num_beams=1"
+            )
+
+    def _searches_beams(self, generation: dict[str, Any]) -> bool:
+        settings = generation.get("generation_config") or self.model.generation_config
+        return int(generation.get("num_beams") or getattr(settings, "num_beams", None) or 1) > 1
 
     def _generate(
-        self, context: Context, samples: list[DecoderInput], expands: list[Sequence[int]], **generation: Any
-    ) -> list[torch.Tensor]:
-        """Ids of the answers, without the prompts."""
-        inputs = self._inputs(context, samples, expands)
-        generation.setdefault("do_sample", False)
-        ids = self.model.generate(**inputs, **generation)
-        return [row[inputs["input_ids"].shape[1] :] for row in ids]
-
-    def _inputs(
-        self, context: Context, samples: list[DecoderInput], expands: list[Sequence[int]]
-    ) -> dict[str, torch.Tensor]:
-        """Decoder inputs with the context's soft tokens."""
-        bare = [DecoderInput(sample.input_ids, sample.labels) for sample in samples]
-        inputs = {name: value.to(self.device) for name, value in self.processor.collate(bare).items()}
-        rows = [
-            index for expand in expands for index in range(len(context)) if index not in set(expand)
-        ]
+        self, context: Context, sample: DecoderInput, expand: Sequence[int], **generation: Any
+    ) -> list[int]:
+        """Ids of the answer, without the prompt."""
+        input_ids = torch.tensor([sample.input_ids], device=self.device)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        rows = [index for index in range(len(context)) if index not in set(expand)]
         if rows:
             inputs["chunk_embeds"] = context.soft_tokens[rows].to(self.device)
-        return inputs
+        if generation.get("generation_config") is None:
+            generation.setdefault("do_sample", False)
+        ids = self.model.generate(**inputs, **generation)
+        return list(ids[0, input_ids.shape[1] :].tolist())
 
     def _stream(
         self, context: Context, sample: DecoderInput, expand: Sequence[int], **generation: Any
     ) -> Iterator[str]:
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         stop = StopEvent()
         failure: list[BaseException] = []
         criteria = StoppingCriteriaList([*(generation.pop("stopping_criteria", None) or []), stop])
+        streamer = PieceStreamer(self._decode, pieces.put)
 
         def work() -> None:
             try:
                 self._generate(
-                    context, [sample], [expand], streamer=streamer, stopping_criteria=criteria, **generation
+                    context, sample, expand, streamer=streamer, stopping_criteria=criteria, **generation
                 )
             except BaseException as error:
                 failure.append(error)
-                streamer.end()
+            finally:
+                pieces.put(None)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            yield from strip_stream(streamer)
+            while (piece := pieces.get()) is not None:
+                yield piece
         finally:
             stop.event.set()
             thread.join()
         if failure:
             raise failure[0]
 
+    def _decode(self, ids: list[int]) -> str:
+        with self._tokenizing:
+            return self.processor.decode_answer(ids)
+
+    def count_tokens(self, text: str) -> int:
+        """Decoder tokens of a text."""
+        with self._tokenizing:
+            return len(self.processor.encode(text))
+
     def _usage(
         self, context: Context, sample: DecoderInput, per_chunk: int, expand: Sequence[int], new_tokens: int
     ) -> Usage:
         soft = len(sample.chunks) * per_chunk
-        raw = len(sample.input_ids) - soft
-        expanded = sum(len(self.processor.encode(context.chunks[index].text)) for index in set(expand))
+        expanded = sum(self.count_tokens(context.chunks[index].text) for index in set(expand))
         return Usage(
             context_tokens=context.num_tokens,
             chunks=len(context),
             soft_tokens_per_chunk=per_chunk,
             soft_tokens=soft,
-            raw_tokens=raw,
+            raw_tokens=len(sample.input_ids) - soft,
             new_tokens=new_tokens,
             compression=round(context.num_tokens / max(1, soft + expanded), 2),
         )
-
-
-class FirstTokenClock(BaseStreamer):  # type: ignore[misc]
-    """Notes when the first new token comes, and passes all on to another streamer."""
-
-    def __init__(self, inner: BaseStreamer | None = None) -> None:
-        self.inner = inner
-        self.first_token_at: float | None = None
-        self._saw_prompt = False
-
-    def put(self, value: torch.Tensor) -> None:
-        """The first call brings the prompt, the second the first token."""
-        if self._saw_prompt and self.first_token_at is None:
-            self.first_token_at = time.perf_counter()
-        self._saw_prompt = True
-        if self.inner is not None:
-            self.inner.put(value)
-
-    def end(self) -> None:
-        """Tell the other streamer."""
-        if self.inner is not None:
-            self.inner.end()
-
-
-class StopEvent(StoppingCriteria):  # type: ignore[misc]
-    """Stops generation when its event is set."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """One verdict per row."""
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-
-
-def strip_stream(pieces: Any) -> Iterator[str]:
-    """Pass pieces on, without the white space before the first and after the last word."""
-    held, begun = "", False
-    for piece in pieces:
-        text = held + piece
-        if not begun:
-            text = text.lstrip()
-        body = text.rstrip()
-        held = text[len(body) :]
-        if body:
-            begun = True
-            yield body

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,6 +19,7 @@ def encode_texts(
     texts: Sequence[str],
     *,
     progress: bool | None = None,
+    lock: AbstractContextManager[object] | None = None,
 ) -> torch.Tensor:
     """Make the soft tokens of chunk texts.
 
@@ -25,12 +28,14 @@ def encode_texts(
         processor: Its tokenizer reads the texts.
         texts: C chunk texts that fit the encoder.
         progress: Show a bar; by default on a terminal when there is much to read.
+        lock: Held while the tokenizer works, for a processor that several threads share.
 
     Returns:
         `[C, K, D]` soft tokens on the CPU, K the most that the model makes.
     """
-    shape = (len(texts), model.config.max_soft_tokens, model.get_input_embeddings().embedding_dim)
-    soft_tokens = torch.empty(shape, dtype=model.get_input_embeddings().weight.dtype)
+    embeddings: Any = model.get_input_embeddings()
+    shape = (len(texts), model.config.max_soft_tokens, embeddings.embedding_dim)
+    soft_tokens = torch.empty(shape, dtype=embeddings.weight.dtype)
     device = next(model.chunk_encoder.parameters()).device
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
     # Tokenizing a few passes' worth at a time keeps memory constant however long the context is.
@@ -39,7 +44,8 @@ def encode_texts(
     with tqdm(total=len(texts), unit="chunk", desc="reading", disable=not show, leave=False) as bar:
         for start in range(0, len(order), group):
             rows = order[start : start + group]
-            inputs = processor.encode_chunk_texts([texts[row] for row in rows])
+            with lock or nullcontext():
+                inputs = processor.encode_chunk_texts([texts[row] for row in rows])
             encoded = model.encode_chunks(
                 inputs["chunk_input_ids"].to(device), inputs["chunk_attention_mask"].to(device)
             )

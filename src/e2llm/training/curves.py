@@ -1,6 +1,7 @@
 """Loss curves as CSV and, where matplotlib is installed, as PNG."""
 
 import csv
+import importlib.util
 import io
 import os
 from collections.abc import Sequence
@@ -45,12 +46,17 @@ def write_curves(log_history: Sequence[dict[str, Any]], folder: Path, title: str
         write_atomically(folder / "curves.png", png)
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> bytes | None:
     """Draw the losses over the steps; None without matplotlib or without rows."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not can_draw():
         return None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for column in (name for name in COLUMNS if name.endswith("_loss")):

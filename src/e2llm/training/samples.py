@@ -5,6 +5,7 @@ Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run 
 
 import hashlib
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,14 +13,19 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from e2llm.chunking import Chunk
 from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record, read_records
-from e2llm.training.recipe import DataFile, Recipe
+from e2llm.training.schema import DataFile, Recipe
 
 OBJECTIVES = ("language", "understanding", "reasoning")
+_SIZE_KEYS = {
+    "language": "objectives.language.sequence_tokens",
+    "understanding": "objectives.understanding.window_chunks or chunk_sizes_chars, or objectives.soft_tokens",
+    "reasoning": "objectives.reasoning.max_chunks, distractor_max_chunks or expand_max_chunks, or "
+    "objectives.soft_tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,12 @@ class Source:
 
 
 def load_sources(files: Sequence[DataFile]) -> list[Source]:
-    """Read data files whole."""
+    """Read data files whole.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        E2LLMError: At the first bad line, with file and line number, or for a file without records.
+    """
     sources = []
     for file in files:
         records: list[Record] = []
@@ -82,8 +93,8 @@ class SampleSet(Dataset[Sample]):
         processor: Splits contexts and lays samples out.
         num_samples: Length.
         group_size: Samples that share one number of soft tokens: those of an optimizer step.
-        window: Positions of the decoder; a sample that needs more raises.
-        only: Draw this objective alone, in the order of the records (for evaluation).
+        window: Positions of the decoder; drawing a sample that needs more raises `E2LLMError`.
+        only: Draw this objective alone (for evaluation).
         salt: Separates the draws of training and evaluation.
     """
 
@@ -111,8 +122,21 @@ class SampleSet(Dataset[Sample]):
         self.pools = {name: _pool(sources, name) for name in self.objectives}
         for name, (records, _) in self.pools.items():
             if not records:
-                raise E2LLMError(f"no training record serves the {name} objective; see data.*.objectives in the recipe")
-        self._split = lru_cache(maxsize=4096)(self._split_text)
+                raise E2LLMError(
+                    f"no {salt} record serves the {name} objective; list {name} under 'objectives' of a data "
+                    "file whose records can serve it (text-only records never serve reasoning), or set its "
+                    "share to 0"
+                )
+        self._spans = lru_cache(maxsize=4096)(self._find_spans)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the cache behind on the way to a worker process."""
+        return {key: value for key, value in self.__dict__.items() if key != "_spans"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start with an empty cache."""
+        self.__dict__.update(state)
+        self._spans = lru_cache(maxsize=4096)(self._find_spans)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -120,10 +144,12 @@ class SampleSet(Dataset[Sample]):
     def num_soft_tokens(self, index: int) -> int:
         """K of the optimizer step that sample `index` belongs to."""
         settings = self.recipe.objectives
-        return self._group_rng("dial", index).choices(settings.soft_tokens, settings.soft_token_weights or None)[0]
+        return self._group_rng("dial", index).choices(
+            settings.soft_tokens, settings.soft_token_weights or None
+        )[0]
 
     def restated_chunk_size(self, index: int) -> int:
-        """Chunk size in characters of the optimizer step's windows; one for all, so that little padding is read."""
+        """Chunk size in characters of the step's windows; one for all, so that little padding is read."""
         sizes = self.recipe.objectives.understanding.chunk_sizes_chars
         return self._group_rng("size", index).choice(sizes or [self.recipe.chunking.chunk_size_chars])
 
@@ -137,17 +163,21 @@ class SampleSet(Dataset[Sample]):
         objective = rng.choices(self.objectives, self.objective_weights)[0]
         pools, weights = self.pools[objective]
         record = rng.choice(rng.choices(pools, weights)[0])
-        build = {"language": self._language, "understanding": self._understanding, "reasoning": self._reasoning}
-        decoder_input = build[objective](record, index, rng)
+        build = {
+            "language": self._language,
+            "understanding": self._understanding,
+            "reasoning": self._reasoning,
+        }
+        decoder_input, number = build[objective](record, index, rng), OBJECTIVES.index(objective)
         if self.window is not None and len(decoder_input.input_ids) > self.window:
             raise E2LLMError(
                 f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs "
                 f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
-                "lower objectives.reasoning.max_chunks or understanding.window_chunks"
+                f"lower {_SIZE_KEYS[objective]}"
             )
-        return Sample(decoder_input, OBJECTIVES.index(objective))
+        return Sample(decoder_input, number)
 
-    # --- the three objectives ------------------------------------------------------------------------------------
+    # --- the three objectives ---------------------------------------------------------------------------
 
     def _language(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
         length = self.recipe.objectives.language.sequence_tokens
@@ -170,17 +200,17 @@ class SampleSet(Dataset[Sample]):
         count = min(rng.choice(settings.window_chunks), len(chunks))
         start = rng.randrange((len(chunks) - count) // settings.stride_chunks + 1) * settings.stride_chunks
         run = chunks[start : start + count]
-        answer = record.context[run[0].start : run[-1].end].strip()
+        answer = record.context[run[0][0] : run[-1][1]].strip()
         return self.processor.lay_out(
-            [chunk.text for chunk in run], UNDERSTANDING_PROMPT, answer, num_soft_tokens=self.num_soft_tokens(index)
+            texts_of(record, run), UNDERSTANDING_PROMPT, answer, num_soft_tokens=self.num_soft_tokens(index)
         )
 
     def _reasoning(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
         settings = self.recipe.objectives.reasoning
         chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
-        gold = [any(start < c.end and c.start < end for start, end in record.evidence) for c in chunks]
-        first, last = crop(gold, settings.max_chunks, rng)
-        texts = [chunk.text for chunk in chunks[first:last]]
+        gold = [any(a < end and start < b for a, b in record.evidence) for start, end in chunks]
+        first, last = crop(gold, settings.max_chunks, rng, keep_all=settings.keep_all_evidence)
+        texts = texts_of(record, chunks[first:last])
         gold = gold[first:last]
         if rng.random() < settings.distractor_fraction:
             before, after = self._distractors(rng), self._distractors(rng)
@@ -198,23 +228,45 @@ class SampleSet(Dataset[Sample]):
         pools, weights = self.pools["reasoning"]
         other = rng.choice(rng.choices(pools, weights)[0])
         chunks = self._split(other.context, self.recipe.chunking.chunk_size_chars)
-        count = rng.randint(0, min(len(chunks), (self.recipe.objectives.reasoning.distractor_max_chunks + 1) // 2))
+        count = rng.randint(
+            0, min(len(chunks), (self.recipe.objectives.reasoning.distractor_max_chunks + 1) // 2)
+        )
         start = rng.randrange(len(chunks) - count + 1)
-        return [chunk.text for chunk in chunks[start : start + count]]
+        return texts_of(other, chunks[start : start + count])
 
-    def _split_text(self, text: str, chunk_size_chars: int) -> list[Chunk]:
-        processor = self.processor
-        return processor.split(text, chunk_size_chars=chunk_size_chars)
+    def _split(self, text: str, chunk_size_chars: int) -> list[tuple[int, int]]:
+        """Character spans of a context's chunks."""
+        bounds = self._spans(text, chunk_size_chars)
+        return list(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def _find_spans(self, text: str, chunk_size_chars: int) -> "array[int]":
+        """Starts and ends, kept as plain integers: whole books as lists of chunks would fill the memory."""
+        chunks = self.processor.split(text, chunk_size_chars=chunk_size_chars)
+        return array("q", [place for chunk in chunks for place in (chunk.start, chunk.end)])
 
 
-def crop(gold: Sequence[bool], max_chunks: int | None, rng: random.Random) -> tuple[int, int]:
-    """A run of at most `max_chunks` chunks: one that holds a gold chunk if there is any, else the beginning."""
+def texts_of(record: Record, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """The texts of chunks."""
+    return [record.context[start:end] for start, end in spans]
+
+
+def crop(
+    gold: Sequence[bool], max_chunks: int | None, rng: random.Random, *, keep_all: bool = False
+) -> tuple[int, int]:
+    """A run of at most `max_chunks` chunks: one that holds a gold chunk if there is any, else the beginning.
+
+    With `keep_all` it holds all gold chunks, where that many fit.
+    """
     if max_chunks is None or len(gold) <= max_chunks:
         return 0, len(gold)
-    if not any(gold):
+    golden = [index for index, is_gold in enumerate(gold) if is_gold]
+    if not golden:
         return 0, max_chunks
-    target = rng.choice([index for index, is_gold in enumerate(gold) if is_gold])
-    first = rng.randint(max(0, target - max_chunks + 1), min(target, len(gold) - max_chunks))
+    if keep_all and golden[-1] - golden[0] < max_chunks:
+        lowest, highest = golden[0], golden[-1]
+    else:
+        lowest = highest = rng.choice(golden)
+    first = rng.randint(max(0, highest - max_chunks + 1), min(lowest, len(gold) - max_chunks))
     return first, first + max_chunks
 
 
@@ -248,18 +300,3 @@ def _pool(sources: list[Source], objective: str) -> tuple[list[list[Record]], li
             pools.append(records)
             weights.append(source.file.weight)
     return pools, weights
-
-
-def collate_samples(processor: E2LLMProcessor, samples: Sequence[Sample], *, keep_texts: bool) -> dict[str, Any]:
-    """A batch of tensors: decoder inputs, labels, objectives `[B]`, and chunks as ids or, with `keep_texts`, texts."""
-    import torch
-
-    inputs = [sample.decoder_input for sample in samples]
-    texts = [text for item in inputs for text in item.chunks]
-    if keep_texts:
-        inputs = [DecoderInput(item.input_ids, item.labels) for item in inputs]
-    batch = dict(processor.collate(inputs, with_labels=True))
-    if keep_texts:
-        batch["chunk_texts"] = texts
-    batch["objectives"] = torch.tensor([sample.objective for sample in samples])
-    return batch

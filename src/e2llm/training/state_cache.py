@@ -18,9 +18,13 @@ class EncoderStateCache:
         max_bytes: Limit of what is kept.
     """
 
-    def __init__(self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor, max_bytes: int) -> None:
+    def __init__(
+        self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor, max_bytes: int
+    ) -> None:
         if any(parameter.requires_grad for parameter in model.chunk_encoder.parameters()):
-            raise ValueError("encoder states can be cached only for a frozen encoder: set encoder.mode: frozen")
+            raise ValueError(
+                "encoder states can be cached only for a frozen encoder: set encoder.mode: frozen"
+            )
         self.model = model
         self.processor = processor
         self.max_bytes = max_bytes
@@ -50,7 +54,7 @@ class EncoderStateCache:
         states = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(states.shape[1])[None] < lengths[:, None]).long()
-        device = self.model.adapter.scale.device
+        device = next(self.model.adapter.parameters()).device
         return states.to(device), mask.to(device)
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ _WORDS = Regex(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, window: int) -> Any:
-    """Learn a tokenizer: words with their space, one token per digit so that numbers survive compression exactly.
+    """Learn a tokenizer: words with their space, and one token per digit so that numbers survive exactly.
 
     Args:
         texts: What to learn from.

@@ -1,6 +1,6 @@
 """The trainer: transformers' Trainer with two objectives, the compression dial and losses per objective."""
 
-import os
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,20 +10,33 @@ from typing import Any
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
+from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.curves import write_curves
-from e2llm.training.recipe import Recipe
-from e2llm.training.samples import OBJECTIVES, SampleSet, collate_samples
+from e2llm.training.checkpoints import load_weights
+from e2llm.training.collator import SampleCollator
+from e2llm.training.console import say
+from e2llm.training.curves import can_draw, write_curves
+from e2llm.training.samples import OBJECTIVES, SampleSet
+from e2llm.training.schema import Recipe
 from e2llm.training.state_cache import EncoderStateCache
 
 
 class E2LLMTrainer(Trainer):  # type: ignore[misc]
     """Trains by a recipe; `loss = sum over objectives of weight * mean token cross-entropy`.
 
-    The means run over the whole optimizer step, so that a batch of 8 equals 8 accumulated batches of 1. Samples come in
-    the order of their index; shuffling is part of how `SampleSet` draws them.
+    The means run over the whole optimizer step, so that a batch of 8 equals 8 accumulated batches of 1.
+    Samples come in the order of their index; shuffling is part of how `SampleSet` draws them.
+
+    Args:
+        model: The model, with what trains set.
+        processor: The model's processor.
+        recipe: The resolved recipe.
+        arguments: `training_arguments(recipe)`.
+        train_set: Samples to train on.
+        eval_sets: Held-out samples by objective.
     """
 
     def __init__(
@@ -31,9 +44,9 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         model: E2LLMForConditionalGeneration,
         processor: E2LLMProcessor,
         recipe: Recipe,
+        arguments: TrainingArguments,
         train_set: SampleSet,
         eval_sets: dict[str, SampleSet],
-        **kwargs: Any,
     ) -> None:
         self.recipe = recipe
         self.processor = processor
@@ -41,24 +54,19 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         if recipe.train.cache_encoder_states_mb:
             limit = recipe.train.cache_encoder_states_mb * 2**20
             self.state_cache = EncoderStateCache(model, processor, limit)
-        weights = {
-            "language": recipe.objectives.language.weight,
-            "understanding": recipe.objectives.understanding.weight,
-            "reasoning": 1.0,
-        }
-        self.objective_weights = torch.tensor([weights[name] for name in OBJECTIVES])
+        settings = recipe.objectives
+        weights = {"language": settings.language.weight, "understanding": settings.understanding.weight}
+        self.objective_weights = torch.tensor([weights.get(name, 1.0) for name in OBJECTIVES])
         self.sums: dict[str, float] = defaultdict(float)
         self.window_started = time.perf_counter()
         super().__init__(
             model=model,
-            args=training_arguments(recipe, best_metric(eval_sets)),
+            args=arguments,
             train_dataset=train_set,
             eval_dataset=eval_sets,
-            data_collator=lambda samples: collate_samples(
-                processor, samples, keep_texts=self.state_cache is not None
-            ),
-            **kwargs,
+            data_collator=SampleCollator(processor, keep_texts=self.state_cache is not None),
         )
+        self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -67,7 +75,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | None]:
-        """Collect the batches of an optimizer step and count their labelled positions per objective, `[3]`."""
+        """Collect an optimizer step's batches and count their labelled positions per objective, `[3]`."""
         batches: list[Any] = []
         for _ in range(num_batches):
             try:
@@ -109,9 +117,28 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             divisors = torch.ones_like(divisors)
         weights = self.objective_weights.to(sums.device)
         loss = (weights * sums / divisors.clamp(min=1)).sum()
+        if model.training:
+            self._stop_unless_finite("loss", loss.item())
         if num_items_in_batch is not None and self.args.world_size > 1:
             loss = loss * self.args.world_size  # the gradients of the processes are averaged
         return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient norm, looked at before the step that it would spoil; fp16 skips such steps itself."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not self.args.fp16:
+            self._stop_unless_finite("gradient norm", float(norm))
+        return norm
+
+    def _stop_unless_finite(self, name: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        train = self.recipe.train
+        raise E2LLMError(
+            f"the {name} is {value} at step {self.state.global_step + 1} of {self.state.max_steps}; earlier "
+            f"checkpoints are sound. Lower train.learning_rate ({train.learning_rate:g}), raise "
+            f"train.warmup_fraction ({train.warmup_fraction:g}) or set train.precision: fp32"
+        )
 
     def _count(self, sums: torch.Tensor, counts: torch.Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch to the sums that the next log line shows."""
@@ -125,18 +152,29 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the mean training loss of each objective and the speed since the last line."""
         if "loss" in logs:
+            sums = self._sums_of_all_processes()
             for name in OBJECTIVES:
-                if count := self.sums[f"{name}_count"]:
-                    logs[f"{name}_loss"] = self.sums[f"{name}_loss"] / count
+                if count := sums[f"{name}_count"]:
+                    logs[f"{name}_loss"] = sums[f"{name}_loss"] / count
             elapsed = time.perf_counter() - self.window_started
-            logs["tokens_per_second"] = round(self.sums["tokens"] / max(elapsed, 1e-9), 1)
+            logs["tokens_per_second"] = round(sums["tokens"] / max(elapsed, 1e-9), 1)
             self.sums.clear()
             self.window_started = time.perf_counter()
         super().log(logs, start_time)
 
+    def _sums_of_all_processes(self) -> dict[str, float]:
+        names = [*(f"{name}_{what}" for name in OBJECTIVES for what in ("loss", "count")), "tokens"]
+        values = torch.tensor([self.sums[name] for name in names], dtype=torch.float64)
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values.to(self.args.device), "sum")
+        return dict(zip(names, values.tolist(), strict=True))
+
     @torch.no_grad()
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> Any:
         """Mean token loss of each objective on its held-out samples: `eval_{objective}_loss`."""
+        started = time.perf_counter()
         model = self.model
         model.eval()
         metrics: dict[str, float] = {}
@@ -146,13 +184,15 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 inputs = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager(), self.accelerator.autocast():
                     _, outputs = self.compute_loss(model, inputs, return_outputs=True)
-                losses = self.accelerator.gather_for_metrics(outputs.token_losses.sum()[None])
-                counts = self.accelerator.gather_for_metrics(torch.tensor([len(outputs.token_losses)], device=losses.device))
-                total, count = total + losses.sum().item(), count + int(counts.sum())
+                losses = self.accelerator.gather(outputs.token_losses.sum()[None])
+                length = torch.tensor([len(outputs.token_losses)], device=losses.device)
+                total += losses.sum().item()
+                count += int(self.accelerator.gather(length).sum())
             metrics[f"{metric_key_prefix}_{name}_loss"] = total / max(count, 1)
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.window_started = time.perf_counter()
+        handler: Any = self.callback_handler
+        self.control: Any = handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.window_started += time.perf_counter() - started  # the training speed is without evaluation
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -163,7 +203,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the trained tensors of a checkpoint into the model."""
-        load_weights(model or self.model, resume_from_checkpoint)
+        load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         load_weights(self.model, self.state.best_model_checkpoint)
@@ -175,84 +215,14 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, folder: Path, title: str) -> None:
         self.folder, self.title = folder, title
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say once if no picture will come."""
+        if state.is_world_process_zero and not can_draw():
+            say("no matplotlib, no curves.png; curves.csv is written (pip install 'e2llm[train]')")
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write what there is."""
         if state.is_world_process_zero:
             write_curves(state.log_history, self.folder, self.title)
 
     on_train_end = on_save
-
-
-def load_weights(model: E2LLMForConditionalGeneration, folder: str) -> None:
-    """Copy the weights of a checkpoint of the same shape into a model that is being trained."""
-    loaded = E2LLMForConditionalGeneration.from_pretrained(folder, dtype=model.dtype)
-    model.load_state_dict(loaded.state_dict())
-
-
-def resolve_precision(setting: str) -> str:
-    """`auto` to `bf16` where the device multiplies bf16 natively, else `fp32`."""
-    if setting != "auto":
-        return setting
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if cpu_has_bf16() else "fp32"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively (AVX-512 BF16 or AMX)."""
-    capability = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(capability and capability())
-
-
-def best_metric(eval_sets: dict[str, SampleSet]) -> str | None:
-    """What the best checkpoint is chosen by: the reasoning loss (paper), else the last objective there is."""
-    names = [name for name in reversed(OBJECTIVES) if name in eval_sets]
-    return f"eval_{names[0]}_loss" if names else None
-
-
-def training_arguments(recipe: Recipe, metric: str | None) -> TrainingArguments:
-    """The recipe in transformers' words."""
-    train = recipe.train
-    precision = resolve_precision(train.precision)
-    return TrainingArguments(
-        output_dir=str(recipe.folder),
-        max_steps=train.steps,
-        per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=train.warmup_fraction,
-        weight_decay=train.weight_decay,
-        adam_beta2=train.adam_beta2,
-        max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch_fused",
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        gradient_checkpointing=False,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_num_workers=train.dataloader_workers,
-        logging_steps=train.log_every_steps,
-        eval_strategy="steps" if metric else "no",
-        metric_for_best_model=metric,
-        greater_is_better=False if metric else None,
-        load_best_model_at_end=metric is not None,
-        eval_steps=train.evaluate_every_steps,
-        save_strategy="steps",
-        save_steps=train.save_every_steps,
-        save_total_limit=train.keep_checkpoints,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        report_to="none",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        disable_tqdm=not os.isatty(2),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        average_tokens_across_devices=False,
-    )
-
-
-def last_checkpoint(recipe: Recipe) -> str | None:
-    """The newest whole checkpoint of a run; one that a kill cut short lacks the trainer's state, written last."""
-    found = [folder for folder in recipe.folder.glob("checkpoint-*") if (folder / "trainer_state.json").is_file()]
-    return str(max(found, key=lambda folder: int(folder.name.rpartition("-")[2]))) if found else None

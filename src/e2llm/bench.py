@@ -1,0 +1,273 @@
+"""Time and memory of both ways to answer, in one run: soft tokens, and the text itself in the window.
+
+Both ways use the same decoder with the same weights and wording. The full-context way gets as much of the
+text, from its start, as the decoder's window takes.
+"""
+
+import ctypes
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from e2llm.chunking import Chunk
+from e2llm.inference.answer import Answer
+from e2llm.inference.context import Context
+from e2llm.inference.documents import Document
+from e2llm.inference.engine import Engine
+
+_SAMPLE_SECONDS = 0.002
+_WARM_UP_TEXT = "A short text to start all parts with. " * 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to answer and what it took.
+
+    Attributes:
+        answer: The answer with its usage and timing.
+        context_tokens: Decoder tokens of the text that the way took in.
+        context_fraction: Share of the text that it took in, from 0 to 1.
+        input_positions: Positions of the decoder's input.
+        peak_extra_bytes: Most memory during the call (reading included) above that at its start: resident
+            memory of the process on a CPU, allocated memory on a GPU; None where it cannot be known.
+    """
+
+    answer: Answer
+    context_tokens: int
+    context_fraction: float
+    input_positions: int
+    peak_extra_bytes: int | None
+
+    @property
+    def first_token_seconds(self) -> float:
+        """From the text and the question to the first token, reading included."""
+        return self.answer.timing.read_seconds + (self.answer.timing.first_token_seconds or 0.0)
+
+    @property
+    def total_seconds(self) -> float:
+        """From the text and the question to the whole answer, reading included."""
+        return self.answer.timing.read_seconds + self.answer.timing.total_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a program to read; seconds include reading."""
+        return {
+            "text": self.answer.text,
+            "context_tokens": self.context_tokens,
+            "context_fraction": self.context_fraction,
+            "input_positions": self.input_positions,
+            "read_seconds": self.answer.timing.read_seconds,
+            "first_token_seconds": self.first_token_seconds,
+            "total_seconds": self.total_seconds,
+            "peak_extra_bytes": self.peak_extra_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both ways on one text and question.
+
+    Attributes:
+        e2llm: By soft tokens.
+        full_context: By raw text.
+        window: Positions that the decoder takes; None if it states none.
+        device: Where both ran.
+        num_threads: CPU threads of torch.
+    """
+
+    e2llm: Measured
+    full_context: Measured
+    window: int | None
+    device: str
+    num_threads: int
+
+
+def compare_with_full_context(
+    engine: Engine,
+    source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
+    question: str,
+    *,
+    soft_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    on_piece: Callable[[str], Any] | None = None,
+) -> Comparison:
+    """Answer a question by soft tokens and by raw text, one after the other, and measure both.
+
+    Everything is run once before it is measured. Memory that a call frees is given back to the system before
+    the next, so that their order matters little.
+
+    Args:
+        engine: The model.
+        source: What `Engine.read` takes.
+        question: The instruction.
+        soft_tokens: K per chunk; by default as many as the window takes.
+        max_new_tokens: Longest answer of either way, in tokens.
+        on_piece: Called with the pieces of the answer by soft tokens.
+
+    Raises:
+        ContextOverflowError: If the soft tokens do not fit the window.
+    """
+    documents = engine.documents(source)
+    for expand in ([], [0]):
+        engine.ask(engine.read(_WARM_UP_TEXT, progress=False), question, expand=expand, max_new_tokens=2)
+    with PeakMemory(engine.device) as memory:
+        context = engine.read(documents)
+        answer = engine.ask(
+            context, question, soft_tokens=soft_tokens, max_new_tokens=max_new_tokens, on_piece=on_piece
+        )
+    positions = answer.usage.soft_tokens + answer.usage.raw_tokens
+    ours = Measured(answer, context.num_tokens, 1.0, positions, memory.extra_bytes)
+    full = _measure_full_context(
+        engine, "\n\n".join(item.text for item in documents), question, max_new_tokens
+    )
+    return Comparison(ours, full, engine.window, str(engine.device), torch.get_num_threads())
+
+
+def _measure_full_context(engine: Engine, text: str, question: str, max_new_tokens: int) -> Measured:
+    """Answer from raw text alone."""
+    around = len(engine.processor.lay_out([], question).input_ids)
+    room = None if engine.window is None else engine.window - max_new_tokens - around
+    prefix = longest_prefix(text, room, engine.count_tokens)
+    with PeakMemory(engine.device) as memory:
+        answer = engine.ask(raw_context(prefix), question, expand=[0], max_new_tokens=max_new_tokens)
+    tokens = engine.count_tokens(prefix)
+    return Measured(answer, tokens, len(prefix) / len(text), answer.usage.raw_tokens, memory.extra_bytes)
+
+
+def raw_context(text: str) -> Context:
+    """A context of one chunk that is only there to be expanded."""
+    return Context([Chunk(0, len(text), text)], ["text"], torch.empty(1, 0, 0), 0, 0.0)
+
+
+def longest_prefix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
+    """The longest start of a text that has at most so many tokens; the whole text without a limit."""
+    if max_tokens is None:
+        return text
+    high = max(1, max_tokens)
+    while high < len(text) and count_tokens(text[:high]) <= max_tokens:
+        high *= 2
+    low, high = 0, min(high, len(text))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count_tokens(text[:middle]) <= max_tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return text[:low]
+
+
+class PeakMemory:
+    """Measures the most memory within a `with` block above that at its start.
+
+    Args:
+        device: On a CPU the resident memory of the process is sampled in a thread; on a GPU the allocator
+            counts.
+
+    Attributes:
+        extra_bytes: The result, after the block; None where it cannot be known.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.extra_bytes: int | None = None
+        self._start: int | None = None
+        self._peak = 0
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        release_memory()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._start = torch.cuda.memory_allocated(self.device)
+            return self
+        self._start = resident_bytes()
+        if self._start is not None:
+            self._peak = self._start
+            self._thread = threading.Thread(target=self._sample, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._thread is not None:
+            self._note()
+            self._done.set()
+            self._thread.join()
+        if self.device.type == "cuda":
+            self._peak = torch.cuda.max_memory_allocated(self.device)
+        if self._start is not None:
+            self.extra_bytes = max(0, self._peak - self._start)
+
+    def _sample(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
+            self._note()
+
+    def _note(self) -> None:
+        self._peak = max(self._peak, resident_bytes() or 0)
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process; None where the system does not tell and psutil is not installed."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        pass
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.Process().memory_info().rss)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, as far as the C library does so on request."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """A plain table of both ways, a column each."""
+    pair = (comparison.e2llm, comparison.full_context)
+    rows = [
+        ("", "e2llm", "full context"),
+        ("text taken in", *(f"{item.context_fraction:.1%}" for item in pair)),
+        ("tokens of text", *(f"{item.context_tokens:,}" for item in pair)),
+        ("decoder positions", *(f"{item.input_positions:,}" for item in pair)),
+        ("first token", *(f"{item.first_token_seconds:.2f} s" for item in pair)),
+        ("whole answer", *(f"{item.total_seconds:.2f} s" for item in pair)),
+        ("peak extra memory", *(format_bytes(item.peak_extra_bytes) for item in pair)),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}  {ours:>{widths[1]}}  {theirs:>{widths[2]}}" for name, ours, theirs in rows
+    ]
+    window = "no stated window" if comparison.window is None else f"window of {comparison.window:,} positions"
+    lines.append(
+        f"(same decoder, {window}, {comparison.device}, {comparison.num_threads} thread(s); of e2llm's time "
+        f"{comparison.e2llm.answer.timing.read_seconds:.2f} s is reading, once per text)"
+    )
+    lines.append(f"answer from full context: {comparison.full_context.answer.text}")
+    return "\n".join(lines)
+
+
+def format_bytes(count: int | None) -> str:
+    """Bytes in MB."""
+    return "unknown" if count is None else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,58 @@
+"""An answer and what it took: positions of the decoder's window, and seconds."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer took of the decoder's window.
+
+    Attributes:
+        context_tokens: Tokens that the context's text would take.
+        chunks: Chunks of the context.
+        soft_tokens_per_chunk: K.
+        soft_tokens: Soft tokens in the decoder's input: K for each chunk that is not expanded.
+        raw_tokens: Ordinary tokens in the decoder's input: instruction, template and expanded chunks.
+        new_tokens: Tokens of the answer, its end token included.
+        compression: Context tokens per decoder position that stands for the context.
+    """
+
+    context_tokens: int
+    chunks: int
+    soft_tokens_per_chunk: int
+    soft_tokens: int
+    raw_tokens: int
+    new_tokens: int
+    compression: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that an answer took.
+
+    Attributes:
+        read_seconds: Reading the context, once for any number of questions.
+        first_token_seconds: From the question to the first token; None with beams.
+        total_seconds: From the question to the whole answer, reading not included.
+    """
+
+    read_seconds: float
+    first_token_seconds: float | None
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with its cost.
+
+    Attributes:
+        text: The answer.
+        usage: Positions.
+        timing: Seconds.
+        expanded: Character spans `(start, end)` of the chunks that were given as raw text, in document order.
+    """
+
+    text: str
+    usage: Usage
+    timing: Timing
+    expanded: list[tuple[int, int]] = field(default_factory=list)

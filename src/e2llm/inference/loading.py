@@ -1,0 +1,50 @@
+"""What to load and where to: names and devices, checked before anything heavy begins."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling.parts import resolve_source
+
+EMBEDDED_MODEL = "mini"
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def check_model_name(name: str) -> None:
+    """Raise for a name that is neither a folder, nor an embedded model, nor shaped like a hub id.
+
+    Raises:
+        FileNotFoundError: If a folder is meant and not there.
+        E2LLMError: If the embedded model is meant and not there.
+    """
+    if Path(name).is_dir() or resolve_source(name) != name:
+        return
+    if name == EMBEDDED_MODEL:
+        raise E2LLMError(
+            f"the embedded model {name!r} is not part of this installation; get it with: "
+            "pip install 'e2llm[mini]', or name a folder or a hub id"
+        )
+    if not _HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"no such model folder: {name}")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; by default a GPU if there is one.
+
+    Raises:
+        E2LLMError: If the name is unknown, or the machine has no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise E2LLMError(f"unknown device {name!r}; use cpu, cuda, cuda:1, mps, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise E2LLMError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
+        )
+    return device

@@ -1,0 +1,151 @@
+"""The model and the processor that a run starts with, and what of them trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling import lora
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.training.recipe import FINAL_FOLDER
+from e2llm.training.samples import Source
+from e2llm.training.schema import LoraSection, NewDecoder, Recipe
+from e2llm.training.tokenizer import train_tokenizer
+
+
+def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
+    """Load the checkpoint of `init_from`, or join an encoder and a decoder by a new adapter.
+
+    Args:
+        recipe: The resolved recipe.
+        sources: The training records, from which a decoder from scratch learns its tokenizer.
+
+    Raises:
+        E2LLMError: If a part cannot be loaded.
+    """
+    model, processor = load_start(recipe) if recipe.init_from else join_parts(recipe, sources)
+    if recipe.encoder.batch_tokens is not None:
+        model.config.encoder_batch_tokens = recipe.encoder.batch_tokens
+    return model, processor
+
+
+def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
+    """The model and processor of `init_from`, with the recipe's chunking."""
+    start = str(recipe.init_from)
+    if Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
+        raise E2LLMError(f"init_from: {start} does not exist yet; train the stage before this one first")
+    dtype = recipe.decoder.dtype if recipe.decoder.source else "float32"
+    model = E2LLMForConditionalGeneration.from_pretrained(start, dtype=dtype)
+    processor = E2LLMProcessor.from_pretrained(start)
+    if recipe.adapter.reset:
+        model.reset_adapter()
+    processor.chunk_size_chars = recipe.chunking.chunk_size_chars
+    processor.overlap_chars = recipe.chunking.overlap_chars
+    processor.chunk_kind = recipe.chunking.kind
+    return model, processor
+
+
+def join_parts(
+    recipe: Recipe, sources: Sequence[Source]
+) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
+    """A new model of the recipe's parts."""
+    encoder = recipe.encoder.source
+    encoder_kwargs: dict[str, Any] = {"dtype": "float32"}
+    if recipe.encoder.revision:
+        encoder_kwargs["revision"] = recipe.encoder.revision
+    decoder_tokenizer = None
+    decoder: Any
+    decoder_kwargs: dict[str, Any] = {}
+    if recipe.decoder.new is not None:
+        decoder, decoder_tokenizer = new_decoder(recipe.decoder.new, sources)
+    else:
+        decoder = recipe.decoder.source
+        decoder_kwargs["dtype"] = recipe.decoder.dtype
+        if recipe.decoder.revision:
+            decoder_kwargs["revision"] = recipe.decoder.revision
+    model = E2LLMForConditionalGeneration.from_parts(
+        encoder,
+        decoder,
+        adapter=recipe.adapter.kind,
+        max_soft_tokens=recipe.adapter.max_soft_tokens,
+        adapter_num_heads=recipe.adapter.num_heads,
+        pooling=recipe.adapter.pooling,
+        decoder_tokenizer=decoder_tokenizer,
+        encoder_kwargs=encoder_kwargs,
+        decoder_kwargs=decoder_kwargs,
+    )
+    processor = E2LLMProcessor.from_parts(
+        encoder,
+        None if decoder_tokenizer is not None else decoder,
+        decoder_tokenizer=decoder_tokenizer,
+        chunk_size_chars=recipe.chunking.chunk_size_chars,
+        overlap_chars=recipe.chunking.overlap_chars,
+        chunk_kind=recipe.chunking.kind,
+        num_soft_tokens=recipe.adapter.max_soft_tokens,
+    )
+    return model, processor
+
+
+def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForCausalLM, Any]:
+    """A Llama-shaped decoder with random weights and a tokenizer learned from the sources."""
+    texts: list[str] = []
+    room = shape.tokenizer_sample_chars
+    for source in sources:
+        share = shape.tokenizer_sample_chars // len(sources)
+        for text in dict.fromkeys(record.context for record in source.records):
+            if share <= 0 or room <= 0:
+                break
+            texts.append(text[:share])
+            share -= len(texts[-1])
+            room -= len(texts[-1])
+    tokenizer = train_tokenizer(texts, shape.vocab_size, shape.window)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_heads,
+        max_position_embeddings=shape.window,
+        attention_dropout=shape.dropout,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config), tokenizer
+
+
+def set_modes(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.TrainableReport:
+    """Freeze, adapt or train each part as the recipe says."""
+
+    def settings(section: LoraSection) -> lora.LoraSettings:
+        return lora.LoraSettings(section.rank, section.alpha, section.dropout, tuple(section.target_modules))
+
+    report = lora.set_modes(
+        model,
+        encoder=recipe.encoder.mode,
+        decoder=recipe.decoder.mode,
+        adapter=recipe.adapter.mode,
+        encoder_lora=settings(recipe.encoder.lora),
+        decoder_lora=settings(recipe.decoder.lora),
+    )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # In half precision small steps would round to nothing; autocast halves the computation alone.
+            parameter.data = parameter.data.float()
+    if recipe.train.gradient_checkpointing:
+        checkpoint_activations(model.language_model)
+    return report
+
+
+def checkpoint_activations(decoder: Any) -> None:
+    """Recompute a decoder's activations in the backward pass, by the name that transformers has for it."""
+    settings = {"use_reentrant": False}
+    if hasattr(decoder, "activation_checkpointing_enable"):
+        decoder.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:  # before transformers 5.22 or so
+        decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

@@ -1,0 +1,77 @@
+"""The checkpoints of a run that goes on: which is the newest whole one, and its weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from e2llm.errors import CheckpointError
+
+_STATE_NAME = "trainer_state.json"
+_PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The `checkpoint-N` folders of a run, by N, whole or not."""
+    found = [item for item in folder.glob("checkpoint-*") if item.name.rpartition("-")[2].isdecimal()]
+    return sorted(found, key=lambda item: int(item.name.rpartition("-")[2]))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved to the end: the trainer's state, written last, must be readable."""
+    try:
+        json.loads((checkpoint / _STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of a run, or None."""
+    whole = [item for item in numbered_checkpoints(folder) if is_whole(item)]
+    return str(whole[-1]) if whole else None
+
+
+def remove_cut_short(folder: Path) -> None:
+    """Remove checkpoints that a kill has cut short, so that they count for nothing."""
+    for checkpoint in numbered_checkpoints(folder):
+        if not is_whole(checkpoint):
+            shutil.rmtree(checkpoint)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, folder: str | Path) -> None:
+    """Copy a checkpoint's own tensors, LoRA deltas included, into the model that is being trained.
+
+    Base weights that the checkpoint only refers to are in the model already and are not read again.
+
+    Raises:
+        CheckpointError: If a tensor that trains is missing, or one is unknown or of another shape.
+    """
+    folder = Path(folder)
+    state = model.state_dict()
+    base = {name.replace(".base_layer.", "."): item for name, item in state.items() if ".lora_" not in name}
+    files = [(file, base) for file in sorted(folder.glob("model*.safetensors"))]
+    for part, module in _PART_MODULES.items():
+        file = folder / "lora" / part / "adapter_model.safetensors"
+        deltas = {
+            f"base_model.model.{name.removeprefix(module + '.').replace('.default', '')}": item
+            for name, item in state.items()
+            if name.startswith(f"{module}.") and ".lora_" in name
+        }
+        files += [(file, deltas)] if file.is_file() else []
+    filled = set()
+    for file, targets in files:
+        for key, value in load_file(file).items():
+            if key not in targets or targets[key].shape != value.shape:
+                raise CheckpointError(
+                    f"{file}: {key} is not in the model, or of another shape; is it of this run?"
+                )
+            targets[key].copy_(value)
+            filled.add(targets[key].data_ptr())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.data_ptr() not in filled:
+            raise CheckpointError(f"{folder}: holds no {name}, which trains; is it of this run?")

@@ -1,0 +1,80 @@
+"""What a run shows: one tidy line per log on stderr, and a progress bar where stderr is a terminal."""
+
+import sys
+from typing import Any
+
+from transformers import TrainerCallback
+
+from e2llm.training.samples import OBJECTIVES
+
+
+def say(text: str) -> None:
+    """Print a note on stderr, so that stdout stays for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:
+    """One line of a log entry; None for an entry that holds nothing to show."""
+    if "loss" in logs:
+        parts = [f"loss {logs['loss']:.3f}"]
+        parts += [f"{name} {logs[f'{name}_loss']:.3f}" for name in OBJECTIVES if f"{name}_loss" in logs]
+        if "learning_rate" in logs:
+            parts.append(f"lr {logs['learning_rate']:.2e}")
+        if "grad_norm" in logs:
+            parts.append(f"grad norm {float(logs['grad_norm']):.2f}")
+        if "tokens_per_second" in logs:
+            parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
+    else:
+        losses = {name: logs.get(f"eval_{name}_loss") for name in OBJECTIVES}
+        parts = [f"{name} {value:.3f}" for name, value in losses.items() if value is not None]
+        if not parts:
+            return None
+        parts[0] = f"held out: {parts[0]}"
+    return f"step {step:>{len(str(steps))}}/{steps}  " + "  ".join(parts)
+
+
+class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
+    """Prints log lines and, on a terminal, keeps a progress bar below them."""
+
+    def __init__(self) -> None:
+        self.progress: Any = None
+        self.task: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the bar."""
+        if not state.is_world_process_zero or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.progress.start()
+        self.task = self.progress.add_task("steps", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.progress is not None:
+            self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print the line."""
+        line = log_line(logs or {}, state.global_step, state.max_steps)
+        if line is None or not state.is_world_process_zero:
+            return
+        if self.progress is None:
+            say(line)
+        else:
+            self.progress.console.print(line, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Take the bar away; may be called more than once."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None

@@ -1,0 +1,83 @@
+"""What a run was made with, saved beside its outputs, and what has changed since."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from e2llm.training.arguments import resolve_precision
+from e2llm.training.curves import write_atomically
+from e2llm.training.schema import Recipe
+from e2llm.version import __version__
+
+RECIPE_NAME = "recipe.yaml"
+
+
+def write_provenance(recipe: Recipe) -> None:
+    """Save the resolved recipe and what it ran with, beside the outputs."""
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    resolved = yaml.safe_dump(portable(recipe), sort_keys=False, allow_unicode=True)
+    write_atomically(recipe.folder / RECIPE_NAME, resolved.encode())
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")
+    }
+    facts = {
+        "e2llm": __version__,
+        **versions,
+        "commit": git_commit(),
+        "seed": recipe.seed,
+        "precision": resolve_precision(recipe.train.precision),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_threads": torch.get_num_threads(),
+    }
+    write_atomically(recipe.folder / "provenance.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with data paths relative to its folder, as the saved recipe is read again."""
+    content = recipe.model_dump(exclude_none=True)
+    for file in [*content["data"]["train"], *content["data"]["validation"]]:
+        file["path"] = os.path.relpath(file["path"], recipe.folder)
+    return content
+
+
+def changes_since_start(recipe: Recipe) -> list[str]:
+    """Keys in which the recipe differs from the one that its folder was begun with: `key: before -> now`."""
+    file = recipe.folder / RECIPE_NAME
+    if not file.is_file():
+        return []
+    before, now = flattened(yaml.safe_load(file.read_text(encoding="utf-8"))), flattened(portable(recipe))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys]
+
+
+def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys."""
+    if isinstance(content, list) and any(isinstance(item, dict) for item in content):
+        content = {str(index): item for index, item in enumerate(content)}
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(flattened(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, or None where e2llm does not run from one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,327 @@
+"""The keys of a recipe, with their defaults, ranges and meaning; `e2llm.training.recipe` reads the files.
+
+The docstrings below the fields become the tables of docs/training.md.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ObjectiveName = Literal["language", "understanding", "reasoning"]
+_ROUNDING = 1e-9  # 1 - 0.7 - 0.3 is not 0 in binary
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A mapping of the recipe: unknown keys and numbers without end are errors."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class LoraSection(Section):
+    """LoRA of one part."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the deltas (paper: encoder 16-32, decoder 8-16)."""
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale of the deltas, which are multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of LoRA inputs dropped in training."""
+    target_modules: list[str] = []
+    """Ends of module names to adapt; by default the table in `e2llm.modeling.lora`."""
+
+
+class EncoderSection(Section):
+    """The text encoder."""
+
+    source: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub id or local folder."""
+    revision: str | None = None
+    """Revision of a hub id."""
+    mode: Literal["frozen", "lora", "full"] = "frozen"
+    """What trains: nothing, LoRA deltas, or all weights, which are then saved with the model."""
+    lora: LoraSection = LoraSection()
+    """Used with mode lora."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 8192."""
+
+
+class NewDecoder(Section):
+    """A decoder from scratch: a Llama-shaped model with a tokenizer learned from the training texts."""
+
+    hidden_size: int = Field(default=256, ge=8)
+    """Width."""
+    num_layers: int = Field(default=6, ge=1)
+    """Layers."""
+    num_heads: int = Field(default=4, ge=1)
+    """Attention heads; must divide hidden_size."""
+    intermediate_size: int = Field(default=704, ge=8)
+    """Width of the feed-forward layers."""
+    vocab_size: int = Field(default=8192, ge=300)
+    """Tokens of the byte-level BPE tokenizer, special tokens included."""
+    window: int = Field(default=2048, ge=16)
+    """Positions that the decoder takes."""
+    tokenizer_sample_chars: int = Field(default=30_000_000, ge=1000)
+    """Characters of text that the tokenizer is learned from."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Attention dropout."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "NewDecoder":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}")
+        return self
+
+
+class DecoderSection(Section):
+    """The decoder LLM: a pretrained one (`source`) or one made from scratch (`new`)."""
+
+    source: str | None = None
+    """Hub id or local folder."""
+    revision: str | None = None
+    """Revision of a hub id."""
+    new: NewDecoder | None = None
+    """Shape of a decoder from scratch."""
+    mode: Literal["frozen", "lora", "full"] = "lora"
+    """What trains, as for the encoder; a decoder from scratch needs full."""
+    lora: LoraSection = LoraSection(rank=8, alpha=16.0)
+    """Used with mode lora."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Precision in which a pretrained decoder's weights are held."""
+
+
+class AdapterSection(Section):
+    """The adapter."""
+
+    kind: str = "attention"
+    """`attention` (paper v2) or `mlp` (paper v1)."""
+    max_soft_tokens: int = Field(default=8, ge=1)
+    """Most soft tokens per chunk."""
+    num_heads: int = Field(default=4, ge=1)
+    """Heads of the attention adapter (paper: 4)."""
+    pooling: Literal["cls", "mean"] = "mean"
+    """What the mlp adapter reads."""
+    mode: Literal["frozen", "full"] = "full"
+    """Whether it trains."""
+    reset: bool = False
+    """Start with a new adapter in place of the one of `init_from`."""
+
+
+class ChunkingSection(Section):
+    """How contexts are split."""
+
+    chunk_size_chars: int = Field(default=512, ge=16)
+    """Longest chunk, in characters (paper: 512)."""
+    overlap_chars: int = Field(default=0, ge=0)
+    """Characters that a chunk repeats of the one before."""
+    kind: str = "prose"
+    """`prose`, `code` or `tokens`."""
+
+
+class DataFile(Section):
+    """One JSONL file of records."""
+
+    path: str
+    """The file; relative paths are looked up under --data if that is given, else beside the recipe."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often it is drawn: its share is weight / sum of the weights of files that serve the objective."""
+    objectives: list[ObjectiveName] = Field(default=["understanding", "reasoning"], min_length=1)
+    """What it serves; text-only records never serve reasoning."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first records."""
+
+
+class DataSection(Section):
+    """Training and validation records."""
+
+    train: list[DataFile] = Field(min_length=1)
+    """Files to train on."""
+    validation: list[DataFile] = []
+    """Files to evaluate on; without any, a share of the training records is held out."""
+    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """That share (paper: 0.05), taken by context so that no context is on both sides."""
+
+
+class LanguageObjective(Section):
+    """Next-token prediction of plain text, for decoders from scratch."""
+
+    fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples."""
+    sequence_tokens: int = Field(default=256, ge=8)
+    """Decoder tokens per sample."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of its loss."""
+
+
+class UnderstandingObjective(Section):
+    """Restating a window of chunks from its soft tokens."""
+
+    fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of the samples."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of its mean loss against the reasoning loss (paper v2: 1e-7 to 1e-9 with summed losses)."""
+    window_chunks: list[PositiveInt] = Field(default=[1, 2, 4], min_length=1)
+    """Window lengths to draw from, in chunks."""
+    stride_chunks: int = Field(default=1, ge=1)
+    """Windows start at multiples of this."""
+    chunk_sizes_chars: list[Annotated[int, Field(ge=16)]] = []
+    """Chunk sizes to draw from; by default only chunking.chunk_size_chars. Short ones make a curriculum."""
+
+
+class ReasoningObjective(Section):
+    """Answering an instruction from the soft tokens of the whole context."""
+
+    max_chunks: int | None = Field(default=None, ge=1)
+    """Longer contexts are cut to a run of this many chunks around the evidence; None keeps all."""
+    keep_all_evidence: bool = True
+    """Cut so that all chunks with evidence stay, where max_chunks has room; else one of them, drawn, does."""
+    expand_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples in which some chunks stand as raw text."""
+    expand_max_chunks: int = Field(default=2, ge=1)
+    """Most chunks that are raw in such a sample."""
+    expand_gold_fraction: float = Field(default=0.7, ge=0, le=1)
+    """Share of those samples in which a chunk that holds evidence is among them."""
+    distractor_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples whose context is surrounded by chunks of other contexts."""
+    distractor_max_chunks: int = Field(default=8, ge=1)
+    """Most chunks of other contexts in such a sample."""
+
+
+class ObjectivesSection(Section):
+    """The mix of objectives; reasoning takes what the other two leave."""
+
+    language: LanguageObjective = LanguageObjective()
+    understanding: UnderstandingObjective = UnderstandingObjective()
+    reasoning: ReasoningObjective = ReasoningObjective()
+    soft_tokens: list[PositiveInt] = Field(default=[1, 2, 4, 8], min_length=1)
+    """Soft tokens per chunk to draw from, once per optimizer step: the compression dial."""
+    soft_token_weights: list[Annotated[float, Field(ge=0)]] = []
+    """How often each is drawn; by default equally."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Losses are means over tokens (chosen here) or sums over the batch (paper)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ObjectivesSection":
+        if self.language.fraction + self.understanding.fraction > 1 + _ROUNDING:
+            raise ValueError("language.fraction and understanding.fraction add up to more than 1")
+        if self.soft_token_weights and len(self.soft_token_weights) != len(self.soft_tokens):
+            raise ValueError(
+                f"soft_token_weights has {len(self.soft_token_weights)} numbers, soft_tokens has "
+                f"{len(self.soft_tokens)}; give one weight per entry"
+            )
+        if self.soft_token_weights and not any(self.soft_token_weights):
+            raise ValueError("soft_token_weights are all 0; give one that is not")
+        return self
+
+    def fractions(self) -> dict[str, float]:
+        """Share of the samples per objective."""
+        language, understanding = self.language.fraction, self.understanding.fraction
+        rest = 1 - language - understanding
+        return {
+            "language": language,
+            "understanding": understanding,
+            "reasoning": rest if rest > _ROUNDING else 0.0,
+        }
+
+
+class TrainSection(Section):
+    """Optimization."""
+
+    steps: int = Field(default=1000, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=8, ge=1)
+    """Samples per forward pass and device."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Forward passes per optimizer step."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate (paper: 1e-4)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after the warm-up."""
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's weight decay."""
+    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
+    """AdamW's second beta."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast precision; auto takes bf16 where the device computes it, else fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute the decoder's activations in the backward pass: less memory, more time."""
+    cache_encoder_states_mb: int = Field(default=0, ge=0)
+    """Memory for token states of a frozen encoder, so that a chunk seen again is not encoded again."""
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads; by default torch's choice."""
+    dataloader_workers: int = Field(default=0, ge=0)
+    """Processes that prepare samples."""
+    log_every_steps: int = Field(default=10, ge=1)
+    """How often losses are logged."""
+    evaluate_every_steps: int = Field(default=200, ge=1)
+    """How often held-out records are evaluated."""
+    evaluate_samples: int = Field(default=64, ge=1)
+    """Held-out samples per objective and evaluation."""
+    save_every_steps: int = Field(default=200, ge=1)
+    """How often a checkpoint to resume from is saved."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints to keep, the best one not counted."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainSection":
+        if self.save_every_steps % self.evaluate_every_steps:
+            raise ValueError(
+                f"save_every_steps={self.save_every_steps} must be a multiple of evaluate_every_steps="
+                f"{self.evaluate_every_steps}, so that the best evaluated weights are saved"
+            )
+        return self
+
+
+class Recipe(Section):
+    """A resolved training run."""
+
+    name: str
+    """Name of the run."""
+    stage: str = ""
+    """Name of the stage, where the recipe has several."""
+    output: str = ""
+    """Folder of the run; by default runs/NAME. A stage writes to a sub-folder."""
+    seed: int = 0
+    """Fixes initial weights, data order and every draw."""
+    init_from: str | None = None
+    """Checkpoint to start from; a stage starts from the one before it."""
+    encoder: EncoderSection = EncoderSection()
+    decoder: DecoderSection
+    adapter: AdapterSection = AdapterSection()
+    chunking: ChunkingSection = ChunkingSection()
+    data: DataSection
+    objectives: ObjectivesSection = ObjectivesSection()
+    train: TrainSection = TrainSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if (self.decoder.source is None) == (self.decoder.new is None):
+            raise ValueError("give one of decoder.source and decoder.new")
+        if self.decoder.new and self.init_from is None and self.decoder.mode != "full":
+            raise ValueError(f"a decoder from scratch needs decoder.mode: full, got {self.decoder.mode}")
+        if self.adapter.reset and self.init_from is None:
+            raise ValueError("adapter.reset has no effect without init_from or a stage before; leave it out")
+        if (self.encoder.mode, self.adapter.mode, self.decoder.mode) == ("frozen",) * 3:
+            raise ValueError("encoder, adapter and decoder are all frozen; let one of them train")
+        if self.train.cache_encoder_states_mb and self.encoder.mode != "frozen":
+            raise ValueError(
+                "train.cache_encoder_states_mb works for a frozen encoder only, got encoder.mode: "
+                f"{self.encoder.mode}"
+            )
+        if max(self.objectives.soft_tokens) > self.adapter.max_soft_tokens:
+            raise ValueError(
+                f"objectives.soft_tokens has {max(self.objectives.soft_tokens)}, adapter.max_soft_tokens is "
+                f"{self.adapter.max_soft_tokens}; raise the one or lower the other"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where this run, or this stage of it, writes."""
+        base = Path(self.output or Path("runs") / self.name)
+        return base / self.stage if self.stage else base

@@ -1,0 +1,180 @@
+import contextlib
+import io
+import json
+import shutil
+import sys
+
+import pytest
+
+from e2llm import Engine
+from e2llm.cli.ask import print_piece
+from tiny_models import TEXT
+
+QUESTION = "Where is the key?"
+
+
+def stdin_of(data: bytes):
+    return io.TextIOWrapper(io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def engine(model):
+    return Engine.from_pretrained(model, device="cpu")
+
+
+def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
+    result = run("ask", text_file, QUESTION, "--model", model)
+    assert result.code == 0
+    assert result.out == engine.ask(engine.read(TEXT), QUESTION).text + "\n"
+    assert result.err.startswith("[79 tokens in 5 chunks as 20 soft tokens (3.95x); read ")
+    assert result.err.count("\n") == 1
+
+
+def test_the_answer_comes_in_pieces(run, model, text_file, monkeypatch):
+    pieces = []
+    monkeypatch.setattr("e2llm.cli.ask.print_piece", lambda piece: pieces.append(piece) or print_piece(piece))
+    result = run("ask", text_file, QUESTION, "--model", model)
+    assert len(pieces) > 5
+    assert "".join(pieces) + "\n" == result.out
+
+
+def test_a_piece_is_on_the_terminal_before_the_next_one_comes():
+    stream = io.TextIOWrapper(io.BytesIO(), line_buffering=False)
+    with contextlib.redirect_stdout(stream):
+        print_piece("wor")
+        assert stream.buffer.getvalue() == b"wor"
+
+
+def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, model, text_file):
+    plain = run("ask", text_file, QUESTION, "--model", model, "--soft-tokens", 2, "--max-new-tokens", 9)
+    result = run(
+        "ask", text_file, QUESTION, "--model", model, "--soft-tokens", 2, "--max-new-tokens", 9, "--json"
+    )
+    data = json.loads(result.out)
+    assert list(data) == ["text", "usage", "timing", "expanded"]
+    assert data["text"] + "\n" == plain.out
+    assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)
+    assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds"}
+    assert result.err == ""
+
+
+def test_several_files_and_folders_are_one_context(run, model, text_file, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/two.md").write_text("A second text.")
+    result = run("ask", text_file, tmp_path / "more", QUESTION, "--model", model, "--json")
+    assert json.loads(result.out)["usage"]["chunks"] == 6
+
+
+def test_a_dash_reads_standard_input(run, model, text_file, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", stdin_of(TEXT.replace(". ", ".\r\n").encode("utf-8-sig")))
+    piped = run("ask", "-", QUESTION, "--model", model)
+    text_file.write_text(TEXT.replace(". ", ".\n"))
+    assert (piped.code, piped.out) == (0, run("ask", text_file, QUESTION, "--model", model).out)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(b" \n", "empty"), (b"caf\xe9", "byte 3 is not valid UTF-8"), (b"a\0b", "binary")]
+)
+def test_standard_input_that_is_no_text_is_refused(run, model, monkeypatch, data, words):
+    monkeypatch.setattr(sys, "stdin", stdin_of(data))
+    result = run("ask", "-", QUESTION, "--model", model)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("e2llm: error: standard input")
+    assert words in result.err
+
+
+def test_compare_shows_both_ways(run, model, text_file):
+    arguments = ("ask", text_file, QUESTION, "--model", model, "--max-new-tokens", 6, "--compare")
+    answer, heading, *_ = run(*arguments).out.splitlines()
+    data = json.loads(run(*arguments, "--json").out)
+    assert answer == data["text"]
+    assert heading.split() == ["e2llm", "full", "context"]
+    assert data["full_context"]["context_fraction"] == 1.0
+    assert {"text", "first_token_seconds", "total_seconds", "peak_extra_bytes"} <= set(data["full_context"])
+    assert data["peak_extra_bytes"] >= 0
+
+
+def test_restate_shows_chunks_beside_their_text(run, model, text_file, engine):
+    context = engine.read(TEXT)
+    result = run("restate", text_file, "--chunk", 3, "--chunk", 0, "--model", model, "--json")
+    rows = json.loads(result.out)
+    assert [row["chunk"] for row in rows] == [3, 0]
+    assert [row["restated"] for row in rows] == engine.restate(context, [3, 0])
+    assert [TEXT[slice(*row["span"])] for row in rows] == [row["text"] for row in rows]
+    plain = run("restate", text_file, "--chunk", 0, "--model", model).out
+    assert "text:     The harbour lights went out at nine." in plain
+
+
+def test_info_names_versions_and_what_is_missing(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "missing: pip install 'e2llm[mini]'" in run("info").out
+
+
+def test_info_describes_a_model(run, model, bases):
+    facts = json.loads(run("info", model, "--json").out)["model"]
+    assert (facts["window"], facts["max_soft_tokens"], facts["chunk_size_chars"]) == (512, 4, 48)
+    assert facts["longest_context_chars"] == 512 * 48
+    assert facts["bases"] == {"encoder": str(bases / "encoder"), "decoder": str(bases / "decoder")}
+    assert "llama, " in facts["decoder"]
+    assert f"placeholder: {facts['placeholder']}" in run("info", model).out
+
+
+def test_an_exported_model_needs_no_bases_and_answers_equally(run, make_model, bases, text_file, tmp_path):
+    copies = shutil.copytree(bases, tmp_path / "bases")
+    folder = make_model(tmp_path / "model", copies)
+    before = run("ask", text_file, QUESTION, "--model", folder).out
+    result = run("export", folder, tmp_path / "deep/out", "--json")
+    assert json.loads(result.out)["output"] == str(tmp_path / "deep/out")
+    shutil.rmtree(copies)
+    assert run("ask", text_file, QUESTION, "--model", folder).code == 1
+    after = run("ask", text_file, QUESTION, "--model", tmp_path / "deep/out")
+    assert (after.code, after.out) == (0, before)
+    assert json.loads(run("info", tmp_path / "deep/out", "--json").out)["model"]["bases"] == "none"
+
+
+def test_export_leaves_nothing_behind_when_it_fails(run, model, tmp_path, monkeypatch):
+    def full_disk(*_args, **_kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("e2llm.modeling.processor.E2LLMProcessor.save_pretrained", full_disk)
+    result = run("export", model, tmp_path / "out")
+    assert (result.code, result.err) == (1, "e2llm: error: no space left on device\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_writes_over_nothing(run, model, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    result = run("export", model, tmp_path)
+    assert result.code == 1
+    assert "not an empty folder" in result.err
+    assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_eval_writes_scores_and_predictions(run, model, tmp_path):
+    records = tmp_path / "records.jsonl"
+    rows = [{"context": TEXT, "prompt": QUESTION, "answer": "under the stone", "id": "a"}]
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "new/scores.json"
+    options = ("--records", f"answers={records}", "--model", model, "--soft-tokens", 1, "--soft-tokens", 4)
+    result = run("eval", *options, "-o", output, "--json")
+    scores = json.loads(result.out)
+    assert scores == json.loads(output.read_text())
+    assert [row["system"] for row in scores["scores"]] == ["e2llm k=1", "e2llm k=4", "no soft tokens"]
+    lines = [
+        json.loads(line) for line in (tmp_path / "new/scores.predictions.jsonl").read_text().splitlines()
+    ]
+    assert [line["system"] for line in lines] == ["e2llm k=1", "e2llm k=4", "no soft tokens"]
+    assert sorted(item.name for item in output.parent.iterdir()) == [
+        "scores.json",
+        "scores.predictions.jsonl",
+    ]
+
+
+def test_eval_prints_a_line_per_system(run, model, tmp_path):
+    records = tmp_path / "records.jsonl"
+    records.write_text(json.dumps({"context": TEXT, "prompt": "", "answer": ""}) + "\n")
+    result = run("eval", "--records", f"restatement={records}", "--model", model, "-o", tmp_path / "s.json")
+    assert [line.split()[:2] for line in result.out.splitlines()] == [
+        ["restatement", "e2llm"],
+        ["restatement", "no"],
+    ]

@@ -1,0 +1,188 @@
+import pytest
+import torch
+
+from e2llm import Engine
+from e2llm.errors import E2LLMError
+from e2llm.inference.documents import Document
+from tiny_models import TEXT, tiny_model, tiny_processor
+
+QUESTION = "Where is the key?"
+
+
+@pytest.mark.parametrize("soft_tokens", [1, 2, 4])
+def test_ask_is_generate_on_the_output_of_the_processor(engine, context, soft_tokens):
+    inputs = engine.processor(context=TEXT, prompt=QUESTION, num_soft_tokens=soft_tokens)
+    ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False)[
+        0, inputs["input_ids"].shape[1] :
+    ]
+    answer = engine.ask(context, QUESTION, soft_tokens=soft_tokens, max_new_tokens=12)
+    assert answer.text == engine.processor.decode_answer(ids)
+    assert answer.usage.new_tokens == len(ids)
+
+
+def test_the_number_of_soft_tokens_changes_what_the_decoder_sees(engine, context, seen):
+    engine.ask(context, QUESTION, soft_tokens=3, max_new_tokens=1)
+    assert seen.ids.count(engine.processor.chunk_token_id) == 3 * len(context)
+
+
+def test_a_batch_answers_as_the_engine_does_one_by_one(engine, context):
+    texts = [TEXT, TEXT[:60]]
+    inputs = engine.processor(context=texts, prompt=[QUESTION, "How many boats?"], num_soft_tokens=2)
+    rows = engine.model.generate(**inputs, max_new_tokens=10, do_sample=False)[
+        :, inputs["input_ids"].shape[1] :
+    ]
+    for text, question, row in zip(texts, [QUESTION, "How many boats?"], rows, strict=True):
+        answer = engine.ask(engine.read(text, progress=False), question, soft_tokens=2, max_new_tokens=10)
+        assert engine.processor.decode_answer(row) == answer.text
+
+
+def test_usage_counts_the_positions_of_the_window(engine, context, seen):
+    usage = engine.ask(context, QUESTION, soft_tokens=2, max_new_tokens=5).usage
+    assert usage.chunks == len(context) == 5
+    assert usage.soft_tokens == 2 * 5
+    assert usage.soft_tokens + usage.raw_tokens == len(seen.ids)
+    assert usage.context_tokens == len(engine.processor.encode(TEXT))
+    assert usage.compression == round(usage.context_tokens / 10, 2)
+    assert usage.new_tokens == 5
+
+
+def test_timing_adds_up(engine, context):
+    timing = engine.ask(context, QUESTION, max_new_tokens=5).timing
+    assert timing.read_seconds == context.read_seconds > 0
+    assert 0 < timing.first_token_seconds < timing.total_seconds
+
+
+def test_expanded_chunks_stand_in_place_as_raw_text(engine, context, seen):
+    answer = engine.ask(context, QUESTION, soft_tokens=2, expand=[3, 1, 3], max_new_tokens=1)
+    raw = {index: engine.processor.encode(context.chunks[index].text) for index in (1, 3)}
+    soft = [engine.processor.chunk_token_id] * 2
+    expected = [*soft, *raw[1], *soft, *raw[3], *soft]
+    start = seen.ids.index(engine.processor.chunk_token_id)
+    assert seen.ids[start : start + len(expected)] == expected
+    assert torch.equal(seen.inputs["chunk_embeds"], context.soft_tokens[[0, 2, 4]])
+    assert answer.expanded == [(context.chunks[i].start, context.chunks[i].end) for i in (1, 3)]
+
+
+def test_usage_counts_expanded_chunks_as_raw_tokens(engine, context):
+    plain = engine.ask(context, QUESTION, soft_tokens=2, max_new_tokens=1).usage
+    usage = engine.ask(context, QUESTION, soft_tokens=2, expand=[1], max_new_tokens=1).usage
+    raw = len(engine.processor.encode(context.chunks[1].text))
+    assert (usage.soft_tokens, usage.raw_tokens) == (8, plain.raw_tokens + raw)
+    assert usage.compression == round(usage.context_tokens / (8 + raw), 2)
+
+
+def test_all_chunks_expanded_is_the_plain_decoder(engine, context, seen):
+    engine.ask(context, QUESTION, expand=range(len(context)), max_new_tokens=1)
+    assert "chunk_embeds" not in seen.inputs
+    assert engine.processor.chunk_token_id not in seen.ids
+
+
+@pytest.mark.parametrize("hostile", ["<|chunk|>", "</s>", "<|end|>", "<|im_start|>system", "<pad>"])
+def test_text_that_looks_like_a_control_token_stays_text(engine, seen, hostile):
+    context = engine.read(f"The key {hostile} is here. " * 4, progress=False)
+    answer = engine.ask(context, f"What is {hostile}?", soft_tokens=2, expand=[0], max_new_tokens=4)
+    assert (
+        seen.ids.count(engine.processor.chunk_token_id) == answer.usage.soft_tokens == 2 * (len(context) - 1)
+    )
+    specials = {engine.processor.tokenizer.eos_token_id, engine.processor.tokenizer.pad_token_id}
+    assert not specials & set(seen.ids)
+    text = engine.processor.tokenizer.decode(seen.ids)
+    assert text.count(hostile) - (hostile == "<|chunk|>") * answer.usage.soft_tokens >= 2
+
+
+def test_several_documents_keep_their_names_and_their_order(engine):
+    documents = [Document("one.txt", TEXT), Document("two.txt", "A second text.")]
+    context = engine.read(documents, progress=False)
+    assert context.sources == ["one.txt"] * 5 + ["two.txt"]
+    assert (context.chunks[5].start, context.chunks[5].text) == (0, "A second text.")
+    assert context.num_tokens == sum(len(engine.processor.encode(item.text)) for item in documents)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_beams": 3}, {"do_sample": True, "temperature": 0.7, "top_k": 20}, {"repetition_penalty": 1.4}],
+)
+def test_options_of_generate_pass_through(engine, context, options):
+    inputs = engine.processor(context=TEXT, prompt=QUESTION, num_soft_tokens=2)
+    torch.manual_seed(0)
+    ids = engine.model.generate(**inputs, max_new_tokens=10, **{"do_sample": False, **options})
+    torch.manual_seed(0)
+    answer = engine.ask(context, QUESTION, soft_tokens=2, max_new_tokens=10, **options)
+    assert answer.text == engine.processor.decode_answer(ids[0, inputs["input_ids"].shape[1] :])
+
+
+def test_beams_have_no_time_to_the_first_token(engine, context):
+    assert engine.ask(context, QUESTION, num_beams=2, max_new_tokens=3).timing.first_token_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"soft_tokens": 0}, "from 1 to 4, got 0"),
+        ({"soft_tokens": 5}, "from 1 to 4, got 5"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, got 0"),
+        ({"expand": 3}, "expand takes a list of chunk indices, got 3"),
+        ({"expand": [5]}, "0..4"),
+        ({"expand": [-1]}, "0..4"),
+        ({"num_return_sequences": 2, "do_sample": True}, "the engine returns one answer"),
+        ({"return_dict_in_generate": True}, "the engine returns one answer"),
+        ({"num_beams": 2, "on_piece": print}, "cannot be streamed"),
+        ({"streamer": object(), "on_piece": print}, "exclude each other"),
+    ],
+)
+def test_arguments_that_do_not_work_are_refused(engine, context, options, words):
+    with pytest.raises(E2LLMError, match=words):
+        engine.ask(context, QUESTION, **options)
+
+
+@pytest.mark.parametrize("question", ["", " \n\t"])
+def test_an_empty_question_is_refused(engine, context, question):
+    with pytest.raises(E2LLMError, match="question is empty"):
+        engine.ask(context, question)
+
+
+def test_restate_asks_for_one_chunk_at_a_time(engine, context, seen):
+    texts = engine.restate(context, [4, 0], soft_tokens=3)
+    assert len(texts) == 2
+    assert seen.ids.count(engine.processor.chunk_token_id) == 3
+    assert torch.equal(seen.inputs["chunk_embeds"], context.soft_tokens[:1])
+
+
+def test_restate_is_the_understanding_prompt_on_that_chunk(engine, context):
+    chunk = context.chunks[2].text
+    inputs = engine.processor(context=chunk, prompt="Restate the context.", num_soft_tokens=4)
+    longest = len(engine.processor.encode(chunk)) * 3 // 2 + 8
+    ids = engine.model.generate(**inputs, max_new_tokens=longest, do_sample=False)[
+        0, inputs["input_ids"].shape[1] :
+    ]
+    assert engine.restate(context, [2]) == [engine.processor.decode_answer(ids)]
+
+
+@pytest.mark.parametrize("index", [-1, 5])
+def test_a_chunk_that_does_not_exist_cannot_be_restated(engine, context, index):
+    with pytest.raises(E2LLMError, match=f"chunk {index} does not exist; the context has chunks 0 to 4"):
+        engine.restate(context, [0, index])
+
+
+def test_summarize_asks_for_a_summary(engine, context):
+    asked = engine.ask(context, "Summarize the context.", soft_tokens=2, max_new_tokens=9)
+    assert engine.summarize(context, soft_tokens=2, max_new_tokens=9).text == asked.text
+
+
+def test_model_and_processor_must_belong_together():
+    with pytest.raises(E2LLMError, match="do not belong together"):
+        Engine(tiny_model(chunk_token_id=7), tiny_processor())
+
+
+@pytest.mark.parametrize(("device", "words"), [("gpu9", "unknown device"), ("cuda:99", "torch sees")])
+def test_a_device_that_is_not_there_is_named_before_anything_loads(device, words):
+    with pytest.raises(E2LLMError, match=words):
+        Engine.from_pretrained("no/such/model", device=device)
+
+
+def test_a_saved_model_answers_as_before(engine, context, tmp_path):
+    engine.model.save_pretrained(tmp_path)
+    engine.processor.save_pretrained(tmp_path)
+    loaded = Engine.from_pretrained(tmp_path, device="cpu")
+    answer = loaded.ask(loaded.read(TEXT, progress=False), QUESTION, max_new_tokens=12)
+    assert answer.text == engine.ask(context, QUESTION, max_new_tokens=12).text

@@ -1,0 +1,116 @@
+import pytest
+import torch
+
+from e2llm import Engine
+from e2llm.bench import PeakMemory, compare_with_full_context, format_bytes, format_comparison, longest_prefix
+from e2llm.errors import ContextOverflowError
+from e2llm.inference.documents import Document
+from tiny_models import TEXT, tiny_model, tiny_processor
+
+QUESTION = "Where is the key?"
+LONG = TEXT * 20
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(tiny_model(), tiny_processor())
+
+
+@pytest.fixture(scope="module")
+def comparison(engine):
+    return compare_with_full_context(engine, LONG, QUESTION, max_new_tokens=12)
+
+
+def test_soft_tokens_take_in_the_whole_text(engine, comparison):
+    ours = comparison.e2llm
+    assert ours.context_fraction == 1.0
+    assert ours.context_tokens == engine.count_tokens(LONG)
+    assert ours.answer.text == engine.ask(engine.read(LONG), QUESTION, max_new_tokens=12).text
+    assert ours.input_positions == ours.answer.usage.soft_tokens + ours.answer.usage.raw_tokens
+
+
+def test_full_context_takes_in_as_much_as_the_window_takes(engine, comparison):
+    full = comparison.full_context
+    assert full.answer.usage.soft_tokens == 0
+    assert engine.window - 2 <= full.input_positions + 12 <= engine.window
+    assert 0.1 < full.context_fraction < 0.9
+    assert full.context_tokens == engine.count_tokens(LONG[: round(full.context_fraction * len(LONG))])
+
+
+def test_full_context_is_the_same_decoder_on_plain_tokens(engine, comparison):
+    prefix = LONG[: round(comparison.full_context.context_fraction * len(LONG))]
+    ids = engine.processor.lay_out([prefix], QUESTION, expand=[0]).input_ids
+    assert engine.processor.chunk_token_id not in ids
+    out = engine.model.language_model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
+    assert comparison.full_context.answer.text == engine.processor.decode_answer(out[0, len(ids) :])
+
+
+def test_a_short_text_is_whole_in_both(engine):
+    documents = [Document("one", "A key."), Document("two", "A stone.")]
+    comparison = compare_with_full_context(engine, documents, QUESTION, soft_tokens=2, max_new_tokens=3)
+    assert comparison.full_context.context_fraction == comparison.e2llm.context_fraction == 1.0
+    assert comparison.full_context.context_tokens == engine.count_tokens("A key.\n\nA stone.")
+    assert comparison.e2llm.answer.usage.soft_tokens == 4
+
+
+def test_seconds_include_reading(comparison):
+    ours, full = comparison.e2llm, comparison.full_context
+    assert ours.total_seconds == ours.answer.timing.read_seconds + ours.answer.timing.total_seconds
+    assert 0 < ours.answer.timing.read_seconds < ours.first_token_seconds < ours.total_seconds
+    assert full.answer.timing.read_seconds == 0
+    assert full.to_dict()["first_token_seconds"] == full.answer.timing.first_token_seconds
+
+
+def test_soft_tokens_that_do_not_fit_are_refused(engine):
+    with pytest.raises(ContextOverflowError, match="too many"):
+        compare_with_full_context(engine, LONG * 3, QUESTION, soft_tokens=4)
+
+
+def test_pieces_are_those_of_the_answer_by_soft_tokens(engine):
+    pieces = []
+    comparison = compare_with_full_context(engine, TEXT, QUESTION, max_new_tokens=8, on_piece=pieces.append)
+    assert "".join(pieces) == comparison.e2llm.answer.text
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("one two three", 2, "one two "),
+        ("one two three", 3, "one two three"),
+        ("one two three", 99, "one two three"),
+        ("one two three", None, "one two three"),
+        ("one two three", 0, ""),
+        ("a " * 5000, 4000, "a " * 4000),
+    ],
+)
+def test_the_longest_start_of_a_text_is_found(text, limit, expected):
+    prefix = longest_prefix(text, limit, lambda part: len(part.split()))
+    assert prefix == expected
+
+
+def test_memory_that_is_freed_within_the_block_counts():
+    with PeakMemory(torch.device("cpu")) as memory:
+        block = torch.ones(16_000_000)  # 64 MB
+        for _ in range(8):
+            block.sum()
+        del block
+    with PeakMemory(torch.device("cpu")) as nothing:
+        pass
+    assert memory.extra_bytes > 50_000_000
+    assert nothing.extra_bytes < 10_000_000
+
+
+def test_memory_stays_unknown_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr("e2llm.bench.resident_bytes", lambda: None)
+    with PeakMemory(torch.device("cpu")) as memory:
+        pass
+    assert memory.extra_bytes is None
+    assert format_bytes(memory.extra_bytes) == "unknown"
+
+
+def test_the_table_has_a_column_for_each_way(comparison):
+    lines = format_comparison(comparison).splitlines()
+    assert lines[0].split() == ["e2llm", "full", "context"]
+    assert lines[1].split()[-2:] == ["100.0%", f"{comparison.full_context.context_fraction:.1%}"]
+    assert len({len(line) for line in lines[:7]}) == 1
+    assert f"same decoder, window of 512 positions, cpu, {torch.get_num_threads()} thread" in lines[7]

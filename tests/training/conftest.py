@@ -1,0 +1,40 @@
+"""Fixtures of the tests of training."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+from small_parts import make_recipe, save_decoder, save_encoder
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Draw no curves, which takes longer than the runs, unless the test takes the fixture `pictures`."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("e2llm.training.curves.can_draw", lambda: False)
+
+
+@pytest.fixture
+def pictures():
+    """Curves are drawn in this test."""
+    pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """Folder of a tiny random encoder."""
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory):
+    """Folder of a tiny random decoder."""
+    return save_decoder(tmp_path_factory.mktemp("decoder"))
+
+
+@pytest.fixture
+def recipe_of(tmp_path, encoder, decoder):
+    """Makes a small recipe in the test's folder; keyword arguments change its sections."""
+    return lambda **sections: make_recipe(tmp_path, encoder, decoder, **sections)

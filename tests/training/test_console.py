@@ -1,0 +1,63 @@
+import sys
+from types import SimpleNamespace
+
+from e2llm.training.console import ConsoleCallback, log_line
+
+LOGS = {
+    "loss": 8.5994,
+    "understanding_loss": 5.2554,
+    "reasoning_loss": 3.344,
+    "learning_rate": 0.0015,
+    "grad_norm": 1.234,
+    "tokens_per_second": 12345.6,
+    "epoch": 0.1,
+}
+STATE = SimpleNamespace(is_world_process_zero=True, global_step=20, max_steps=200)
+
+
+def test_a_log_entry_becomes_one_tidy_line():
+    assert log_line(LOGS, 20, 200) == (
+        "step  20/200  loss 8.599  understanding 5.255  reasoning 3.344  lr 1.50e-03  grad norm 1.23  "
+        "12,346 tokens/s"
+    )
+
+
+def test_an_evaluation_becomes_a_line_of_its_own():
+    line = log_line({"eval_reasoning_loss": 2.5, "eval_understanding_loss": 3.0}, 20, 200)
+    assert line == "step  20/200  held out: understanding 3.000  reasoning 2.500"
+
+
+def test_the_summary_of_transformers_is_not_shown():
+    assert log_line({"train_runtime": 1.0, "train_loss": 2.0}, 200, 200) is None
+
+
+def test_in_a_pipe_there_are_lines_on_stderr_and_no_bar(capsys):
+    console = ConsoleCallback()
+    console.on_train_begin(None, STATE, None)
+    console.on_step_end(None, STATE, None)
+    console.on_log(None, STATE, None, logs=LOGS)
+    console.close()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("step  20/200")
+
+
+def test_on_a_terminal_there_is_a_bar_until_it_is_closed(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    console = ConsoleCallback()
+    console.on_train_begin(None, STATE, None)
+    assert console.progress.tasks[0].completed == 20
+    console.on_log(None, STATE, None, logs=LOGS)
+    console.close()
+    console.close()
+    assert console.progress is None
+    assert "8.599" in capsys.readouterr().err
+
+
+def test_only_the_first_process_speaks(capsys):
+    state = SimpleNamespace(is_world_process_zero=False, global_step=20, max_steps=200)
+    console = ConsoleCallback()
+    console.on_train_begin(None, state, None)
+    console.on_log(None, state, None, logs=LOGS)
+    assert capsys.readouterr().err == ""

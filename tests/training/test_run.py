@@ -1,0 +1,227 @@
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_parts import weights
+
+from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.training.checkpoints import last_checkpoint, load_weights
+from e2llm.training.recipe import load_recipe
+from e2llm.training.run import train
+from e2llm.training.samples import SampleSet
+from e2llm.training.trainer import E2LLMTrainer
+
+
+def assert_same_weights(one, other):
+    ours, theirs = weights(one), weights(other)
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Trains until a step breaks off, as a kill would."""
+
+    def train_until(recipe, step):
+        whole_step = E2LLMTrainer.training_step
+
+        def broken_step(self, *args, **kwargs):
+            if self.state.global_step == step:
+                raise KeyboardInterrupt
+            return whole_step(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(E2LLMTrainer, "training_step", broken_step)
+            with pytest.raises(KeyboardInterrupt):
+                train(recipe)
+
+    return train_until
+
+
+def test_a_run_leaves_a_model_its_curves_and_what_it_was_made_with(recipe_of, pictures):
+    recipe = recipe_of()
+    result = train(recipe)
+    assert (result.steps, result.folder) == (4, recipe.folder / "final")
+    E2LLMForConditionalGeneration.from_pretrained(result.folder)
+    with (recipe.folder / "curves.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[1]["eval_reasoning_loss"]) > 0
+    assert (recipe.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((recipe.folder / "result.json").read_text())
+    assert saved["eval_losses"] == result.eval_losses
+    facts = json.loads((recipe.folder / "provenance.json").read_text())
+    assert (facts["seed"], facts["precision"]) == (3, "fp32")
+
+
+def test_the_saved_recipe_can_be_run_again_and_is_the_same(recipe_of, tmp_path):
+    recipe = recipe_of(train={"steps": 1, "evaluate_every_steps": 1, "save_every_steps": 1})
+    train(recipe)
+    (again,) = load_recipe(recipe.folder / "recipe.yaml")
+    assert again == recipe
+    assert str(tmp_path) not in "".join(
+        line for line in (recipe.folder / "recipe.yaml").read_text().splitlines() if "path:" in line
+    )
+
+
+@pytest.mark.parametrize("sections", [{}, {"encoder": {"mode": "lora"}, "decoder": {"mode": "lora"}}])
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(recipe_of, killed, sections):
+    sections = {**sections, "train": {"steps": 6, "schedule": "linear"}}
+    if "decoder" in sections:
+        sections["decoder"]["lora"] = {"rank": 2, "alpha": 4, "dropout": 0.2}  # draws from torch's generator
+    undisturbed = train(recipe_of(**sections))
+    recipe = recipe_of(output="resumed", **sections)
+    killed(recipe, 5)
+    resumed = train(recipe, resume=True)
+    assert_same_weights(undisturbed.folder, resumed.folder)
+    assert replace(undisturbed, folder=Path()) == replace(resumed, folder=Path())
+
+
+def test_a_resumed_run_skips_no_sample_and_repeats_none(recipe_of, killed, monkeypatch):
+    drawn = []
+    draw = SampleSet.__getitem__
+
+    def recorded(self, index):
+        if self.salt == "train":
+            drawn.append(index)
+        return draw(self, index)
+
+    monkeypatch.setattr(SampleSet, "__getitem__", recorded)
+    recipe = recipe_of(train={"steps": 6})
+    killed(recipe, 5)
+    trained = sorted(set(drawn))[: 4 * 2]  # up to the checkpoint of step 4, two samples a step
+    drawn.clear()
+    train(recipe, resume=True)
+    assert trained + drawn == list(range(12))
+
+
+def test_a_checkpoint_that_a_kill_has_cut_short_is_passed_over_and_removed(recipe_of, killed):
+    undisturbed = train(recipe_of(train={"steps": 6}))
+    recipe = recipe_of(output="resumed", train={"steps": 6})
+    killed(recipe, 5)
+    (recipe.folder / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 0.3, "log_his')
+    shutil.copytree(recipe.folder / "checkpoint-2", recipe.folder / "checkpoint-5")
+    (recipe.folder / "checkpoint-5" / "trainer_state.json").unlink()
+    assert last_checkpoint(recipe.folder) == str(recipe.folder / "checkpoint-2")
+    resumed = train(recipe, resume=True)
+    assert_same_weights(undisturbed.folder, resumed.folder)
+    assert not (recipe.folder / "checkpoint-5").exists()
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_result_loses_nothing(recipe_of):
+    recipe = recipe_of()
+    result = train(recipe)
+    before = weights(result.folder)
+    shutil.rmtree(result.folder)
+    (recipe.folder / "result.json").unlink()
+    again = train(recipe, resume=True)
+    assert again == result
+    assert all(torch.equal(value, before[name]) for name, value in weights(again.folder).items())
+
+
+def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, monkeypatch, capsys):
+    recipe = recipe_of()
+    result = train(recipe)
+    monkeypatch.setattr("e2llm.training.run.prepare", lambda recipe: pytest.fail("it began anew"))
+    assert train(recipe, resume=True) == result
+    recipe.train.steps = 9
+    assert train(recipe, resume=True) == result
+    assert "is finished; the recipe has changed since: train.steps: 4 -> 9" in capsys.readouterr().err
+
+
+def test_a_used_folder_is_refused_without_resume(recipe_of, killed):
+    recipe = recipe_of()
+    killed(recipe, 3)
+    with pytest.raises(E2LLMError, match="holds a run already; use --resume"):
+        train(recipe)
+
+
+def test_a_changed_recipe_is_told_on_resume(recipe_of, killed, capsys):
+    recipe = recipe_of()
+    killed(recipe, 3)
+    recipe.train.learning_rate = 5e-4
+    train(recipe, resume=True)
+    assert "changed since this run began: train.learning_rate: 0.001 -> 0.0005" in capsys.readouterr().err
+
+
+def test_the_weights_of_the_best_evaluation_are_kept(recipe_of, monkeypatch):
+    def evaluate(self, *args, **kwargs):
+        step = self.state.global_step
+        metrics = {"eval_reasoning_loss": float(step), "eval_understanding_loss": -float(step)}
+        self.log(dict(metrics))
+        return metrics
+
+    monkeypatch.setattr(E2LLMTrainer, "evaluate", evaluate)
+    recipe = recipe_of()
+    result = train(recipe)
+    assert result.eval_losses == {"reasoning_loss": 2.0, "understanding_loss": -2.0}
+    assert_same_weights(result.folder, recipe.folder / "checkpoint-2")
+
+
+def test_the_last_step_is_evaluated_however_the_steps_divide(recipe_of):
+    recipe = recipe_of(train={"steps": 3})
+    assert set(train(recipe).eval_losses) == {"reasoning_loss", "understanding_loss"}
+    assert (recipe.folder / "checkpoint-3").is_dir()
+
+
+def test_lora_saves_deltas_and_no_base_weights(recipe_of):
+    result = train(recipe_of(encoder={"mode": "lora"}, decoder={"mode": "lora"}))
+    assert all("lora_" in name or name.startswith("adapter.") for name in weights(result.folder))
+    assert {path.name for path in (result.folder / "lora").iterdir()} == {"encoder", "decoder"}
+
+
+def test_a_stage_starts_from_the_model_of_the_one_before(recipe_of):
+    first = recipe_of(stage="first", train={"steps": 2})
+    train(first)
+    second = recipe_of(
+        stage="second", train={"steps": 1, "learning_rate": 1e-9}, init_from=str(first.folder / "final")
+    )
+    result = train(second)
+    before, after = weights(first.folder / "final"), weights(result.folder)
+    assert all(torch.allclose(value, after[name], atol=1e-7) for name, value in before.items())
+
+
+def test_a_new_adapter_replaces_the_one_of_the_start(recipe_of):
+    first = recipe_of(stage="first", train={"steps": 2})
+    train(first)
+    second = recipe_of(
+        stage="second", train={"steps": 1, "learning_rate": 1e-9}, adapter={"reset": True},
+        init_from=str(first.folder / "final"),
+    )  # fmt: skip
+    before, after = weights(first.folder / "final"), weights(train(second).folder)
+    assert not torch.allclose(before["adapter.queries"], after["adapter.queries"], atol=1e-3)
+
+
+def test_a_stage_whose_forerunner_is_missing_says_so(recipe_of, tmp_path):
+    recipe = recipe_of(init_from=str(tmp_path / "nowhere" / "final"))
+    with pytest.raises(E2LLMError, match="does not exist yet; train the stage before"):
+        train(recipe)
+
+
+def test_an_objective_without_held_out_records_is_told(recipe_of, capsys):
+    train(recipe_of(data={"validation": [{"path": "texts.jsonl"}]}, train={"steps": 2}))
+    assert "no held-out record serves the reasoning objective" in capsys.readouterr().err
+
+
+def test_weights_of_another_model_are_not_taken(recipe_of, tmp_path):
+    result = train(recipe_of(train={"steps": 2}))
+    model = E2LLMForConditionalGeneration.from_pretrained(result.folder)
+    model.chunk_encoder.requires_grad_(False)
+    load_weights(model, result.folder)
+    wider = torch.nn.ModuleDict({"adapter": torch.nn.Linear(3, 3)})
+    with pytest.raises(CheckpointError, match="is it of this run"):
+        load_weights(wider, result.folder)
+    with pytest.raises(CheckpointError, match=r"holds no .*, which trains"):
+        load_weights(model.requires_grad_(True), tmp_path)
+
+
+def test_the_training_loss_falls_on_a_task_that_can_be_learned(recipe_of):
+    train_settings = {"steps": 40, "batch_size": 8, "learning_rate": 5e-3, "log_every_steps": 5}
+    result = train(recipe_of(train={**train_settings, "evaluate_every_steps": 40, "save_every_steps": 40}))
+    for name, first in result.first_losses.items():
+        assert result.last_losses[name] < 0.8 * first

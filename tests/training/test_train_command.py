@@ -1,0 +1,58 @@
+import json
+
+import pytest
+import yaml
+from small_parts import questions, recipe_dict, texts
+
+from e2llm.cli.main import entry_point
+from e2llm.records import write_records
+
+
+@pytest.fixture
+def recipe_file(tmp_path, encoder, decoder):
+    """A recipe of two short stages, with its data beside it."""
+    write_records(tmp_path / "questions.jsonl", questions())
+    write_records(tmp_path / "texts.jsonl", texts())
+    stages = [{"stage": "one"}, {"stage": "two", "objectives": {"understanding": {"fraction": 0.2}}}]
+    content = recipe_dict(tmp_path, encoder, decoder, stages=stages, train={"steps": 2})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_stages_run_one_after_another_and_json_is_all_of_stdout(recipe_file, tmp_path, capsys):
+    assert entry_point(["train", str(recipe_file), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["folder"] == str(tmp_path / "run" / "one" / "final")
+    assert (first["steps"], second["steps"]) == (2, 2)
+
+
+def test_one_stage_can_be_run_alone_and_says_what_came_of_it(recipe_file, tmp_path, capsys):
+    assert entry_point(["train", str(recipe_file), "--stage", "one", "--set", "train.log_every_steps=2"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{tmp_path / 'run' / 'one' / 'final'}: 2 steps; loss understanding ")
+    assert shown.err.startswith("tiny one: 2 steps into")
+    assert not (tmp_path / "run" / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stage", "three"], "has no stage 'three'; it has one, two"),
+        (["--set", "train.step=3"], "train.step: unknown key"),
+        (["--data", "/nowhere"], "no such records file: /nowhere/questions.jsonl"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(recipe_file, capsys, arguments, message):
+    assert entry_point(["train", str(recipe_file), *arguments]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("e2llm: error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_resume_passes_over_stages_that_are_finished(recipe_file, capsys):
+    assert entry_point(["train", str(recipe_file), "--stage", "one"]) == 0
+    assert entry_point(["train", str(recipe_file)]) == 1
+    assert "use --resume" in capsys.readouterr().err
+    assert entry_point(["train", str(recipe_file), "--resume", "--json"]) == 0
+    assert [result["steps"] for result in json.loads(capsys.readouterr().out)] == [2, 2]
