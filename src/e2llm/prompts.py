@@ -72,7 +72,6 @@ def _control_tokens(tokenizer: Any, size: int) -> tuple[re.Pattern[str] | None, 
         for index, token in tokenizer.added_tokens_decoder.items()
         if token.special or _MARKUP.fullmatch(token.content)
     }
-    tokens.pop(tokenizer.unk_token, None)  # stands for characters that are not in the vocabulary
     pattern = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token)
     return (re.compile(pattern) if pattern else None), frozenset(tokens.values())
 

@@ -314,13 +314,15 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch, moment):
     """Let the process die at the given file operation, counted from 1."""
-    count = 0
+    count, rmtree = 0, shutil.rmtree
 
     def counted(operation):
         def run(*args, **kwargs):
             nonlocal count
             count += 1
             if count >= moment:
+                if operation is rmtree:  # it dies half way
+                    next(file for file in sorted(Path(args[0]).rglob("*")) if file.is_file()).unlink()
                 raise Killed
             return operation(*args, **kwargs)
 
@@ -355,6 +357,17 @@ def test_a_crash_at_any_moment_leaves_the_former_or_the_new_checkpoint(tmp_path,
     assert set(outcomes) == {"former", "new"}
     assert outcomes == sorted(outcomes)
     assert len(outcomes) > 8
+
+
+def test_an_interrupted_save_is_finished_before_the_next_one(tmp_path):
+    complete = tmp_path / publication.COMPLETE_NAME
+    complete.mkdir()
+    for name in ("placed.txt", "waiting.txt"):
+        (complete / name).write_text(name)
+    os.link(complete / "placed.txt", tmp_path / "placed.txt")
+    with publication.publishing(tmp_path, owned=()) as staging:
+        (staging / "new.txt").write_text("new")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["new.txt", "placed.txt", "waiting.txt"]
 
 
 def test_saving_works_on_a_file_system_without_hard_links(model, tmp_path, monkeypatch, inputs):

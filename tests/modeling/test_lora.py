@@ -47,11 +47,12 @@ def test_the_target_table_covers_queries_keys_and_values_of_each_encoder(family)
     assert all("atten" in name or "attn" in name for name in adapted)
 
 
-def test_conv1d_layers_are_adapted_the_right_way_round():
+def test_conv1d_layers_are_adapted_the_right_way_round_without_a_warning(recwarn):
     decoder = tiny_decoder("gpt2")
     lora.add_lora(decoder, lora.LoraSettings(rank=2))
     layer = decoder.transformer.h[0].attn.c_attn
     assert layer.fan_in_fan_out
+    assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
     assert layer.lora_A["default"].weight.shape == (2, 32)
     assert layer.lora_B["default"].weight.shape == (96, 2)
 
