@@ -322,7 +322,7 @@ def kill_at(monkeypatch, moment):
             count += 1
             if count >= moment:
                 if operation is rmtree:  # it dies half way
-                    next(file for file in sorted(Path(args[0]).rglob("*")) if file.is_file()).unlink()
+                    os.remove(next(file for file in sorted(Path(args[0]).rglob("*")) if file.is_file()))
                 raise Killed
             return operation(*args, **kwargs)
 
