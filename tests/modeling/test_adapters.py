@@ -66,7 +66,7 @@ def written_out(adapter, tokens, query):
     heads = []
     for head in range(HEADS):
         part = slice(head * size, (head + 1) * size)
-        scores = [math.exp(float(q[part] @ key[part]) / math.sqrt(size)) for key in keys]
+        scores = [math.exp((q[part] @ key[part]).item() / math.sqrt(size)) for key in keys]
         heads.append(
             sum(score / sum(scores) * value[part] for score, value in zip(scores, values, strict=True))
         )

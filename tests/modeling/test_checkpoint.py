@@ -175,9 +175,11 @@ def test_a_placeholder_beyond_the_embeddings_gives_the_same_logits_after_loading
     assert (model(**inputs).logits[..., 319] == 0).all()
 
 
-def test_generation_settings_are_stored(on_bases, tmp_path):
-    on_bases.generation_config.eos_token_id = [2, 7]
-    on_bases.save_pretrained(tmp_path / "saved")
+@pytest.mark.parametrize("inside", [True, False])
+def test_generation_settings_are_stored(model, on_bases, tmp_path, inside):
+    saved = model if inside else on_bases
+    saved.generation_config.eos_token_id = [2, 7]
+    saved.save_pretrained(tmp_path / "saved")
     loaded = load(tmp_path / "saved")
     assert loaded.generation_config.eos_token_id == [2, 7]
 
@@ -345,6 +347,8 @@ def test_a_crash_at_any_moment_leaves_the_former_or_the_new_checkpoint(tmp_path,
         loaded = AutoModelForCausalLM.from_pretrained(folder)
         outcomes.append("new" if loaded.config.max_soft_tokens == 6 else "former")
         assert_same_model(new if outcomes[-1] == "new" else former, loaded, inputs)
+        if moment % 3:
+            continue
         new.save_pretrained(folder)
         assert_same_model(new, load(folder), inputs)
         assert not [file for file in folder.iterdir() if file.name.startswith(".")]
@@ -639,12 +643,14 @@ def test_loading_is_quiet_and_leaves_transformers_settings_as_they_were(
     save_file(state, bases[0] / "model.safetensors", metadata={"format": "pt"})
     before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
     capfd.readouterr()
+    caplog.clear()
     made = E2LLMForConditionalGeneration.from_parts(*bases)
     made.save_pretrained(tmp_path / "a")
     load(tmp_path / "a")
     with_lora(model).save_pretrained(tmp_path / "b", self_contained=True)
     load(tmp_path / "b")
     assert capfd.readouterr() == ("", "")
+    assert caplog.text == ""
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 

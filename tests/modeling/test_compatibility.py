@@ -67,6 +67,11 @@ def check_padding(model, processor):
             length = alone["input_ids"].shape[1]
             single = model(**alone).logits[0]
             torch.testing.assert_close(batched[row, -length:], single, atol=2e-4, rtol=1e-3)
+    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    answers = model.generate(**together, **options)[:, -4:]
+    for row, (context, prompt) in enumerate(zip(contexts, PROMPTS, strict=True)):
+        alone = processor(context=context, prompt=prompt)
+        assert torch.equal(model.generate(**alone, **options)[0, -4:], answers[row])
 
 
 def check_lora(model, batch, folder):

@@ -176,6 +176,15 @@ def test_placeholders_and_chunks_that_do_not_match_are_refused(model, inputs):
         model(**fewer)
 
 
+def test_a_placeholder_that_pads_a_row_does_not_count(model):
+    hole = model.config.chunk_token_id
+    ids, mask = torch.tensor([[hole, hole, hole, 9]]), torch.tensor([[0, 0, 1, 1]])
+    soft_token = torch.ones(1, 1, WIDTH)
+    merged = model.merge(ids, mask, chunk_embeds=soft_token)
+    assert torch.equal(merged[0, 2], soft_token[0, 0])
+    assert not torch.equal(merged[0, 0], soft_token[0, 0])
+
+
 def test_placeholders_that_would_cross_samples_are_refused(model):
     hole = model.config.chunk_token_id
     ids = torch.tensor([[1, hole, hole, hole, 9], [1, hole, 9, 9, 9]])

@@ -9,7 +9,14 @@ from transformers import TextIteratorStreamer
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
 from e2llm.modeling.processor import DecoderInput
-from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_model, tiny_processor
+from tiny_models import (
+    TEXT,
+    tiny_decoder,
+    tiny_decoder_tokenizer,
+    tiny_encoder,
+    tiny_model,
+    tiny_processor,
+)
 
 CONTEXTS = [TEXT, TEXT[:60], None]
 PROMPTS = ["Where is the key?", "How many boats?", "Who?"]
@@ -178,12 +185,36 @@ def test_generation_takes_no_argument_that_would_lose_soft_tokens(model, inputs)
     model.generation_config.prefill_chunk_size = None
     with pytest.raises(E2LLMError, match="prompt_lookup_num_tokens"):
         model.generate(**inputs, prompt_lookup_num_tokens=2)
+    with pytest.raises(E2LLMError, match="assistant_early_exit"):
+        model.generate(**inputs, assistant_early_exit=1)
     with pytest.raises(E2LLMError, match="assistant_model"):
         model.generate(**inputs, assistant_model=model.language_model)
     with pytest.raises(E2LLMError, match=r"unknown argument.*chunk_ids; known: chunk_input_ids"):
         model.generate(**inputs, chunk_ids=inputs["chunk_input_ids"])
     with pytest.raises(E2LLMError, match="inputs_embeds stand in the place of chunks"):
         model.generate(**inputs, inputs_embeds=model.merge(**inputs))
+
+
+def test_a_decoder_without_a_padding_token_fills_finished_rows_with_its_end(processor, inputs, caplog):
+    model = tiny_model("bert", tiny_decoder(pad_token_id=None))
+    generated = new_tokens(model, inputs, eos_token_id=[2, *range(3, 150)], max_new_tokens=12)
+    finished = [row for row in generated.tolist() if row[-1] == 2 and len(row) > 1]
+    assert finished
+    assert "pad_token_id" not in caplog.text
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)])
+def test_parts_in_bfloat16_train_and_generate(processor, dtypes):
+    encoder, decoder = tiny_encoder().to(dtypes[0]), tiny_decoder().to(dtypes[1])
+    model = tiny_model(encoder, decoder)
+    batch = processor(context=CONTEXTS, prompt=PROMPTS, answer=["a", "b", "c"])
+    model.train()
+    model(**batch).loss.backward()
+    assert torch.isfinite(model.adapter.queries.grad).all()
+    model.adapter.float()  # as training does, so that small steps are not rounded away
+    model(**batch).loss.backward()
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    assert new_tokens(model, inputs).shape == (3, 6)
 
 
 def test_a_decoder_input_without_context_generates_as_the_decoder_alone(model, processor):

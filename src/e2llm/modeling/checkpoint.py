@@ -38,7 +38,7 @@ from e2llm.modeling.parts import (
     resolve_source,
     weight_files,
 )
-from e2llm.modeling.publication import publishing
+from e2llm.modeling.publication import COMPLETE_NAME, publishing
 from e2llm.version import __version__
 
 __all__ = [
@@ -203,9 +203,8 @@ def load_model(
     with readable_errors(str(name)):
         source, manifest = open_checkpoint(resolve_source(str(name)), kwargs)
         config = kwargs.pop("config", None)
-        if config is None or Path(source).name.startswith(
-            "."
-        ):  # a save was interrupted: the config may be older
+        was_interrupted = Path(source).name == COMPLETE_NAME  # config= may be the former one
+        if config is None or was_interrupted:
             config = read_config(model_class, source, kwargs)
     reject_remote_code(config, str(name))
     external = [part for part, entry in manifest["parts"].items() if not entry["saved_here"]]
@@ -357,4 +356,3 @@ def load_state(model: Any, state: dict[str, torch.Tensor], *, skip: tuple[str, .
         text = "; ".join(f"{kind}: {listing(keys)}" for kind, keys in kinds if keys)
         raise CheckpointError(f"{name}: tensors {text}; the checkpoint is incomplete or of another model")
     model.load_state_dict(state, strict=False)
-    model.tie_weights()

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from e2llm.errors import E2LLMError
+
 
 class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of `E2LLMForConditionalGeneration`.
@@ -45,8 +47,8 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
         """Resolve the two sub-configurations and check the values."""
         super().__post_init__(**kwargs)
         if self.max_soft_tokens < 1:
-            raise ValueError(f"max_soft_tokens must be 1 or more, got {self.max_soft_tokens}")
+            raise E2LLMError(f"max_soft_tokens must be 1 or more, got {self.max_soft_tokens}")
         if self.encoder_batch_tokens < 1:
-            raise ValueError(f"encoder_batch_tokens must be 1 or more, got {self.encoder_batch_tokens}")
+            raise E2LLMError(f"encoder_batch_tokens must be 1 or more, got {self.encoder_batch_tokens}")
         if self.chunk_token_id < 0:
-            raise ValueError(f"chunk_token_id must be 0 or more, got {self.chunk_token_id}")
+            raise E2LLMError(f"chunk_token_id must be 0 or more, got {self.chunk_token_id}")

@@ -267,6 +267,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             raise E2LLMError("inputs_embeds stand in the place of chunks: give one or the other")
         suppress = SuppressTokensLogitsProcessor([self.config.chunk_token_id], device=input_ids.device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), suppress])
+        if kwargs.get("pad_token_id") is None and self.generation_config.pad_token_id is None:
+            kwargs["pad_token_id"] = self._first_end(kwargs)
         was_training = self.training
         self.eval()
         try:
@@ -277,6 +279,12 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             )
         finally:
             self.train(was_training)
+
+    def _first_end(self, kwargs: dict[str, Any]) -> int | None:
+        """What a finished row of a batch is filled up with where the decoder has no padding token."""
+        ends = kwargs.get("eos_token_id", self.generation_config.eos_token_id)
+        first: int | None = ends[0] if isinstance(ends, list | tuple) else ends
+        return first
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         """The decoder's own preparation; `generate` runs on the decoder."""
@@ -302,7 +310,7 @@ def stop_after_answer(generation_config: Any, tokenizer: Any) -> None:
 
 def reject_lossy_generation(kwargs: dict[str, Any], generation_config: Any) -> None:
     """Raise `E2LLMError` for options of `generate` that would have placeholders read as text."""
-    for name in ("prefill_chunk_size", "prompt_lookup_num_tokens"):
+    for name in ("prefill_chunk_size", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
         if kwargs.get(name) or getattr(generation_config, name, None):
             raise E2LLMError(f"{name} does not work with soft tokens; leave it out")
     if kwargs.get("assistant_model") is not None:

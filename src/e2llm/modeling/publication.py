@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_COMPLETE_NAME = ".e2llm-complete"
+COMPLETE_NAME = ".e2llm-complete"
 _STAGING_PREFIX = ".e2llm-saving-"
 
 
 def complete_folder(folder: Path) -> Path:
     """The folder to read: `folder`, or the hidden one that an interrupted save has left complete in it."""
-    complete = folder / _COMPLETE_NAME
+    complete = folder / COMPLETE_NAME
     return complete if complete.is_dir() else folder
 
 
@@ -41,7 +41,7 @@ def publishing(target: Path, owned: tuple[str, ...]) -> Iterator[Path]:
         yield staging
         for file in _files(staging):
             _sync(file)
-        os.rename(staging, target / _COMPLETE_NAME)
+        os.rename(staging, target / COMPLETE_NAME)
         _sync(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -51,7 +51,7 @@ def publishing(target: Path, owned: tuple[str, ...]) -> Iterator[Path]:
 
 def _finish(target: Path, owned: tuple[str, ...]) -> None:
     """Put the files of the complete hidden folder into their places; may be repeated after a crash."""
-    complete = target / _COMPLETE_NAME
+    complete = target / COMPLETE_NAME
     new = {file.relative_to(complete) for file in _files(complete)}
     for stale in [file for pattern in owned for file in target.glob(pattern)]:
         if stale.relative_to(target) not in new:
