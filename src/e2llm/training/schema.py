@@ -53,7 +53,7 @@ class EncoderSection(Section):
     lora: LoraSection = LoraSection()
     """Used with mode lora."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 8192."""
+    """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 2048."""
 
 
 class NewDecoder(Section):
