@@ -141,6 +141,12 @@ def test_data_is_looked_up_beside_the_recipe_or_in_the_given_folder(write, tmp_p
     assert recipe.data.train[0].path == str(tmp_path / "elsewhere" / "a.jsonl")
 
 
+def test_setting_one_key_of_lora_leaves_the_others_at_the_defaults_of_that_part(write):
+    (recipe,) = load_recipe(write(), ["decoder.lora.dropout=0.1", "encoder.lora.dropout=0.1"])
+    assert (recipe.encoder.lora.rank, recipe.encoder.lora.alpha) == (16, 32)
+    assert (recipe.decoder.lora.rank, recipe.decoder.lora.alpha) == (8, 16)
+
+
 @pytest.mark.parametrize("content", ["- a list", "{", "just text"])
 def test_a_file_that_is_no_mapping_is_refused_by_name(tmp_path, content):
     file = tmp_path / "bad.yaml"

@@ -38,7 +38,7 @@ def train(
         e2llm train recipes/paper-v2.yaml --data records/ --set train.batch_size=2 --resume
     """
     from e2llm.errors import E2LLMError
-    from e2llm.training.console import say
+    from e2llm.training.console import is_first_process, say
     from e2llm.training.recipe import load_recipe
     from e2llm.training.run import train as run
 
@@ -55,9 +55,9 @@ def train(
         say(f"{label}: {item.train.steps} steps into {item.folder}")
         result = run(item, resume=resume)
         results.append({**dataclasses.asdict(result), "folder": str(result.folder)})
-        if not as_json:
+        if not as_json and is_first_process():
             typer.echo(result_line(result))
-    if as_json:
+    if as_json and is_first_process():
         typer.echo(json.dumps(results, indent=2))
 
 

@@ -57,6 +57,7 @@ def training_arguments(recipe: Recipe, metric: str | None) -> TrainingArguments:
         label_names=["labels"],
         disable_tqdm=True,
         average_tokens_across_devices=False,
+        ddp_find_unused_parameters=False,  # the model uses every parameter, also for a batch without chunks
     )
     if arguments.n_gpu > 1:
         # Several GPUs in one process would mean DataParallel, which cuts the flat chunks of a batch apart.

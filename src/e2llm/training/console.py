@@ -1,5 +1,6 @@
 """What a run shows: one tidy line per log on stderr, and a progress bar where stderr is a terminal."""
 
+import os
 import sys
 from typing import Any
 
@@ -8,9 +9,15 @@ from transformers import TrainerCallback
 from e2llm.training.samples import OBJECTIVES
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that `torchrun` starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
-    """Print a note on stderr, so that stdout stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a note on stderr, so that stdout stays for results; once, however many processes train."""
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
 
 
 def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:

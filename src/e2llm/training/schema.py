@@ -20,16 +20,25 @@ class Section(BaseModel):
 
 
 class LoraSection(Section):
-    """LoRA of one part."""
+    """LoRA of the encoder."""
 
     rank: int = Field(default=16, ge=1)
-    """Rank of the deltas (paper: encoder 16-32, decoder 8-16)."""
+    """Rank of the deltas (paper: 16-32)."""
     alpha: float = Field(default=32.0, gt=0)
     """Scale of the deltas, which are multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of LoRA inputs dropped in training."""
     target_modules: list[str] = []
     """Ends of module names to adapt; by default the table in `e2llm.modeling.lora`."""
+
+
+class DecoderLoraSection(LoraSection):
+    """LoRA of the decoder."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rank of the deltas (paper: 8-16)."""
+    alpha: float = Field(default=16.0, gt=0)
+    """Scale of the deltas, which are multiplied by alpha / rank."""
 
 
 class EncoderSection(Section):
@@ -44,7 +53,7 @@ class EncoderSection(Section):
     lora: LoraSection = LoraSection()
     """Used with mode lora."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 8192."""
+    """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 2048."""
 
 
 class NewDecoder(Section):
@@ -85,7 +94,7 @@ class DecoderSection(Section):
     """Shape of a decoder from scratch."""
     mode: Literal["frozen", "lora", "full"] = "lora"
     """What trains, as for the encoder; a decoder from scratch needs full."""
-    lora: LoraSection = LoraSection(rank=8, alpha=16.0)
+    lora: DecoderLoraSection = DecoderLoraSection()
     """Used with mode lora."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Precision in which a pretrained decoder's weights are held."""

@@ -1,0 +1,35 @@
+"""Put a trained run in the place of the embedded model: `python recipes/publish_mini.py RUN`.
+
+RUN is the output folder of `e2llm train recipes/mini-*.yaml`. The last stage's model, and the curves and the
+provenance of every stage, are copied; the model card is written by hand, with the measured numbers.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
+from e2llm.modeling.parts import EMBEDDED_FOLDER
+
+STAGES = ("language", "understanding", "joint")
+MAX_SHARD_SIZE = "15MB"  # every file of the repository stays under 16 MB
+
+
+def main(run: Path) -> None:
+    """Copy the final model of a run and what it was made with."""
+    target = EMBEDDED_FOLDER / "mini"
+    final = run / STAGES[-1] / "final"
+    model = E2LLMForConditionalGeneration.from_pretrained(final)
+    E2LLMProcessor.from_pretrained(final).save_pretrained(target)
+    model.save_pretrained(target, max_shard_size=MAX_SHARD_SIZE)
+    for stage in STAGES:
+        folder = target / "training" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("curves.csv", "curves.png", "provenance.json", "result.json"):
+            shutil.copyfile(run / stage / name, folder / name)
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    print(f"{target}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
