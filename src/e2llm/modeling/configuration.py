@@ -22,8 +22,8 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
         soft_token_scale: Root mean square that a new adapter's soft tokens start with. `from_parts` measures
             it on the decoder's token embeddings; at another scale early training stalls (chosen here).
         chunk_token_id: Id of the placeholder token, below the decoder's number of embedding rows.
-        encoder_batch_tokens: Tokens, padding included, that one pass of the encoder reads at most. Larger passes
-            are no faster on a CPU (docs/results.md); raise it on a GPU.
+        encoder_batch_tokens: Tokens, padding included, that one pass of the encoder reads at most. Larger
+            passes are no faster on a CPU (docs/results.md); raise it on a GPU.
     """
 
     model_type = "e2llm"
