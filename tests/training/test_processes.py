@@ -14,10 +14,11 @@ from small_parts import weights
 from e2llm.training.run import train
 
 ROOT = Path(__file__).parents[2]
+KEYS = ("loss", "grad_norm", "reasoning_loss")
 
 
 def logged(folder):
-    """Loss and gradient norm of every step: Adam's weights alone would not show a gradient of half the size."""
+    """Losses and gradient norms: weights after Adam would not show a gradient of half the size."""
     with (folder / "curves.csv").open() as stream:
         return [
             float(row[key])
