@@ -67,10 +67,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """Join a pretrained encoder and a pretrained decoder by a new adapter.
 
         The encoder and the decoder are frozen and the adapter trains, until `e2llm.modeling.lora.set_modes`
-        says
-        otherwise: a model saved now refers to parts given by name and copies none of their weights. Instances
-            are
-        taken over as they are, without the encoder's unused pooler.
+        says otherwise: a model saved now refers to parts given by name and copies none of their weights.
+        Instances are taken over as they are, without the encoder's unused pooler.
 
         Args:
             encoder: Hub id, local folder, or an instance of a natively implemented text encoder.
