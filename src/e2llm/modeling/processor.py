@@ -142,8 +142,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             self._template = (chat_template, build_template(self.tokenizer))
         return self._template[1]
 
-    # --- pieces
-    # --------------------------------------------------------------------------------------------------
+    # --- pieces -------------------------------------------------------------------------------------------
 
     def split(self, context: str, chunk_size_chars: int | None = None) -> list[Chunk]:
         """Split a context into chunks that each fit the encoder, of another size than usual if given."""
@@ -238,8 +237,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         """The text of generated ids, without control tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    # --- the call
-    # ------------------------------------------------------------------------------------------------
+    # --- the call -----------------------------------------------------------------------------------------
 
     def __call__(
         self,
