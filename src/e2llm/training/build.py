@@ -147,5 +147,5 @@ def checkpoint_activations(decoder: Any) -> None:
     settings = {"use_reentrant": False}
     if hasattr(decoder, "activation_checkpointing_enable"):
         decoder.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    else:  # before transformers 5.22 or so
+    else:  # older transformers
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)

@@ -197,6 +197,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model as a checkpoint that `from_pretrained` loads."""
+        if not self.args.should_save:  # in newer transformers every process comes here
+            return
         folder = output_dir or self.args.output_dir
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
         self.processor.save_pretrained(folder)
