@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
+from e2llm import E2LLMConfig, E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.modeling.parts import EMBEDDED_FOLDER
 
 STAGES = ("language", "understanding", "joint")
@@ -20,6 +20,7 @@ def main(run: Path) -> None:
     target = EMBEDDED_FOLDER / "mini"
     final = run / STAGES[-1] / "final"
     model = E2LLMForConditionalGeneration.from_pretrained(final)
+    model.config.encoder_batch_tokens = E2LLMConfig().encoder_batch_tokens  # trained on any machine, run on a CPU
     E2LLMProcessor.from_pretrained(final).save_pretrained(target)
     model.save_pretrained(target, max_shard_size=MAX_SHARD_SIZE)
     for stage in STAGES:
