@@ -20,7 +20,7 @@ def main(run: Path) -> None:
     target = EMBEDDED_FOLDER / "mini"
     final = run / STAGES[-1] / "final"
     model = E2LLMForConditionalGeneration.from_pretrained(final)
-    model.config.encoder_batch_tokens = E2LLMConfig().encoder_batch_tokens  # trained on any machine, run on a CPU
+    model.config.encoder_batch_tokens = E2LLMConfig().encoder_batch_tokens  # those of a CPU
     E2LLMProcessor.from_pretrained(final).save_pretrained(target)
     model.save_pretrained(target, max_shard_size=MAX_SHARD_SIZE)
     for stage in STAGES:

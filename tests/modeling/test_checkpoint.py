@@ -706,3 +706,10 @@ def test_the_decoders_tokenizer_reloads_alone(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.convert_tokens_to_ids("<|chunk|>") == processor.chunk_token_id
+
+
+def test_a_saved_configuration_names_its_base_and_no_folder_of_this_machine(tmp_path):
+    model = E2LLMForConditionalGeneration.from_parts(parts.MINILM_ID, tiny_decoder(), chunk_token_id=3)
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["encoder_config"]["_name_or_path"] == parts.MINILM_ID

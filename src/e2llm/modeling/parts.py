@@ -175,6 +175,7 @@ def load_part(
         )
     if Path(source).is_dir() and source == name:
         name = str(Path(name).resolve())
+    loaded.config.name_or_path = name  # not the folder it lies in on this machine
     return loaded, PartSource(name, revision, mark)
 
 
