@@ -29,7 +29,7 @@ demo: $(READY)  ## Answer a question about a whole book, beside the full-context
 
 .PHONY: test
 test: $(READY)  ## Run all tests
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: lint
 lint: $(READY)  ## Check style, formatting and types
