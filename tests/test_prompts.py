@@ -146,3 +146,11 @@ def test_a_long_text_is_encoded_without_a_warning(caplog, capfd):
     tokenizer.model_max_length = 5
     assert len(encode_text(tokenizer, "word " * 50)) > 5
     assert "longer than the specified maximum" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_text_that_no_tokenizer_reads_is_refused_by_name():
+    tokenizer = tiny_decoder_tokenizer()
+    with pytest.raises(E2LLMError, match="character 2 is a lone surrogate"):
+        encode_text(tokenizer, "ab\udcff")
+    with pytest.raises(E2LLMError, match="must be a string, got NoneType"):
+        encode_text(tokenizer, None)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2llm.errors import E2LLMError
+from e2llm.surrogates import reject_lone_surrogates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -266,13 +267,7 @@ def _make_meter(
         raise E2LLMError(
             f"max_tokens={max_tokens!r}; give a whole number above {num_special} (special tokens)"
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise E2LLMError(
-            f"character {error.start} is a lone surrogate ({text[error.start]!r}), which no tokenizer reads; "
-            "decode the file with errors='replace'"
-        ) from None
+    reject_lone_surrogates(text)
     return _TokenMeter(tokenizer, max_tokens - num_special, max_tokens)
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from e2llm.errors import E2LLMError
+from e2llm.surrogates import reject_lone_surrogates
 
 IGNORE_INDEX = -100  # the label of a position that predicts nothing, as in torch
 
@@ -50,7 +51,13 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     Special tokens are split by the tokenizer itself. Where a control token comes out all the same (one that
     is added but not marked special, such as `</think>` in Qwen3, or a piece of a Unigram vocabulary), the
     text is encoded in pieces that break it.
+
+    Raises:
+        E2LLMError: If `text` is no string, or holds a lone surrogate.
     """
+    if not isinstance(text, str):
+        raise E2LLMError(f"the text must be a string, got {type(text).__name__}")
+    reject_lone_surrogates(text)
 
     def encode(piece: str) -> list[int]:
         options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}

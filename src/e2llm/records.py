@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from e2llm.errors import E2LLMError
+from e2llm.surrogates import reject_lone_surrogates
 
 _REQUIRED_KEYS = ("context", "prompt", "answer")
 
@@ -46,6 +47,9 @@ class Record:
         for name in (*_REQUIRED_KEYS, "id", "source"):
             if not isinstance(getattr(self, name), str):
                 raise E2LLMError(f"{name!r} must be a string, got {type(getattr(self, name)).__name__}")
+            reject_lone_surrogates(getattr(self, name), repr(name))
+        for reference in self.references:
+            reject_lone_surrogates(reference, "'references'")
         if not self.context.strip():
             raise E2LLMError("'context' is empty; every record needs a text to read")
         if bool(self.prompt.strip()) != bool(self.answer.strip()):
@@ -75,11 +79,11 @@ def record_from_dict(data: Any) -> Record:
     if missing:
         raise E2LLMError(f"missing key(s) {', '.join(missing)}; a record needs context, prompt and answer")
     references = data.get("references") or ()
-    if isinstance(references, str) or not all(isinstance(item, str) for item in references):
+    if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
         raise E2LLMError("'references' must be a list of strings")
     try:
         evidence = tuple((int(start), int(end)) for start, end in data.get("evidence") or ())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise E2LLMError("'evidence' must be a list of [start, end] character offsets") from error
     return Record(
         context=data["context"],
@@ -95,7 +99,7 @@ def record_from_dict(data: Any) -> Record:
 def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
     """Read a JSONL file, one record a line, without holding the file in memory.
 
-    Blank lines are passed over.
+    Blank lines are passed over, and so is a byte-order mark at the beginning.
 
     Raises:
         FileNotFoundError: If `path` is no file.
@@ -109,7 +113,7 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                yield record_from_dict(json.loads(line.decode("utf-8")))
+                record = record_from_dict(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
             except UnicodeDecodeError as error:
                 raise E2LLMError(
                     f"{file}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8"
@@ -118,8 +122,9 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
                 raise E2LLMError(
                     f"{file}:{number}: not valid JSON: {error.msg} at column {error.colno}"
                 ) from error
-            except (E2LLMError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # also of json: a number of too many digits
                 raise E2LLMError(f"{file}:{number}: {error}") from error
+            yield record
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:

@@ -1,0 +1,14 @@
+"""Lone surrogates: characters of a Python string that stand for no text, and that no tokenizer reads."""
+
+from e2llm.errors import E2LLMError
+
+
+def reject_lone_surrogates(text: str, name: str = "the text") -> None:
+    """Raise `E2LLMError` if a text holds half of a surrogate pair, as undecodable bytes leave it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise E2LLMError(
+            f"{name}: character {error.start} is a lone surrogate ({text[error.start]!r}), which no "
+            "tokenizer reads; decode the file with errors='replace'"
+        ) from None

@@ -1,0 +1,71 @@
+"""One bad line stops the reader with file and line; good ones come back as they were."""
+
+import pytest
+
+from e2llm import Record, read_records
+from e2llm.errors import E2LLMError
+from e2llm.records import write_records
+
+GOOD = '{"context": "A tower.", "prompt": "What?", "answer": "A tower"}'
+
+
+def with_field(field: str) -> str:
+    return GOOD[:-1] + ", " + field + "}"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"context": ', "not valid JSON"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"context": "a"}', r"missing key\(s\) prompt, answer"),
+        ('{"context": 5, "prompt": "", "answer": ""}', "'context' must be a string, got int"),
+        ('{"context": " ", "prompt": "", "answer": ""}', "'context' is empty"),
+        ('{"context": "a", "prompt": "What?", "answer": ""}', "'answer' is empty"),
+        ('{"context": "a\\ud800", "prompt": "", "answer": ""}', "'context': character 1 is a lone surrogate"),
+        (with_field('"references": 5'), "'references' must be a list of strings"),
+        (with_field('"references": {"a": 1}'), "'references' must be a list of strings"),
+        (with_field('"references": ["\\udfff"]'), "'references': character 0 is a lone surrogate"),
+        (with_field('"evidence": [[0, 99]]'), "outside 0..8"),
+        (with_field('"evidence": [[0, Infinity]]'), "'evidence' must be a list"),
+        (with_field('"evidence": true'), "'evidence' must be a list"),
+        (with_field('"id": 7'), "'id' must be a string, got int"),
+        (with_field('"size": ' + "9" * 5000), "digits"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_bad_line_is_named_with_file_and_line(tmp_path, line, message):
+    file = tmp_path / "notes.jsonl"
+    file.write_text(f"{GOOD}\n\n{line}\n", encoding="utf-8")
+    with pytest.raises(E2LLMError, match=rf"notes\.jsonl:3: .*{message}"):
+        list(read_records(file))
+
+
+def test_bytes_that_are_no_utf8_are_named(tmp_path):
+    file = tmp_path / "notes.jsonl"
+    file.write_bytes(GOOD.encode() + b'\n{"context": "caf\xe9"}\n')
+    with pytest.raises(E2LLMError, match=r"notes\.jsonl:2: not UTF-8"):
+        list(read_records(file))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    file = tmp_path / "notes.jsonl"
+    file.write_text(GOOD + "\n", encoding="utf-8-sig")
+    assert [record.answer for record in read_records(file)] == ["A tower"]
+
+
+def test_records_come_back_as_they_were_written(tmp_path):
+    records = [
+        Record("Ein Türm.", "Wie?", "So", references=("Anders",), evidence=((0, 3),), id="1", source="mine"),
+        Record("Nur Text \u2028 hier", "", ""),
+    ]
+    assert write_records(tmp_path / "a" / "r.jsonl", records) == 2
+    assert list(read_records(tmp_path / "a" / "r.jsonl")) == records
+
+
+def test_an_error_among_records_leaves_the_older_file_and_nothing_else(tmp_path):
+    file = tmp_path / "r.jsonl"
+    file.write_text("old")
+    with pytest.raises(E2LLMError):
+        write_records(file, (Record(text, "", "") for text in ("good", "")))
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("old", [file])
