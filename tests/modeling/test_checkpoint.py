@@ -679,6 +679,16 @@ def test_the_processor_is_saved_with_its_settings(tmp_path):
         assert torch.equal(ids, processor(context=TEXT, prompt="Where?")["input_ids"])
 
 
+@pytest.mark.parametrize("name", ["processor_config.json", "encoder_tokenizer/tokenizer_config.json"])
+def test_a_processor_that_lacks_a_file_is_refused(tmp_path, name):
+    tiny_model().save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    for loader in (E2LLMProcessor, AutoProcessor):
+        with pytest.raises(CheckpointError, match=f"{name} is missing"):
+            loader.from_pretrained(tmp_path)
+
+
 def test_a_processor_whose_tokenizer_brings_code_is_refused(tmp_path):
     tiny_processor().save_pretrained(tmp_path)
     edit_json(

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, BatchFeature, ProcessorMixin
+from transformers.utils import cached_file
 
 from e2llm.chunking import Chunk, split_text
-from e2llm.errors import E2LLMError
+from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.manifest import hub_options
 from e2llm.modeling.parts import (
     encoder_token_limit,
     load_tokenizer,
@@ -21,6 +23,8 @@ from e2llm.modeling.parts import (
 )
 from e2llm.modeling.placeholder import choose_placeholder
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_text
+
+_NEEDED_FILES = ("processor_config.json", "encoder_tokenizer/tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,19 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load by folder, hub id or embedded name (`mini`)."""
+        """Load by folder, hub id or embedded name (`mini`).
+
+        Raises:
+            CheckpointError: If a file is missing or damaged.
+        """
         reject_trust_remote_code(kwargs)
         name = str(pretrained_model_name_or_path)
         with readable_errors(f"processor of {name}"):
+            for file in _NEEDED_FILES:
+                # transformers would go on with default settings, or with the decoder's tokenizer in both places
+                options = {"_raise_exceptions_for_missing_entries": False, **hub_options(kwargs)}
+                if cached_file(resolve_source(name), file, **options) is None:
+                    raise CheckpointError(f"{name}: {file} is missing; the checkpoint is incomplete")
             return super().from_pretrained(resolve_source(name), *args, trust_remote_code=False, **kwargs)
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
