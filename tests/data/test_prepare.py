@@ -80,3 +80,11 @@ def test_an_older_file_stays_when_nothing_comes_out(tmp_path):
     with pytest.raises(E2LLMError, match="no record came out"):
         prepare_records("text", tmp_path / "in", output)
     assert output.read_text() == "old"
+
+
+def test_a_source_is_never_written_over(tmp_path):
+    source = tmp_path / "notes.txt"
+    source.write_text("my only copy")
+    with pytest.raises(E2LLMError, match="are the same file"):
+        prepare_records("text", source, tmp_path / "x" / ".." / "notes.txt")
+    assert source.read_text() == "my only copy"

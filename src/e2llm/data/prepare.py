@@ -102,6 +102,8 @@ def prepare_records(
     for name, value in (("limit", limit), ("max_per_context", max_per_context)):
         if value is not None and value < 1:
             raise E2LLMError(f"{name} must be at least 1, got {value}")
+    if source.is_file() and source.resolve() == output.resolve():
+        raise E2LLMError(f"{output}: --from and the output are the same file; write to another one")
     converter = make_converter(dataset, options or {})
     tally = _Tally()
     records: Iterable[Record] = converter.convert(source, split)
