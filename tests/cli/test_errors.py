@@ -34,6 +34,22 @@ def test_a_missing_file(run, model, tmp_path):
     assert_fails(result, 1, "no such file or folder", tmp_path / "gone.txt")
 
 
+def test_an_empty_name_is_not_the_current_folder(run, model, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("some text")
+    monkeypatch.chdir(tmp_path)
+    assert_fails(run("ask", "", QUESTION, "--model", model), 1, "the name of a file or folder is empty")
+
+
+def test_a_question_that_is_not_utf8(run, text_file, model):
+    assert_fails(run("ask", text_file, "caf\udce9?", "--model", model), 1, "lone surrogate")
+
+
+def test_a_file_in_the_place_of_a_model(run, text_file):
+    assert_fails(
+        run("ask", text_file, QUESTION, "--model", text_file), 1, "is a file; name the model's folder"
+    )
+
+
 def test_a_folder_without_text(run, model, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff")
     assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "no .txt or .md file")

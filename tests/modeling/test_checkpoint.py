@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.utils import logging
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
@@ -511,6 +517,15 @@ def test_code_in_a_checkpoint_is_refused(model, tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["encoder_config", "text_config"])
+def test_code_for_a_part_of_a_checkpoint_is_refused(model, tmp_path, part):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    edit_json(tmp_path / "config.json", **{part: config[part] | {"auto_map": {"AutoModel": "evil.Model"}}})
+    with pytest.raises(CheckpointError, match="auto_map"):
+        load(tmp_path)
+
+
 def test_trusting_remote_code_is_refused_everywhere(bases, tmp_path):
     for call in (
         lambda: load(tmp_path, trust_remote_code=True),
@@ -540,6 +555,26 @@ def test_an_encoder_in_the_decoders_place_is_refused(bases):
         E2LLMError, match="encoder must be a hub id, a folder or a transformers model, got dict"
     ):
         E2LLMForConditionalGeneration.from_parts({}, tiny_decoder(), chunk_token_id=3)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_an_encoder_decoder_model_is_refused_by_name_too(part, tmp_path):
+    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"is an encoder-decoder model \(t5\)"):
+        parts.load_part(part, str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./folder"])
+def test_a_part_in_a_folder_that_is_not_there_is_refused_as_such(name):
+    with pytest.raises(CheckpointError, match=f"encoder {name}: there is no such folder"):
+        parts.load_part("encoder", name)
+
+
+def test_an_unknown_dtype_is_refused(on_bases, tmp_path):
+    on_bases.save_pretrained(tmp_path / "saved")
+    with pytest.raises(E2LLMError, match="dtype='float3' is unknown; use auto, float32"):
+        load(tmp_path / "saved", dtype="float3")
 
 
 def test_a_model_of_another_kind_is_refused(bases):

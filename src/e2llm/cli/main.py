@@ -85,6 +85,7 @@ def entry_point(argv: list[str] | None = None) -> int:
 def quiet_libraries() -> None:
     """Keep the notes and load reports of libraries off the terminal, and their progress bars out of pipes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # each retry without a network would be a line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

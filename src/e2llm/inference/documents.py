@@ -24,11 +24,13 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
     """Read files, and all `.txt` and `.md` files of folders, in the order of their names.
 
     Raises:
-        FileNotFoundError: If a path does not exist.
+        FileNotFoundError: If a path is empty or does not exist.
         E2LLMError: If a file is empty, binary or not UTF-8, or a folder holds no text file.
     """
     documents = []
     for item in paths:
+        if not fspath(item):  # Path("") is the current folder
+            raise FileNotFoundError("the name of a file or folder is empty")
         path = Path(fspath(item))
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")

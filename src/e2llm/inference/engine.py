@@ -251,8 +251,8 @@ class Engine:
         max_new_tokens: int,
     ) -> tuple[DecoderInput, int]:
         """Lay out a question; K is the given one, or the largest that fits the window."""
-        if not question.strip():
-            raise E2LLMError("the question is empty")
+        if not isinstance(question, str) or not question.strip():
+            raise E2LLMError(f"the question is empty or no text: {question!r}")
         if max_new_tokens < 1:
             raise E2LLMError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
         if not isinstance(expand, Sequence):

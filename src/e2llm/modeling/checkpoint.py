@@ -206,7 +206,8 @@ def load_model(
         was_interrupted = Path(source).name == COMPLETE_NAME  # config= may be the former one
         if config is None or was_interrupted:
             config = read_config(model_class, source, kwargs)
-    reject_remote_code(config, str(name))
+    for item in (config, config.encoder_config, config.text_config):
+        reject_remote_code(item, str(name))
     external = [part for part, entry in manifest["parts"].items() if not entry["saved_here"]]
     unneeded = [part for part, place in moved.items() if place is not None and part not in external]
     if unneeded:
@@ -330,8 +331,12 @@ def find_base(part: str, entry: dict[str, Any], moved: str | None, name: str) ->
 
 def _dtype(asked: Any) -> torch.dtype | None:
     """A dtype by its name; None for `auto`, which is that of each stored tensor."""
-    dtype: torch.dtype | None = getattr(torch, asked) if isinstance(asked, str) and asked != "auto" else asked
-    return None if asked == "auto" else dtype
+    if asked is None or asked == "auto":
+        return None
+    dtype = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if not isinstance(dtype, torch.dtype):
+        raise E2LLMError(f"dtype={asked!r} is unknown; use auto, float32, bfloat16 or float16")
+    return dtype
 
 
 def cast_like(

