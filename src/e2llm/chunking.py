@@ -167,8 +167,11 @@ def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
 
 
 def _skip_attached_lines(text: str, position: int, stop: int) -> int:
-    """Returns the position after the decorator and comment lines that begin at `position`."""
-    while position < stop and (line := _ATTACHED_LINE.match(text, position)):
+    """Returns the position after the decorator and comment lines that begin at `position` and end by `stop`.
+
+    A line that goes on beyond `stop` holds no place to cut, and is not read to its end: it may be the text.
+    """
+    while position < stop and (line := _ATTACHED_LINE.match(text, position, stop)):
         position = line.end()
     return position
 

@@ -101,6 +101,8 @@ def test_a_bad_set_says_what_is_wrong(write, override, message):
         ("decoder", {"source": None, "new": {"num_heads": 3}}, "num_heads=3 does not divide hidden_size=256"),
         ("decoder", {"mode": "none"}, r"decoder\.mode"),
         ("adapter", {"reset": True}, r"adapter\.reset has no effect"),
+        ("chunking", {"kind": "verse"}, "chunking: kind must be one of prose, code, tokens, got 'verse'"),
+        ("chunking", {"chunk_size_chars": 64, "overlap_chars": 64}, "overlap_chars=64 must be below"),
         ("data", {"train": []}, r"data\.train: .*at least 1 item"),
     ],
 )

@@ -196,6 +196,12 @@ def test_auto_takes_bf16_only_where_the_cpu_has_it(monkeypatch, has_bf16, precis
     assert arguments.resolve_precision("fp32") == "fp32"
 
 
+def test_fp16_without_a_gpu_is_refused_and_not_ignored(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(E2LLMError, match="fp16 needs a GPU"):
+        arguments.resolve_precision("fp16")
+
+
 def test_the_best_checkpoint_is_chosen_by_the_reasoning_loss_where_there_is_one():
     assert arguments.best_metric(["understanding", "reasoning"]) == "eval_reasoning_loss"
     assert arguments.best_metric(["language", "understanding"]) == "eval_understanding_loss"

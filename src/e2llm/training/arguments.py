@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from transformers import TrainingArguments
 
+from e2llm.errors import E2LLMError
 from e2llm.training.samples import OBJECTIVES
 from e2llm.training.schema import Recipe
 
@@ -73,6 +74,8 @@ def best_metric(objectives: Iterable[str]) -> str | None:
 
 def resolve_precision(setting: str) -> str:
     """`auto` to `bf16` where the device multiplies it natively, else `fp16` on a GPU and `fp32` on a CPU."""
+    if setting == "fp16" and not torch.cuda.is_available():
+        raise E2LLMError("train.precision: fp16 needs a GPU and has no effect here; set auto, bf16 or fp32")
     if setting != "auto":
         return setting
     if torch.cuda.is_available():

@@ -17,7 +17,10 @@ from pydantic_core import PydanticUndefined
 from e2llm.errors import E2LLMError
 from e2llm.training.schema import Recipe
 
-BEGIN, END = "<!-- keys: made by python -m e2llm.training.reference -->", "<!-- end of keys -->"
+BEGIN, END = (
+    "<!-- keys: made by python -m e2llm.training.reference docs/training.md -->",
+    "<!-- end of keys -->",
+)
 
 
 def reference() -> str:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from e2llm.chunking import CHUNKERS
+
 ObjectiveName = Literal["language", "understanding", "reasoning"]
 _ROUNDING = 1e-9  # 1 - 0.7 - 0.3 is not 0 in binary
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -126,6 +128,16 @@ class ChunkingSection(Section):
     """Characters that a chunk repeats of the one before."""
     kind: str = "prose"
     """`prose`, `code` or `tokens`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ChunkingSection":
+        if self.kind not in CHUNKERS:
+            raise ValueError(f"kind must be one of {', '.join(CHUNKERS)}, got {self.kind!r}")
+        if self.kind != "tokens" and self.overlap_chars >= self.chunk_size_chars:
+            raise ValueError(
+                f"overlap_chars={self.overlap_chars} must be below chunk_size_chars={self.chunk_size_chars}"
+            )
+        return self
 
 
 class DataFile(Section):
@@ -256,7 +268,7 @@ class TrainSection(Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast precision; auto takes bf16 where the device computes it, else fp32."""
+    """Autocast precision; auto takes bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)."""
     gradient_checkpointing: bool = False
     """Recompute the decoder's activations in the backward pass: less memory, more time."""
     cache_encoder_states_mb: int = Field(default=0, ge=0)
