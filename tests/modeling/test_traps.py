@@ -167,3 +167,11 @@ def test_model_and_processor_choose_the_same_placeholder_on_their_own():
     assert model.config.chunk_token_id == processor.chunk_token_id
     inputs = processor(context=TEXT, prompt="Where?")
     assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_a_placeholder_of_another_tokenizer_is_refused_and_not_given_thousands_of_rows():
+    decoder = tiny_decoder()
+    rows = decoder.get_input_embeddings().num_embeddings
+    with pytest.raises(E2LLMError, match=r"id 99999.*tokenizer that belongs"):
+        E2LLMForConditionalGeneration.from_parts(tiny_encoder(), decoder, chunk_token_id=99_999)
+    assert decoder.get_input_embeddings().num_embeddings == rows

