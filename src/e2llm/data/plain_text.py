@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2llm.data.converter import Converter
-from e2llm.data.source_files import read_text
+from e2llm.data.source_files import read_text, text_files
 from e2llm.records import Record
-
-_SUFFIXES = (".txt", ".md")
 
 
 @dataclass
@@ -39,13 +37,7 @@ class PlainTextConverter(Converter):
     def _files(self, source: Path) -> list[Path]:
         if source.is_file():
             return [source]
-        files = sorted(
-            path
-            for path in source.rglob("*")
-            if path.suffix.lower() in _SUFFIXES
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        )
+        files = text_files(source)
         if not files:
             raise self._layout_error(source, "no .txt or .md file in this folder")
         return files

@@ -9,6 +9,19 @@ from typing import Any
 
 from e2llm.errors import E2LLMError
 
+TEXT_SUFFIXES = (".txt", ".md")
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The `.txt` and `.md` files of a folder at any depth, sorted; hidden ones are passed over."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in TEXT_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
 
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
     """The text of a file; line ends become `\\n`, and the default encoding drops a byte-order mark.

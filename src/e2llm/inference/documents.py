@@ -6,10 +6,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import BinaryIO
 
-from e2llm.data.source_files import read_text
+from e2llm.data.source_files import TEXT_SUFFIXES, read_text, text_files
 from e2llm.errors import E2LLMError
-
-TEXT_SUFFIXES = (".txt", ".md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,7 @@ def read_stream(stream: BinaryIO, name: str) -> Document:
 
 
 def _text_files(folder: Path) -> list[Path]:
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in TEXT_SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    files = text_files(folder)
     if not files:
         raise E2LLMError(
             f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead"
