@@ -13,6 +13,7 @@ SOURCE = Path(e2llm.__file__).parent
 LAYERS = {
     "version": 0,
     "errors": 1,
+    "files": 1,
     "surrogates": 1,
     "chunking": 1,
     "prompts": 1,

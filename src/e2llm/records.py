@@ -5,13 +5,13 @@ The three keys are those of the paper's official data file, so files made for it
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2llm.errors import E2LLMError
+from e2llm.files import replacing
 from e2llm.surrogates import reject_lone_surrogates
 
 _REQUIRED_KEYS = ("context", "prompt", "answer")
@@ -147,22 +147,10 @@ def write_records(path: str | os.PathLike[str], records: Iterable[Record]) -> in
     Returns:
         The number of records written.
     """
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            for record in records:
-                stream.write(json.dumps(record_to_dict(record), ensure_ascii=False) + "\n")
-                count += 1
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as stream:
+        for record in records:
+            line = json.dumps(record_to_dict(record), ensure_ascii=False) + "\n"
+            stream.write(line.encode())
+            count += 1
     return count

@@ -1,12 +1,10 @@
 import json
-import os
 
 import pytest
 import torch
 
 from e2llm import Engine, Record
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation import measures
 from e2llm.evaluation.measures import (
     EMPTY_CONTEXT,
     NO_SOFT_TOKENS,
@@ -15,7 +13,6 @@ from e2llm.evaluation.measures import (
     measure_recall,
     measure_restatement,
     usable,
-    write_text,
 )
 from tiny_models import TEXT, tiny_model, tiny_processor
 
@@ -201,16 +198,3 @@ def test_a_folder_is_no_place_for_scores(engine, records, tmp_path):
     file = records({"context": SHORT})
     with pytest.raises(E2LLMError, match="is a folder; name a file"):
         measure_model(engine, "tiny", [("restatement", file)], [1], 9, None, tmp_path)
-
-
-def test_a_crash_while_writing_keeps_the_old_scores(tmp_path, monkeypatch):
-    file = tmp_path / "s.json"
-    write_text(file, "old")
-
-    def crash(_handle):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(measures.os, "fsync", crash)
-    with pytest.raises(OSError, match="no space"):
-        write_text(file, "new")
-    assert (file.read_text(), os.listdir(tmp_path)) == ("old", ["s.json"])

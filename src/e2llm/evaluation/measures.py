@@ -1,7 +1,6 @@
 """Measures of one model: recall of needles, restatement, answers, and its decoder without soft tokens."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.metrics import bootstrap_interval, rouge_l, string_match, token_f1
+from e2llm.files import write_atomically
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.prompts import UNDERSTANDING_PROMPT
@@ -140,8 +140,8 @@ def measure_model(
         "num_threads": torch.get_num_threads(),
         "scores": rows,
     }
-    write_text(output.with_suffix(".predictions.jsonl"), "\n".join(lines) + "\n")
-    write_text(output, json.dumps(scores, indent=2) + "\n")
+    write_atomically(output.with_suffix(".predictions.jsonl"), ("\n".join(lines) + "\n").encode())
+    write_atomically(output, (json.dumps(scores, indent=2) + "\n").encode())
     return scores
 
 
@@ -225,17 +225,3 @@ def summarize(task: str, system: str, file: str, outcomes: Sequence[Outcome]) ->
         "values": values,
         "intervals_95": intervals,
     }
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e2llm.errors import CheckpointError
+from e2llm.modeling.lora import file_name
+from e2llm.modeling.parts import PART_MODULES
 
 _STATE_NAME = "trainer_state.json"
-_PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
@@ -55,10 +56,10 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
     state = model.state_dict()
     base = {name.replace(".base_layer.", "."): item for name, item in state.items() if ".lora_" not in name}
     files = [(file, base) for file in sorted(folder.glob("model*.safetensors"))]
-    for part, module in _PART_MODULES.items():
+    for part, module in PART_MODULES.items():
         file = folder / "lora" / part / "adapter_model.safetensors"
         deltas = {
-            f"base_model.model.{name.removeprefix(module + '.').replace('.default', '')}": item
+            f"base_model.model.{file_name(name.removeprefix(module + '.'))}": item
             for name, item in state.items()
             if name.startswith(f"{module}.") and ".lora_" in name
         }

@@ -3,10 +3,11 @@
 import csv
 import importlib.util
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from e2llm.files import write_atomically
 
 COLUMNS = (
     "step",
@@ -72,13 +73,3 @@ def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> bytes | None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write a file through a temporary one beside it."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)

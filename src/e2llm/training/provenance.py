@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import yaml
 
+from e2llm.files import write_atomically
 from e2llm.training.arguments import resolve_precision
-from e2llm.training.curves import write_atomically
 from e2llm.training.schema import Recipe
 from e2llm.version import __version__
 

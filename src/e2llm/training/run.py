@@ -10,12 +10,12 @@ import torch
 from transformers import set_seed
 
 from e2llm.errors import E2LLMError
+from e2llm.files import write_atomically
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import best_metric, training_arguments
 from e2llm.training.build import build, set_modes
 from e2llm.training.checkpoints import last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, say
-from e2llm.training.curves import write_atomically
 from e2llm.training.provenance import changes_since_start, write_provenance
 from e2llm.training.recipe import FINAL_FOLDER
 from e2llm.training.samples import SampleSet, Source, hold_out, load_sources

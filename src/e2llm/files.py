@@ -1,0 +1,36 @@
+"""Files that appear whole or not at all: written beside their place, synced, and renamed into it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Give a stream of bytes that takes the place of `file` at the end, or of nothing after an exception.
+
+    The folder is made if need be. The file gets the permissions that the user's umask gives new files.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(file) as stream:
+        stream.write(content)
