@@ -16,6 +16,7 @@ LAYERS = {
     "files": 1,
     "surrogates": 1,
     "chunking": 1,
+    "chunk_breaks": 1,
     "prompts": 1,
     "records": 1,
     "modeling": 2,

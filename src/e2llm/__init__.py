@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from e2llm.chunking import Chunk, split_text
     from e2llm.inference.context import Context
     from e2llm.inference.engine import Engine
+    from e2llm.inference.store import ChunkStore
     from e2llm.modeling.configuration import E2LLMConfig
     from e2llm.modeling.model import E2LLMForConditionalGeneration
     from e2llm.modeling.processor import E2LLMProcessor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "Chunk": "e2llm.chunking",
+    "ChunkStore": "e2llm.inference.store",
     "Context": "e2llm.inference.context",
     "E2LLMConfig": "e2llm.modeling.configuration",
     "E2LLMForConditionalGeneration": "e2llm.modeling.model",
@@ -31,6 +33,7 @@ _HOME_OF = {
 
 __all__ = [
     "Chunk",
+    "ChunkStore",
     "Context",
     "E2LLMConfig",
     "E2LLMForConditionalGeneration",

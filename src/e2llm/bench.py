@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from e2llm.chunking import Chunk
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
@@ -136,14 +135,9 @@ def _measure_full_context(engine: Engine, text: str, question: str, max_new_toke
     room = None if engine.window is None else engine.window - max_new_tokens - around
     prefix = longest_prefix(text, room, engine.count_tokens)
     with PeakMemory(engine.device) as memory:
-        answer = engine.ask(raw_context(prefix), question, expand=[0], max_new_tokens=max_new_tokens)
+        answer = engine.ask(Context.of_text(prefix), question, expand=[0], max_new_tokens=max_new_tokens)
     tokens = engine.count_tokens(prefix)
     return Measured(answer, tokens, len(prefix) / len(text), answer.usage.raw_tokens, memory.extra_bytes)
-
-
-def raw_context(text: str) -> Context:
-    """A context of one chunk that is only there to be expanded."""
-    return Context([Chunk(0, len(text), text)], ["text"], torch.empty(1, 0, 0), 0, 0.0)
 
 
 def longest_prefix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:

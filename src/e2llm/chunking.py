@@ -2,12 +2,8 @@
 
 The rule is the paper's (arXiv 2409.06679, the chunker): take a span of at most
 `chunk_size_chars` characters, step back inside it to the last natural break, cut there, and start the next
-span at the cut. Which breaks are natural, how far a step back may go, code, overlap and the limit in tokens
-are chosen here.
-
-A *break finder* gets `(text, start, floor, stop)` and returns where the chunk that began at `start` ends: a
-position in `[floor, stop]`, with `start < floor <= stop < len(text)`. Adding a kind of text is one such
-function and one line in `CHUNKERS`.
+span at the cut. The breaks are those of `e2llm.chunk_breaks`; overlap and the token limit are chosen here.
+Adding a kind of text is one break finder and one line in `CHUNKERS`.
 """
 
 from __future__ import annotations
@@ -16,10 +12,11 @@ import re
 import unicodedata
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from e2llm.chunk_breaks import find_code_break, find_prose_break
 from e2llm.errors import E2LLMError
 from e2llm.surrogates import reject_lone_surrogates
 
@@ -31,52 +28,8 @@ Reach = Callable[[int], int]
 
 DEFAULT_CHUNK_SIZE_CHARS = 512  # the paper's
 
-# How much of a span a step back must leave, as a divisor: a sentence end or a line end may leave a quarter of
-# the span, a clause or a space half of it. Without a minimum, one early break would make crumbs of the text.
-_STRONG_DIVISOR = 4
-_WEAK_DIVISOR = 2
-
 _MEASURE_BATCH = 1024  # chunks per tokenizer call: bounds the memory that offsets take
 _BLOCK_CHARS = 1 << 16  # a whole text is tokenized in blocks of this many characters
-
-_CLOSERS = "\"'”’»›)\\]}）」』】》〉］｝"
-# Scripts without spaces end a sentence by the mark alone; "." also stands in numbers and names, so that it
-# counts only before white space.
-_LINE_ENDS = r"\n\v\f\x85\u2028\u2029"
-_SPACED_ENDS, _BARE_ENDS = ".!?…؟۔։።", "。！？｡．।॥။"
-_SPACED_CLAUSES, _BARE_CLAUSES = ",;:—–،؛", "，；：、､·"
-_SPACED_TAIL, _BARE_TAIL = r"(?:[ \t\u00a0]+|(?=\s))", r"[ \t\u3000]*"
-
-# `.*` runs to the end of the window and steps back in C: the first match is the last break. One set of all
-# marks goes before the alternatives because that halves the time.
-_LAST_STRONG = re.compile(
-    rf"(?s:.*)[{_LINE_ENDS}\r{_SPACED_ENDS}{_BARE_ENDS}]"
-    rf"(?:(?<=[{_SPACED_ENDS}])[{_CLOSERS}]*{_SPACED_TAIL}|(?<=[{_BARE_ENDS}])[{_CLOSERS}]*{_BARE_TAIL}"
-    rf"|(?<=[{_LINE_ENDS}])|(?<=\r)(?!\n))"
-)
-_LAST_CLAUSE = re.compile(
-    rf"(?s:.*)[{_SPACED_CLAUSES}{_BARE_CLAUSES}]"
-    rf"(?:(?<=[{_SPACED_CLAUSES}]){_SPACED_TAIL}|(?<=[{_BARE_CLAUSES}]){_BARE_TAIL})"
-)
-_LAST_SPACE = re.compile(r"(?s:.*)\s")
-_LAST_BLANK_LINE = re.compile(r"(?s:.*)\n[ \t]*\r?\n")
-_LAST_LINE = re.compile(r"(?s:.*)\n")
-
-_INDENT = r"[ \t]{0,4}"
-_MODIFIERS = (
-    r"export|default|async|public|private|protected|internal|static|final|abstract|sealed|partial|override|"
-    r"virtual|inline|extern|unsafe|const|pub(?:\([a-z]{1,9}\))?"
-)
-_ATTACHED = rf"{_INDENT}(?:@|#|//|/\*|\*)"  # a decorator, an attribute or a comment line
-# Such lines directly above a definition go with it; the bounds on them keep the search linear in the text.
-_DEFINITION = re.compile(
-    rf"\n(?=(?:{_ATTACHED}[^\n]{{0,200}}\n){{0,16}}{_INDENT}"
-    rf"(?:(?:{_MODIFIERS}) +){{0,5}}"
-    r"(?:(?:def|class|func|fn|function|fun|interface|struct|enum|trait|impl|module|namespace)\b"
-    r"|(?:public|private|protected)\b))"
-)
-_ATTACHED_LINE = re.compile(rf"{_ATTACHED}[^\n]*\n")
-_DEFINITION_LOOKAHEAD_CHARS = 512
 
 _ZWJ = "\u200d"
 _MAX_CLUSTER_CHARS = 32
@@ -106,76 +59,6 @@ class _Span(NamedTuple):
     end: int
 
 
-def find_prose_break(text: str, start: int, floor: int, stop: int) -> int:
-    """Finds the last natural break of running text, as the paper's chunker does.
-
-    In this order: the last line end (so also paragraph break) or sentence end that leaves at least a quarter
-    of the span; the last clause end, then the last white space, that leaves at least half; `stop` itself.
-    White space stays at the end of the chunk that it closes.
-
-    Args:
-        text: The whole document.
-        start: Where the chunk begins.
-        floor: The smallest position that may be returned.
-        stop: The largest position that may be returned.
-
-    Returns:
-        The end of the chunk, in `[floor, stop]`.
-    """
-    size = stop - start
-    strong = max(floor, start + size // _STRONG_DIVISOR) - 1
-    weak = max(floor, start + size // _WEAK_DIVISOR) - 1
-    # One character more than the span holds, so that a sentence or word ending at its very edge is seen.
-    found = (
-        _LAST_STRONG.match(text, strong, stop + 1)
-        or _LAST_CLAUSE.match(text, weak, stop + 1)
-        or _LAST_SPACE.match(text, weak, stop + 1)
-    )
-    return min(found.end(), stop) if found else stop
-
-
-def find_code_break(text: str, start: int, floor: int, stop: int) -> int:
-    """Finds the break of program text that keeps definitions whole where it can.
-
-    In this order, each leaving at least a quarter of the span: before the last definition indented by at
-    most four characters (its decorators and comment lines stay with it), after the last blank line, at the
-    last line end; then as `find_prose_break`. Chosen here; the paper has no rule for code. The arguments
-    and the result are those of `find_prose_break`.
-    """
-    low = max(floor, start + (stop - start) // _STRONG_DIVISOR)
-    before_definition = _last_definition(text, start, low, stop)
-    if before_definition is not None:
-        return before_definition
-    found = _LAST_BLANK_LINE.match(text, max(low - 2, 0), stop) or _LAST_LINE.match(text, low - 1, stop)
-    return found.end() if found else find_prose_break(text, start, floor, stop)
-
-
-def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
-    """Returns where the last definition with its decorators begins, in `[low, stop]`; None without one."""
-    last = None
-    covered = _skip_attached_lines(text, start, stop)
-    for match in _DEFINITION.finditer(text, start, stop + _DEFINITION_LOOKAHEAD_CHARS):
-        place = match.end()
-        if place > stop:
-            break
-        if place <= covered:  # a further decorator, or the definition under one
-            continue
-        covered = _skip_attached_lines(text, place, stop)
-        if place >= low:
-            last = place
-    return last
-
-
-def _skip_attached_lines(text: str, position: int, stop: int) -> int:
-    """Returns the position after the decorator and comment lines that begin at `position` and end by `stop`.
-
-    A line that goes on beyond `stop` holds no place to cut, and is not read to its end: it may be the text.
-    """
-    while position < stop and (line := _ATTACHED_LINE.match(text, position, stop)):
-        position = line.end()
-    return position
-
-
 CHUNKERS: dict[str, BreakFinder] = {
     "prose": find_prose_break,
     "code": find_code_break,
@@ -191,6 +74,7 @@ def split_text(
     *,
     tokenizer: PreTrainedTokenizerFast | None = None,
     max_tokens: int | None = None,
+    fitting: Container[str] = (),
 ) -> list[Chunk]:
     """Splits a text into chunks that cover it completely, in order.
 
@@ -208,6 +92,7 @@ def split_text(
             is split again.
         max_tokens: Most encoder tokens in a chunk, special tokens included. Text that looks like a special
             token counts as text (`split_special_tokens=True`).
+        fitting: Texts that are known to fit `max_tokens` and are not measured again.
 
     Returns:
         The chunks; each one ends after the one before it.
@@ -216,7 +101,7 @@ def split_text(
         E2LLMError: If an argument is outside its range, or one character alone exceeds `max_tokens`.
     """
     _check_arguments(text, chunk_size_chars, overlap_chars, kind)
-    meter = _make_meter(text, kind, tokenizer, max_tokens)
+    meter = _make_meter(text, kind, tokenizer, max_tokens, fitting)
     if not text:
         return []
     find_break = CHUNKERS[kind]
@@ -253,7 +138,11 @@ def _check_arguments(text: str, chunk_size_chars: int, overlap_chars: int, kind:
 
 
 def _make_meter(
-    text: str, kind: str, tokenizer: PreTrainedTokenizerFast | None, max_tokens: int | None
+    text: str,
+    kind: str,
+    tokenizer: PreTrainedTokenizerFast | None,
+    max_tokens: int | None,
+    fitting: Container[str],
 ) -> _TokenMeter | None:
     """Checks the two arguments that come together and returns the meter they make, or None."""
     if tokenizer is None and max_tokens is None:
@@ -271,7 +160,7 @@ def _make_meter(
             f"max_tokens={max_tokens!r}; give a whole number above {num_special} (special tokens)"
         )
     reject_lone_surrogates(text)
-    return _TokenMeter(tokenizer, max_tokens - num_special, max_tokens)
+    return _TokenMeter(tokenizer, max_tokens - num_special, max_tokens, fitting)
 
 
 def _walk(
@@ -349,8 +238,11 @@ def _overlap_start(text: str, earliest: int, end: int) -> int:
 class _TokenMeter:
     """Measures spans in encoder tokens, special tokens left out."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, budget: int, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, budget: int, max_tokens: int, fitting: Container[str]
+    ) -> None:
         self._tokenizer = tokenizer
+        self._fitting = fitting
         self.budget = budget
         self.max_tokens = max_tokens
 
@@ -366,10 +258,14 @@ class _TokenMeter:
 
     def fits(self, text: str, spans: list[_Span]) -> list[bool]:
         """Says for each span whether it is within the budget."""
-        answers: list[bool] = []
-        for at in range(0, len(spans), _MEASURE_BATCH):
-            batch = [text[start:end] for start, _, end in spans[at : at + _MEASURE_BATCH]]
-            answers += [len(ids) <= self.budget for ids in self._encode(batch)["input_ids"]]
+        pieces = [text[start:end] for start, _, end in spans]
+        answers = [piece in self._fitting for piece in pieces]
+        unknown = [place for place, known in enumerate(answers) if not known]
+        for at in range(0, len(unknown), _MEASURE_BATCH):
+            places = unknown[at : at + _MEASURE_BATCH]
+            encoded = self._encode([pieces[place] for place in places])["input_ids"]
+            for place, ids in zip(places, encoded, strict=True):
+                answers[place] = len(ids) <= self.budget
         return answers
 
     def _encode(self, texts: list[str], offsets: bool = False) -> dict[str, list[Any]]:

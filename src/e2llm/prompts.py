@@ -4,6 +4,7 @@ The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text that users bring 
 characters, so that nothing in it becomes a control token.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ SUMMARY_PROMPT = "Summarize the context."
 
 _CONTEXT_MARK = "\u2402CONTEXT\u2403"
 _PROMPT_MARK = "\u2402PROMPT\u2403"
+_NEXT_MARK = "\u2402NEXT\u2403"
 _ANSWER_MARK = "\u2402ANSWER\u2403"
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 PLAIN_TEMPLATE = f"Context: {_CONTEXT_MARK}\nQuestion: {_PROMPT_MARK}\nAnswer:"
@@ -34,6 +36,8 @@ class PromptTemplate:
         before_prompt: Ids between the soft tokens and the instruction.
         before_answer: Ids between the instruction and the answer.
         after_answer: Ids that end the answer.
+        between_turns: Ids between an answer and the next instruction of a conversation; None if the chat
+            template takes one turn only.
         answer_prefix: Text put in front of the instruction and the answer, so that their first word is an
             ordinary word for the tokenizer.
     """
@@ -43,6 +47,7 @@ class PromptTemplate:
     before_answer: list[int]
     after_answer: list[int]
     answer_prefix: str
+    between_turns: list[int] | None = None
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
@@ -102,6 +107,7 @@ def build_template(tokenizer: Any) -> PromptTemplate:
         before_answer=encode_text(tokenizer, after),
         after_answer=end,
         answer_prefix=" ",
+        between_turns=[*end, *encode_text(tokenizer, middle.rstrip(" "))],
     )
 
 
@@ -129,4 +135,10 @@ def _chat_template(tokenizer: Any) -> PromptTemplate:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
     end_ids = encode(end) or ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
-    return PromptTemplate(encode(before), encode(middle), encode(after), end_ids, answer_prefix="")
+    between = None
+    with contextlib.suppress(TemplateError, ValueError, TypeError, KeyError):
+        next_user = {"role": "user", "content": _NEXT_MARK}
+        both = tokenizer.apply_chat_template([user, answer, next_user], add_generation_prompt=True, **options)
+        between_text, rest = both.split(_ANSWER_MARK)[1].split(_NEXT_MARK)
+        between = encode(between_text) if rest == after else None
+    return PromptTemplate(encode(before), encode(middle), encode(after), end_ids, "", between)

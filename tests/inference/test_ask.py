@@ -41,7 +41,8 @@ def test_usage_counts_the_positions_of_the_window(engine, context, seen):
     assert usage.chunks == len(context) == 5
     assert usage.soft_tokens == 2 * 5
     assert usage.soft_tokens + usage.raw_tokens == len(seen.ids)
-    assert usage.context_tokens == len(engine.processor.encode(TEXT))
+    expected = sum(len(engine.processor.encode(chunk.text)) for chunk in context.chunks)
+    assert usage.context_tokens == expected
     assert usage.compression == round(usage.context_tokens / 10, 2)
     assert usage.new_tokens == 5
 
@@ -95,7 +96,7 @@ def test_several_documents_keep_their_names_and_their_order(engine):
     context = engine.read(documents, progress=False)
     assert context.sources == ["one.txt"] * 5 + ["two.txt"]
     assert (context.chunks[5].start, context.chunks[5].text) == (0, "A second text.")
-    assert context.num_tokens == sum(len(engine.processor.encode(item.text)) for item in documents)
+    assert context.num_tokens == sum(len(engine.processor.encode(item.text)) for item in context.chunks)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,14 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
     [
         ({"soft_tokens": 0}, "from 1 to 4, got 0"),
         ({"soft_tokens": 5}, "from 1 to 4, got 5"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, got 0"),
-        ({"expand": 3}, "expand takes a list of chunk indices, got 3"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, a whole number, got 0"),
+        ({"soft_tokens": 2.5}, "soft_tokens must be a whole number, got 2.5"),
+        ({"expand": -1}, "expand must be 0 or more"),
+        ({"expand": "3"}, "expand takes a number of chunks or a list of indices, got '3'"),
+        ({"expand": [0], "expand_tokens": 9}, "not with a list of indices"),
+        ({"select": "magic"}, "choose one of: bm25, encoder"),
+        ({"overflow": "drop"}, "choose one of: error, select"),
+        ({"raw_below": 1.5}, "raw_below must be from 0 to 1"),
         ({"expand": [5]}, "0..4"),
         ({"expand": [-1]}, "0..4"),
         ({"num_return_sequences": 2, "do_sample": True}, "the engine returns one answer"),

@@ -6,7 +6,6 @@ import torch
 from e2llm import Engine
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document, load_documents
-from e2llm.inference.reader import encode_texts
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 LONG = "".join(f"Boat {i} has {'very ' * (i % 7)}old sails. " for i in range(60))
@@ -26,15 +25,6 @@ def test_soft_tokens_are_those_of_each_chunk_by_itself_in_text_order(engine):
     assert len({len(chunk.text) for chunk in context.chunks}) > 5
     expected = one_by_one(engine, [chunk.text for chunk in context.chunks])
     torch.testing.assert_close(context.soft_tokens, expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("budget", [1, 100, 10_000])
-def test_the_size_of_a_pass_changes_nothing(engine, monkeypatch, budget):
-    texts = ["One.", "A much longer chunk of text.", "Two words.", "Four words are here."] * 9
-    expected = one_by_one(engine, texts)
-    monkeypatch.setattr(engine.model.config, "encoder_batch_tokens", budget)
-    got = encode_texts(engine.model, engine.processor, texts, progress=False)
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_chunks_rejoin_to_the_text(engine):
@@ -138,7 +128,7 @@ def test_one_thread_at_a_time_uses_the_tokenizers(engine, monkeypatch):
 
         return call
 
-    names = {"split", "encode", "encode_chunk_texts", "lay_out", "decode_answer"}
+    names = {"split", "encode", "encode_chunk_ids", "lay_out", "decode_answer"}
     for name in names:
         monkeypatch.setattr(engine.processor, name, guarded(name))
     context = engine.read(TEXT, progress=False)

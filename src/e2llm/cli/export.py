@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ def export(
         raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise E2LLMError(f"{output} exists and is not an empty folder; name another one")
-    options = {} if dtype == "auto" else {"dtype": dtype}
+    options: dict[str, Any] = {} if dtype == "auto" else {"dtype": dtype}
     engine = Engine.from_pretrained(model, device="cpu", **options)
     target = output.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

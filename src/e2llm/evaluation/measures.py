@@ -79,7 +79,7 @@ def measure_restatement(engine: Engine, record: Record, context: Context, soft_t
     return Outcome(processor.decode_answer(predicted), text, scores)
 
 
-EMPTY_CONTEXT = Context([], [], torch.empty(0), 0, 0.0)
+EMPTY_CONTEXT = Context.empty()
 
 Measure = Callable[[Engine, Record, Context, int | None], Outcome]
 MEASURES: dict[str, Measure] = {

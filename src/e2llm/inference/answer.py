@@ -50,9 +50,13 @@ class Answer:
         usage: Positions.
         timing: Seconds.
         expanded: Character spans `(start, end)` of the chunks that were given as raw text, in document order.
+        expanded_chunks: Their indices in the context.
+        left_out: Number of chunks that the decoder did not get (`overflow="select"`).
     """
 
     text: str
     usage: Usage
     timing: Timing
     expanded: list[tuple[int, int]] = field(default_factory=list)
+    expanded_chunks: list[int] = field(default_factory=list)
+    left_out: int = 0

@@ -1,33 +1,227 @@
-"""A context that has been read: its chunks, where they come from, and their soft tokens."""
+"""A context: documents that have been read, to be asked, edited, saved and loaded."""
 
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from e2llm.chunking import Chunk
+from e2llm.errors import E2LLMError
+from e2llm.inference.content import Content, Splitting, read_content
+from e2llm.inference.documents import Document
+from e2llm.inference.reader import ChunkReader, ReadChunks
+from e2llm.inference.store import ChunkStore
+
+if TYPE_CHECKING:
+    from e2llm.inference.engine import Engine
 
 
-@dataclass(frozen=True)
 class Context:
-    """What the decoder knows of the documents; read once, asked often.
+    """What the decoder knows of some documents: read once, asked often, edited in place.
 
-    Attributes:
-        chunks: The chunks in order; spans count within each chunk's document.
-        sources: Name of each chunk's document, as many as chunks.
-        soft_tokens: `[C, K, D]` soft tokens on the CPU, K the most that the model makes.
-        num_tokens: Decoder tokens of the documents' text.
+    An edit reads again only the chunks that it changes, and leaves the context that reading the edited
+    documents afresh gives, bit for bit on a CPU. Questions that are being answered keep the content they
+    began with.
+
+    Made by `Engine.read` and `Context.load`.
+
+    Args:
+        content: What it holds.
+        splitting: How its documents are split.
+        reader: Reads what edits add; None for a context that cannot be edited.
         read_seconds: Time that reading took.
+        store: Where read chunks are looked up and kept.
+        lock: Held while a tokenizer works.
     """
 
-    chunks: list[Chunk]
-    sources: list[str]
-    soft_tokens: torch.Tensor
-    num_tokens: int
-    read_seconds: float
+    def __init__(
+        self,
+        content: Content,
+        splitting: Splitting,
+        reader: ChunkReader | None = None,
+        *,
+        read_seconds: float = 0.0,
+        store: ChunkStore | None = None,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self.content = content
+        self.splitting = splitting
+        self.fingerprint = "" if reader is None else reader.fingerprint
+        self.read_seconds = read_seconds
+        self.extra: dict[str, Any] = {}
+        self._reader = reader
+        self._store = store
+        self._tokenizing = lock
+        self._editing = threading.RLock()
+
+    @classmethod
+    def of_text(cls, text: str) -> "Context":
+        """A context of one chunk that has not been read: it can only be given as raw text."""
+        chunk = Chunk(0, len(text), text)
+        read = ReadChunks(torch.empty(1, 0, 0), torch.empty(1, 0))
+        return cls(Content((Document("text", text),), [chunk], [0], [0], 0, read), Splitting(1, 0, "prose"))
+
+    @classmethod
+    def empty(cls) -> "Context":
+        """A context without any text: the decoder is asked from what it knows."""
+        read = ReadChunks(torch.empty(0, 0, 0), torch.empty(0, 0))
+        return cls(Content((), [], [], [], 0, read), Splitting(1, 0, "prose"))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], engine: "Engine") -> "Context":
+        """Load a saved context; it is then used with this engine.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            E2LLMError: If the file is damaged, or its soft tokens were made by another model.
+        """
+        from e2llm.inference.context_file import load_context  # needs this class
+
+        return load_context(Path(fspath(path)), engine)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Save as one safetensors file, whole or not at all: texts, spans, soft tokens, model fingerprint."""
+        from e2llm.inference.context_file import save_context  # its counterpart is there
+
+        save_context(self, Path(fspath(path)))
+
+    # --- what it holds ------------------------------------------------------------------------------------
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """The documents, in order."""
+        return self.content.documents
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """The chunks in order; spans count within each chunk's document."""
+        return self.content.chunks
+
+    @property
+    def sources(self) -> list[str]:
+        """Name of each chunk's document, as many as chunks."""
+        return self.content.sources
+
+    @property
+    def soft_tokens(self) -> torch.Tensor:
+        """`[C, K, D]` soft tokens on the CPU, K the most that the model makes."""
+        return self.content.read.soft_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        """Decoder tokens of the documents' chunks."""
+        return self.content.num_tokens
 
     def __len__(self) -> int:
-        return len(self.chunks)
+        return len(self.content.chunks)
 
     def __repr__(self) -> str:
-        names = list(dict.fromkeys(self.sources))
-        return f"Context({len(self)} chunks of {len(names)} document(s), {self.num_tokens} tokens)"
+        content = self.content
+        return (
+            f"Context({len(content.chunks)} chunks of {len(content.documents)} document(s), "
+            f"{content.num_tokens} tokens)"
+        )
+
+    # --- edits --------------------------------------------------------------------------------------------
+
+    def append(self, source: str | Document, *, name: str | None = None) -> int:
+        """Add a document at the end.
+
+        Args:
+            source: Its text, or a `Document`.
+            name: Name of a text; by default `text 2` for a second document, and so on.
+
+        Returns:
+            The number of chunks that the encoder had to read.
+
+        Raises:
+            E2LLMError: If it has no text, or this context was not read.
+        """
+        with self._editing:
+            if not isinstance(source, Document):
+                if not isinstance(source, str):
+                    raise E2LLMError(f"append takes a text or a Document, got {type(source).__name__}")
+                source = Document(name or f"text {len(self.documents) + 1}", source)
+            if not source.text.strip():
+                raise E2LLMError(f"{source.name}: the text to append is empty")
+            return self._reread([*self.documents, source])
+
+    def replace(self, index: int, text: str) -> int:
+        """Put a text in the place of a chunk's; the document is split again around it.
+
+        Args:
+            index: The chunk's, from 0; as the text shifts, chunks behind it may get other indices.
+            text: Any length; with an empty one the chunk is deleted.
+
+        Returns:
+            The number of chunks that the encoder had to read.
+
+        Raises:
+            E2LLMError: If there is no such chunk, or nothing would be left.
+        """
+        with self._editing:
+            content = self.content
+            if type(index) is not int or not 0 <= index < len(content.chunks):
+                raise E2LLMError(
+                    f"chunk {index!r} does not exist; the context has chunks 0 to {len(content.chunks) - 1}"
+                )
+            chunk = content.chunks[index]
+            return self.edit(content.owners[index], chunk.start, chunk.end, text)
+
+    def delete(self, index: int) -> int:
+        """Delete a chunk's text from its document; see `replace`."""
+        return self.replace(index, "")
+
+    def edit(self, document: int, start: int, end: int, text: str) -> int:
+        """Put a text in the place of the characters `[start, end)` of a document.
+
+        Args:
+            document: The document's place in `documents`, from 0.
+            start: First character.
+            end: One past the last; equal to `start` to insert.
+            text: The new characters.
+
+        Returns:
+            The number of chunks that the encoder had to read.
+
+        Raises:
+            E2LLMError: If there is no such place, or nothing would be left.
+        """
+        if not isinstance(text, str):
+            raise E2LLMError(f"the new text must be a string, got {type(text).__name__}")
+        with self._editing:
+            documents = list(self.documents)
+            if not 0 <= document < len(documents):
+                raise E2LLMError(f"document {document} does not exist; there are 0 to {len(documents) - 1}")
+            old = documents[document]
+            if not 0 <= start <= end <= len(old.text):
+                raise E2LLMError(
+                    f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)}"
+                )
+            new_text = old.text[:start] + text + old.text[end:]
+            documents[document] = Document(old.name, new_text, old.kind, old.heading)
+            return self._reread(documents)
+
+    def _reread(self, documents: Sequence[Document]) -> int:
+        """Take over the content of other documents, what is known of them included."""
+        if self._reader is None:
+            raise E2LLMError("this context was not read by an engine and cannot be edited")
+        if self._reader.fingerprint != self.fingerprint:
+            raise E2LLMError("the model's weights have changed since this context was read; read it again")
+        started = time.perf_counter()
+        content = read_content(
+            documents,
+            self.splitting,
+            self._reader,
+            known=self.content,
+            store=self._store,
+            lock=self._tokenizing,
+        )
+        self.content = content
+        self.read_seconds += time.perf_counter() - started
+        return content.num_encoded

@@ -12,10 +12,20 @@ from e2llm.errors import E2LLMError
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with the name under which its chunks are listed."""
+    """A text with the name under which its chunks are listed.
+
+    Attributes:
+        name: Such as a path.
+        text: The text.
+        kind: How it is split, `prose` or `code`; None for the processor's own way.
+        heading: Text put before each chunk where it is read or given raw, such as the path of a source file;
+            not part of the chunk's span.
+    """
 
     name: str
     text: str
+    kind: str | None = None
+    heading: str = ""
 
 
 def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:

@@ -1,30 +1,32 @@
 """The engine: read a text of any length once, then ask, stream, restate and summarize."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from transformers import StoppingCriteriaList
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.answer import Answer, Timing, Usage
+from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document, load_documents
-from e2llm.inference.loading import check_model_name, choose_device
-from e2llm.inference.reader import encode_texts
-from e2llm.inference.streaming import FirstTokenClock, PieceStreamer, StopEvent
-from e2llm.inference.window import fit_soft_tokens
+from e2llm.inference.fidelity import FidelityReport, measure_fidelity
+from e2llm.inference.generation import check_options, generate_ids, generate_pieces, searches_beams
+from e2llm.inference.layout import ContextLayout, answer_of
+from e2llm.inference.loading import check_model_name, choose_device, choose_dtype
+from e2llm.inference.planning import Plan, Request
+from e2llm.inference.reader import ChunkReader
+from e2llm.inference.store import ChunkStore
+from e2llm.inference.streaming import FirstTokenClock, PieceStreamer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import SUMMARY_PROMPT, UNDERSTANDING_PROMPT
 
-# Arguments of transformers' generate that would change what comes back.
-_ONE_ANSWER_ONLY = ("num_return_sequences", "return_dict_in_generate")
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 
 
@@ -37,16 +39,29 @@ class Engine:
     Args:
         model: Used in evaluation mode.
         processor: The processor that belongs to it.
+        store: Where chunks that were read are looked up and kept, unless a call names another.
 
     Raises:
         E2LLMError: If model and processor do not belong together.
     """
 
-    def __init__(self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor) -> None:
+    def __init__(
+        self,
+        model: E2LLMForConditionalGeneration,
+        processor: E2LLMProcessor,
+        *,
+        store: ChunkStore | None = None,
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
+        self.store = store
         # A tokenizer is switched between its settings (padding, special tokens) at each call.
         self._tokenizing = threading.RLock()
+        self.reader = ChunkReader(model, processor, self._tokenizing)
+        self._layout = ContextLayout(
+            self.reader, self._tokenizing, lambda context, rate: self.fidelity(context, soft_tokens=rate)
+        )
+        self._fidelity: WeakKeyDictionary[Content, dict[int, FidelityReport]] = WeakKeyDictionary()
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
                 f"the processor's placeholder has id {processor.chunk_token_id}, the model's "
@@ -55,31 +70,40 @@ class Engine:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | PathLike[str], *, device: str | None = None, **kwargs: Any
+        cls,
+        name: str | PathLike[str],
+        *,
+        device: str | None = None,
+        store: ChunkStore | None = None,
+        **kwargs: Any,
     ) -> "Engine":
         """Load a model by folder, hub id, or the name of an embedded one (`mini`).
 
         Args:
             name: What to load.
             device: Such as `cpu` or `cuda`; by default a GPU if there is one.
-            kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...).
+            store: Where chunks that were read are looked up and kept.
+            kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...). On a
+                GPU the weights are bfloat16 (float16 where the GPU has none) unless `dtype` says otherwise.
 
         Raises:
             E2LLMError: If the device is unknown or not there, or the checkpoint cannot be loaded.
         """
         place = choose_device(device)
         check_model_name(str(name))
+        if (dtype := choose_dtype(place)) is not None:
+            kwargs.setdefault("dtype", dtype)
         model = E2LLMForConditionalGeneration.from_pretrained(str(name), **kwargs)
         options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
         processor = E2LLMProcessor.from_pretrained(str(name), **options)
         if "device_map" not in kwargs:
             model.to(place)
-        return cls(model, processor)
+        return cls(model, processor, store=store)
 
     @property
     def window(self) -> int | None:
         """Positions that the decoder takes, or None if its configuration states none."""
-        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+        return self._layout.window
 
     @property
     def device(self) -> torch.device:
@@ -87,13 +111,14 @@ class Engine:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
-    # --- reading --------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------
 
     def read(
         self,
         source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
         *,
         chunk_size_chars: int | None = None,
+        store: ChunkStore | None = None,
         progress: bool | None = None,
     ) -> Context:
         """Read a context: split it into chunks and encode them.
@@ -102,27 +127,39 @@ class Engine:
             source: A text (`str`), a file or folder (`Path`), a `Document`, or several files and documents.
             chunk_size_chars: Longest chunk, in characters; by default the processor's. Smaller chunks lose
                 less and take more of the window.
+            store: Chunks found in it are not read again, and what is read is kept in it; by default the
+                engine's.
             progress: Show a bar; by default on a terminal when there is much to read.
 
         Raises:
             E2LLMError: If there is no text.
         """
         started = time.perf_counter()
-        documents = self.documents(source)
-        chunks, sources, num_tokens = [], [], 0
-        for document in documents:
-            with self._tokenizing:
-                pieces = self.processor.split(document.text, chunk_size_chars)
-                num_tokens += len(self.processor.encode(document.text))
-            chunks += pieces
-            sources += [document.name] * len(pieces)
-        if not any(chunk.text.strip() for chunk in chunks):
-            raise E2LLMError("the context is empty; give a text to read")
-        texts = [chunk.text for chunk in chunks]
-        soft_tokens = encode_texts(
-            self.model, self.processor, texts, progress=progress, lock=self._tokenizing
+        processor, store = self.processor, self.store if store is None else store
+        size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
+        splitting = Splitting(size, processor.overlap_chars, processor.chunk_kind)
+        content = read_content(
+            self.documents(source),
+            splitting,
+            self.reader,
+            store=store,
+            progress=progress,
+            lock=self._tokenizing,
         )
-        return Context(chunks, sources, soft_tokens, num_tokens, time.perf_counter() - started)
+        return self.bind(content, splitting, time.perf_counter() - started, store=store)
+
+    def bind(
+        self, content: Content, splitting: Splitting, read_seconds: float, *, store: ChunkStore | None = None
+    ) -> Context:
+        """Make a context of content that this engine's model has read."""
+        return Context(
+            content,
+            splitting,
+            self.reader,
+            read_seconds=read_seconds,
+            store=self.store if store is None else store,
+            lock=self._tokenizing,
+        )
 
     @staticmethod
     def documents(
@@ -140,7 +177,7 @@ class Engine:
                 documents += load_documents([Path(item)])
         return documents
 
-    # --- answering ------------------------------------------------------------------------------------------
+    # --- answering ----------------------------------------------------------------------------------------
 
     def ask(
         self,
@@ -148,7 +185,12 @@ class Engine:
         question: str,
         *,
         soft_tokens: int | None = None,
-        expand: Sequence[int] = (),
+        expand: int | Sequence[int] = (),
+        expand_tokens: int | None = None,
+        select: str = "bm25",
+        raw_below: float | None = None,
+        overflow: str = "error",
+        history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = 64,
         on_piece: Callable[[str], Any] | None = None,
         **generation: Any,
@@ -159,7 +201,16 @@ class Engine:
             context: What `read` returned.
             question: The instruction.
             soft_tokens: K per chunk, from 1 to the model's most; by default as many as the window takes.
-            expand: Indices of chunks whose raw text stands in the place of their soft tokens.
+            expand: Chunks whose raw text stands in the place of their soft tokens: a number of chunks, chosen
+                by the question, or a list of indices.
+            expand_tokens: Most decoder tokens of the chunks chosen by the question, in the place of a number
+                of chunks or beside it.
+            select: How chunks are chosen by the question: `bm25`, by shared words (a chunk that shares none
+                is not chosen), or `encoder`, by similarity of the encoder's embeddings.
+            raw_below: Chunks whose fidelity score (0 to 1, see `fidelity`) is below this are given raw too.
+            overflow: If one soft token per chunk (or `soft_tokens`) does not fit the window: `error`, or
+                `select` to keep the chunks most relevant to the question.
+            history: Earlier questions with their answers, oldest first, given as text.
             max_new_tokens: Longest answer, in tokens.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
             generation: More arguments of transformers' `generate` (`num_beams`, `do_sample`, ...); by default
@@ -167,22 +218,39 @@ class Engine:
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
-            E2LLMError: If an argument is out of range, or does not go with another.
+            E2LLMError: If an argument is out of range, or does not go with another, or another model read the
+                context.
         """
         started = time.perf_counter()
-        sample, per_chunk = self._lay_out(context, question, soft_tokens, expand, max_new_tokens)
-        self._check_generation(generation, wants_pieces=on_piece is not None)
+        request = Request(
+            question,
+            max_new_tokens,
+            soft_tokens,
+            expand,
+            expand_tokens,
+            select,
+            raw_below,
+            overflow,
+            history,
+        )
+        laid = self._layout.lay_out(context, request)
+        check_options(self.model, generation, wants_pieces=on_piece is not None)
         if on_piece is not None:
             generation["streamer"] = PieceStreamer(self._decode, on_piece)
         clock = FirstTokenClock(generation.get("streamer"))
-        if not self._searches_beams(generation):
+        if not searches_beams(self.model, generation):
             generation["streamer"] = clock
-        ids = self._generate(context, sample, expand, max_new_tokens=max_new_tokens, **generation)
+        ids = generate_ids(
+            self.model,
+            laid.sample.input_ids,
+            laid.soft_tokens,
+            max_new_tokens=max_new_tokens,
+            **generation,
+        )
         text = self._decode(ids)
         first = None if clock.first_token_at is None else clock.first_token_at - started
         timing = Timing(context.read_seconds, first, time.perf_counter() - started)
-        spans = [(context.chunks[index].start, context.chunks[index].end) for index in sorted(set(expand))]
-        return Answer(text, self._usage(context, sample, per_chunk, expand, len(ids)), timing, spans)
+        return answer_of(text, laid, timing, len(ids))
 
     def stream(
         self,
@@ -190,7 +258,12 @@ class Engine:
         question: str,
         *,
         soft_tokens: int | None = None,
-        expand: Sequence[int] = (),
+        expand: int | Sequence[int] = (),
+        expand_tokens: int | None = None,
+        select: str = "bm25",
+        raw_below: float | None = None,
+        overflow: str = "error",
+        history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = 64,
         **generation: Any,
     ) -> Iterator[str]:
@@ -199,9 +272,57 @@ class Engine:
         Arguments and errors are those of `ask`. The work begins with the first piece that is asked for, in a
         thread of its own; closing the iterator stops it at the next token.
         """
-        sample, _ = self._lay_out(context, question, soft_tokens, expand, max_new_tokens)
-        self._check_generation(generation, wants_pieces=True)
-        return self._stream(context, sample, expand, max_new_tokens=max_new_tokens, **generation)
+        request = Request(
+            question,
+            max_new_tokens,
+            soft_tokens,
+            expand,
+            expand_tokens,
+            select,
+            raw_below,
+            overflow,
+            history,
+        )
+        laid = self._layout.lay_out(context, request)
+        check_options(self.model, generation, wants_pieces=True)
+        return generate_pieces(
+            self.model,
+            laid.sample.input_ids,
+            laid.soft_tokens,
+            self._decode,
+            max_new_tokens=max_new_tokens,
+            **generation,
+        )
+
+    def fit(
+        self,
+        context: Context,
+        window: int | None = None,
+        *,
+        question: str | None = None,
+        max_new_tokens: int = 64,
+        select: str = "bm25",
+        overflow: str = "error",
+    ) -> Plan:
+        """Choose `soft_tokens` and `expand` so that together they fill a window.
+
+        Args:
+            context: What `read` returned.
+            window: Positions to fill, those of the answer included; by default the decoder's window.
+            question: Chunks most relevant to it are expanded first; without one, the first chunks are.
+            max_new_tokens: Positions kept for the answer.
+            select: See `ask`.
+            overflow: See `ask`.
+
+        Returns:
+            What was chosen: pass its `soft_tokens` and `expand` to `ask`. As a string it says so in words.
+
+        Raises:
+            ContextOverflowError: If one soft token per chunk does not fit.
+            E2LLMError: If the window is larger than the decoder's, or neither is known.
+        """
+        request = Request(question or SUMMARY_PROMPT, max_new_tokens, select=select, overflow=overflow)
+        return self._layout.fit(context, request, window, by_question=question is not None)
 
     def restate(
         self, context: Context, chunks: Sequence[int], *, soft_tokens: int | None = None
@@ -216,128 +337,69 @@ class Engine:
         Raises:
             E2LLMError: If a chunk does not exist.
         """
-        for index in chunks:
-            if not 0 <= index < len(context):
-                raise E2LLMError(
-                    f"chunk {index} does not exist; the context has chunks 0 to {len(context) - 1}"
-                )
+        content = self._layout.content_of(context)
+        per_chunk = self.model.check_num_soft_tokens(soft_tokens)
         texts = []
         for index in chunks:
-            text = context.chunks[index].text
-            part = Context(
-                [context.chunks[index]],
-                [context.sources[index]],
-                context.soft_tokens[index : index + 1],
-                0,
-                0.0,
+            text = content.texts[self._layout.check_chunk(content, index)]
+            with self._tokenizing:
+                sample = self.processor.lay_out([text], UNDERSTANDING_PROMPT, num_soft_tokens=per_chunk)
+            longest = content.token_counts[index] * 3 // 2 + 8
+            soft = content.read.soft_tokens[index : index + 1]
+            texts.append(
+                self._decode(generate_ids(self.model, sample.input_ids, soft, max_new_tokens=longest))
             )
-            longest = self.count_tokens(text) * 3 // 2 + 8
-            answer = self.ask(part, UNDERSTANDING_PROMPT, soft_tokens=soft_tokens, max_new_tokens=longest)
-            texts.append(answer.text)
         return texts
 
     def summarize(self, context: Context, **options: Any) -> Answer:
         """Summarize a context; options are those of `ask`, with 256 new tokens by default."""
         return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, **options})
 
-    # --- pieces ---------------------------------------------------------------------------------------------
-
-    def _lay_out(
+    def fidelity(
         self,
         context: Context,
-        question: str,
-        soft_tokens: int | None,
-        expand: Sequence[int],
-        max_new_tokens: int,
-    ) -> tuple[DecoderInput, int]:
-        """Lay out a question; K is the given one, or the largest that fits the window."""
-        if not isinstance(question, str) or not question.strip():
-            raise E2LLMError(f"the question is empty or no text: {question!r}")
-        if max_new_tokens < 1:
-            raise E2LLMError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
-        if not isinstance(expand, Sequence):
-            raise E2LLMError(f"expand takes a list of chunk indices, got {expand!r}")
-        limit = self.model.check_num_soft_tokens(None)
-        if soft_tokens is not None:
-            self.model.check_num_soft_tokens(soft_tokens)
-        texts = [chunk.text for chunk in context.chunks]
-        with self._tokenizing:
-            sample = self.processor.lay_out(texts, question, num_soft_tokens=1, expand=expand)
-            per_chunk = fit_soft_tokens(
-                window=self.window,
-                num_chunks=len(sample.chunks),
-                raw_tokens=len(sample.input_ids) - len(sample.chunks),
-                max_new_tokens=max_new_tokens,
-                wanted=soft_tokens,
-                limit=limit,
-            )
-            if per_chunk > 1:
-                sample = self.processor.lay_out(texts, question, num_soft_tokens=per_chunk, expand=expand)
-        return sample, per_chunk
+        *,
+        soft_tokens: int | None = None,
+        chunks: Sequence[int] | None = None,
+        progress: bool | None = None,
+    ) -> FidelityReport:
+        """Measure how well the decoder can restate each chunk from its soft tokens.
 
-    def _check_generation(self, generation: dict[str, Any], *, wants_pieces: bool) -> None:
-        """Refuse arguments of `generate` that would be dropped in silence or change what comes back."""
-        settings = generation.get("generation_config") or self.model.generation_config
-        for name in _ONE_ANSWER_ONLY:
-            value = generation.get(name, getattr(settings, name, None))
-            if value is not None and int(value) > (1 if name == "num_return_sequences" else 0):
-                raise E2LLMError(
-                    f"{name}={value}: the engine returns one answer; use model.generate for more"
-                )
-        if wants_pieces and generation.get("streamer") is not None:
-            raise E2LLMError("streamer= and pieces exclude each other; give one of them")
-        if (wants_pieces or generation.get("streamer") is not None) and self._searches_beams(generation):
-            raise E2LLMError(
-                "beam search knows its answer only at the end and cannot be streamed; use num_beams=1"
-            )
+        Args:
+            context: What `read` returned.
+            soft_tokens: K per chunk; by default the model's most.
+            chunks: Indices; by default all.
+            progress: Show a bar; by default on a terminal when there is much to do.
 
-    def _searches_beams(self, generation: dict[str, Any]) -> bool:
-        settings = generation.get("generation_config") or self.model.generation_config
-        return int(generation.get("num_beams") or getattr(settings, "num_beams", None) or 1) > 1
+        Raises:
+            E2LLMError: If a chunk does not exist.
+        """
+        content = self._layout.content_of(context)
+        per_chunk = self.model.check_num_soft_tokens(soft_tokens)
+        known = self._fidelity.setdefault(content, {})
+        if per_chunk in known and chunks is None:
+            return known[per_chunk]
+        indices = list(range(len(content.chunks))) if chunks is None else list(chunks)
+        for index in indices:
+            self._layout.check_chunk(content, index)
+        report = measure_fidelity(
+            self.model,
+            self.processor,
+            [content.texts[index] for index in indices],
+            content.read.soft_tokens[indices],
+            num_soft_tokens=per_chunk,
+            places=[
+                (index, content.sources[index], content.chunks[index].start, content.chunks[index].end)
+                for index in indices
+            ],
+            progress=progress,
+            lock=self._tokenizing,
+        )
+        if chunks is None:
+            known[per_chunk] = report
+        return report
 
-    def _generate(
-        self, context: Context, sample: DecoderInput, expand: Sequence[int], **generation: Any
-    ) -> list[int]:
-        """Ids of the answer, without the prompt."""
-        input_ids = torch.tensor([sample.input_ids], device=self.device)
-        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-        rows = [index for index in range(len(context)) if index not in set(expand)]
-        if rows:
-            inputs["chunk_embeds"] = context.soft_tokens[rows].to(self.device)
-        if generation.get("generation_config") is None:
-            generation.setdefault("do_sample", False)
-        ids = self.model.generate(**inputs, **generation)
-        return list(ids[0, input_ids.shape[1] :].tolist())
-
-    def _stream(
-        self, context: Context, sample: DecoderInput, expand: Sequence[int], **generation: Any
-    ) -> Iterator[str]:
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        stop = StopEvent()
-        failure: list[BaseException] = []
-        criteria = StoppingCriteriaList([*(generation.pop("stopping_criteria", None) or []), stop])
-        streamer = PieceStreamer(self._decode, pieces.put)
-
-        def work() -> None:
-            try:
-                self._generate(
-                    context, sample, expand, streamer=streamer, stopping_criteria=criteria, **generation
-                )
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                pieces.put(None)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while (piece := pieces.get()) is not None:
-                yield piece
-        finally:
-            stop.event.set()
-            thread.join()
-        if failure:
-            raise failure[0]
+    # --- pieces -------------------------------------------------------------------------------------------
 
     def _decode(self, ids: list[int]) -> str:
         with self._tokenizing:
@@ -347,18 +409,3 @@ class Engine:
         """Decoder tokens of a text."""
         with self._tokenizing:
             return len(self.processor.encode(text))
-
-    def _usage(
-        self, context: Context, sample: DecoderInput, per_chunk: int, expand: Sequence[int], new_tokens: int
-    ) -> Usage:
-        soft = len(sample.chunks) * per_chunk
-        expanded = sum(self.count_tokens(context.chunks[index].text) for index in set(expand))
-        return Usage(
-            context_tokens=context.num_tokens,
-            chunks=len(context),
-            soft_tokens_per_chunk=per_chunk,
-            soft_tokens=soft,
-            raw_tokens=len(sample.input_ids) - soft,
-            new_tokens=new_tokens,
-            compression=round(context.num_tokens / max(1, soft + expanded), 2),
-        )

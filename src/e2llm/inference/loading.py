@@ -50,3 +50,10 @@ def choose_device(name: str | None) -> torch.device:
             f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
         )
     return device
+
+
+def choose_dtype(device: torch.device) -> torch.dtype | None:
+    """The precision to load a model in: half on a GPU, None (as saved) elsewhere."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

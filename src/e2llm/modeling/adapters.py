@@ -13,6 +13,24 @@ from torch.nn import functional
 from e2llm.errors import E2LLMError
 
 
+def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector per chunk.
+
+    Args:
+        states: `[C, T, E]` token states of the encoder.
+        mask: `[C, T]`, nonzero for real tokens.
+        pooling: `cls`, the first token's state, or `mean`.
+
+    Returns:
+        `[C, E]`, in the dtype of the states.
+    """
+    if pooling == "cls":
+        first = mask.bool().int().argmax(dim=1)
+        return states[torch.arange(len(states), device=states.device), first]
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
 class MLPAdapter(nn.Module):
     """Two linear layers with GELU over one vector per chunk (paper v1): one soft token per chunk.
 
@@ -54,12 +72,7 @@ class MLPAdapter(nn.Module):
         Returns:
             `[C, 1, D]` soft tokens.
         """
-        if self.pooling == "cls":
-            first = mask.bool().int().argmax(dim=1)
-            pooled = states[torch.arange(len(states), device=states.device), first]
-        else:
-            weights = mask.to(states.dtype).unsqueeze(-1)
-            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        pooled = pool_states(states, mask, self.pooling)
         hidden = self.output_projection(functional.gelu(self.input_projection(pooled)))
         soft_token: torch.Tensor = self.norm(hidden) * self.scale
         return soft_token.unsqueeze(1)

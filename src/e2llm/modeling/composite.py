@@ -110,9 +110,9 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         return self
 
     def encode_states(
-        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """One pass of the encoder: `[C, T]` ids and mask to `[C, T, E]` token states."""
+        """One pass of the encoder: `[C, T]` ids and mask (None: no padding) to `[C, T, E]` token states."""
         outputs = self.chunk_encoder(input_ids=chunk_input_ids, attention_mask=chunk_attention_mask)
         states: torch.Tensor = outputs.last_hidden_state
         return states

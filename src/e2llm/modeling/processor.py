@@ -3,7 +3,7 @@
 Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, L decoder tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from e2llm.modeling.parts import (
 from e2llm.modeling.placeholder import choose_placeholder
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_text
 
+MIN_CHUNK_TOKENS = 16  # beside a heading
 _NEEDED_FILES = ("processor_config.json", "encoder_tokenizer/tokenizer_config.json")
 
 
@@ -40,6 +41,17 @@ class DecoderInput:
     input_ids: list[int]
     labels: list[int]
     chunks: list[str] = field(default_factory=list)
+
+
+class _WithoutHeading(Container[str]):
+    """The texts of a container that begin with a heading, seen without it."""
+
+    def __init__(self, heading: str, texts: Container[str]) -> None:
+        self._heading = heading
+        self._texts = texts
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and self._heading + text in self._texts
 
 
 class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
@@ -157,15 +169,46 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
     # --- pieces -------------------------------------------------------------------------------------------
 
-    def split(self, context: str, chunk_size_chars: int | None = None) -> list[Chunk]:
-        """Split a context into chunks that each fit the encoder, of another size than usual if given."""
+    def split(
+        self,
+        context: str,
+        chunk_size_chars: int | None = None,
+        *,
+        overlap_chars: int | None = None,
+        kind: str | None = None,
+        heading: str = "",
+        fitting: Container[str] = (),
+    ) -> list[Chunk]:
+        """Split a context into chunks that each fit the encoder together with a heading.
+
+        Args:
+            context: The text.
+            chunk_size_chars: Longest chunk; by default the processor's, as for the next two.
+            overlap_chars: Characters that a chunk repeats of the one before it.
+            kind: `prose`, `code` or `tokens`.
+            heading: Text that will stand before each chunk.
+            fitting: Chunk texts with their heading that are known to fit and need not be measured.
+
+        Raises:
+            E2LLMError: If an argument is out of range, or the heading leaves no room.
+        """
+        max_tokens = self.max_chunk_tokens
+        if heading:
+            special = self.encoder_tokenizer.num_special_tokens_to_add(pair=False)
+            max_tokens -= len(self.encode_chunk_ids([heading])[0]) - special
+            if max_tokens < MIN_CHUNK_TOKENS:
+                raise E2LLMError(
+                    f"the heading {heading.strip()!r} leaves {max_tokens} of {self.max_chunk_tokens} encoder "
+                    f"tokens for each chunk; at least {MIN_CHUNK_TOKENS} are needed: shorten the name"
+                )
         return split_text(
             context,
             self.chunk_size_chars if chunk_size_chars is None else chunk_size_chars,
-            self.overlap_chars,
-            self.chunk_kind,
+            self.overlap_chars if overlap_chars is None else overlap_chars,
+            self.chunk_kind if kind is None else kind,
             tokenizer=self.encoder_tokenizer,
-            max_tokens=self.max_chunk_tokens,
+            max_tokens=max_tokens,
+            fitting=_WithoutHeading(heading, fitting) if heading else fitting,
         )
 
     def lay_out(
@@ -176,6 +219,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         *,
         num_soft_tokens: int | None = None,
         expand: Sequence[int] = (),
+        history: Sequence[tuple[str, str]] = (),
     ) -> DecoderInput:
         """Lay out one sample.
 
@@ -185,6 +229,11 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             answer: The text to predict; None at inference.
             num_soft_tokens: K placeholders per chunk.
             expand: Indices of chunks whose raw text stands in the place of their soft tokens.
+            history: Earlier instructions with their answers, between the chunks and the prompt.
+
+        Raises:
+            E2LLMError: If K is below 1, `expand` names no chunk, or there is a history and the chat template
+                takes one turn only.
         """
         per_chunk = self.num_soft_tokens if num_soft_tokens is None else num_soft_tokens
         if per_chunk < 1:
@@ -197,6 +246,13 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         for index, text in enumerate(chunks):
             ids += self.encode(text) if index in expanded else [placeholder] * per_chunk
         ids += template.before_prompt
+        if history and template.between_turns is None:
+            raise E2LLMError("the decoder's chat template takes one turn only; ask without a history")
+        for earlier_prompt, earlier_answer in history:
+            ids += self.encode(template.answer_prefix + earlier_prompt)
+            ids += template.before_answer
+            ids += self.encode(template.answer_prefix + earlier_answer)
+            ids += template.between_turns or []
         ids += self.encode(template.answer_prefix + prompt)
         ids += template.before_answer
         labels = [IGNORE_INDEX] * len(ids)
@@ -239,12 +295,22 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         encoded = self.encoder_tokenizer(
             list(texts), padding=True, padding_side="right", split_special_tokens=True, return_tensors="pt"
         )
-        length = encoded.input_ids.shape[1]
+        self._check_chunk_length(encoded.input_ids.shape[1])
+        return {"chunk_input_ids": encoded.input_ids, "chunk_attention_mask": encoded.attention_mask}
+
+    def encode_chunk_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encoder ids of chunks that fit the encoder, a list each, without padding."""
+        rows: list[list[int]] = self.encoder_tokenizer(
+            list(texts), split_special_tokens=True, return_attention_mask=False, verbose=False
+        ).input_ids
+        self._check_chunk_length(max((len(row) for row in rows), default=0))
+        return rows
+
+    def _check_chunk_length(self, length: int) -> None:
         if length > self.max_chunk_tokens:
             raise E2LLMError(
                 f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it"
             )
-        return {"chunk_input_ids": encoded.input_ids, "chunk_attention_mask": encoded.attention_mask}
 
     def decode_answer(self, ids: Any) -> str:
         """The text of generated ids, without control tokens."""

@@ -1,0 +1,122 @@
+"""Where a text may be cut: the natural breaks of running text and of source code.
+
+A *break finder* gets `(text, start, floor, stop)` and returns where the chunk that began at `start` ends: a
+position in `[floor, stop]`, with `start < floor <= stop < len(text)`. The paper's chunker steps back to the
+last natural break; which breaks are natural, how far a step back may go, and code are chosen here.
+"""
+
+import re
+
+# How much of a span a step back must leave, as a divisor: a sentence end or a line end may leave a quarter of
+# the span, a clause or a space half of it. Without a minimum, one early break would make crumbs of the text.
+_STRONG_DIVISOR = 4
+_WEAK_DIVISOR = 2
+
+_CLOSERS = "\"'”’»›)\\]}）」』】》〉］｝"
+# Scripts without spaces end a sentence by the mark alone; "." also stands in numbers and names, so that it
+# counts only before white space.
+_LINE_ENDS = r"\n\v\f\x85\u2028\u2029"
+_SPACED_ENDS, _BARE_ENDS = ".!?…؟۔։።", "。！？｡．।॥။"
+_SPACED_CLAUSES, _BARE_CLAUSES = ",;:—–،؛", "，；：、､·"
+_SPACED_TAIL, _BARE_TAIL = r"(?:[ \t\u00a0]+|(?=\s))", r"[ \t\u3000]*"
+
+# `.*` runs to the end of the window and steps back in C: the first match is the last break. One set of all
+# marks goes before the alternatives because that halves the time.
+_LAST_STRONG = re.compile(
+    rf"(?s:.*)[{_LINE_ENDS}\r{_SPACED_ENDS}{_BARE_ENDS}]"
+    rf"(?:(?<=[{_SPACED_ENDS}])[{_CLOSERS}]*{_SPACED_TAIL}|(?<=[{_BARE_ENDS}])[{_CLOSERS}]*{_BARE_TAIL}"
+    rf"|(?<=[{_LINE_ENDS}])|(?<=\r)(?!\n))"
+)
+_LAST_CLAUSE = re.compile(
+    rf"(?s:.*)[{_SPACED_CLAUSES}{_BARE_CLAUSES}]"
+    rf"(?:(?<=[{_SPACED_CLAUSES}]){_SPACED_TAIL}|(?<=[{_BARE_CLAUSES}]){_BARE_TAIL})"
+)
+_LAST_SPACE = re.compile(r"(?s:.*)\s")
+_LAST_BLANK_LINE = re.compile(r"(?s:.*)\n[ \t]*\r?\n")
+_LAST_LINE = re.compile(r"(?s:.*)\n")
+
+_INDENT = r"[ \t]{0,4}"
+_MODIFIERS = (
+    r"export|default|async|public|private|protected|internal|static|final|abstract|sealed|partial|override|"
+    r"virtual|inline|extern|unsafe|const|pub(?:\([a-z]{1,9}\))?"
+)
+_ATTACHED = rf"{_INDENT}(?:@|#|//|/\*|\*)"  # a decorator, an attribute or a comment line
+# Such lines directly above a definition go with it; the bounds on them keep the search linear in the text.
+_DEFINITION = re.compile(
+    rf"\n(?=(?:{_ATTACHED}[^\n]{{0,200}}\n){{0,16}}{_INDENT}"
+    rf"(?:(?:{_MODIFIERS}) +){{0,5}}"
+    r"(?:(?:def|class|func|fn|function|fun|interface|struct|enum|trait|impl|module|namespace)\b"
+    r"|(?:public|private|protected)\b))"
+)
+_ATTACHED_LINE = re.compile(rf"{_ATTACHED}[^\n]*\n")
+_DEFINITION_LOOKAHEAD_CHARS = 512
+
+
+def find_prose_break(text: str, start: int, floor: int, stop: int) -> int:
+    """Finds the last natural break of running text, as the paper's chunker does.
+
+    In this order: the last line end (so also paragraph break) or sentence end that leaves at least a quarter
+    of the span; the last clause end, then the last white space, that leaves at least half; `stop` itself.
+    White space stays at the end of the chunk that it closes.
+
+    Args:
+        text: The whole document.
+        start: Where the chunk begins.
+        floor: The smallest position that may be returned.
+        stop: The largest position that may be returned.
+
+    Returns:
+        The end of the chunk, in `[floor, stop]`.
+    """
+    size = stop - start
+    strong = max(floor, start + size // _STRONG_DIVISOR) - 1
+    weak = max(floor, start + size // _WEAK_DIVISOR) - 1
+    # One character more than the span holds, so that a sentence or word ending at its very edge is seen.
+    found = (
+        _LAST_STRONG.match(text, strong, stop + 1)
+        or _LAST_CLAUSE.match(text, weak, stop + 1)
+        or _LAST_SPACE.match(text, weak, stop + 1)
+    )
+    return min(found.end(), stop) if found else stop
+
+
+def find_code_break(text: str, start: int, floor: int, stop: int) -> int:
+    """Finds the break of program text that keeps definitions whole where it can.
+
+    In this order, each leaving at least a quarter of the span: before the last definition indented by at
+    most four characters (its decorators and comment lines stay with it), after the last blank line, at the
+    last line end; then as `find_prose_break`. Chosen here; the paper has no rule for code. The arguments
+    and the result are those of `find_prose_break`.
+    """
+    low = max(floor, start + (stop - start) // _STRONG_DIVISOR)
+    before_definition = _last_definition(text, start, low, stop)
+    if before_definition is not None:
+        return before_definition
+    found = _LAST_BLANK_LINE.match(text, max(low - 2, 0), stop) or _LAST_LINE.match(text, low - 1, stop)
+    return found.end() if found else find_prose_break(text, start, floor, stop)
+
+
+def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
+    """Returns where the last definition with its decorators begins, in `[low, stop]`; None without one."""
+    last = None
+    covered = _skip_attached_lines(text, start, stop)
+    for match in _DEFINITION.finditer(text, start, stop + _DEFINITION_LOOKAHEAD_CHARS):
+        place = match.end()
+        if place > stop:
+            break
+        if place <= covered:  # a further decorator, or the definition under one
+            continue
+        covered = _skip_attached_lines(text, place, stop)
+        if place >= low:
+            last = place
+    return last
+
+
+def _skip_attached_lines(text: str, position: int, stop: int) -> int:
+    """Returns the position after the decorator and comment lines that begin at `position` and end by `stop`.
+
+    A line that goes on beyond `stop` holds no place to cut, and is not read to its end: it may be the text.
+    """
+    while position < stop and (line := _ATTACHED_LINE.match(text, position, stop)):
+        position = line.end()
+    return position

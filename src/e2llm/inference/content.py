@@ -1,0 +1,227 @@
+"""What a context holds at one moment, and how it is made: split, look up what is known, read the rest."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from e2llm.chunking import Chunk
+from e2llm.errors import E2LLMError
+from e2llm.inference.documents import Document
+from e2llm.inference.reader import ChunkReader, ReadChunks
+from e2llm.inference.selection import Bm25Index
+from e2llm.inference.store import ChunkStore
+from e2llm.modeling.processor import E2LLMProcessor
+
+_STORE_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """Documents, their chunks, and what was read of them.
+
+    Attributes:
+        documents: In order; one may be empty.
+        chunks: The chunks of all documents in order; spans count within each chunk's document.
+        owners: Place in `documents` of each chunk's document.
+        token_counts: Decoder tokens of each chunk's text with its heading.
+        num_tokens: Decoder tokens of all chunks, what they repeat of each other not counted.
+        read: Soft tokens and vectors of the chunks.
+        num_encoded: Chunks that the encoder read to make this content; the others were known.
+    """
+
+    documents: tuple[Document, ...]
+    chunks: list[Chunk]
+    owners: list[int]
+    token_counts: list[int]
+    num_tokens: int
+    read: ReadChunks
+    num_encoded: int = 0
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """What the encoder reads of each chunk: its text, with its document's heading before it."""
+        return [
+            self.documents[owner].heading + chunk.text
+            for chunk, owner in zip(self.chunks, self.owners, strict=True)
+        ]
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """Name of each chunk's document."""
+        return [self.documents[owner].name for owner in self.owners]
+
+    @cached_property
+    def bm25(self) -> Bm25Index:
+        """The chunks as passages to be ranked."""
+        return Bm25Index(self.texts)
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How documents are split; an edited context is split as it was.
+
+    Attributes:
+        chunk_size_chars: Longest chunk in characters.
+        overlap_chars: Characters that a chunk repeats of the one before it.
+        kind: `prose`, `code` or `tokens`, for documents that do not say.
+    """
+
+    chunk_size_chars: int
+    overlap_chars: int
+    kind: str
+
+
+def read_content(
+    documents: Sequence[Document],
+    splitting: Splitting,
+    reader: ChunkReader,
+    *,
+    known: Content | None = None,
+    store: ChunkStore | None = None,
+    progress: bool | None = None,
+    lock: AbstractContextManager[object] | None = None,
+) -> Content:
+    """Make the content of some documents.
+
+    Args:
+        documents: At least one with text.
+        splitting: How to split them.
+        reader: Reads the chunks that are not known.
+        known: An earlier content of the same reader: its chunks are not read again.
+        store: Where read chunks are looked up and kept.
+        progress: Show a bar; by default on a terminal when there is much to read.
+        lock: Held while a tokenizer works.
+
+    Raises:
+        E2LLMError: If there is no text.
+    """
+    rows = {text: row for row, text in enumerate(known.texts)} if known is not None else {}
+    chunks: list[Chunk] = []
+    owners: list[int] = []
+    for owner, document in enumerate(documents):
+        with lock or nullcontext():
+            pieces = _split(document, splitting, reader.processor, rows)
+        chunks += pieces
+        owners += [owner] * len(pieces)
+    if not any(chunk.text.strip() for chunk in chunks):
+        raise E2LLMError("the context is empty; give a text to read")
+    texts = [documents[owner].heading + chunk.text for chunk, owner in zip(chunks, owners, strict=True)]
+    unknown = list(dict.fromkeys(text for text in texts if text not in rows))
+    fresh, num_encoded = _look_up_or_read(unknown, reader, store, progress)
+    places = {text: place for place, text in enumerate(unknown)}
+    read = _gather(texts, rows, known, places, fresh, reader)
+    with lock or nullcontext():
+        counts = {text: len(reader.processor.encode(text)) for text in unknown}
+        if known is not None:
+            counts.update(zip(known.texts, known.token_counts, strict=True))
+        token_counts = [counts[text] for text in texts]
+        repeats = Counter(_repeated_texts(documents, chunks, owners))
+        repeated = sum(len(reader.processor.encode(text)) * times for text, times in repeats.items())
+    num_tokens = sum(token_counts) - repeated
+    return Content(tuple(documents), chunks, owners, token_counts, num_tokens, read, num_encoded)
+
+
+def _split(
+    document: Document, splitting: Splitting, processor: E2LLMProcessor, fitting: dict[str, int]
+) -> list[Chunk]:
+    if not document.text:
+        return []
+    return processor.split(
+        document.text,
+        splitting.chunk_size_chars,
+        overlap_chars=splitting.overlap_chars,
+        kind=document.kind or splitting.kind,
+        heading=document.heading,
+        fitting=fitting,
+    )
+
+
+def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: list[int]) -> list[str]:
+    """What chunks repeat of the chunk before: overlaps, and headings after a document's first chunk."""
+    repeated = []
+    for before, after in zip(range(len(chunks) - 1), range(1, len(chunks)), strict=True):
+        if owners[before] == owners[after]:
+            heading = documents[owners[after]].heading
+            overlap = chunks[before].end - chunks[after].start
+            repeated.append(heading + chunks[after].text[: max(0, overlap)])
+    return [text for text in repeated if text]
+
+
+def _look_up_or_read(
+    texts: list[str], reader: ChunkReader, store: ChunkStore | None, progress: bool | None
+) -> tuple[ReadChunks, int]:
+    """Soft tokens and vectors of different texts, and how many were read by the encoder."""
+    if store is None or not texts:
+        return reader.read(texts, progress=progress), len(texts)
+    keys = [chunk_key(reader.fingerprint, text) for text in texts]
+    result = reader.empty(len(texts))
+    missing = []
+    for start in range(0, len(keys), _STORE_BATCH):
+        batch = keys[start : start + _STORE_BATCH]
+        found = store.get_many(batch)
+        for place, key in enumerate(batch, start):
+            entry = found.get(key)
+            if entry is None or not _fits(entry, result):
+                missing.append(place)
+                continue
+            result.soft_tokens[place] = entry["soft_tokens"]
+            result.vectors[place] = entry["vector"]
+    waiting: dict[bytes, dict[str, torch.Tensor]] = {}
+
+    def keep(places: list[int], read: ReadChunks, least: int = _STORE_BATCH) -> None:
+        for place in places:
+            entry = {"soft_tokens": read.soft_tokens[place].clone(), "vector": read.vectors[place].clone()}
+            waiting[keys[missing[place]]] = entry
+        if len(waiting) >= least:
+            store.put_many(waiting)
+            waiting.clear()
+
+    read = reader.read([texts[place] for place in missing], progress=progress, on_read=keep)
+    if waiting:
+        keep([], read, least=1)
+    result.soft_tokens[missing] = read.soft_tokens
+    result.vectors[missing] = read.vectors
+    return result, len(missing)
+
+
+def _fits(entry: dict[str, torch.Tensor], result: ReadChunks) -> bool:
+    """Whether a stored entry has the names, shapes and dtypes that the model makes."""
+    expected = {"soft_tokens": result.soft_tokens, "vector": result.vectors}
+    return entry.keys() == expected.keys() and all(
+        entry[name].shape == tensor.shape[1:] and entry[name].dtype == tensor.dtype
+        for name, tensor in expected.items()
+    )
+
+
+def _gather(
+    texts: list[str],
+    rows: dict[str, int],
+    known: Content | None,
+    places: dict[str, int],
+    fresh: ReadChunks,
+    reader: ChunkReader,
+) -> ReadChunks:
+    """The chunks in order, from what was known and what is fresh."""
+    if known is None and len(places) == len(texts):
+        return fresh  # all different and all new: already in order
+    result = reader.empty(len(texts))
+    pairs: list[tuple[list[int], list[int], ReadChunks]] = []
+    if known is not None:
+        at = [index for index, text in enumerate(texts) if text in rows]
+        pairs.append((at, [rows[texts[index]] for index in at], known.read))
+    at = [index for index, text in enumerate(texts) if text not in rows]
+    pairs.append((at, [places[texts[index]] for index in at], fresh))
+    for targets, origins, read in pairs:
+        result.soft_tokens[targets] = read.soft_tokens[origins]
+        result.vectors[targets] = read.vectors[origins]
+    return result
+
+
+def chunk_key(fingerprint: str, text: str) -> bytes:
+    """The key of a chunk in a store: 32 bytes over who read it and what it says."""
+    return hashlib.sha256(fingerprint.encode() + b"\0" + text.encode()).digest()

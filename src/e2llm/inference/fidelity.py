@@ -1,0 +1,248 @@
+"""Fidelity: how well each chunk survived compression.
+
+The decoder is asked to restate a chunk from its soft tokens and is shown the true text as it goes
+(teacher-forced): the probability that it gives each true token says what the soft tokens kept. The same
+without soft tokens says what it would have guessed anyway. The measure is chosen here; the paper has none.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from e2llm.errors import ContextOverflowError
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.prompts import UNDERSTANDING_PROMPT
+
+_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
+# A name: a capitalised word that does not begin a sentence, all capitals, or an identifier.
+_NAME = re.compile(r"(?<![.!?…:\n\"“”'‘’] )(?<!^)(?<![\n\"“‘])\b[A-Z][\w'’-]+|\b[A-Z]{2,}\b|\b\w*[a-z]_\w+\b")
+
+
+@dataclass(frozen=True)
+class ChunkFidelity:
+    """How well one chunk survived.
+
+    Attributes:
+        chunk: Its index in the context.
+        source: Name of its document.
+        start: First character in the document.
+        end: One past the last.
+        num_tokens: Decoder tokens of its text.
+        log_probability: Mean over the tokens, in nats, given the soft tokens.
+        baseline_log_probability: The same without soft tokens.
+        token_accuracy: Share of tokens that are the decoder's first choice, 0 to 1.
+        numbers_kept: Share of the numbers in the text all of whose tokens are the first choice; None if there
+            is no number.
+        names_kept: The same for names.
+    """
+
+    chunk: int
+    source: str
+    start: int
+    end: int
+    num_tokens: int
+    log_probability: float
+    baseline_log_probability: float
+    token_accuracy: float
+    numbers_kept: float | None
+    names_kept: float | None
+
+    @property
+    def score(self) -> float:
+        """Geometric mean of the tokens' probabilities, 0 to 1."""
+        return math.exp(self.log_probability)
+
+    @property
+    def gain(self) -> float:
+        """What the soft tokens add to the log-probability, in nats per token."""
+        return self.log_probability - self.baseline_log_probability
+
+
+@dataclass(frozen=True)
+class FidelityReport:
+    """How well the chunks of a context survived.
+
+    Attributes:
+        chunks: In the order they were asked for.
+        soft_tokens: K per chunk.
+    """
+
+    chunks: list[ChunkFidelity]
+    soft_tokens: int
+
+    @property
+    def mean_score(self) -> float:
+        """Mean of the chunks' scores, 0 to 1."""
+        return sum(item.score for item in self.chunks) / max(1, len(self.chunks))
+
+    @property
+    def mean_gain(self) -> float:
+        """Mean of the chunks' gains, in nats per token."""
+        return sum(item.gain for item in self.chunks) / max(1, len(self.chunks))
+
+    def worst(self, count: int) -> list[ChunkFidelity]:
+        """The chunks with the lowest scores, lowest first."""
+        return sorted(self.chunks, key=lambda item: (item.score, item.chunk))[:count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a program to read."""
+        return {
+            "soft_tokens": self.soft_tokens,
+            "mean_score": self.mean_score,
+            "mean_gain": self.mean_gain,
+            "chunks": [{**asdict(item), "score": item.score, "gain": item.gain} for item in self.chunks],
+        }
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The tokens of one chunk: log-probability of each, and whether it is the first choice."""
+
+    log_probabilities: list[float]
+    is_first: list[bool]
+
+
+def measure_fidelity(
+    model: E2LLMForConditionalGeneration,
+    processor: E2LLMProcessor,
+    texts: Sequence[str],
+    soft_tokens: torch.Tensor,
+    *,
+    num_soft_tokens: int,
+    places: Sequence[tuple[int, str, int, int]],
+    batch_tokens: int = 2048,
+    progress: bool | None = None,
+    lock: AbstractContextManager[object] | None = None,
+) -> FidelityReport:
+    """Measure chunks.
+
+    Args:
+        model: In evaluation mode.
+        processor: Its own.
+        texts: C chunk texts as the encoder read them.
+        soft_tokens: `[C, K', D]` of these chunks.
+        num_soft_tokens: K, at most K'.
+        places: Index, source, start and end of each chunk.
+        batch_tokens: Most decoder positions in a batch, padding included.
+        progress: Show a bar; by default on a terminal when there is much to do.
+        lock: Held while a tokenizer works.
+
+    Raises:
+        ContextOverflowError: If a chunk's soft tokens and text do not fit the decoder's window.
+    """
+    with lock or nullcontext():
+        given = [_sample(processor, [text], text, num_soft_tokens) for text in texts]
+        without = [_sample(processor, [], text, num_soft_tokens) for text in texts]
+        spans = [_token_spans(processor, text) for text in texts]
+    window = getattr(model.config.text_config, "max_position_embeddings", None)
+    for sample, (index, *_) in zip(given, places, strict=True):
+        if window is not None and len(sample.input_ids) > window:
+            raise ContextOverflowError(
+                f"chunk {index} and its soft tokens take {len(sample.input_ids)} positions, the decoder's "
+                f"window has {window}: read the context with smaller chunks"
+            )
+    show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
+    with tqdm(total=2 * len(texts), unit="pass", desc="fidelity", disable=not show, leave=False) as bar:
+        scored = _score(model, processor, given, soft_tokens[:, :num_soft_tokens], batch_tokens, bar)
+        baseline = _score(model, processor, without, None, batch_tokens, bar)
+    rows = []
+    for place, text, span, ours, base in zip(places, texts, spans, scored, baseline, strict=True):
+        count = max(1, len(ours.is_first))
+        rows.append(
+            ChunkFidelity(
+                *place,
+                num_tokens=len(ours.is_first),
+                log_probability=sum(ours.log_probabilities) / count,
+                baseline_log_probability=sum(base.log_probabilities) / count,
+                token_accuracy=sum(ours.is_first) / count,
+                numbers_kept=share_kept(_NUMBER, text, span, ours.is_first),
+                names_kept=share_kept(_NAME, text, span, ours.is_first),
+            )
+        )
+    return FidelityReport(rows, num_soft_tokens)
+
+
+def _sample(processor: E2LLMProcessor, chunks: list[str], text: str, num_soft_tokens: int) -> DecoderInput:
+    return processor.lay_out(chunks, UNDERSTANDING_PROMPT, text, num_soft_tokens=num_soft_tokens)
+
+
+def _token_spans(processor: E2LLMProcessor, text: str) -> list[tuple[int, int]] | None:
+    """Characters `[start, end)` of each token of a restated text; None where tokens cannot be placed."""
+    prefix = processor.template.answer_prefix
+    encoded = processor.tokenizer(
+        prefix + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    if list(encoded.input_ids) != processor.encode(prefix + text):
+        return None  # the text looks like a control token and was encoded in pieces
+    return [(start - len(prefix), end - len(prefix)) for start, end in encoded.offset_mapping]
+
+
+@torch.inference_mode()
+def _score(
+    model: E2LLMForConditionalGeneration,
+    processor: E2LLMProcessor,
+    samples: list[DecoderInput],
+    soft_tokens: torch.Tensor | None,
+    batch_tokens: int,
+    bar: Any,
+) -> list[_Scored]:
+    """Score the answers of samples, longest first, in batches of similar length."""
+    device = model.get_input_embeddings().weight.device
+    num_end = len(processor.template.after_answer)
+    order = sorted(range(len(samples)), key=lambda row: len(samples[row].input_ids), reverse=True)
+    result: dict[int, _Scored] = {}
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // len(samples[order[start]].input_ids))
+        rows = order[start : start + size]
+        start += size
+        batch = processor.collate(
+            [DecoderInput(samples[row].input_ids, samples[row].labels) for row in rows], with_labels=True
+        )
+        chunks = {} if soft_tokens is None else {"chunk_embeds": soft_tokens[rows].to(device)}
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        output = model(**inputs, **chunks, only_label_logits=True)
+        labels = inputs["labels"][:, 1:]
+        targets = labels[labels != -100]
+        is_first = (output.logits.argmax(dim=-1) == targets).tolist()
+        losses = output.token_losses.tolist()
+        at = 0
+        for row, count in zip(rows, (labels != -100).sum(dim=1).tolist(), strict=True):
+            stop = at + count - num_end  # the end token is no part of the text
+            result[row] = _Scored([-loss for loss in losses[at:stop]], is_first[at:stop])
+            at += count
+        bar.update(len(rows))
+    return [result[row] for row in range(len(samples))]
+
+
+def share_kept(
+    pattern: re.Pattern[str], text: str, spans: list[tuple[int, int]] | None, is_first: list[bool]
+) -> float | None:
+    """Share of a pattern's matches all of whose tokens are the decoder's first choice; None without any.
+
+    Args:
+        pattern: What counts as a number or a name.
+        text: The chunk.
+        spans: Characters of each token; None where they are not known.
+        is_first: One per token.
+    """
+    if spans is None or len(spans) != len(is_first):
+        return None
+    kept = []
+    for match in pattern.finditer(text):
+        inside = [
+            first
+            for (start, end), first in zip(spans, is_first, strict=True)
+            if start < match.end() and end > match.start()
+        ]
+        if inside:
+            kept.append(all(inside))
+    return sum(kept) / len(kept) if kept else None

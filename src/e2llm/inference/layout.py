@@ -1,0 +1,180 @@
+"""From a question to what the decoder gets: which chunks, in which form, and the ids around them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from e2llm.errors import E2LLMError
+from e2llm.inference.answer import Answer, Timing, Usage
+from e2llm.inference.content import Content
+from e2llm.inference.context import Context
+from e2llm.inference.fidelity import FidelityReport
+from e2llm.inference.planning import Plan, Request, choose_expanded, fill_window, make_plan
+from e2llm.inference.reader import ChunkReader
+from e2llm.inference.selection import rank_by_vectors
+from e2llm.modeling.processor import DecoderInput
+
+FidelityOf = Callable[[Context, int], FidelityReport]
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A question laid out on a context: what the decoder gets."""
+
+    content: Content
+    plan: Plan
+    sample: DecoderInput
+
+    @property
+    def soft_tokens(self) -> torch.Tensor | None:
+        """`[C, K, D]` of the chunks that are kept and not expanded; None without any."""
+        expanded = set(self.plan.expand)
+        rows = [index for index in self.plan.kept if index not in expanded]
+        return self.content.read.soft_tokens[rows] if rows else None
+
+
+class ContextLayout:
+    """Lays questions out on contexts.
+
+    Args:
+        reader: Of the engine; its model and processor are used.
+        lock: Held while a tokenizer works.
+        fidelity_of: Measures a context at K soft tokens per chunk.
+    """
+
+    def __init__(
+        self, reader: ChunkReader, lock: AbstractContextManager[object], fidelity_of: FidelityOf
+    ) -> None:
+        self.reader = reader
+        self.model = reader.model
+        self.processor = reader.processor
+        self._lock = lock
+        self._fidelity_of = fidelity_of
+
+    @property
+    def window(self) -> int | None:
+        """Positions that the decoder takes, or None if its configuration states none."""
+        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+
+    def fit(self, context: Context, request: Request, window: int | None, *, by_question: bool) -> Plan:
+        """Choose K and the raw chunks that fill a window; `Engine.fit` describes it."""
+        own = self.window
+        window = own if window is None else window
+        if window is None:
+            raise E2LLMError("the decoder states no window; give window=, the positions to fill")
+        if window < 1 or (own is not None and window > own):
+            raise E2LLMError(f"window must be from 1 to the decoder's {own}, got {window}")
+        content = self.content_of(context)
+        scores = [0.0] * len(content.chunks)
+        if by_question:
+            scores = self._rank(content, request)
+        return fill_window(
+            content.token_counts,
+            scores,
+            overhead=self._overhead(request),
+            window=window,
+            max_new_tokens=request.max_new_tokens,
+            limit=self.model.check_num_soft_tokens(None),
+            overflow=request.overflow,
+        )
+
+    def content_of(self, context: Context) -> Content:
+        """The content of a context at this moment; raises if another model read it."""
+        if context.fingerprint and context.fingerprint != self.reader.fingerprint:
+            raise E2LLMError(
+                "this context was read by another model, or the model's weights have changed since; read the "
+                "documents again with this engine"
+            )
+        return context.content
+
+    @staticmethod
+    def check_chunk(content: Content, index: int) -> int:
+        """Return the index of a chunk; raises `E2LLMError` if there is none of that index."""
+        if not 0 <= index < len(content.chunks):
+            raise E2LLMError(
+                f"chunk {index} does not exist; the context has chunks 0 to {len(content.chunks) - 1}"
+            )
+        return index
+
+    def _overhead(self, request: Request) -> int:
+        """Positions of template, question and history."""
+        with self._lock:
+            return len(self.processor.lay_out([], request.question, history=request.history).input_ids)
+
+    def _rank(self, content: Content, request: Request) -> list[float]:
+        """Relevance of each chunk to the question."""
+        if request.select == "bm25":
+            return content.bm25.scores(request.question)
+        with self._lock:
+            first = self.processor.split(request.question)[0].text  # a question longer than the encoder reads
+        return rank_by_vectors(self.reader.read([first], progress=False).vectors[0], content.read.vectors)
+
+    def lay_out(self, context: Context, request: Request) -> LaidOut:
+        """Choose what stands in the window, and lay it out."""
+        content = self.content_of(context)
+        counts = content.token_counts
+        if not context.fingerprint:
+            with self._lock:
+                counts = [len(self.processor.encode(text)) for text in content.texts]
+        expand = [] if isinstance(request.expand, int) else list(request.expand)
+        if request.ranks:
+            expand = choose_expanded(
+                self._rank(content, request),
+                counts,
+                count=request.expand if isinstance(request.expand, int) and request.expand else None,
+                max_tokens=request.expand_tokens,
+                only_positive=request.select == "bm25",
+            )
+        limit = self.model.check_num_soft_tokens(None)
+        if request.soft_tokens is not None:
+            self.model.check_num_soft_tokens(request.soft_tokens)
+        overhead = self._overhead(request)
+
+        def plan(expand: list[int], overflow: str) -> Plan:
+            return make_plan(
+                counts,
+                overhead=overhead,
+                expand=expand,
+                window=self.window,
+                max_new_tokens=request.max_new_tokens,
+                wanted=request.soft_tokens,
+                limit=limit,
+                overflow=overflow,
+                rank=lambda: self._rank(content, request),
+            )
+
+        chosen = plan(expand, request.overflow)
+        if request.raw_below is not None:
+            report = self._fidelity_of(context, chosen.soft_tokens)
+            poor = [item.chunk for item in report.chunks if item.score < request.raw_below]
+            chosen = plan(sorted({*expand, *poor}), request.overflow)
+        places = {index: place for place, index in enumerate(chosen.kept)}
+        with self._lock:
+            sample = self.processor.lay_out(
+                [content.texts[index] for index in chosen.kept],
+                request.question,
+                num_soft_tokens=chosen.soft_tokens,
+                expand=[places[index] for index in chosen.expand],
+                history=request.history,
+            )
+        return LaidOut(content, chosen, sample)
+
+
+def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:
+    """An answer with what it took."""
+    content, plan = laid.content, laid.plan
+    soft = len(laid.sample.chunks) * plan.soft_tokens
+    expanded_tokens = sum(content.token_counts[index] for index in plan.expand)
+    usage = Usage(
+        context_tokens=content.num_tokens,
+        chunks=len(content.chunks),
+        soft_tokens_per_chunk=plan.soft_tokens,
+        soft_tokens=soft,
+        raw_tokens=len(laid.sample.input_ids) - soft,
+        new_tokens=new_tokens,
+        compression=round(content.num_tokens / max(1, soft + expanded_tokens), 2),
+    )
+    spans = [(content.chunks[index].start, content.chunks[index].end) for index in plan.expand]
+    return Answer(text, usage, timing, spans, list(plan.expand), plan.left_out)

@@ -1,0 +1,343 @@
+"""Encoded chunks on disk under a hash of who read them and what they say: read once, by whomever.
+
+A store is a folder with an sqlite database in write-ahead mode, so that readers and a writer, threads and
+processes, do not wait for each other, and a process killed at any moment leaves either the whole of its last
+write or nothing of it. After a power cut the last writes may be gone, but nothing is half there
+(`synchronous=NORMAL`). A store holds only what can be read again: losing one costs time.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from e2llm.errors import E2LLMError
+from e2llm.inference.store_entry import decode_entry, encode_entry
+
+FORMAT = 1
+FILE_NAME = "store.sqlite"
+
+_BATCH = 500  # sqlite takes at least 999 variables
+_WAIT_SECONDS = 60.0
+# When an entry was last used is noted to the hour, so that reading a book again writes next to nothing.
+_USE_STEP_SECONDS = 3600
+_PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to make room
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds.
+
+    Attributes:
+        path: Its folder.
+        num_entries: Encoded chunks.
+        num_bytes: Size of the entries.
+        file_bytes: Size of its files on disk.
+        max_bytes: Limit on the entries' size; None for none.
+        last_used: Seconds since 1970 at which the least and the most recently used entry was used, to the
+            hour; None for an empty store.
+    """
+
+    path: str
+    num_entries: int
+    num_bytes: int
+    file_bytes: int
+    max_bytes: int | None
+    last_used: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check of all entries found.
+
+    Attributes:
+        num_checked: Entries read.
+        num_corrupt: Entries that are damaged.
+        num_removed: Damaged entries that were removed, to be read again when they are next needed.
+    """
+
+    num_checked: int
+    num_corrupt: int
+    num_removed: int
+
+
+class ChunkStore:
+    """A persistent store of encoded chunks, shared by contexts, threads and processes.
+
+    Args:
+        path: Its folder, made if need be.
+        max_bytes: Limit on the size of all entries; beyond it the least recently used ones go. None: no
+            limit.
+
+    Attributes:
+        num_corrupt: Damaged entries met (and removed) by this object.
+
+    Raises:
+        E2LLMError: If the folder holds something else, a damaged store, or one of a newer format.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, max_bytes: int | None = None) -> None:
+        if max_bytes is not None and max_bytes < 0:
+            raise E2LLMError(f"max_bytes must be 0 or more, got {max_bytes}")
+        self.path = Path(fspath(path))
+        self.max_bytes = max_bytes
+        self.num_corrupt = 0
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._owner = 0
+        if self.path.is_file():
+            raise E2LLMError(f"{self.path} is a file; a store is a folder")
+        with self._session():
+            pass
+
+    # --- reading and writing ------------------------------------------------------------------------------
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, dict[str, torch.Tensor]]:
+        """The entries that are there and intact, by key; damaged ones are removed and counted."""
+        found: dict[bytes, dict[str, torch.Tensor]] = {}
+        damaged: list[int] = []
+        stale: list[int] = []
+        now = int(time.time())
+        with self._session() as connection:
+            for start in range(0, len(keys), _BATCH):
+                batch = list(keys[start : start + _BATCH])
+                marks = ",".join("?" * len(batch))
+                rows = connection.execute(
+                    f"SELECT id, key, value, last_used FROM entries WHERE key IN ({marks})", batch
+                )
+                for number, key, value, last_used in rows:
+                    entry = decode_entry(value)
+                    if entry is None:
+                        damaged.append(number)
+                        continue
+                    found[bytes(key)] = entry
+                    if now - last_used > _USE_STEP_SECONDS:
+                        stale.append(number)
+            if damaged:
+                self.num_corrupt += len(damaged)
+                self._remove(connection, damaged)
+            if stale:
+                with contextlib.suppress(sqlite3.OperationalError), _transaction(connection):
+                    # a busy or read-only store can still be read
+                    connection.executemany(
+                        "UPDATE entries SET last_used = ? WHERE id = ?", [(now, number) for number in stale]
+                    )
+        return found
+
+    def put_many(self, entries: Mapping[bytes, Mapping[str, torch.Tensor]]) -> None:
+        """Keep entries, all or none of them; those that are there already stay as they are.
+
+        Args:
+            entries: Named CPU tensors by 32-byte key.
+
+        Raises:
+            E2LLMError: If a key or tensor cannot be kept, or the disk is full or not to be written to.
+        """
+        now = int(time.time())
+        rows = []
+        for key, tensors in entries.items():
+            if len(key) != 32:
+                raise E2LLMError(f"a key must have 32 bytes, got {len(key)}")
+            value = encode_entry(tensors)
+            rows.append((key, value, len(value), now))
+        if not rows:
+            return
+        with self._session() as connection:
+            with _transaction(connection):
+                connection.executemany(
+                    "INSERT OR IGNORE INTO entries (key, value, size, last_used) VALUES (?, ?, ?, ?)", rows
+                )
+            if self.max_bytes is not None and _total_bytes(connection) > self.max_bytes:
+                self._evict(connection, int(self.max_bytes * _PRUNE_FRACTION))
+
+    def __len__(self) -> int:
+        with self._session() as connection:
+            return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    def __contains__(self, key: bytes) -> bool:
+        with self._session() as connection:
+            return connection.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is not None
+
+    # --- keeping it in order ------------------------------------------------------------------------------
+
+    def info(self) -> StoreInfo:
+        """What the store holds."""
+        with self._session() as connection:
+            count, total, oldest, newest = connection.execute(
+                "SELECT count(*), coalesce(sum(size), 0), min(last_used), max(last_used) FROM entries"
+            ).fetchone()
+        files = [file.stat().st_size for file in self.path.glob(f"{FILE_NAME}*")]
+        used = None if oldest is None else (float(oldest), float(newest))
+        return StoreInfo(str(self.path), count, total, sum(files), self.max_bytes, used)
+
+    def verify(self, *, repair: bool = False) -> VerifyReport:
+        """Check every entry.
+
+        Args:
+            repair: Remove damaged entries; they are read again when they are next needed.
+        """
+        checked, damaged, last = 0, [], 0
+        with self._session() as connection:
+            while True:
+                rows = connection.execute(
+                    "SELECT id, value FROM entries WHERE id > ? ORDER BY id LIMIT ?", (last, _BATCH)
+                ).fetchall()
+                if not rows:
+                    break
+                last = rows[-1][0]
+                checked += len(rows)
+                damaged += [number for number, value in rows if decode_entry(value) is None]
+            if repair and damaged:
+                self._remove(connection, damaged)
+        return VerifyReport(checked, len(damaged), len(damaged) if repair else 0)
+
+    def prune(self, *, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
+        """Remove entries and give their room back to the disk.
+
+        Args:
+            max_bytes: Remove the least recently used until the rest has at most so many bytes.
+            older_than_days: Remove what was not used for so long.
+
+        Returns:
+            The number of entries removed.
+        """
+        if max_bytes is None and older_than_days is None:
+            raise E2LLMError("say what to remove: max_bytes or older_than_days")
+        if min(max_bytes or 0, older_than_days or 0) < 0:
+            raise E2LLMError("max_bytes and older_than_days must be 0 or more")
+        with self._session() as connection:
+            before = len(self)
+            if older_than_days is not None:
+                limit = time.time() - older_than_days * 86400
+                with _transaction(connection):
+                    connection.execute("DELETE FROM entries WHERE last_used <= ?", (limit,))
+            if max_bytes is not None:
+                self._evict(connection, max_bytes)
+            connection.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return before - len(self)
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None and self._owner == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> "ChunkStore":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- the database -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[sqlite3.Connection]:
+        """The connection of this process, held by one thread at a time."""
+        with self._lock:
+            try:
+                if self._connection is None or self._owner != os.getpid():  # none is shared across a fork
+                    self._connection = None
+                    self._connection = self._open()
+                    self._owner = os.getpid()
+                yield self._connection
+            except sqlite3.Error as error:
+                raise E2LLMError(self._explain(error)) from error
+            except OSError as error:
+                raise E2LLMError(f"{self.path}: the store cannot be used: {error}") from error
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the database; one that another process is just making is waited for."""
+        for attempt in range(50):
+            try:
+                return self._open_once()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or attempt == 49:
+                    raise
+                time.sleep(0.02 * (attempt + 1))
+        raise AssertionError("not reached")
+
+    def _open_once(self) -> sqlite3.Connection:
+        self.path.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.path / FILE_NAME, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > FORMAT:
+                raise E2LLMError(
+                    f"{self.path}: store format {version} is newer than this e2llm reads ({FORMAT}); "
+                    "upgrade e2llm or name another folder"
+                )
+            if version == 0:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                with _transaction(connection):
+                    connection.execute(
+                        "CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT "
+                        "NULL, value BLOB NOT NULL, size INTEGER NOT NULL, last_used INTEGER NOT NULL)"
+                    )
+                    connection.execute("CREATE INDEX IF NOT EXISTS by_use ON entries (last_used, size)")
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _explain(self, error: sqlite3.Error) -> str:
+        text = str(error)
+        if isinstance(error, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
+            return (
+                f"{self.path / FILE_NAME} is damaged ({text}); delete or move the folder: the chunks are "
+                "read again when they are needed"
+            )
+        if "full" in text:
+            return f"{self.path}: the disk is full; free some room or run: e2llm store prune {self.path}"
+        return f"{self.path}: the store cannot be used: {text}"
+
+    def _remove(self, connection: sqlite3.Connection, numbers: list[int]) -> None:
+        with contextlib.suppress(sqlite3.OperationalError), _transaction(connection):
+            connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number in numbers])
+
+    def _evict(self, connection: sqlite3.Connection, max_bytes: int) -> None:
+        """Remove the least recently used entries until the rest has at most `max_bytes`."""
+        with _transaction(connection):
+            excess = _total_bytes(connection) - max_bytes
+            numbers = []
+            for number, size in connection.execute("SELECT id, size FROM entries ORDER BY last_used, id"):
+                if excess <= 0:
+                    break
+                numbers.append((number,))
+                excess -= size
+            connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; waits for other writers at its start, not half-way."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _total_bytes(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(sum(size), 0) FROM entries").fetchone()[0])

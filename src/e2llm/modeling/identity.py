@@ -1,0 +1,41 @@
+"""Which model made some soft tokens: a digest of all that they depend on."""
+
+import hashlib
+import json
+
+import torch
+
+from e2llm.modeling.composite import CompositeModel
+from e2llm.modeling.processor import E2LLMProcessor
+
+
+def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
+    """SHA-256 over what the soft tokens of a text depend on.
+
+    These are the weights of the encoder (LoRA deltas included) and the adapter with their precision, the
+    encoder's tokenizer, the longest chunk, the adapter's kind and the pooling. The decoder is not among them:
+    the soft tokens are the same with any. The device is not either: the results of two devices differ by
+    rounding only, and one may use what the other read (chosen here: docs/inference.md).
+    """
+    digest = hashlib.sha256()
+    settings = {
+        "adapter": model.config.adapter,
+        "max_soft_tokens": model.config.max_soft_tokens,
+        "pooling": model.config.pooling,
+        "encoder_type": model.config.encoder_config.model_type,
+        "max_chunk_tokens": processor.max_chunk_tokens,
+        "tokenizer": processor.encoder_tokenizer.backend_tokenizer.to_str(),
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for part in (model.chunk_encoder, model.adapter):
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            flat = tensor.detach().contiguous().cpu().reshape(-1)
+            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def weight_versions(model: CompositeModel) -> tuple[tuple[int, int], ...]:
+    """Marks that change when a weight of the encoder or the adapter is replaced or written to."""
+    tensors = [*model.chunk_encoder.parameters(), *model.adapter.parameters()]
+    return tuple((item.data_ptr(), 0 if item.is_inference() else item._version) for item in tensors)

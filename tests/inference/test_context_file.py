@@ -1,0 +1,120 @@
+import json
+import struct
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from e2llm import Context, Engine
+from e2llm.errors import E2LLMError
+from e2llm.inference.context_file import is_context_file
+from e2llm.inference.documents import Document
+from tiny_models import TEXT, tiny_model, tiny_processor
+
+
+@pytest.fixture
+def saved(engine, tmp_path):
+    documents = [Document("one", TEXT), Document("zwei", "Über alles — 漢字.", "code", "# File: x.py\n")]
+    context = engine.read(documents, progress=False)
+    context.save(tmp_path / "book.e2llm")
+    return context, tmp_path / "book.e2llm"
+
+
+def test_a_loaded_context_is_the_saved_one(engine, saved):
+    context, file = saved
+    loaded = Context.load(file, engine)
+    assert loaded.documents == context.documents
+    assert (loaded.chunks, loaded.sources, loaded.num_tokens) == (
+        context.chunks,
+        context.sources,
+        context.num_tokens,
+    )
+    assert torch.equal(loaded.soft_tokens, context.soft_tokens)
+    assert loaded.read_seconds == context.read_seconds
+    question = {"question": "Where is the key?", "max_new_tokens": 6, "expand": 1}
+    assert engine.ask(loaded, **question).text == engine.ask(context, **question).text
+
+
+def test_a_loaded_context_can_be_edited(engine, saved):
+    context, file = saved
+    loaded = Context.load(file, engine)
+    for item in (loaded, context):
+        item.replace(2, "The key is gone. ")
+    assert torch.equal(loaded.soft_tokens, context.soft_tokens)
+
+
+def test_a_wrong_model_is_refused_with_the_reason(saved):
+    other = Engine(tiny_model(max_soft_tokens=2), tiny_processor())
+    with pytest.raises(E2LLMError, match=r"made by another model or precision \(fingerprint"):
+        Context.load(saved[1], other)
+
+
+def change_manifest(file, **changes):
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        manifest = json.loads(opened.metadata()["e2llm_context"])
+    save_file(tensors, file, {"e2llm_context": json.dumps({**manifest, **changes})})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": 2}, "context format 2 is newer"),
+        ({"text_sha256": "0" * 64}, "do not have their stated hash"),
+        ({"documents": []}, "damaged"),
+        ({"splitting": {"size": 3}}, "damaged"),
+        ({"documents": [{"name": "x", "bytes": 3, "kind": None, "heading": ""}]}, "damaged"),
+    ],
+)
+def test_a_manifest_that_does_not_hold_is_refused(engine, saved, changes, words):
+    change_manifest(saved[1], **changes)
+    with pytest.raises(E2LLMError, match=words):
+        Context.load(saved[1], engine)
+
+
+@pytest.mark.parametrize("name", ["soft_tokens", "vectors", "chunks", "texts"])
+def test_tensors_that_do_not_hold_are_refused(engine, saved, name):
+    file = saved[1]
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    tensors[name] = tensors[name][:-1].clone() if name != "chunks" else tensors[name] + 1000
+    save_file(tensors, file, metadata)
+    with pytest.raises(E2LLMError, match="damaged"):
+        Context.load(file, engine)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", struct.pack("<Q", 10**12) + b'{"', b"\0" * 64])
+def test_other_files_are_refused(engine, tmp_path, content):
+    file = tmp_path / "other.e2llm"
+    file.write_bytes(content)
+    assert not is_context_file(file)
+    with pytest.raises(E2LLMError, match="damaged or no saved context"):
+        Context.load(file, engine)
+
+
+def test_a_checkpoint_is_no_context(engine, tmp_path):
+    save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(E2LLMError, match="no saved context"):
+        Context.load(tmp_path / "w.safetensors", engine)
+    with pytest.raises(FileNotFoundError, match="no such context file"):
+        Context.load(tmp_path / "missing.e2llm", engine)
+
+
+def test_a_saved_context_is_told_from_other_files(saved):
+    assert is_context_file(saved[1])
+
+
+def test_a_failed_save_leaves_the_old_file(engine, saved, monkeypatch):
+    context, file = saved
+    before = file.read_bytes()
+
+    def fail(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        context.save(file)
+    assert file.read_bytes() == before
+    assert [item.name for item in file.parent.iterdir()] == [file.name]

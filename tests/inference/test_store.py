@@ -1,0 +1,214 @@
+import os
+import sqlite3
+import threading
+from contextlib import closing
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2llm import ChunkStore, Engine
+from e2llm.errors import E2LLMError
+from e2llm.inference.store_entry import decode_entry, encode_entry
+from tiny_models import TEXT, tiny_model, tiny_processor
+
+
+def key(number):
+    return number.to_bytes(32, "little")
+
+
+def entry(number, size=8):
+    return {"soft_tokens": torch.full((2, size), float(number)), "vector": torch.arange(3).bfloat16()}
+
+
+@pytest.fixture
+def store(tmp_path):
+    with ChunkStore(tmp_path / "store") as store:
+        store.put_many({key(i): entry(i) for i in range(10)})
+        yield store
+
+
+def execute(store, command, *values):
+    with closing(sqlite3.connect(store.path / "store.sqlite")) as connection, connection:
+        connection.execute(command, values)
+
+
+def test_entries_come_back_bit_for_bit(store):
+    found = store.get_many([key(3), key(99), key(7)])
+    assert set(found) == {key(3), key(7)}
+    assert torch.equal(found[key(3)]["soft_tokens"], entry(3)["soft_tokens"])
+    assert found[key(7)]["vector"].dtype == torch.bfloat16
+
+
+def test_entries_outlive_the_object(store):
+    with ChunkStore(store.path) as again:
+        assert len(again) == 10
+        assert key(4) in again
+        assert key(40) not in again
+
+
+def test_an_entry_that_is_there_stays(store):
+    store.put_many({key(1): entry(5)})
+    assert torch.equal(store.get_many([key(1)])[key(1)]["soft_tokens"], entry(1)["soft_tokens"])
+
+
+def test_more_keys_than_sqlite_takes_at_once(store):
+    assert len(store.get_many([key(i) for i in range(5000)])) == 10
+
+
+@pytest.mark.parametrize("place", [0, 15, 17, 25, 60, -1])
+def test_a_damaged_entry_is_counted_removed_and_can_be_put_again(store, place):
+    with closing(sqlite3.connect(store.path / "store.sqlite")) as connection, connection:
+        value = bytearray(
+            connection.execute("SELECT value FROM entries WHERE key=?", (key(2),)).fetchone()[0]
+        )
+        value[place] ^= 4
+        connection.execute("UPDATE entries SET value=? WHERE key=?", (bytes(value), key(2)))
+    assert store.verify().num_corrupt == 1
+    assert set(store.get_many([key(2), key(3)])) == {key(3)}
+    assert store.num_corrupt == 1
+    assert key(2) not in store
+    store.put_many({key(2): entry(2)})
+    assert key(2) in store.get_many([key(2)])
+    assert store.verify().num_corrupt == 0
+
+
+def test_repair_removes_what_is_damaged(store):
+    execute(store, "UPDATE entries SET value=x'00' WHERE id<=3")
+    report = store.verify(repair=True)
+    assert (report.num_checked, report.num_corrupt, report.num_removed) == (10, 3, 3)
+    assert store.verify().num_checked == 7
+
+
+def test_a_full_store_drops_what_was_used_longest_ago(tmp_path):
+    size = len(encode_entry(entry(0, 1000)))
+    with ChunkStore(tmp_path, max_bytes=5 * size) as store:
+        store.put_many({key(i): entry(i, 1000) for i in range(5)})
+        execute(store, "UPDATE entries SET last_used = last_used - 9000 + id")
+        store.get_many([key(0)])  # the oldest is used again
+        store.put_many({key(9): entry(9, 1000)})
+        kept = set(store.get_many([key(i) for i in range(10)]))
+    assert {key(0), key(9)} <= kept
+    assert not {key(1), key(2)} & kept
+    assert len(kept) * size <= 5 * size
+
+
+def test_pruning_frees_the_disk(store):
+    store.put_many({key(100 + i): entry(i, 5000) for i in range(40)})
+    before = store.info()
+    assert store.prune(max_bytes=before.num_bytes // 4) > 20
+    after = store.info()
+    assert after.num_bytes <= before.num_bytes // 4
+    assert after.file_bytes < before.file_bytes // 2
+
+
+def test_pruning_by_age(store):
+    execute(store, "UPDATE entries SET last_used = last_used - 3*86400 WHERE id <= 4")
+    assert store.prune(older_than_days=2) == 4
+    assert len(store) == 6
+
+
+def test_threads_share_one_object(store):
+    errors = []
+
+    def work(number):
+        try:
+            for i in range(20):
+                store.put_many({key(1000 * number + i): entry(i)})
+                assert store.get_many([key(1000 * number + i)])
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(store) == 90
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_opens_its_own_connection(store):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if len(store.get_many([key(1), key(2)])) == 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(store) == 10
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(E2LLMError, match="is a file; a store is a folder"):
+        ChunkStore(tmp_path / "file")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "store.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(E2LLMError, match=r"is damaged .* delete or move the folder"):
+        ChunkStore(tmp_path / "bad")
+
+
+def test_a_store_of_a_newer_format_is_refused(store):
+    store.close()
+    execute(store, "PRAGMA user_version = 2")
+    with pytest.raises(E2LLMError, match="store format 2 is newer"):
+        ChunkStore(store.path)
+
+
+def test_wrong_keys_and_tensors_are_refused(store):
+    with pytest.raises(E2LLMError, match="32 bytes, got 3"):
+        store.put_many({b"abc": entry(1)})
+    with pytest.raises(E2LLMError, match="got torch"):
+        store.put_many({key(50): {"ids": torch.arange(3)}})
+    assert len(store) == 10
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_decoding_fail(data):
+    assert decode_entry(data) is None
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_any_shape_round_trips(rows, columns, dtype):
+    tensor = torch.arange(rows * columns).reshape(rows, columns).to(dtype)
+    back = decode_entry(encode_entry({"a": tensor, "b": tensor.t()}))
+    assert torch.equal(back["a"], tensor)
+    assert torch.equal(back["b"], tensor.t())
+
+
+def test_a_stored_context_is_a_fresh_one_and_reads_nothing(engine, tmp_path, monkeypatch):
+    fresh = engine.read(TEXT, progress=False)
+    with ChunkStore(tmp_path) as store:
+        first = engine.read(TEXT, store=store, progress=False)
+        monkeypatch.setattr(engine.model, "encode_states", None)  # nothing is encoded any more
+        again = engine.read(TEXT, store=store, progress=False)
+    assert (first.content.num_encoded, again.content.num_encoded) == (5, 0)
+    for context in (first, again):
+        assert torch.equal(context.soft_tokens, fresh.soft_tokens)
+        assert torch.equal(context.content.read.vectors, fresh.content.read.vectors)
+
+
+def test_a_damaged_chunk_is_read_again(engine, tmp_path):
+    with ChunkStore(tmp_path) as store:
+        first = engine.read(TEXT, store=store, progress=False)
+        execute(store, "UPDATE entries SET value=substr(value, 1, 40) WHERE id=2")
+        again = engine.read(TEXT, store=store, progress=False)
+        assert again.content.num_encoded == 1
+        assert torch.equal(again.soft_tokens, first.soft_tokens)
+        assert store.verify().num_corrupt == 0
+
+
+def test_an_entry_of_another_shape_is_read_again(engine, tmp_path):
+    with ChunkStore(tmp_path) as store:
+        first = engine.read(TEXT, store=store, progress=False)
+        wrong = encode_entry({"soft_tokens": torch.zeros(1, 2), "vector": torch.zeros(32)})
+        execute(store, "UPDATE entries SET value=? WHERE id=2", wrong)
+        assert torch.equal(engine.read(TEXT, store=store, progress=False).soft_tokens, first.soft_tokens)
+
+
+def test_models_do_not_share_entries(engine, tmp_path):
+    with ChunkStore(tmp_path) as store:
+        engine.read(TEXT, store=store, progress=False)
+        other = Engine(tiny_model(pooling="cls"), tiny_processor(), store=store)
+        assert other.read(TEXT, progress=False).content.num_encoded == 5
+        assert len(store) == 10
