@@ -41,6 +41,7 @@ OPTIONAL = {
     "pyarrow",
     "ray",
     "rouge_score",
+    "sentence_transformers",
     "sse_starlette",
     "starlette",
     "uvicorn",

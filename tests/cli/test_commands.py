@@ -26,7 +26,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model)
     assert result.code == 0
     assert result.out == engine.ask(engine.read(TEXT), QUESTION).text + "\n"
-    assert result.err.startswith("[79 tokens in 5 chunks as 20 soft tokens (3.95x); read ")
+    assert result.err.startswith("[84 tokens in 5 chunks as 20 soft tokens (4.2x); read ")
     assert result.err.count("\n") == 1
 
 
@@ -51,7 +51,7 @@ def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, mod
         "ask", text_file, QUESTION, "--model", model, "--soft-tokens", 2, "--max-new-tokens", 9, "--json"
     )
     data = json.loads(result.out)
-    assert list(data) == ["text", "usage", "timing", "expanded"]
+    assert list(data) == ["text", "usage", "timing", "expanded", "expanded_chunks", "left_out"]
     assert data["text"] + "\n" == plain.out
     assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)
     assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds"}

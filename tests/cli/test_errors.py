@@ -134,7 +134,7 @@ def test_settings_that_do_not_fit(run, text_file, model, options, words):
 def test_a_context_too_long_for_the_window(run, model, tmp_path):
     (tmp_path / "long.txt").write_text("A short sentence of a long text. " * 900)
     result = run("ask", tmp_path / "long.txt", QUESTION, "--model", model)
-    assert_fails(result, 1, "too many; shorten the context to")
+    assert_fails(result, 1, "too many; use overflow='select' to keep the")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Real processes on one store: killed while writing, and at work at the same time."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,9 +83,10 @@ print(len(context), float(context.soft_tokens.double().sum()))
 
 @pytest.mark.slow
 def test_two_processes_read_the_same_book_at_once(tmp_path):
+    command = [sys.executable, "-c", READER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     readers = [
-        subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)
     ]
     outputs = {reader.communicate(timeout=240)[0] for reader in readers}
     assert [reader.returncode for reader in readers] == [0, 0]

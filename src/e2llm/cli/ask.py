@@ -4,34 +4,55 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from e2llm.inference.answer import Answer
+    from e2llm.inference.context import Context
     from e2llm.inference.documents import Document
     from e2llm.inference.engine import Engine
 
 MODEL_HELP = "Folder, hub id, or 'mini', the embedded model."
 DEVICE_HELP = "cpu, cuda, cuda:1, ...; by default a GPU if there is one."
+STORE_HELP = "Folder that keeps what was read, so that it is not read again; made if need be."
+FILES_HELP = "Files or folders ('-' reads stdin), or one saved context"
 
 
 def ask(
     arguments: Annotated[
         list[str],
-        typer.Argument(
-            metavar="FILE... QUESTION", help="Files or folders ('-' reads stdin), then the question."
-        ),
+        typer.Argument(metavar="FILE... QUESTION", help=f"{FILES_HELP}; then the question."),
     ],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,
+    expand: Annotated[
+        int, typer.Option(min=0, help="Give the raw text of so many chunks that the question points at.")
+    ] = 0,
+    expand_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Most tokens of these chunks, in place of a number or beside it."),
+    ] = None,
+    select: Annotated[str, typer.Option(help="How they are chosen: bm25 or encoder.")] = "bm25",
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Choose soft tokens and raw chunks so that they fill the window.")
+    ] = False,
+    raw_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Give chunks raw whose fidelity score is below this (slow: once)."),
+    ] = None,
+    overflow: Annotated[
+        str, typer.Option(help="What does not fit the window: error, or select (leave chunks out).")
+    ] = "error",
     chunk_size: Annotated[
         int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
@@ -43,6 +64,8 @@ def ask(
     Examples:
         e2llm ask examples/anne_of_green_gables.txt "Who is Anne's best friend?"
 
+        e2llm ask src/ "Where is the store opened?" --expand 3 --store ~/.cache/e2llm
+
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
     if len(arguments) < 2:
@@ -50,20 +73,42 @@ def ask(
     *paths, question = arguments
     if os.path.isfile(question):
         raise typer.BadParameter(f"{question!r} is a file; give the question last")
-    documents = read_documents(paths)
-    engine = load_engine(model, device)
-    if chunk_size is not None:
-        engine.processor.chunk_size_chars = chunk_size
-    options: dict[str, Any] = {"soft_tokens": soft_tokens, "max_new_tokens": max_new_tokens}
-    options["on_piece"] = None if as_json else print_piece
+    if fit and (soft_tokens is not None or expand or expand_tokens is not None):
+        raise typer.BadParameter("--fit chooses --soft-tokens and --expand; leave them out")
+    options: dict[str, Any] = {
+        "soft_tokens": soft_tokens,
+        "expand": expand,
+        "expand_tokens": expand_tokens,
+        "select": select,
+        "raw_below": raw_below,
+        "overflow": overflow,
+        "max_new_tokens": max_new_tokens,
+        "on_piece": None if as_json else print_piece,
+    }
+    source = read_source(paths)
+    engine = load_engine(model, device, store)
     comparison = None
     if compare:
-        from e2llm.bench import compare_with_full_context, format_comparison
+        from e2llm.bench.comparison import compare_with_full_context, format_comparison
 
-        comparison = compare_with_full_context(engine, documents, question, **options)
+        if isinstance(source, Path) or fit:
+            raise typer.BadParameter(
+                "--compare measures reading: give texts, not a saved context, and no --fit"
+            )
+        comparison = compare_with_full_context(
+            engine, source, question, chunk_size_chars=chunk_size, **options
+        )
         answer = comparison.e2llm.answer
     else:
-        answer = engine.ask(engine.read(documents), question, **options)
+        context = open_context(engine, source, chunk_size)
+        if fit:
+            plan = engine.fit(
+                context, question=question, max_new_tokens=max_new_tokens, select=select, overflow=overflow
+            )
+            options.update(soft_tokens=plan.soft_tokens, expand=plan.expand)
+            if not as_json:
+                typer.echo(f"[{plan}]", err=True)
+        answer = engine.ask(context, question, **options)
     if as_json:
         result = dataclasses.asdict(answer)
         if comparison is not None:
@@ -75,6 +120,33 @@ def ask(
     typer.echo(cost_line(answer), err=True)
     if comparison is not None:
         typer.echo(format_comparison(comparison))
+
+
+def read_source(paths: list[str]) -> "list[Document] | Path":
+    """The documents that paths name, or the path of a saved context if that is what is named."""
+    from e2llm.inference.context_file import is_context_file
+
+    if len(paths) == 1 and paths[0] != "-" and is_context_file(Path(paths[0])):
+        return Path(paths[0])
+    return read_documents(paths)
+
+
+def open_context(
+    engine: "Engine", source: "list[Document] | Path", chunk_size_chars: int | None = None
+) -> "Context":
+    """Read documents, or load a saved context.
+
+    Raises:
+        E2LLMError: If a chunk size is given with a saved context, which is split already.
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.inference.context import Context
+
+    if isinstance(source, Path):
+        if chunk_size_chars is not None:
+            raise E2LLMError(f"{source} is a saved context and split already; leave --chunk-size out")
+        return Context.load(source, engine)
+    return engine.read(source, chunk_size_chars=chunk_size_chars)
 
 
 def read_documents(paths: list[str]) -> "list[Document]":
@@ -90,11 +162,13 @@ def read_documents(paths: list[str]) -> "list[Document]":
     return documents
 
 
-def load_engine(model: str, device: str | None) -> "Engine":
-    """Load an engine."""
+def load_engine(model: str, device: str | None, store: str | None = None) -> "Engine":
+    """Load an engine, with a store if its folder is given."""
     from e2llm.inference.engine import Engine
+    from e2llm.inference.store import ChunkStore
 
-    return Engine.from_pretrained(model, device=device)
+    kept = None if store is None else ChunkStore(store)
+    return Engine.from_pretrained(model, device=device, store=kept)
 
 
 def print_piece(piece: str) -> None:
@@ -107,7 +181,9 @@ def cost_line(answer: "Answer") -> str:
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
     seconds = f"read {timing.read_seconds:.1f} s{first}, answer {timing.total_seconds:.2f} s"
+    raw = f" and {len(answer.expanded)} chunks as text" if answer.expanded else ""
+    left_out = f", {answer.left_out:,} chunks left out" if answer.left_out else ""
     return (
-        f"[{usage.context_tokens:,} tokens in {usage.chunks:,} chunks as {usage.soft_tokens:,} soft tokens "
-        f"({usage.compression:g}x); {seconds}]"
+        f"[{usage.context_tokens:,} tokens in {usage.chunks:,} chunks as {usage.soft_tokens:,} soft tokens"
+        f"{raw}{left_out} ({usage.compression:g}x); {seconds}]"
     )

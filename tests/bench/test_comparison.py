@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.bench import PeakMemory, compare_with_full_context, format_bytes, format_comparison, longest_prefix
+from e2llm.bench.comparison import compare_with_full_context, format_comparison, longest_prefix
+from e2llm.bench.memory import PeakMemory, format_bytes
 from e2llm.errors import ContextOverflowError
 from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_model, tiny_processor
@@ -102,7 +103,7 @@ def test_memory_that_is_freed_within_the_block_counts():
 
 
 def test_memory_stays_unknown_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("e2llm.bench.resident_bytes", lambda: None)
+    monkeypatch.setattr("e2llm.bench.memory.resident_bytes", lambda: None)
     with PeakMemory(torch.device("cpu")) as memory:
         pass
     assert memory.extra_bytes is None

@@ -1,0 +1,120 @@
+"""One side of the benchmark in a process of its own: a line of JSON in, a line of JSON out.
+
+The first line says what to build, each further one what to measure: `full` (the text in the window), `cold`
+(read and ask) or `warm` (from a store and ask). A failure is answered as `{"error": ...}`.
+"""
+
+import json
+import sys
+import tempfile
+from typing import Any
+
+import torch
+
+from e2llm.bench.decoders import build_engine, key_value_bytes, make_text
+from e2llm.bench.memory import peak_resident_bytes, release_memory, reset_peak
+from e2llm.bench.rates import gemm_rate, reading_operations
+from e2llm.inference.context import Context
+from e2llm.inference.store import ChunkStore
+
+QUESTION = "What did the master of the house say about the garden?"
+
+
+class Side:
+    """An engine with a text, ready to be measured.
+
+    Args:
+        settings: `engine` (arguments of `build_engine`), `context_tokens`, `new_tokens`, and `text` if it is
+            not to be made up.
+        store: For warm runs.
+    """
+
+    def __init__(self, settings: dict[str, Any], store: ChunkStore) -> None:
+        self.engine = build_engine(**settings["engine"])
+        self.engine.model.generation_config.eos_token_id = None  # as many tokens as asked for
+        self.new_tokens = settings["new_tokens"]
+        self.soft_tokens = settings["soft_tokens"]
+        self.text = settings.get("text") or make_text(self.engine, settings["context_tokens"])
+        self.store = store
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        short = self.text[:2000]
+        context = self.engine.read(short, progress=False)
+        self.engine.ask(context, QUESTION, soft_tokens=self.soft_tokens, max_new_tokens=2)
+        self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
+        reset_peak()  # building takes more than measuring
+
+    def measure(self, way: str) -> dict[str, Any]:
+        """Measure one way: seconds to the first token (reading included), per further token, and size."""
+        release_memory()
+        engine, extra = self.engine, {}
+        if way == "full":
+            context, expand = Context.of_text(self.text), [0]
+        else:
+            store = self.store if way == "warm" else None
+            if way == "cold":
+                extra["gemm_rate"] = gemm_rate(engine.model)
+            elif not len(self.store):
+                engine.read(self.text, store=store, progress=False)
+            context, expand = engine.read(self.text, store=store, progress=False), []
+        answer = engine.ask(
+            context,
+            QUESTION,
+            soft_tokens=None if expand else self.soft_tokens,
+            expand=expand,
+            max_new_tokens=self.new_tokens,
+        )
+        first = answer.timing.first_token_seconds or 0.0
+        positions = answer.usage.soft_tokens + answer.usage.raw_tokens
+        if way == "cold":
+            ids = engine.processor.encode_chunk_ids(context.content.texts)
+            work = reading_operations(engine.model, [len(row) for row in ids])
+            extra["gemm_fraction"] = work / context.read_seconds / extra["gemm_rate"]
+            extra["encoder_tokens"] = sum(len(row) for row in ids)
+            extra["read_seconds"] = context.read_seconds
+        return {
+            "ttft_s": context.read_seconds + first,
+            "ms_per_token": (answer.timing.total_seconds - first) / max(1, self.new_tokens - 1) * 1e3,
+            "positions": positions,
+            "kv_bytes": key_value_bytes(engine, positions),
+            "peak_bytes": self._peak_bytes(),
+            **extra,
+        }
+
+    def _peak_bytes(self) -> int:
+        if self.engine.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.engine.device)
+        return peak_resident_bytes()
+
+
+def main() -> None:
+    """Serve measurements until the input ends."""
+    settings = json.loads(sys.stdin.readline())
+    torch.set_num_threads(settings["num_threads"])
+    with tempfile.TemporaryDirectory() as folder, ChunkStore(folder) as store:
+        try:
+            side = Side(settings, store)
+        except Exception as error:
+            reply(failure(error))
+            return
+        reply({"context_tokens": side.engine.count_tokens(side.text)})
+        for line in sys.stdin:
+            try:
+                reply(side.measure(json.loads(line)))
+            except Exception as error:  # the other ways and rows go on
+                reply(failure(error))
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """What went wrong, on one line."""
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
+def reply(content: dict[str, Any]) -> None:
+    """Send a line."""
+    print(json.dumps(content), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""`e2llm bench`: time and memory beside full context and beside sentence-transformers, in one run."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
+
+if TYPE_CHECKING:
+    from e2llm.inference.engine import Engine
+
+app = typer.Typer(help="Measure time and memory, side by side in one run.", invoke_without_command=True)
+
+Shape = Annotated[
+    str, typer.Option(help="Decoder with random weights: smollm2-135m, qwen2.5-0.5b or llama-2-7b.")
+]
+Model = Annotated[str | None, typer.Option(help=f"A real model in place of a shape: {MODEL_HELP}")]
+SoftTokens = Annotated[int, typer.Option(min=1, help="Soft tokens per chunk.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each side; medians are shown.")]
+Text = Annotated[Path | None, typer.Option(help="Text to read, in place of one made up.")]
+Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default half on a GPU.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+@app.callback()
+def bench(
+    context: typer.Context,
+    shape: Shape = "smollm2-135m",
+    model: Model = None,
+    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "4096,16384",
+    soft_tokens: SoftTokens = 1,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 16,
+    repeats: Repeats = 3,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for bench.json and bench.png.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer by soft tokens and by the full context, with the same decoder, and measure both.
+
+    Example:
+        e2llm bench --shape smollm2-135m --contexts 4096,16384 --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from e2llm.bench.machine import describe_machine
+    from e2llm.bench.speed import format_rows, measure_speed
+    from e2llm.inference.loading import choose_device
+
+    lengths = parse_lengths(contexts)
+    check_shape(shape)
+    if output is not None and output.is_file():
+        raise typer.BadParameter(f"{output} is a file; name a folder")
+    rows = measure_speed(
+        engine={"shape": None if model else shape, "model": model, "device": device, "dtype": dtype},
+        contexts=lengths,
+        soft_tokens=soft_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        on_progress=show_progress,
+    )
+    decoder = model or shape
+    result = {
+        "decoder": decoder,
+        "soft_tokens": soft_tokens,
+        "rows": rows,
+        "machine": describe_machine(choose_device(device)),
+    }
+    if output is not None:
+        from e2llm.bench.plot import draw_speed
+        from e2llm.files import write_atomically
+
+        draw_speed(rows, output / "bench.png", f"{decoder}, {soft_tokens} soft token(s) per chunk")
+        write_atomically(output / "bench.json", (json.dumps(result, indent=2) + "\n").encode())
+    typer.echo(json.dumps(result, indent=2) if as_json else format_rows(rows))
+    if all(row["ttft_cold_s"] is None for row in rows):
+        from e2llm.errors import E2LLMError
+
+        raise E2LLMError(f"nothing could be measured: {rows[0]['errors']}")
+
+
+@app.command()
+def read(
+    tokens: Annotated[int, typer.Option(min=100, help="Decoder tokens of the text.")] = 50_000,
+    text: Text = None,
+    repeats: Repeats = 5,
+    soft_tokens: SoftTokens = 1,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read the same chunks with the same encoder by this library and by sentence-transformers.
+
+    Example:
+        e2llm bench read --json
+    """
+    from e2llm.bench.reading import compare_reading
+
+    engine = new_engine("smollm2-135m", None, soft_tokens, device, dtype)
+    result = compare_reading(
+        engine, num_tokens=tokens, repeats=repeats, text=read_text(text), on_progress=show_progress
+    )
+    print_result(result, engine, as_json)
+
+
+@app.command("long")
+def long_contexts(
+    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "100000,1000000",
+    shape: Shape = "smollm2-135m",
+    model: Model = None,
+    soft_tokens: SoftTokens = 1,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read and ask contexts far beyond the window: does time grow with length, and memory stay?
+
+    Example:
+        e2llm bench long --contexts 100000,1000000
+    """
+    from e2llm.bench.reading import measure_lengths
+
+    lengths = parse_lengths(contexts)
+    engine = new_engine(shape, model, soft_tokens, device, dtype)
+    print_result(measure_lengths(engine, lengths, show_progress), engine, as_json)
+
+
+@app.command()
+def edit(
+    tokens: Annotated[int, typer.Option(min=100, help="Decoder tokens of the text.")] = 100_000,
+    text: Text = None,
+    edits: Annotated[int, typer.Option(min=1, help="Chunks to replace, one after the other.")] = 21,
+    shape: Shape = "smollm2-135m",
+    model: Model = None,
+    soft_tokens: SoftTokens = 1,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace single chunks of a context, against reading it.
+
+    Example:
+        e2llm bench edit --text examples/anne_of_green_gables.txt
+    """
+    from e2llm.bench.reading import measure_edits
+
+    engine = new_engine(shape, model, soft_tokens, device, dtype)
+    print_result(measure_edits(engine, tokens, edits, read_text(text)), engine, as_json)
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Lengths such as `4096,16384`."""
+    try:
+        lengths = [int(item.replace("_", "")) for item in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths or min(lengths) < 64:
+        raise typer.BadParameter(
+            f"--contexts takes token counts of 64 or more, such as 4096,16384; got {text!r}"
+        )
+    return lengths
+
+
+def check_shape(shape: str) -> None:
+    """Refuse an unknown shape before anything is built."""
+    from e2llm.bench.decoders import SHAPES
+
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"unknown shape {shape!r}; choose one of: {', '.join(SHAPES)}")
+
+
+def new_engine(
+    shape: str, model: str | None, soft_tokens: int, device: str | None, dtype: str | None
+) -> "Engine":
+    """The engine to measure in this process."""
+    from e2llm.bench.decoders import build_engine
+
+    check_shape(shape)
+    return build_engine(
+        shape=None if model else shape, model=model, soft_tokens=soft_tokens, device=device, dtype=dtype
+    )
+
+
+def read_text(file: Path | None) -> str | None:
+    """The text of a file, if one is named."""
+    if file is None:
+        return None
+    from e2llm.inference.documents import load_documents
+
+    return load_documents([file])[0].text
+
+
+def show_progress(line: str) -> None:
+    """A line on a terminal, nothing in a pipe."""
+    if sys.stderr.isatty():
+        typer.echo(line, err=True)
+
+
+def print_result(result: dict[str, Any], engine: "Engine", as_json: bool) -> None:
+    """Print figures with the machine they were taken on."""
+    from e2llm.bench.machine import describe_machine
+
+    result["machine"] = describe_machine(engine.device)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    for name, value in result.items():
+        if isinstance(value, list):
+            for row in value:
+                typer.echo("  ".join(f"{key} {show(item)}" for key, item in row.items()))
+        elif isinstance(value, dict):
+            typer.echo(f"{name}: " + ", ".join(f"{key} {show(item)}" for key, item in value.items()))
+        else:
+            typer.echo(f"{name}: {show(value)}")
+
+
+def show(value: Any) -> str:
+    """A value with four digits that count."""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,87 @@
+"""`e2llm fidelity`: how well each chunk survived compression."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e2llm.cli.ask import (
+    DEVICE_HELP,
+    FILES_HELP,
+    MODEL_HELP,
+    STORE_HELP,
+    load_engine,
+    open_context,
+    read_source,
+)
+
+if TYPE_CHECKING:
+    from e2llm.inference.context import Context
+    from e2llm.inference.fidelity import FidelityReport
+
+
+def fidelity(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    soft_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
+    ] = None,
+    chunk: Annotated[
+        list[int] | None, typer.Option(min=0, help="Index of a chunk; may be given several times.")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Measure so many chunks, evenly spread.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Show so many of the worst chunks.")] = 3,
+    png: Annotated[Path | None, typer.Option(help="Write a picture here.")] = None,
+    store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Measure how well the decoder can restate each chunk from its soft tokens.
+
+    Example:
+        e2llm fidelity examples/anne_of_green_gables.txt --sample 100 --png fidelity.png
+    """
+    if chunk and sample is not None:
+        raise typer.BadParameter("--chunk and --sample exclude each other")
+    source = read_source(files)
+    engine = load_engine(model, device, store)
+    context = open_context(engine, source)
+    indices = chunk or None
+    if sample is not None and sample < len(context):
+        indices = [place * len(context) // sample for place in range(sample)]
+    report = engine.fidelity(context, soft_tokens=soft_tokens, chunks=indices)
+    if png is not None:
+        from e2llm.inference.fidelity_views import draw_fidelity
+
+        draw_fidelity(report, png, ", ".join(dict.fromkeys(Path(name).name for name in context.sources)))
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+        return
+    show(report, context, worst)
+
+
+def show(report: "FidelityReport", context: "Context", worst: int) -> None:
+    """Print the strip, the means and the worst chunks."""
+    from e2llm.inference.fidelity_views import heat_strip
+
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+    typer.echo(heat_strip([item.score for item in report.chunks], width, colour=colour))
+    typer.echo(
+        f"{len(report.chunks):,} chunks at {report.soft_tokens} soft token(s): mean score "
+        f"{report.mean_score:.3f} (of 1), {report.mean_gain:+.2f} nats per token by the soft tokens"
+    )
+    for name in ("numbers_kept", "names_kept"):
+        values = [getattr(item, name) for item in report.chunks if getattr(item, name) is not None]
+        if values:
+            label = name.replace("_", " ")
+            typer.echo(f"{label}: {sum(values) / len(values):.0%} in the {len(values):,} chunks with any")
+    for item in report.worst(worst):
+        words = " ".join(context.chunks[item.chunk].text.split())[:60]
+        typer.echo(
+            f"  {item.score:.3f}  chunk {item.chunk} of {item.source} [{item.start}:{item.end}] {words}"
+        )
