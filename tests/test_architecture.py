@@ -165,7 +165,7 @@ except SystemExit as end:
 def test_every_public_name_exists_and_an_unknown_one_is_an_error():
     missing = [name for name in e2llm.__all__ if not hasattr(e2llm, name)]
     assert missing == []
-    with pytest.raises(AttributeError, match="no attribute 'Motor'; public names: Chunk"):
+    with pytest.raises(AttributeError, match="no attribute 'Motor'; public names: ChatSession"):
         _ = e2llm.Motor
     assert set(e2llm.__all__) == set(dir(e2llm))
 

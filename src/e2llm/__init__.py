@@ -10,6 +10,7 @@ from e2llm.version import __version__
 
 if TYPE_CHECKING:
     from e2llm.chunking import Chunk, split_text
+    from e2llm.inference.chat import ChatSession
     from e2llm.inference.context import Context
     from e2llm.inference.engine import Engine
     from e2llm.inference.store import ChunkStore
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from e2llm.records import Record, read_records
 
 _HOME_OF = {
+    "ChatSession": "e2llm.inference.chat",
     "Chunk": "e2llm.chunking",
     "ChunkStore": "e2llm.inference.store",
     "Context": "e2llm.inference.context",
@@ -32,6 +34,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "ChatSession",
     "Chunk",
     "ChunkStore",
     "Context",

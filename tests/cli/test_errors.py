@@ -52,7 +52,7 @@ def test_a_file_in_the_place_of_a_model(run, text_file):
 
 def test_a_folder_without_text(run, model, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff")
-    assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "no .txt or .md file")
+    assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "holds no text to read")
 
 
 def test_files_are_checked_before_the_model_is_loaded(run, tmp_path):

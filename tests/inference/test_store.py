@@ -1,4 +1,5 @@
 import os
+import signal
 import sqlite3
 import threading
 from contextlib import closing
@@ -31,7 +32,7 @@ def store(tmp_path):
 
 def execute(store, command, *values):
     with closing(sqlite3.connect(store.path / "store.sqlite")) as connection, connection:
-        connection.execute(command, values)
+        return connection.execute(command, values).fetchone()
 
 
 def test_entries_come_back_bit_for_bit(store):
@@ -74,6 +75,36 @@ def test_a_damaged_entry_is_counted_removed_and_can_be_put_again(store, place):
     assert store.verify().num_corrupt == 0
 
 
+def test_the_value_of_another_key_is_damage(store):
+    execute(store, "UPDATE entries SET value=(SELECT value FROM entries WHERE id=5) WHERE id=1")
+    assert store.verify().num_corrupt == 1
+    assert set(store.get_many([key(0), key(4)])) == {key(4)}
+
+
+@pytest.mark.parametrize("change", ["last_used='soon'", "key='text'", "value=''", "value='text'"])
+def test_a_row_of_the_wrong_types_is_damage(store, change):
+    execute(store, f"UPDATE entries SET {change} WHERE id=1")
+    assert store.info().num_entries >= 9
+    assert store.verify().num_corrupt == 1
+    assert len(store.get_many([key(i) for i in range(10)])) == 9
+
+
+def test_a_full_disk_is_said_and_loses_nothing(store):
+    store._connection.execute("PRAGMA max_page_count = 20")
+    with pytest.raises(E2LLMError, match="the disk is full"):
+        store.put_many({key(100 + i): entry(i, 5000) for i in range(20)})
+    assert len(store.get_many([key(i) for i in range(10)])) == 10
+    assert store.verify().num_corrupt == 0
+
+
+def test_reading_does_not_wait_for_a_writer(store):
+    execute(store, "UPDATE entries SET last_used = 0")
+    with closing(sqlite3.connect(store.path / "store.sqlite", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert len(store.get_many([key(1)])) == 1  # waiting would take a minute and fail the suite
+        writer.execute("ROLLBACK")
+
+
 def test_repair_removes_what_is_damaged(store):
     execute(store, "UPDATE entries SET value=x'00' WHERE id<=3")
     report = store.verify(repair=True)
@@ -82,7 +113,7 @@ def test_repair_removes_what_is_damaged(store):
 
 
 def test_a_full_store_drops_what_was_used_longest_ago(tmp_path):
-    size = len(encode_entry(entry(0, 1000)))
+    size = len(encode_entry(key(0), entry(0, 1000)))
     with ChunkStore(tmp_path, max_bytes=5 * size) as store:
         store.put_many({key(i): entry(i, 1000) for i in range(5)})
         execute(store, "UPDATE entries SET last_used = last_used - 9000 + id")
@@ -138,6 +169,28 @@ def test_a_forked_process_opens_its_own_connection(store):
     assert len(store) == 10
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_another_thread_uses_the_store_is_not_stuck(store):
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with store._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if len(store) == 10 else 1)
+    status = os.waitpid(child, 0)[1]
+    done.set()
+    thread.join()
+    assert status == 0
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(E2LLMError, match="is a file; a store is a folder"):
@@ -165,13 +218,13 @@ def test_wrong_keys_and_tensors_are_refused(store):
 
 @given(st.binary(max_size=200))
 def test_no_bytes_make_decoding_fail(data):
-    assert decode_entry(data) is None
+    assert decode_entry(key(1), data) is None
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
 def test_any_shape_round_trips(rows, columns, dtype):
     tensor = torch.arange(rows * columns).reshape(rows, columns).to(dtype)
-    back = decode_entry(encode_entry({"a": tensor, "b": tensor.t()}))
+    back = decode_entry(key(1), encode_entry(key(1), {"a": tensor, "b": tensor.t()}))
     assert torch.equal(back["a"], tensor)
     assert torch.equal(back["b"], tensor.t())
 
@@ -201,7 +254,8 @@ def test_a_damaged_chunk_is_read_again(engine, tmp_path):
 def test_an_entry_of_another_shape_is_read_again(engine, tmp_path):
     with ChunkStore(tmp_path) as store:
         first = engine.read(TEXT, store=store, progress=False)
-        wrong = encode_entry({"soft_tokens": torch.zeros(1, 2), "vector": torch.zeros(32)})
+        row = execute(store, "SELECT key FROM entries WHERE id=2")
+        wrong = encode_entry(row[0], {"soft_tokens": torch.zeros(1, 2), "vector": torch.zeros(32)})
         execute(store, "UPDATE entries SET value=? WHERE id=2", wrong)
         assert torch.equal(engine.read(TEXT, store=store, progress=False).soft_tokens, first.soft_tokens)
 

@@ -11,6 +11,7 @@ import typer
 
 from e2llm.cli.ask import ask
 from e2llm.cli.bench import app as bench
+from e2llm.cli.chat import chat
 from e2llm.cli.evaluate import evaluate
 from e2llm.cli.export import export
 from e2llm.cli.fidelity import fidelity
@@ -48,7 +49,7 @@ def options(
     """Long contexts for any decoder LLM: read once as soft tokens, ask often."""
 
 
-for command in (ask, read, restate, fidelity, prepare, train, info, export):
+for command in (ask, chat, read, restate, fidelity, prepare, train, info, export):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(store, name="store")

@@ -116,7 +116,7 @@ def open_store(folder: Path) -> "ChunkStore":
 
 def parse_size(text: str) -> int:
     """Bytes of a size such as `500MB`, `1.5GiB` or `1000`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if not match or match.group(2).lower() not in _UNITS:
         raise typer.BadParameter(f"{text!r} is no size; write for example 500MB, 2GB or 1.5GiB")
     return int(float(match.group(1)) * _UNITS[match.group(2).lower()])

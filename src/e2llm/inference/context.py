@@ -142,14 +142,19 @@ class Context:
         Raises:
             E2LLMError: If it has no text, or this context was not read.
         """
+        if not isinstance(source, Document):
+            if not isinstance(source, str):
+                raise E2LLMError(f"append takes a text or a Document, got {type(source).__name__}")
+            source = Document(name or f"text {len(self.documents) + 1}", source)
+        return self.extend([source])
+
+    def extend(self, documents: Sequence[Document]) -> int:
+        """Add documents at the end; see `append`."""
+        for document in documents:
+            if not document.text.strip():
+                raise E2LLMError(f"{document.name}: the text to append is empty")
         with self._editing:
-            if not isinstance(source, Document):
-                if not isinstance(source, str):
-                    raise E2LLMError(f"append takes a text or a Document, got {type(source).__name__}")
-                source = Document(name or f"text {len(self.documents) + 1}", source)
-            if not source.text.strip():
-                raise E2LLMError(f"{source.name}: the text to append is empty")
-            return self._reread([*self.documents, source])
+            return self._reread([*self.documents, *documents])
 
     def replace(self, index: int, text: str) -> int:
         """Put a text in the place of a chunk's; the document is split again around it.

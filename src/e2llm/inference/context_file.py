@@ -57,8 +57,8 @@ def save_context(context: Context, path: Path) -> None:
     tensors = {
         "soft_tokens": content.read.soft_tokens.contiguous(),
         "vectors": content.read.vectors.contiguous(),
-        "chunks": torch.tensor(rows, dtype=torch.int64),
-        "texts": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
+        "chunks": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
+        "texts": torch.tensor(bytearray(b"".join(texts)), dtype=torch.uint8),
     }
     write_atomically(path, save(tensors, {_HEADER_KEY: json.dumps(manifest)}))
 

@@ -6,8 +6,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import BinaryIO
 
-from e2llm.data.source_files import TEXT_SUFFIXES, read_text, text_files
+from e2llm.data.source_files import read_text
 from e2llm.errors import E2LLMError
+from e2llm.inference.folders import is_code, list_folder
+
+_MAX_HEADING_CHARS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +32,51 @@ class Document:
 
 
 def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
-    """Read files, and all `.txt` and `.md` files of folders, in the order of their names.
+    """Read files, and all text files of folders, in the order of their paths.
+
+    Source code is split at its definitions, and each of its chunks is headed by its path, as are the other
+    files of a folder that holds source code. What a folder leaves out is told by
+    `e2llm.inference.folders.list_folder`.
 
     Raises:
         FileNotFoundError: If a path is empty or does not exist.
         E2LLMError: If a file is empty, binary or not UTF-8, or a folder holds no text file.
     """
-    documents = []
+    documents: list[Document] = []
     for item in paths:
         if not fspath(item):  # Path("") is the current folder
             raise FileNotFoundError("the name of a file or folder is empty")
         path = Path(fspath(item))
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
-        for file in _text_files(path) if path.is_dir() else [path]:
-            text = read_text(file)
-            if not text.strip():
-                raise E2LLMError(f"{file}: the file is empty; there is nothing to read")
-            documents.append(Document(str(file), text))
+        if path.is_dir():
+            documents += _load_folder(path)
+            continue
+        text = read_text(path)
+        if not text.strip():
+            raise E2LLMError(f"{path}: the file is empty; there is nothing to read")
+        documents.append(_document(path, path.name, text) if is_code(path) else Document(str(path), text))
     return documents
+
+
+def _load_folder(folder: Path) -> list[Document]:
+    listing = list_folder(folder)
+    if not listing.files:
+        raise E2LLMError(f"{folder}: the folder holds no text to read: {listing}; name files instead")
+    has_code = any(is_code(file) for file in listing.files)
+    documents = []
+    for file in listing.files:
+        name = file.relative_to(folder).as_posix()
+        text = read_text(file)
+        documents.append(_document(file, name, text) if has_code else Document(str(file), text))
+    return documents
+
+
+def _document(file: Path, name: str, text: str) -> Document:
+    """A file of source code, or one beside such: each chunk says where it comes from."""
+    if len(name) > _MAX_HEADING_CHARS:
+        name = "..." + name[-_MAX_HEADING_CHARS:]
+    return Document(str(file), text, "code" if is_code(file) else None, f"# File: {name}\n")
 
 
 def read_stream(stream: BinaryIO, name: str) -> Document:
@@ -66,12 +95,3 @@ def read_stream(stream: BinaryIO, name: str) -> Document:
     if not text.strip():
         raise E2LLMError(f"{name} is empty; there is nothing to read")
     return Document(name, text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _text_files(folder: Path) -> list[Path]:
-    files = text_files(folder)
-    if not files:
-        raise E2LLMError(
-            f"{folder}: the folder holds no {' or '.join(TEXT_SUFFIXES)} file; name files instead"
-        )
-    return files

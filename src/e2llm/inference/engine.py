@@ -135,9 +135,8 @@ class Engine:
             E2LLMError: If there is no text.
         """
         started = time.perf_counter()
-        processor, store = self.processor, self.store if store is None else store
-        size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
-        splitting = Splitting(size, processor.overlap_chars, processor.chunk_kind)
+        store = self.store if store is None else store
+        splitting = self._splitting(chunk_size_chars)
         content = read_content(
             self.documents(source),
             splitting,
@@ -147,6 +146,16 @@ class Engine:
             lock=self._tokenizing,
         )
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
+
+    def new_context(self) -> Context:
+        """A context without documents yet, to be appended to."""
+        content = Content((), [], [], [], 0, self.reader.empty(0))
+        return self.bind(content, self._splitting(None), 0.0)
+
+    def _splitting(self, chunk_size_chars: int | None) -> Splitting:
+        processor = self.processor
+        size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
+        return Splitting(size, processor.overlap_chars, processor.chunk_kind)
 
     def bind(
         self, content: Content, splitting: Splitting, read_seconds: float, *, store: ChunkStore | None = None

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -26,6 +27,7 @@ FORMAT = 1
 FILE_NAME = "store.sqlite"
 
 _BATCH = 500  # sqlite takes at least 999 variables
+_MAX_ENTRY_BYTES = 2**26
 _WAIT_SECONDS = 60.0
 # When an entry was last used is noted to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
@@ -91,8 +93,11 @@ class ChunkStore:
         self.max_bytes = max_bytes
         self.num_corrupt = 0
         self._lock = threading.RLock()
+        self._inherited: list[sqlite3.Connection] = []
+        if hasattr(os, "register_at_fork"):
+            store = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _after_fork(store()))
         self._connection: sqlite3.Connection | None = None
-        self._owner = 0
         if self.path.is_file():
             raise E2LLMError(f"{self.path} is a file; a store is a folder")
         with self._session():
@@ -114,23 +119,30 @@ class ChunkStore:
                     f"SELECT id, key, value, last_used FROM entries WHERE key IN ({marks})", batch
                 )
                 for number, key, value, last_used in rows:
-                    entry = decode_entry(value)
-                    if entry is None:
+                    entry = decode_entry(key, value)
+                    if entry is None or type(last_used) is not int:
                         damaged.append(number)
                         continue
-                    found[bytes(key)] = entry
+                    found[key] = entry
                     if now - last_used > _USE_STEP_SECONDS:
                         stale.append(number)
             if damaged:
                 self.num_corrupt += len(damaged)
                 self._remove(connection, damaged)
             if stale:
-                with contextlib.suppress(sqlite3.OperationalError), _transaction(connection):
-                    # a busy or read-only store can still be read
-                    connection.executemany(
-                        "UPDATE entries SET last_used = ? WHERE id = ?", [(now, number) for number in stale]
-                    )
+                self._note_use(connection, stale, now)
         return found
+
+    def _note_use(self, connection: sqlite3.Connection, numbers: list[int], now: int) -> None:
+        """Note when entries were used, unless the store is busy or cannot be written to: reading goes on."""
+        connection.execute("PRAGMA busy_timeout = 0").fetchall()
+        try:
+            with contextlib.suppress(sqlite3.OperationalError), _transaction(connection):
+                connection.executemany(
+                    "UPDATE entries SET last_used = ? WHERE id = ?", [(now, number) for number in numbers]
+                )
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(_WAIT_SECONDS * 1000)}").fetchall()
 
     def put_many(self, entries: Mapping[bytes, Mapping[str, torch.Tensor]]) -> None:
         """Keep entries, all or none of them; those that are there already stay as they are.
@@ -146,7 +158,7 @@ class ChunkStore:
         for key, tensors in entries.items():
             if len(key) != 32:
                 raise E2LLMError(f"a key must have 32 bytes, got {len(key)}")
-            value = encode_entry(tensors)
+            value = encode_entry(key, tensors)
             rows.append((key, value, len(value), now))
         if not rows:
             return
@@ -172,7 +184,8 @@ class ChunkStore:
         """What the store holds."""
         with self._session() as connection:
             count, total, oldest, newest = connection.execute(
-                "SELECT count(*), coalesce(sum(size), 0), min(last_used), max(last_used) FROM entries"
+                "SELECT count(*), coalesce(sum(size), 0), min(last_used), max(last_used) FROM entries "
+                "WHERE typeof(last_used) = 'integer'"
             ).fetchone()
         files = [file.stat().st_size for file in self.path.glob(f"{FILE_NAME}*")]
         used = None if oldest is None else (float(oldest), float(newest))
@@ -188,13 +201,18 @@ class ChunkStore:
         with self._session() as connection:
             while True:
                 rows = connection.execute(
-                    "SELECT id, value FROM entries WHERE id > ? ORDER BY id LIMIT ?", (last, _BATCH)
+                    "SELECT id, key, value, last_used FROM entries WHERE id > ? ORDER BY id LIMIT ?",
+                    (last, _BATCH),
                 ).fetchall()
                 if not rows:
                     break
                 last = rows[-1][0]
                 checked += len(rows)
-                damaged += [number for number, value in rows if decode_entry(value) is None]
+                damaged += [
+                    number
+                    for number, key, value, last_used in rows
+                    if decode_entry(key, value) is None or type(last_used) is not int
+                ]
             if repair and damaged:
                 self._remove(connection, damaged)
         return VerifyReport(checked, len(damaged), len(damaged) if repair else 0)
@@ -228,7 +246,7 @@ class ChunkStore:
     def close(self) -> None:
         """Close the database; the next use opens it again."""
         with self._lock:
-            if self._connection is not None and self._owner == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
@@ -250,10 +268,8 @@ class ChunkStore:
         """The connection of this process, held by one thread at a time."""
         with self._lock:
             try:
-                if self._connection is None or self._owner != os.getpid():  # none is shared across a fork
-                    self._connection = None
+                if self._connection is None:
                     self._connection = self._open()
-                    self._owner = os.getpid()
                 yield self._connection
             except sqlite3.Error as error:
                 raise E2LLMError(self._explain(error)) from error
@@ -277,6 +293,7 @@ class ChunkStore:
             self.path / FILE_NAME, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_ENTRY_BYTES)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
                 raise E2LLMError(
@@ -307,7 +324,7 @@ class ChunkStore:
                 "read again when they are needed"
             )
         if "full" in text:
-            return f"{self.path}: the disk is full; free some room or run: e2llm store prune {self.path}"
+            return f"{self.path}: the disk is full; free some room elsewhere, or delete the store's folder"
         return f"{self.path}: the store cannot be used: {text}"
 
     def _remove(self, connection: sqlite3.Connection, numbers: list[int]) -> None:
@@ -327,16 +344,30 @@ class ChunkStore:
             connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
 
 
+def _after_fork(store: ChunkStore | None) -> None:
+    """Give a forked process a lock and, when it needs one, a connection of its own.
+
+    The parent's lock may be held by a thread that the child does not have. The parent's connection is kept
+    unused: closing it in the child would release the parent's locks.
+    """
+    if store is not None:
+        store._lock = threading.RLock()
+        if store._connection is not None:
+            store._inherited.append(store._connection)
+            store._connection = None
+
+
 @contextlib.contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing; waits for other writers at its start, not half-way."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # sqlite may have rolled back by itself
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def _total_bytes(connection: sqlite3.Connection) -> int:

@@ -1,7 +1,7 @@
 """One entry of a store as bytes: named tensors behind a header and a checksum, nothing taken on trust.
 
-Layout: checksum of the rest (16 bytes, BLAKE2b) | header length (4 bytes, little endian) | header (JSON: a
-list of `[name, dtype, shape]`) | the tensors' bytes, one after the other.
+Layout: checksum of key and rest (16 bytes, BLAKE2b) | header length (4 bytes, little endian) | header (JSON:
+a list of `[name, dtype, shape]`) | the tensors' bytes, one after the other.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ _CHECKSUM_BYTES = 16  # BLAKE2b: a flip of any bits shows, which a CRC of 4 byte
 _PREFIX = struct.Struct("<I")
 
 
-def encode_entry(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Named tensors as bytes.
+def encode_entry(key: bytes, tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Named tensors as bytes, bound to their key of at most 64 bytes.
 
     Raises:
         E2LLMError: If a dtype is not float32, float16 or bfloat16.
@@ -34,15 +34,17 @@ def encode_entry(tensors: Mapping[str, torch.Tensor]) -> bytes:
         parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     head = json.dumps(header).encode()
     body = b"".join([_PREFIX.pack(len(head)), head, *parts])
-    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest() + body
+    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES, key=key).digest() + body
 
 
-def decode_entry(data: object) -> dict[str, torch.Tensor] | None:
-    """The tensors of an entry, or None if it is damaged in any way."""
+def decode_entry(key: object, data: object) -> dict[str, torch.Tensor] | None:
+    """The tensors of an entry, or None if it is damaged in any way, or that of another key."""
+    if not isinstance(key, bytes) or len(key) > hashlib.blake2b.MAX_KEY_SIZE:
+        return None
     if not isinstance(data, bytes) or len(data) < _CHECKSUM_BYTES + _PREFIX.size:
         return None
     body = memoryview(data)[_CHECKSUM_BYTES:]
-    if hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest() != data[:_CHECKSUM_BYTES]:
+    if hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES, key=key).digest() != data[:_CHECKSUM_BYTES]:
         return None
     at = _PREFIX.size + _PREFIX.unpack_from(body)[0]
     try:

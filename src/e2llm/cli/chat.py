@@ -1,0 +1,134 @@
+"""`e2llm chat`: talk about files, or just talk, for as long as you like."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e2llm.cli.ask import (
+    DEVICE_HELP,
+    FILES_HELP,
+    MODEL_HELP,
+    STORE_HELP,
+    load_engine,
+    open_context,
+    print_piece,
+    read_documents,
+    read_source,
+)
+
+if TYPE_CHECKING:
+    from e2llm.inference.chat import ChatSession
+
+_COMMANDS = "/add FILE..., /save FILE, /quit"
+
+
+def chat(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE...]", help=FILES_HELP + ", to talk about.")
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the session in this file, and save it there after each turn."),
+    ] = None,
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    soft_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
+    ] = None,
+    expand: Annotated[
+        int, typer.Option(min=0, help="Give the raw text of so many chunks that the question points at.")
+    ] = 2,
+    max_history_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of turns kept as text; older turns become chunks. A quarter of the window."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+) -> None:
+    """Talk about files, or just talk; each line on standard input is a turn.
+
+    Old turns become chunks, so that a conversation has no end. Lines that begin with / are commands: /add
+    FILE..., /save FILE, /quit.
+
+    Example:
+        e2llm chat examples/anne_of_green_gables.txt --session anne.e2llm
+    """
+    from e2llm.inference.chat import ChatSession
+
+    options: dict[str, Any] = {"expand": expand, "soft_tokens": soft_tokens, "max_new_tokens": max_new_tokens}
+    source = read_source(files) if files else []
+    if session is not None and session.is_dir():
+        raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
+    engine = load_engine(model, device, store)
+    if session is not None and session.is_file():
+        if max_history_tokens is not None:
+            raise typer.BadParameter("a saved session keeps its --max-history-tokens; leave it out")
+        talk = ChatSession.load(session, engine, **options)
+        if isinstance(source, Path):
+            raise typer.BadParameter("a saved session and a saved context exclude each other")
+        known = {(document.name, document.text) for document in talk.context.documents}
+        fresh = [item for item in source if (item.name, item.text) not in known]
+        if fresh:
+            talk.add(fresh)
+    else:
+        context = open_context(engine, source) if source else None
+        talk = ChatSession(engine, context, max_history_tokens=max_history_tokens, **options)
+    converse(talk, session)
+
+
+def converse(talk: "ChatSession", session: Path | None) -> None:
+    """Take turns until the input ends."""
+    from e2llm.errors import E2LLMError
+
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        typer.echo(f"{talk.context!r}, {len(talk.turns)} turns so far. Commands: {_COMMANDS}", err=True)
+    while True:
+        if is_terminal:
+            typer.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        line = line.strip()
+        if not line:
+            continue
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                run_command(talk, line)
+                continue
+            for piece in talk.stream(line):
+                print_piece(piece)
+            typer.echo()
+            sys.stdout.flush()
+            if session is not None:
+                talk.save(session)
+        except (E2LLMError, FileNotFoundError) as error:
+            if not is_terminal:
+                raise
+            typer.echo(f"error: {error}", err=True)  # the conversation goes on
+
+
+def run_command(talk: "ChatSession", line: str) -> None:
+    """Run a line that begins with a slash."""
+    import shlex
+
+    from e2llm.errors import E2LLMError
+
+    try:
+        name, *arguments = shlex.split(line)
+    except ValueError as error:
+        raise E2LLMError(f"{line}: {error}") from error
+    if name == "/add" and arguments:
+        count = talk.add(read_documents(arguments))
+        typer.echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
+    elif name == "/save" and len(arguments) == 1:
+        talk.save(arguments[0])
+        typer.echo(f"saved to {arguments[0]}", err=True)
+    else:
+        raise E2LLMError(f"{line!r} is no command; there are {_COMMANDS}")

@@ -1,0 +1,158 @@
+"""Conversations of any length: recent turns stay text, older ones become chunks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from e2llm.errors import E2LLMError
+from e2llm.inference.answer import Answer
+from e2llm.inference.context import Context
+from e2llm.inference.documents import Document
+from e2llm.inference.engine import Engine
+
+_TURN = "User: {}\nAssistant: {}\n"
+_EXTRA_KEY = "chat"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer.
+
+    Attributes:
+        question: What the user said.
+        answer: What the decoder said.
+        num_tokens: Decoder tokens of both.
+    """
+
+    question: str
+    answer: str
+    num_tokens: int
+
+
+class ChatSession:
+    """A conversation about documents, which may be added at any time, or about nothing but itself.
+
+    The turns since the last compression stand in the decoder's window as text. When they pass
+    `max_history_tokens`, the oldest of them go into the context, as a document of their own, until the rest
+    takes at most half of that: they are read like any text, once, and can be expanded by the question.
+
+    Args:
+        engine: The model.
+        context: Documents to talk about; it is edited by the session.
+        max_history_tokens: Most decoder tokens of raw turns; by default a quarter of the window.
+        options: For `Engine.ask` at each turn, such as `expand=2`.
+
+    Raises:
+        E2LLMError: If the budget is not above 0.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        context: Context | None = None,
+        *,
+        max_history_tokens: int | None = None,
+        **options: Any,
+    ) -> None:
+        if max_history_tokens is None:
+            max_history_tokens = 1024 if engine.window is None else engine.window // 4
+        if type(max_history_tokens) is not int or max_history_tokens < 1:
+            raise E2LLMError(f"max_history_tokens must be 1 or more, got {max_history_tokens!r}")
+        self.engine = engine
+        self.context = engine.new_context() if context is None else context
+        self.max_history_tokens = max_history_tokens
+        self.options = options
+        self.turns: list[Turn] = []
+        self.num_compressed = 0
+
+    @property
+    def history(self) -> list[tuple[str, str]]:
+        """The turns that stand in the window as text, oldest first."""
+        return [(turn.question, turn.answer) for turn in self.turns[self.num_compressed :]]
+
+    def add(self, source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document]) -> int:
+        """Add documents: whatever `Engine.read` takes. Returns the number of chunks that were encoded."""
+        documents = self.engine.documents(source)
+        if not documents:
+            raise E2LLMError("there is no document to add")
+        return self.context.extend(documents)
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Take a turn; options are those of `Engine.ask`.
+
+        Raises:
+            ContextOverflowError: If the turn does not fit the window; the session stays as it was.
+        """
+        answer = self.engine.ask(self.context, question, **self._options(options))
+        self._note(question, answer.text)
+        return answer
+
+    def stream(self, question: str, **options: Any) -> Iterator[str]:
+        """Take a turn piece by piece; it counts, as far as it came, once the iterator ends or is closed."""
+        pieces = self.engine.stream(self.context, question, **self._options(options))
+        return self._note_pieces(question, pieces)
+
+    def _note_pieces(self, question: str, pieces: Iterator[str]) -> Iterator[str]:
+        told: list[str] = []
+        try:
+            for piece in pieces:
+                told.append(piece)
+                yield piece
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
+            self._note(question, "".join(told))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        merged = {"overflow": "select", **self.options, **options}
+        return {**merged, "history": self.history}
+
+    def _note(self, question: str, answer: str) -> None:
+        """Keep a turn, and compress the oldest ones if the raw ones have grown too long."""
+        count = self.engine.count_tokens(question) + self.engine.count_tokens(answer)
+        self.turns.append(Turn(question, answer, count))
+        raw = sum(turn.num_tokens for turn in self.turns[self.num_compressed :])
+        if raw <= self.max_history_tokens:
+            return
+        documents = []
+        while self.num_compressed < len(self.turns) - 1 and raw > self.max_history_tokens // 2:
+            turn = self.turns[self.num_compressed]
+            self.num_compressed += 1
+            raw -= turn.num_tokens
+            text = _TURN.format(turn.question, turn.answer)
+            documents.append(Document(f"turn {self.num_compressed}", text))
+        if documents:
+            self.context.extend(documents)
+
+    # --- keeping it ---------------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Save turns, documents and what was read of them as one file, whole or not at all."""
+        self.context.extra[_EXTRA_KEY] = {
+            "turns": [[turn.question, turn.answer, turn.num_tokens] for turn in self.turns],
+            "num_compressed": self.num_compressed,
+            "max_history_tokens": self.max_history_tokens,
+        }
+        self.context.save(Path(fspath(path)))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], engine: Engine, **options: Any) -> "ChatSession":
+        """Go on with a saved session; or begin one about a saved context.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            E2LLMError: If the file is damaged or of another model.
+        """
+        context = Context.load(path, engine)
+        kept = context.extra.get(_EXTRA_KEY, {})
+        try:
+            session = cls(engine, context, max_history_tokens=kept.get("max_history_tokens"), **options)
+            session.turns = [Turn(str(q), str(a), int(count)) for q, a, count in kept.get("turns", [])]
+            session.num_compressed = int(kept.get("num_compressed", 0))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise E2LLMError(f"{fspath(path)}: the saved conversation is damaged: {error}") from error
+        if not 0 <= session.num_compressed <= len(session.turns):
+            raise E2LLMError(f"{fspath(path)}: the saved conversation is damaged")
+        return session

@@ -1,0 +1,158 @@
+"""The commands that keep, judge and talk about contexts, and the benchmark."""
+
+import io
+import json
+
+import pytest
+
+from e2llm import ChunkStore
+from e2llm.cli.store import parse_size
+from tiny_models import TEXT
+
+QUESTION = "Where is the key?"
+
+
+@pytest.fixture
+def book(run, model, text_file, tmp_path):
+    assert run("read", text_file, "-o", tmp_path / "book.e2llm", "--model", model).code == 0
+    return tmp_path / "book.e2llm"
+
+
+def test_a_saved_context_answers_as_its_file_does(run, model, text_file, book):
+    fresh = run("ask", text_file, QUESTION, "--model", model)
+    saved = run("ask", book, QUESTION, "--model", model)
+    assert saved.out == fresh.out
+
+
+def test_reading_says_what_it_read(run, model, text_file, tmp_path):
+    result = run("read", text_file, "--store", tmp_path / "store", "--model", model, "--json")
+    facts = json.loads(result.out)
+    assert (facts["chunks"], facts["chunks_encoded"], facts["saved_to"]) == (5, 5, None)
+    again = run("read", text_file, "--store", tmp_path / "store", "--model", model, "--json")
+    assert json.loads(again.out)["chunks_encoded"] == 0
+
+
+def test_reading_needs_a_place_to_keep_it(run, model, text_file, tmp_path):
+    assert run("read", text_file, "--model", model).code == 2
+    assert run("read", text_file, "-o", tmp_path, "--model", model).code == 2
+
+
+def test_a_saved_context_cannot_be_split_anew(run, model, book):
+    result = run("ask", book, QUESTION, "--model", model, "--chunk-size", 100)
+    assert result.code == 1
+    assert "is a saved context and split already" in result.err
+
+
+def test_chunks_are_expanded_on_request(run, model, text_file):
+    result = run("ask", text_file, QUESTION, "--model", model, "--expand", 1, "--json")
+    answer = json.loads(result.out)
+    assert len(answer["expanded"]) == 1
+    start, end = answer["expanded"][0]
+    assert "key" in TEXT[start:end]
+
+
+def test_fitting_says_what_it_chose(run, model, text_file):
+    result = run("ask", text_file, QUESTION, "--model", model, "--fit")
+    assert "as raw text" in result.err
+    assert run("ask", text_file, QUESTION, "--model", model, "--fit", "--expand", 2).code == 2
+
+
+def test_what_does_not_fit_can_be_left_out(run, model, tmp_path):
+    (tmp_path / "long.txt").write_text("A short sentence of a long text. " * 900)
+    result = run("ask", tmp_path / "long.txt", QUESTION, "--model", model, "--overflow", "select", "--json")
+    assert json.loads(result.out)["left_out"] > 0
+
+
+def test_a_store_is_shown_checked_and_pruned(run, model, text_file, tmp_path):
+    folder = tmp_path / "store"
+    run("read", text_file, "--store", folder, "--model", model)
+    assert run("store", "info", folder).out.startswith("5 chunks, ")
+    assert json.loads(run("store", "info", folder, "--json").out)["num_entries"] == 5
+    assert run("store", "verify", folder).out == "5 chunks checked, 0 damaged, 0 removed\n"
+    assert run("store", "prune", folder).code == 2
+    with ChunkStore(folder) as store:  # in use elsewhere
+        pruned = json.loads(run("store", "prune", folder, "--max-size", "1kB", "--json").out)
+        assert pruned["removed"] + pruned["num_entries"] == 5
+        assert len(store) == pruned["num_entries"] < 5
+
+
+def test_damage_is_told_by_the_exit_code_until_it_is_repaired(run, model, text_file, tmp_path):
+    folder = tmp_path / "store"
+    run("read", text_file, "--store", folder, "--model", model)
+    with ChunkStore(folder) as store:
+        store._connection.execute("UPDATE entries SET value = x'00' WHERE id = 1")
+    result = run("store", "verify", folder)
+    assert (result.code, "remove them with --repair" in result.err) == (1, True)
+    assert run("store", "verify", folder, "--repair").code == 0
+    assert run("store", "verify", folder).out == "4 chunks checked, 0 damaged, 0 removed\n"
+
+
+def test_no_store_is_made_by_looking(run, tmp_path):
+    result = run("store", "info", tmp_path / "none")
+    assert result.code == 1
+    assert "no store in" in result.err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500MB", 500 * 10**6), ("1.5 GiB", 3 * 2**29), ("1000", 1000), ("2kb", 2000)]
+)
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "-1", "1XB", "9" * 400])
+def test_other_sizes_are_wrong_usage(run, model, text_file, tmp_path, text):
+    run("read", text_file, "--store", tmp_path / "s", "--model", model)
+    assert run("store", "prune", tmp_path / "s", f"--max-size={text}").code == 2
+
+
+def test_fidelity_is_shown_as_a_strip_with_the_worst_chunks(run, model, text_file, tmp_path):
+    result = run("fidelity", text_file, "--model", model, "--worst", 2, "--png", tmp_path / "f.png")
+    lines = result.out.splitlines()
+    assert len(lines[0]) == 5
+    assert "5 chunks at 4 soft token(s): mean score" in lines[1]
+    assert sum(line.startswith("  ") for line in lines) == 2
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fidelity_of_some_chunks_as_json(run, model, text_file):
+    result = run("fidelity", text_file, "--model", model, "--chunk", 3, "--json")
+    assert [item["chunk"] for item in json.loads(result.out)["chunks"]] == [3]
+    result = run("fidelity", text_file, "--model", model, "--sample", 2, "--json")
+    assert [item["chunk"] for item in json.loads(result.out)["chunks"]] == [0, 2]
+    assert run("fidelity", text_file, "--model", model, "--sample", 2, "--chunk", 1).code == 2
+
+
+def chat(run, monkeypatch, lines, *arguments):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(lines) + "\n").encode())))
+    return run("chat", *arguments)
+
+
+def test_each_line_is_a_turn(run, model, text_file, monkeypatch):
+    result = chat(run, monkeypatch, [QUESTION, "", "Who is Mira?"], text_file, "--model", model)
+    assert result.code == 0
+    assert result.out.count("\n") == 2
+
+
+def test_a_session_goes_on_from_its_file(run, model, text_file, tmp_path, monkeypatch):
+    file = tmp_path / "talk.e2llm"
+    options = ("--model", model, "--session", file, "--max-new-tokens", 4)
+    whole = chat(run, monkeypatch, ["One?", "Two?"], text_file, "--model", model, "--max-new-tokens", 4)
+    first = chat(run, monkeypatch, ["One?"], text_file, *options)
+    second = chat(run, monkeypatch, ["Two?"], text_file, *options)
+    assert first.out + second.out == whole.out
+
+
+def test_commands_of_a_conversation(run, model, text_file, tmp_path, monkeypatch):
+    lines = [f"/add {text_file}", QUESTION, f"/save {tmp_path / 'x.e2llm'}", "/quit", "Not asked"]
+    result = chat(run, monkeypatch, lines, "--model", model)
+    assert result.out.count("\n") == 1
+    assert "5 chunks encoded" in result.err
+    assert (tmp_path / "x.e2llm").is_file()
+
+
+def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monkeypatch):
+    result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
+    assert result.code == 1
+    assert "is no command; there are /add FILE..." in result.err

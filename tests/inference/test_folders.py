@@ -1,0 +1,136 @@
+import os
+
+import pytest
+
+from e2llm.errors import E2LLMError
+from e2llm.inference.documents import load_documents
+from e2llm.inference.folders import MAX_FILE_BYTES, is_code, list_folder
+
+
+def make(folder, files):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def names(folder):
+    return [file.relative_to(folder).as_posix() for file in list_folder(folder).files]
+
+
+def test_all_text_files_are_listed_in_the_order_of_their_paths(tmp_path):
+    make(tmp_path, {"b.py": "b", "a/z.toml": "z", "a/b.md": "b", "README": "r"})
+    assert names(tmp_path) == ["README", "a/b.md", "a/z.toml", "b.py"]
+
+
+def test_what_cannot_be_read_as_text_is_skipped_and_counted(tmp_path):
+    make(
+        tmp_path,
+        {
+            "ok.py": "x",
+            "image.png": b"\x89PNG\0\0",
+            "latin.txt": b"caf\xe9",
+            "empty.py": " \n",
+            "big.txt": "x" * (MAX_FILE_BYTES + 1),
+            "app.min.js": "x",
+            "poetry.lock": "x",
+            ".env": "SECRET=1",
+        },
+    )
+    listing = list_folder(tmp_path)
+    assert [file.name for file in listing.files] == ["ok.py"]
+    assert listing.skipped == {"binary": 2, "empty": 1, "too large": 1, "generated": 2, "hidden": 1}
+    assert str(listing) == ("1 file(s), skipped 7 (2 binary, 1 empty, 2 generated, 1 hidden, 1 too large)")
+
+
+def test_gitignore_is_respected_at_every_level(tmp_path):
+    make(
+        tmp_path,
+        {
+            ".git/config": "",
+            ".gitignore": "build/\n*.log\n!keep.log\n/top.txt\n",
+            "build/out.py": "x",
+            "a.log": "x",
+            "keep.log": "x",
+            "top.txt": "x",
+            "sub/top.txt": "x",
+            "sub/.gitignore": "*.tmp\n!a.log\n",
+            "sub/a.log": "x",
+            "sub/b.tmp": "x",
+            "sub/deep/c.tmp": "x",
+            "other/b.tmp": "x",
+        },
+    )
+    assert names(tmp_path) == ["keep.log", "other/b.tmp", "sub/a.log", "sub/top.txt"]
+
+
+def test_a_gitignore_above_counts_within_the_repository(tmp_path):
+    make(tmp_path, {".gitignore": "*.gen\n", "src/a.gen": "x", "src/a.py": "x"})
+    assert names(tmp_path / "src") == ["a.gen", "a.py"]  # no repository: not ours to heed
+    (tmp_path / ".git").mkdir()
+    assert names(tmp_path / "src") == ["a.py"]
+
+
+def test_folders_of_tools_are_passed_over(tmp_path):
+    make(tmp_path, {f"{name}/x.py": "x" for name in ("__pycache__", "node_modules", ".venv", "venv", ".git")})
+    make(tmp_path, {"src/x.py": "x"})
+    assert names(tmp_path) == ["src/x.py"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_links_are_not_followed(tmp_path):
+    make(tmp_path, {"src/a.py": "x", "secret.txt": "x"})
+    (tmp_path / "src" / "loop").symlink_to(tmp_path)
+    (tmp_path / "src" / "out.txt").symlink_to(tmp_path / "secret.txt")
+    assert names(tmp_path / "src") == ["a.py"]
+
+
+def test_source_files_are_told_from_prose(tmp_path):
+    make(tmp_path, {"tool": "#!/bin/sh\n", "notes": "text", "a.RS": "fn", "a.md": "# Head"})
+    assert [is_code(tmp_path / name) for name in ("tool", "notes", "a.RS", "a.md")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_files_of_a_code_folder_carry_their_path(tmp_path):
+    make(tmp_path, {"src/pkg/a.py": "def f():\n    pass\n", "src/README.md": "Read me."})
+    documents = load_documents([tmp_path / "src"])
+    assert [(item.kind, item.heading) for item in documents] == [
+        (None, "# File: README.md\n"),
+        ("code", "# File: pkg/a.py\n"),
+    ]
+    assert documents[1].name == str(tmp_path / "src" / "pkg" / "a.py")
+
+
+def test_files_of_a_folder_of_prose_have_no_heading(tmp_path):
+    make(tmp_path, {"a.txt": "One.", "b.md": "Two."})
+    assert [item.heading for item in load_documents([tmp_path])] == ["", ""]
+
+
+def test_a_single_source_file_is_code(tmp_path):
+    make(tmp_path, {"a.py": "x = 1\n", "a.txt": "x"})
+    code, prose = load_documents([tmp_path / "a.py", tmp_path / "a.txt"])
+    assert (code.kind, code.heading) == ("code", "# File: a.py\n")
+    assert (prose.kind, prose.heading) == (None, "")
+
+
+def test_a_folder_without_text_says_what_it_holds(tmp_path):
+    make(tmp_path, {"a.png": b"\0"})
+    with pytest.raises(E2LLMError, match=r"holds no text to read: 0 file\(s\), skipped 1 \(1 binary\)"):
+        load_documents([tmp_path])
+
+
+def test_chunks_are_read_and_given_raw_with_their_heading(engine, tmp_path, seen):
+    make(tmp_path, {"pkg/a.py": "def first():\n    return 1\n\n\ndef second():\n    return 2\n" * 3})
+    context = engine.read(load_documents([tmp_path]), progress=False)
+    assert len(context) > 3
+    assert context.content.texts[1] == "# File: pkg/a.py\n" + context.chunks[1].text
+    assert "".join(chunk.text for chunk in context.chunks) == context.documents[0].text
+    assert any(chunk.text.startswith("def ") for chunk in context.chunks[1:])
+    rows = engine.processor.encode_chunk_ids(context.content.texts)
+    assert max(len(row) for row in rows) <= engine.processor.max_chunk_tokens
+    engine.ask(context, "Who?", expand=[1], max_new_tokens=1)
+    assert context.content.texts[1] in engine.processor.tokenizer.decode(seen.ids)
