@@ -165,6 +165,10 @@ def test_a_piece_is_kept_if_every_token_of_it_is_the_first_choice():
     assert share_kept([(0, 4)], None, first) is None
 
 
+def test_tokens_that_only_touch_a_piece_do_not_count():
+    assert share_kept([(2, 4)], [(0, 2), (2, 4), (4, 6)], [False, True, False]) == 1.0
+
+
 def test_a_text_with_a_control_token_has_a_score_but_no_shares(engine):
     context = engine.read("Then Mira wrote </s> 7 times.", progress=False)
     row = measure(engine, context).chunks[0]
