@@ -47,6 +47,10 @@ def fidelity(
     """
     if chunk and sample is not None:
         raise typer.BadParameter("--chunk and --sample exclude each other")
+    if png is not None:
+        from e2llm.inference.fidelity_views import check_picture, draw_fidelity
+
+        check_picture(png)
     source = read_source(files)
     engine = load_engine(model, device, store)
     context = open_context(engine, source)
@@ -55,22 +59,27 @@ def fidelity(
         indices = [place * len(context) // sample for place in range(sample)]
     report = engine.fidelity(context, soft_tokens=soft_tokens, chunks=indices)
     if png is not None:
-        from e2llm.inference.fidelity_views import draw_fidelity
-
-        draw_fidelity(report, png, ", ".join(dict.fromkeys(Path(name).name for name in context.sources)))
+        draw_fidelity(report, png, f"{model} on {name_sources(context.sources)}")
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
         return
     show(report, context, worst)
 
 
+def name_sources(sources: list[str]) -> str:
+    """The documents' file names; their number if there are more than three."""
+    names = list(dict.fromkeys(Path(name).name for name in sources))
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} documents"
+
+
 def show(report: "FidelityReport", context: "Context", worst: int) -> None:
     """Print the strip, the means and the worst chunks."""
-    from e2llm.inference.fidelity_views import heat_strip
+    from e2llm.inference.fidelity_views import SCALE, heat_strip
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
     typer.echo(heat_strip([item.score for item in report.chunks], width, colour=colour))
+    typer.echo(SCALE)
     typer.echo(
         f"{len(report.chunks):,} chunks at {report.soft_tokens} soft token(s): mean score "
         f"{report.mean_score:.3f} (of 1), {report.mean_gain:+.2f} nats per token by the soft tokens"

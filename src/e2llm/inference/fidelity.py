@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,9 +22,12 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
-_NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
-# A name: a capitalised word that does not begin a sentence, all capitals, or an identifier.
-_NAME = re.compile(r"(?<![.!?…:\n\"“”'‘’] )(?<!^)(?<![\n\"“‘])\b[A-Z][\w'’-]+|\b[A-Z]{2,}\b|\b\w*[a-z]_\w+\b")
+# Digits that are no part of an identifier, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
+_NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?![^\W_]|_)")
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_BETWEEN = " \t\"“”'‘’()[]{}*_—-"  # may stand between the end of a sentence and the next word
+_SENTENCE_END = ".!?…:\n"
+_TITLE_END = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof|Rev)\.\s*$")
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,8 @@ def measure_fidelity(
                 log_probability=sum(ours.log_probabilities) / count,
                 baseline_log_probability=sum(base.log_probabilities) / count,
                 token_accuracy=sum(ours.is_first) / count,
-                numbers_kept=share_kept(_NUMBER, text, span, ours.is_first),
-                names_kept=share_kept(_NAME, text, span, ours.is_first),
+                numbers_kept=share_kept(find_numbers(text), span, ours.is_first),
+                names_kept=share_kept(find_names(text), span, ours.is_first),
             )
         )
     return FidelityReport(rows, num_soft_tokens)
@@ -176,6 +180,8 @@ def _sample(processor: E2LLMProcessor, chunks: list[str], text: str, num_soft_to
 
 def _token_spans(processor: E2LLMProcessor, text: str) -> list[tuple[int, int]] | None:
     """Characters `[start, end)` of each token of a restated text; None where tokens cannot be placed."""
+    if not processor.tokenizer.is_fast:
+        return None
     prefix = processor.template.answer_prefix
     encoded = processor.tokenizer(
         prefix + text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
@@ -223,25 +229,58 @@ def _score(
     return [result[row] for row in range(len(samples))]
 
 
+def find_numbers(text: str) -> list[tuple[int, int]]:
+    """Characters `[start, end)` of each number; `9:30` is one, and the digits of `B52` are none."""
+    return [match.span() for match in _NUMBER.finditer(text)]
+
+
+def find_names(text: str) -> list[tuple[int, int]]:
+    """Characters `[start, end)` of each name.
+
+    A name is an identifier (`max_size`, `B52`, `camelCase`), a word of two or more capitals (`NASA`), or a
+    capitalised word that does not begin a sentence. A sentence begins at the start of the text or of a line
+    and after `. ! ? … :`, with quotes and brackets in between, but not after a title such as `Mr.`. `I` and
+    its short forms (`I'm`) are no names.
+    """
+    return [match.span() for match in _WORD.finditer(text) if _is_name(match.group(), text[: match.start()])]
+
+
+def _is_name(word: str, before: str) -> bool:
+    if not any(item.isalpha() for item in word):
+        return False
+    stem = re.split("['’-]", word)[0]
+    if "_" in stem.strip("_") or (stem[0].isalpha() and any(item.isdigit() for item in stem)):
+        return True
+    if any(one.islower() and other.isupper() for one, other in pairwise(stem)):
+        return True
+    if len(stem) > 1 and stem.isupper():
+        return True
+    if not stem[0].isupper() or stem == "I":
+        return False
+    tail = before[-80:].rstrip(_BETWEEN)
+    if _TITLE_END.search(tail):
+        return True
+    return bool(tail) and tail[-1] not in _SENTENCE_END
+
+
 def share_kept(
-    pattern: re.Pattern[str], text: str, spans: list[tuple[int, int]] | None, is_first: list[bool]
+    found: Sequence[tuple[int, int]], spans: list[tuple[int, int]] | None, is_first: list[bool]
 ) -> float | None:
-    """Share of a pattern's matches all of whose tokens are the decoder's first choice; None without any.
+    """Share of the pieces all of whose tokens are the decoder's first choice; None without any.
 
     Args:
-        pattern: What counts as a number or a name.
-        text: The chunk.
+        found: Characters `[start, end)` of each piece, such as a number.
         spans: Characters of each token; None where they are not known.
         is_first: One per token.
     """
     if spans is None or len(spans) != len(is_first):
         return None
     kept = []
-    for match in pattern.finditer(text):
+    for first_character, end_character in found:
         inside = [
             first
             for (start, end), first in zip(spans, is_first, strict=True)
-            if start < match.end() and end > match.start()
+            if start < end_character and end > first_character
         ]
         if inside:
             kept.append(all(inside))

@@ -1,13 +1,15 @@
 """A fidelity report to look at: a strip of blocks for the terminal, and a picture."""
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2llm.errors import MissingExtraError
+from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.files import write_atomically
 from e2llm.inference.fidelity import FidelityReport
 
+SCALE = "scale: ▁ below 1/8, each block 1/8 more, █ 7/8 to 1"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLOURS = (196, 202, 208, 214, 184, 148, 112, 40)  # red to green in the 256-colour palette
 
@@ -31,16 +33,34 @@ def heat_strip(scores: Sequence[float], width: int, *, colour: bool = False) -> 
     return "".join(cells) + ("\x1b[0m" if colour else "")
 
 
-def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
-    """Write a PNG: probability of the true text with and without soft tokens, numbers and names kept.
+def check_picture(file: Path) -> None:
+    """Raise for what would fail only after the measuring.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
+        E2LLMError: If `file` is a folder.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train") from error
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "train")
+    if file.is_dir():
+        raise E2LLMError(f"{file} is a folder; name a file such as {file / 'fidelity.png'}")
+
+
+def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
+    """Write a PNG: probability of the true text with and without soft tokens, numbers and names kept.
+
+    Args:
+        report: What to draw.
+        file: The PNG, written whole or not at all.
+        title: What was measured; stands in the heading.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        E2LLMError: If `file` is a folder.
+    """
+    check_picture(file)
+    from matplotlib.figure import Figure
+
     chunks = report.chunks
     places = [item.chunk for item in chunks]
     figure = Figure(figsize=(10, 5.5), layout="constrained")
