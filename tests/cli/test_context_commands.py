@@ -111,7 +111,7 @@ def test_fidelity_is_shown_as_a_strip_with_the_worst_chunks(run, model, text_fil
     result = run("fidelity", text_file, "--model", model, "--worst", 2, "--png", tmp_path / "f.png")
     lines = result.out.splitlines()
     assert len(lines[0]) == 5
-    assert "5 chunks at 4 soft token(s): mean score" in lines[1]
+    assert "5 chunks at 4 soft token(s): mean score" in lines[2]
     assert sum(line.startswith("  ") for line in lines) == 2
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
@@ -133,6 +133,11 @@ def test_each_line_is_a_turn(run, model, text_file, monkeypatch):
     result = chat(run, monkeypatch, [QUESTION, "", "Who is Mira?"], text_file, "--model", model)
     assert result.code == 0
     assert result.out.count("\n") == 2
+
+
+def test_turns_as_json(run, model, text_file, monkeypatch):
+    result = chat(run, monkeypatch, [QUESTION, "Who?"], text_file, "--model", model, "--json")
+    assert [json.loads(line)["usage"]["chunks"] for line in result.out.splitlines()] == [5, 5]
 
 
 def test_a_session_goes_on_from_its_file(run, model, text_file, tmp_path, monkeypatch):

@@ -73,6 +73,10 @@ def test_paths_and_documents_are_read_in_their_order(engine, tmp_path):
     assert context.sources == ["first", str(tmp_path / "a.md"), str(tmp_path / "b.txt")]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b" \n", "is empty"), (b"a\0b", "binary"), ("caf\u00e9".encode("latin-1"), "byte 3")],
+)
 def test_a_file_that_is_no_text_is_named(tmp_path, content, words):
     file = tmp_path / "x.txt"
     file.write_bytes(content)

@@ -1,5 +1,7 @@
 """`e2llm chat`: talk about files, or just talk, for as long as you like."""
 
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,12 +44,13 @@ def chat(
     max_history_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Tokens of turns kept as text; older turns become chunks. A quarter of the window."
+            min=1, help="Tokens of turns kept as text; older ones become chunks. A quarter of the window."
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
 ) -> None:
     """Talk about files, or just talk; each line on standard input is a turn.
 
@@ -77,10 +80,10 @@ def chat(
     else:
         context = open_context(engine, source) if source else None
         talk = ChatSession(engine, context, max_history_tokens=max_history_tokens, **options)
-    converse(talk, session)
+    converse(talk, session, as_json)
 
 
-def converse(talk: "ChatSession", session: Path | None) -> None:
+def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
     """Take turns until the input ends."""
     from e2llm.errors import E2LLMError
 
@@ -102,9 +105,12 @@ def converse(talk: "ChatSession", session: Path | None) -> None:
             if line.startswith("/"):
                 run_command(talk, line)
                 continue
-            for piece in talk.stream(line):
-                print_piece(piece)
-            typer.echo()
+            if as_json:
+                typer.echo(json.dumps(dataclasses.asdict(talk.ask(line)), ensure_ascii=False))
+            else:
+                for piece in talk.stream(line):
+                    print_piece(piece)
+                typer.echo()
             sys.stdout.flush()
             if session is not None:
                 talk.save(session)

@@ -1,4 +1,4 @@
-"""The files of a folder that can be read as text: what a `.gitignore` names and what is binary is left out."""
+"""The files of a folder that can be read as text: without what a `.gitignore` names and what is binary."""
 
 import os
 from collections import Counter

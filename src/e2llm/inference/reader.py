@@ -104,6 +104,11 @@ class ChunkReader:
         device: torch.device = next(self.model.chunk_encoder.parameters()).device
         return device
 
+    @property
+    def _has_fixed_shapes(self) -> bool:
+        """Whether passes are padded to shapes of their length class, as on a GPU."""
+        return self.device.type != "cpu"
+
     def empty(self, count: int) -> ReadChunks:
         """Room for `count` chunks."""
         weight = self.model.get_input_embeddings().weight
@@ -145,7 +150,7 @@ class ChunkReader:
 
     def _run_passes(self, texts: Sequence[str], result: ReadChunks) -> Iterator[_Pass]:
         """Run all passes; yields each after it is in the result."""
-        if self.device.type != "cpu":
+        if self._has_fixed_shapes:
             yield from self._run_ahead(texts, result)
             return
         with one_kernel_thread_each() as num_threads:
@@ -199,7 +204,7 @@ class ChunkReader:
 
     def _plan_passes(self, texts: Sequence[str]) -> Iterator[_Pass]:
         """Tokenize block by block, longest texts first, and put chunks of a length together."""
-        on_cpu = self.device.type == "cpu"
+        on_cpu = not self._has_fixed_shapes
         step = 1 if on_cpu else _GPU_LENGTH_STEP
         budget = _CPU_PASS_TOKENS if on_cpu else max(_GPU_PASS_TOKENS, self.model.config.encoder_batch_tokens)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
