@@ -86,7 +86,7 @@ class ChatSession:
             ContextOverflowError: If the turn does not fit the window; the session stays as it was.
         """
         answer = self.engine.ask(self.context, question, **self._options(options))
-        self._note(question, answer.text)
+        self.add_turn(question, answer.text)
         return answer
 
     def stream(self, question: str, **options: Any) -> Iterator[str]:
@@ -103,14 +103,14 @@ class ChatSession:
         finally:
             if hasattr(pieces, "close"):
                 pieces.close()
-            self._note(question, "".join(told))
+            self.add_turn(question, "".join(told))
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         merged = {"overflow": "select", **self.options, **options}
         return {**merged, "history": self.history}
 
-    def _note(self, question: str, answer: str) -> None:
-        """Keep a turn, and compress the oldest ones if the raw ones have grown too long."""
+    def add_turn(self, question: str, answer: str) -> None:
+        """Add a turn that was told elsewhere, or just now; compress the oldest if the raw ones are too long."""
         count = self.engine.count_tokens(question) + self.engine.count_tokens(answer)
         self.turns.append(Turn(question, answer, count))
         raw = sum(turn.num_tokens for turn in self.turns[self.num_compressed :])
