@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from e2llm.bench.comparison import longest_prefix
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
 from e2llm.inference.loading import choose_device, choose_dtype
@@ -52,6 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 4096,
     },
 }
+_SPARE_TOKENS = 200  # made before the cut to the exact length
 _WORDS = [
     "the",
     "of",
@@ -146,7 +148,6 @@ _WORDS = [
     "think",
     "see",
     "last",
-    "long",
     "water",
     "people",
     "young",
@@ -227,7 +228,7 @@ def build_engine(
 
 
 def make_text(engine: Engine, num_tokens: int, seed: int = 0) -> str:
-    """English-like text of about so many decoder tokens: common words in sentences and paragraphs."""
+    """English-like text of so many decoder tokens, give or take a few: common words in paragraphs."""
     rng = random.Random(seed)
     paragraphs: list[str] = []
     count = 0
@@ -238,12 +239,24 @@ def make_text(engine: Engine, num_tokens: int, seed: int = 0) -> str:
             sentences.append(" ".join(words).capitalize() + ".")
         paragraphs.append(" ".join(sentences))
         count += engine.count_tokens(paragraphs[-1])
-    text = "\n\n".join(paragraphs)
-    excess = engine.count_tokens(paragraphs[-1]) and count - num_tokens
-    while excess > 0 and " " in text:
-        text = text.rsplit(" ", 1)[0]
-        excess -= 1
-    return text
+    last = paragraphs.pop()
+    room = num_tokens - (count - engine.count_tokens(last))
+    return "\n\n".join([*paragraphs, longest_prefix(last, room, engine.count_tokens)])
+
+
+def text_of_length(engine: Engine, num_tokens: int, text: str | None = None) -> str:
+    """A text cut to so many decoder tokens, repeated if it is shorter; made up if none is given.
+
+    Raises:
+        E2LLMError: If the text is empty.
+    """
+    if text is None:
+        text = make_text(engine, num_tokens + _SPARE_TOKENS)
+    elif not (count := engine.count_tokens(text)):
+        raise E2LLMError("the text to measure with is empty; give one with words in it")
+    else:
+        text = "\n\n".join([text] * (1 + (num_tokens + _SPARE_TOKENS) // count))
+    return longest_prefix(text, num_tokens, engine.count_tokens)
 
 
 def key_value_bytes(engine: Engine, positions: int) -> int:

@@ -1,5 +1,6 @@
 """The benchmark's table as a picture."""
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,16 @@ from typing import Any
 
 from e2llm.errors import MissingExtraError
 from e2llm.files import write_atomically
+
+
+def check_drawing() -> None:
+    """Tell that matplotlib is missing before minutes are spent on what it is to draw.
+
+    Raises:
+        MissingExtraError: If it is.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "bench")
 
 
 def draw_speed(rows: Sequence[dict[str, Any]], file: Path, title: str) -> None:

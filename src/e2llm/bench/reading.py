@@ -90,6 +90,7 @@ def compare_reading(
         "speedup": seconds["theirs"] / seconds["ours"],
         "ours_tokens_per_s": sum(lengths) / seconds["ours"],
         "sentence_transformers_tokens_per_s": sum(lengths) / seconds["theirs"],
+        "ours_operations_per_s": work / seconds["ours"],
         "gemm_rate": rate,
         "gemm_fraction": work / seconds["ours"] / rate,
         "max_difference": (vectors["ours"] - vectors["theirs"]).abs().max().item(),

@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -26,15 +27,20 @@ class Worker:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "e2llm.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complaints,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},
         )
-        self.started = self._exchange(settings)
+        try:
+            self.started = self._exchange(settings)
+        except BaseException:
+            self._end(kill=True)
+            raise
 
     def measure(self, way: str) -> dict[str, Any]:
         """One measurement, or `{"error": ...}`."""
@@ -52,9 +58,21 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            code = self._process.wait()
-            return {"error": f"the process ended with {code}, probably out of memory"}
+            return {"error": self._why_ended(self._process.wait())}
         return dict(json.loads(line))
+
+    def _why_ended(self, code: int) -> str:
+        if code == -9:
+            return "the process was killed, probably out of memory"
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return f"the process ended with {code}: {lines[-1][:300] if lines else 'it said nothing'}"
+
+    def _end(self, *, kill: bool) -> None:
+        if kill:
+            self._process.kill()
+        self._process.communicate()
+        self._complaints.close()
 
     def __enter__(self) -> "Worker":
         return self
@@ -65,9 +83,7 @@ class Worker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._process.kill()
-        self._process.communicate()
+        self._end(kill=kind is not None)
 
 
 def measure_speed(
@@ -88,7 +104,7 @@ def measure_speed(
         soft_tokens: K per chunk.
         new_tokens: Tokens of each answer, 2 or more.
         repeats: Measurements of each way; the row holds their medians.
-        text: Text to use, repeated as need be, in the place of one made up.
+        text: Text to use, repeated and cut to each length, in the place of one made up.
         on_progress: Called with a line before each measurement.
 
     Returns:
@@ -105,7 +121,7 @@ def measure_speed(
             "num_threads": torch.get_num_threads(),
             **({} if text is None else {"text": text}),
         }
-        with Worker(settings) as ours, Worker(settings) as full:
+        with Worker({**settings, "side": "ours"}) as ours, Worker({**settings, "side": "full"}) as full:
             found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
             errors: dict[str, str] = {}
             for number in range(repeats):
@@ -119,21 +135,31 @@ def measure_speed(
                         errors[way] = result["error"]
                     else:
                         found[way].append(result)
-            rows.append(make_row(length, ours.started.get("context_tokens"), found, errors))
+            rows.append({**make_row(length, found, errors), **started_facts(ours.started, full.started)})
     return rows
 
 
-def make_row(
-    length: int, counted: int | None, found: dict[str, list[dict[str, Any]]], errors: dict[str, str]
-) -> dict[str, Any]:
-    """A row of the table from the measurements of each way."""
+def started_facts(*replies: dict[str, Any]) -> dict[str, Any]:
+    """What the first side that came up says of the text: its tokens, and characters per token."""
+    return next((item for item in replies if "error" not in item), {"chars_per_token": None})
+
+
+def make_row(length: int, found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> dict[str, Any]:
+    """A row of the table from the measurements of each way.
+
+    Peaks are those of a process from its warm-up on, in bytes; `extra_bytes` of them are above what it held
+    with its models loaded. KV bytes are those of the prompt.
+    """
+
+    def most(ways: Sequence[str], key: str) -> int | None:
+        return max((item[key] for way in ways for item in found[way]), default=None)
 
     def median(way: str, key: str) -> float | None:
         values = [item[key] for item in found[way] if key in item]
         return statistics.median(values) if values else None
 
     row: dict[str, Any] = {
-        "context_tokens": counted or length,
+        "context_tokens": length,
         "ttft_full_s": median("full", "ttft_s"),
         "ttft_cold_s": median("cold", "ttft_s"),
         "ttft_warm_s": median("warm", "ttft_s"),
@@ -143,12 +169,17 @@ def make_row(
         "positions_ours": median("cold", "positions"),
         "kv_bytes_full": median("full", "kv_bytes"),
         "kv_bytes_ours": median("cold", "kv_bytes"),
-        "peak_bytes_full": max((item["peak_bytes"] for item in found["full"]), default=None),
-        "peak_bytes_ours": max((item["peak_bytes"] for item in found["cold"]), default=None),
+        "peak_bytes_full": most(["full"], "peak_bytes"),
+        "peak_bytes_ours": most(["cold", "warm"], "peak_bytes"),
         "gemm_fraction": median("cold", "gemm_fraction"),
         "gemm_rate": median("cold", "gemm_rate"),
+        "gemm_rate_square": median("cold", "gemm_rate_square"),
+        "gemm_rate_encoder": median("cold", "gemm_rate_encoder"),
         "read_seconds": median("cold", "read_seconds"),
     }
+    for side, ways in (("full", ["full"]), ("ours", ["cold", "warm"])):
+        peak, loaded = row[f"peak_bytes_{side}"], most(ways, "loaded_bytes")
+        row[f"extra_bytes_{side}"] = None if peak is None or loaded is None else max(0, peak - loaded)
     row["speedup_cold"] = ratio(row["ttft_full_s"], row["ttft_cold_s"])
     row["speedup_warm"] = ratio(row["ttft_full_s"], row["ttft_warm_s"])
     row["kv_ratio"] = ratio(row["kv_bytes_full"], row["kv_bytes_ours"])

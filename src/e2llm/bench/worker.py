@@ -2,18 +2,23 @@
 
 The first line says what to build, each further one what to measure: `full` (the text in the window), `cold`
 (read and ask) or `warm` (from a store and ask). A failure is answered as `{"error": ...}`.
+
+A process for `full` gives up the encoder and the adapter before it is measured, which full context does not
+need: their memory is not its memory. In both, attention is the decoder's default (SDPA) and the prompt's pass
+makes the logits of its last position alone.
 """
 
 import json
+import os
 import sys
 import tempfile
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
-from e2llm.bench.decoders import build_engine, key_value_bytes, make_text
-from e2llm.bench.memory import peak_resident_bytes, release_memory, reset_peak
-from e2llm.bench.rates import gemm_rate, reading_operations
+from e2llm.bench.decoders import build_engine, key_value_bytes, text_of_length
+from e2llm.bench.memory import peak_resident_bytes, release_memory, reset_peak, resident_bytes
+from e2llm.bench.rates import gemm_rates, reading_operations
 from e2llm.inference.context import Context
 from e2llm.inference.store import ChunkStore
 
@@ -24,26 +29,32 @@ class Side:
     """An engine with a text, ready to be measured.
 
     Args:
-        settings: `engine` (arguments of `build_engine`), `context_tokens`, `new_tokens`, and `text` if it is
-            not to be made up.
+        settings: `engine` (arguments of `build_engine`), `side` (`full` or `ours`), `context_tokens`,
+            `soft_tokens`, `new_tokens`, and `text` if it is not to be made up.
         store: For warm runs.
     """
 
     def __init__(self, settings: dict[str, Any], store: ChunkStore) -> None:
         self.engine = build_engine(**settings["engine"])
+        self.side = settings["side"]
         self.engine.model.generation_config.eos_token_id = None  # as many tokens as asked for
         self.new_tokens = settings["new_tokens"]
         self.soft_tokens = settings["soft_tokens"]
-        self.text = settings.get("text") or make_text(self.engine, settings["context_tokens"])
+        self.text = text_of_length(self.engine, settings["context_tokens"], settings.get("text"))
         self.store = store
         self._warm_up()
 
     def _warm_up(self) -> None:
         short = self.text[:2000]
-        context = self.engine.read(short, progress=False)
-        self.engine.ask(context, QUESTION, soft_tokens=self.soft_tokens, max_new_tokens=2)
-        self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
+        if self.side == "full":
+            self.engine.model.chunk_encoder.to("meta")
+            self.engine.model.adapter.to("meta")
+            self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
+        else:
+            context = self.engine.read(short, progress=False)
+            self.engine.ask(context, QUESTION, soft_tokens=self.soft_tokens, max_new_tokens=2)
         reset_peak()  # building takes more than measuring
+        self.loaded_bytes = self._loaded_bytes()
 
     def measure(self, way: str) -> dict[str, Any]:
         """Measure one way: seconds to the first token (reading included), per further token, and size."""
@@ -54,7 +65,7 @@ class Side:
         else:
             store = self.store if way == "warm" else None
             if way == "cold":
-                extra["gemm_rate"] = gemm_rate(engine.model)
+                extra.update(gemm_rates(engine.model))
             elif not len(self.store):
                 engine.read(self.text, store=store, progress=False)
             context, expand = engine.read(self.text, store=store, progress=False), []
@@ -79,6 +90,7 @@ class Side:
             "positions": positions,
             "kv_bytes": key_value_bytes(engine, positions),
             "peak_bytes": self._peak_bytes(),
+            "loaded_bytes": self.loaded_bytes,
             **extra,
         }
 
@@ -87,23 +99,36 @@ class Side:
             return torch.cuda.max_memory_allocated(self.engine.device)
         return peak_resident_bytes()
 
+    def _loaded_bytes(self) -> int:
+        if self.engine.device.type == "cuda":
+            return torch.cuda.memory_allocated(self.engine.device)
+        return resident_bytes() or 0
+
 
 def main() -> None:
-    """Serve measurements until the input ends."""
-    settings = json.loads(sys.stdin.readline())
+    """Serve measurements over standard input and output until the input ends."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
+    serve(sys.stdin, replies)
+
+
+def serve(commands: TextIO, replies: TextIO) -> None:
+    """Build the side that the first command states and measure what each further one names."""
+    settings = json.loads(commands.readline())
     torch.set_num_threads(settings["num_threads"])
     with tempfile.TemporaryDirectory() as folder, ChunkStore(folder) as store:
         try:
             side = Side(settings, store)
         except Exception as error:
-            reply(failure(error))
+            reply(replies, failure(error))
             return
-        reply({"context_tokens": side.engine.count_tokens(side.text)})
-        for line in sys.stdin:
+        tokens = side.engine.count_tokens(side.text)
+        reply(replies, {"context_tokens": tokens, "chars_per_token": len(side.text) / tokens})
+        for line in commands:
             try:
-                reply(side.measure(json.loads(line)))
+                reply(replies, side.measure(json.loads(line)))
             except Exception as error:  # the other ways and rows go on
-                reply(failure(error))
+                reply(replies, failure(error))
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -111,9 +136,9 @@ def failure(error: Exception) -> dict[str, Any]:
     return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-def reply(content: dict[str, Any]) -> None:
+def reply(stream: TextIO, content: dict[str, Any]) -> None:
     """Send a line."""
-    print(json.dumps(content), flush=True)
+    print(json.dumps(content), file=stream, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ Shape = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help=f"A real model in place of a shape: {MODEL_HELP}")]
 SoftTokens = Annotated[int, typer.Option(min=1, help="Soft tokens per chunk.")]
+Encoder = Annotated[
+    str | None, typer.Option(help="Folder or hub id of a shape's encoder; MiniLM by default.")
+]
 Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each side; medians are shown.")]
 Text = Annotated[Path | None, typer.Option(help="Text to read, in place of one made up.")]
 Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
@@ -33,6 +36,8 @@ def bench(
     model: Model = None,
     contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "4096,16384",
     soft_tokens: SoftTokens = 1,
+    encoder: Encoder = None,
+    text: Text = None,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 16,
     repeats: Repeats = 3,
     device: Device = None,
@@ -55,10 +60,16 @@ def bench(
 
     lengths = parse_lengths(contexts)
     check_shape(shape)
-    if output is not None and output.is_file():
-        raise typer.BadParameter(f"{output} is a file; name a folder")
+    if output is not None:
+        from e2llm.bench.plot import check_drawing
+
+        check_drawing()
+        if output.is_file():
+            raise typer.BadParameter(f"{output} is a file; name a folder")
+    settings = {"shape": None if model else shape, "model": model, "device": device, "dtype": dtype}
     rows = measure_speed(
-        engine={"shape": None if model else shape, "model": model, "device": device, "dtype": dtype},
+        engine=settings if encoder is None else {**settings, "encoder": encoder},
+        text=read_text(text),
         contexts=lengths,
         soft_tokens=soft_tokens,
         new_tokens=new_tokens,
@@ -76,8 +87,8 @@ def bench(
         from e2llm.bench.plot import draw_speed
         from e2llm.files import write_atomically
 
-        draw_speed(rows, output / "bench.png", f"{decoder}, {soft_tokens} soft token(s) per chunk")
         write_atomically(output / "bench.json", (json.dumps(result, indent=2) + "\n").encode())
+        draw_speed(rows, output / "bench.png", f"{decoder}, {soft_tokens} soft token(s) per chunk")
     typer.echo(json.dumps(result, indent=2) if as_json else format_rows(rows))
     if all(row["ttft_cold_s"] is None for row in rows):
         from e2llm.errors import E2LLMError

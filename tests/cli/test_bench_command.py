@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from e2llm.bench import speed
+
+ROW = {
+    "ttft_s": 1.0,
+    "ms_per_token": 5.0,
+    "positions": 9,
+    "kv_bytes": 90,
+    "peak_bytes": 50,
+    "loaded_bytes": 40,
+}
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """What the workers were told; none is started."""
+    seen = []
+
+    class NoWorker:
+        def __init__(self, settings):
+            self.started = {"context_tokens": 64, "chars_per_token": 4.0}
+            seen.append(settings)
+
+        def measure(self, way):
+            return {**ROW, "gemm_fraction": 0.5}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(speed, "Worker", NoWorker)
+    return seen
+
+
+def test_bench_measures_a_real_model_in_processes(run, model):
+    result = run("bench", "--model", model, "--contexts", 100, "--repeats", 1, "--new-tokens", 2, "--json")
+    assert result.code == 0
+    assert result.err == ""
+    (row,) = json.loads(result.out)["rows"]
+    assert row["errors"] == {}
+    assert row["context_tokens"] == 100
+    assert row["ttft_warm_s"] > 0
+    assert row["positions_ours"] < row["positions_full"]
+    assert json.loads(result.out)["machine"]["device"] == "cpu"
+
+
+def test_bench_writes_json_and_a_picture(run, settings, tmp_path):
+    pytest.importorskip("matplotlib")
+    result = run("bench", "--contexts", "64,128", "--output", tmp_path / "new")
+    assert result.out.splitlines()[0].split()[:3] == ["tokens", "full", "s"]
+    assert [row["ttft_full_s"] for row in json.loads((tmp_path / "new/bench.json").read_text())["rows"]] == [
+        1,
+        1,
+    ]
+    assert (tmp_path / "new/bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_plot_library_is_told_before_measuring(run, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = run("bench", "--output", tmp_path)
+    assert result.code == 1
+    assert "matplotlib" in result.err
+    assert settings == []
+
+
+def test_bench_hands_on_text_and_encoder(run, settings, text_file):
+    assert run("bench", "--text", text_file, "--encoder", "some/encoder", "--contexts", 64).code == 0
+    assert [item["side"] for item in settings] == ["ours", "full"]
+    assert settings[0]["text"] == text_file.read_text()
+    assert settings[0]["engine"]["encoder"] == "some/encoder"
+
+
+@pytest.mark.parametrize("arguments", [["--contexts", "many"], ["--contexts", "12"], ["--shape", "gpt-9"]])
+def test_wrong_arguments_are_a_usage_error(run, settings, arguments):
+    assert run("bench", *arguments).code == 2
+    assert settings == []
