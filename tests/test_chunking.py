@@ -418,3 +418,31 @@ def test_a_long_line_that_looks_like_a_comment_is_not_read_again_for_every_chunk
 
     # 16 times the text: 16 times the work where each line is read once, 256 times where it is read per chunk.
     assert seconds(800_000) < 100 * max(min(seconds(50_000) for _ in range(3)), 0.002)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "int main(void)\n{\n",
+        "type Server struct {\n",
+        "mod tests {\n",
+        "export const run = async (x) => {\n",
+        "export type Name = {\n",
+    ],
+)
+def test_code_breaks_at_definitions_of_many_languages(head):
+    before = "x = 1;\ny = 2;\n" * 3
+    chunks = split_text(before + head + "    body;\n" * 4, 80, kind="code")
+    assert head.split("\n")[0] in [chunk.text.split("\n")[0] for chunk in chunks]
+
+
+@pytest.mark.parametrize("kind", ["prose", "code", "tokens"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_texts_known_to_fit_change_nothing(kind, share):
+    from tiny_models import TEXT, tiny_encoder_tokenizer
+
+    options = {"tokenizer": tiny_encoder_tokenizer(), "max_tokens": 24, "kind": kind}
+    size = {} if kind == "tokens" else {"chunk_size_chars": 60}
+    expected = split_text(TEXT * 3, **size, **options)
+    known = {chunk.text for number, chunk in enumerate(expected) if number < share * len(expected)}
+    assert split_text(TEXT * 3, **size, fitting=known, **options) == expected

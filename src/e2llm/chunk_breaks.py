@@ -45,8 +45,9 @@ _ATTACHED = rf"{_INDENT}(?:@|#|//|/\*|\*)"  # a decorator, an attribute or a com
 _DEFINITION = re.compile(
     rf"\n(?=(?:{_ATTACHED}[^\n]{{0,200}}\n){{0,16}}{_INDENT}"
     rf"(?:(?:{_MODIFIERS}) +){{0,5}}"
-    r"(?:(?:def|class|func|fn|function|fun|interface|struct|enum|trait|impl|module|namespace)\b"
-    r"|(?:public|private|protected)\b))"
+    r"(?:(?:def|class|func|fn|function|fun|interface|struct|enum|trait|impl|mod|module|namespace|record)\b"
+    r"|(?:public|private|protected)\b|type [A-Za-z_]|\w{1,40} ?= ?(?:async ?)?\([^\n]{0,200}=>)"
+    r"|[A-Za-z_][\w *&:<>,]{2,100}\([^\n;]{0,200}\)[ \t]{0,4}\n?\{)"
 )
 _ATTACHED_LINE = re.compile(rf"{_ATTACHED}[^\n]*\n")
 _DEFINITION_LOOKAHEAD_CHARS = 512

@@ -1,4 +1,7 @@
 import os
+import random
+import shutil
+import subprocess
 
 import pytest
 
@@ -69,6 +72,72 @@ def test_a_gitignore_above_counts_within_the_repository(tmp_path):
     assert names(tmp_path / "src") == ["a.gen", "a.py"]  # no repository: not ours to heed
     (tmp_path / ".git").mkdir()
     assert names(tmp_path / "src") == ["a.py"]
+
+
+PATTERNS = [
+    "*",
+    "!*/",
+    "!*.py",
+    "lib/**",
+    "!keep.log",
+    "build/",
+    "!lib",
+    "/*",
+    "!/src/",
+    "lib/*",
+    "*.log",
+    "/lib",
+]
+PATTERNS += [
+    "!lib/keep.log",
+    "**/build",
+    "src/build/",
+    "keep.*",
+    "!src/**",
+    "# comment",
+    "",
+    "a.py",
+    "lib/a.py ",
+]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("seed", range(12))
+def test_gitignore_means_what_it_means_to_git(tmp_path, seed):
+    rng = random.Random(seed)
+    folders = ["", "lib/", "src/", "lib/build/", "src/lib/"]
+    make(tmp_path, {f"{folder}{name}": "x" for folder in folders for name in ("a.py", "keep.log", "b.txt")})
+    for folder in ("", rng.choice(folders[1:])):
+        make(tmp_path, {f"{folder}.gitignore": "\n".join(rng.sample(PATTERNS, 4)) + "\n"})
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(["git", "init", "-q", tmp_path], check=True, env=environment)
+    command = ["git", "-C", str(tmp_path), "ls-files", "-o", "--exclude-standard"]
+    expected = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    assert set(names(tmp_path)) == {name for name in expected.split() if not name.endswith(".gitignore")}
+
+
+def test_a_file_with_a_zero_byte_anywhere_is_binary(tmp_path):
+    make(tmp_path, {"late.txt": b"a" * 20_000 + b"\0", "ok.txt": "x"})
+    assert [item.text for item in load_documents([tmp_path])] == ["x"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_a_name_that_is_no_utf8_is_read_all_the_same(engine, tmp_path):
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.py", "w") as file:
+        file.write("x = 1\n")
+    documents = load_documents([tmp_path])
+    assert documents[0].heading == "# File: caf?.py\n"
+    assert len(engine.read(documents, progress=False)) == 1
+
+
+def test_a_long_path_keeps_its_end_and_leaves_room_for_the_chunk(engine, tmp_path):
+    make(tmp_path, {"a-very-long-folder-name/" * 4 + "module.py": "x = 1\n" * 40})
+    context = engine.read(load_documents([tmp_path]), progress=False)
+    heading = context.documents[0].heading
+    assert heading.endswith("module.py\n")
+    assert len(heading) < 50
+    rows = engine.processor.encode_chunk_ids(context.content.texts)
+    assert max(len(row) for row in rows) <= engine.processor.max_chunk_tokens
 
 
 def test_folders_of_tools_are_passed_over(tmp_path):

@@ -152,6 +152,7 @@ def open_context(
 def read_documents(paths: list[str]) -> "list[Document]":
     """Read files and folders; `-` is standard input."""
     from e2llm.inference.documents import load_documents, read_stream
+    from e2llm.inference.folders import list_folder
 
     documents = []
     for path in paths:
@@ -159,6 +160,8 @@ def read_documents(paths: list[str]) -> "list[Document]":
             documents.append(read_stream(sys.stdin.buffer, "standard input"))
         else:
             documents += load_documents([path])
+            if os.path.isdir(path) and sys.stderr.isatty():
+                typer.echo(f"{path}: {list_folder(Path(path))}", err=True)
     return documents
 
 

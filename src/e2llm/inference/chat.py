@@ -110,7 +110,7 @@ class ChatSession:
         return {**merged, "history": self.history}
 
     def add_turn(self, question: str, answer: str) -> None:
-        """Add a turn that was told elsewhere, or just now; compress the oldest if the raw ones are too long."""
+        """Add a turn told elsewhere, or just now; compress the oldest if the raw ones are too long."""
         count = self.engine.count_tokens(question) + self.engine.count_tokens(answer)
         self.turns.append(Turn(question, answer, count))
         raw = sum(turn.num_tokens for turn in self.turns[self.num_compressed :])

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -100,6 +100,11 @@ def read_content(
     Raises:
         E2LLMError: If there is no text.
     """
+    with lock or nullcontext():
+        documents = [
+            replace(item, heading=reader.processor.fit_heading(item.heading)) if item.heading else item
+            for item in documents
+        ]
     rows = {text: row for row, text in enumerate(known.texts)} if known is not None else {}
     chunks: list[Chunk] = []
     owners: list[int] = []

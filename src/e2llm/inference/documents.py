@@ -74,6 +74,7 @@ def _load_folder(folder: Path) -> list[Document]:
 
 def _document(file: Path, name: str, text: str) -> Document:
     """A file of source code, or one beside such: each chunk says where it comes from."""
+    name = "".join(mark if mark.isprintable() else "?" for mark in name)  # also what is no UTF-8
     if len(name) > _MAX_HEADING_CHARS:
         name = "..." + name[-_MAX_HEADING_CHARS:]
     return Document(str(file), text, "code" if is_code(file) else None, f"# File: {name}\n")

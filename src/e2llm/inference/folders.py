@@ -1,5 +1,6 @@
 """The files of a folder that can be read as text: without what a `.gitignore` names and what is binary."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 MAX_FILE_BYTES = 2 * 2**20
-_SNIFF_BYTES = 8192
 # Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv", "site-packages"})
 _GENERATED_ENDINGS = (".min.js", ".min.css", ".map", "-lock.json", ".lock")
@@ -50,8 +50,8 @@ def list_folder(folder: Path) -> FolderListing:
     empty ones, generated ones (minified, lock files), and files of more than 2 MiB.
     """
     listing = FolderListing()
-    specs = list(_specs_above(folder.resolve()))
-    for file in _walk(folder, folder.resolve(), specs, listing):
+    rules = _rules_above(folder.resolve())
+    for file in _walk(folder, folder.resolve(), rules, listing):
         reason = _why_skipped(file)
         if reason:
             listing.skipped[reason] += 1
@@ -72,41 +72,78 @@ def is_code(file: Path) -> bool:
         return False
 
 
-Spec = tuple[Path, GitIgnoreSpec]
+@dataclass(frozen=True)
+class _Rule:
+    """One line of a .gitignore, judged as git does: on a path itself, not on the folders above it.
+
+    Those were judged before, and a path is reached only if they are not ignored.
+
+    Attributes:
+        folder: Of the .gitignore.
+        pattern: The line without its `!`.
+        includes: Whether the line had one.
+        spec: The compiled pattern.
+    """
+
+    folder: Path
+    pattern: str
+    includes: bool
+    spec: GitIgnoreSpec
+
+    def matches(self, path: Path, is_folder: bool) -> bool:
+        """Whether the line speaks of this path."""
+        slash = "/" if is_folder else ""
+        if "/" not in self.pattern.rstrip("/"):
+            return self.spec.match_file(path.name + slash)
+        name = path.relative_to(self.folder).as_posix()
+        if self.pattern.endswith("/**"):  # all that is in a folder, not the folder itself
+            return self.spec.match_file(name)
+        parent = name.rpartition("/")[0]
+        return self.spec.match_file(name + slash) and not (parent and self.spec.match_file(parent + "/"))
 
 
-def _specs_above(folder: Path) -> Iterator[Spec]:
-    """The .gitignore files of the folders above, from the root of the repository down; none outside one."""
+def _rules_above(folder: Path) -> list[_Rule]:
+    """The rules of the folders above, from the root of the repository down; none outside one."""
     parents = list(folder.parents)
     root = next((place for place, item in enumerate([folder, *parents]) if (item / ".git").exists()), None)
-    if root is None or root == 0:
-        return
-    for parent in reversed(parents[:root]):
-        yield from _spec_of(parent)
+    if not root:
+        return []
+    return [rule for parent in reversed(parents[:root]) for rule in _rules_of(parent)]
 
 
-def _spec_of(folder: Path) -> Iterator[Spec]:
+def _rules_of(folder: Path) -> list[_Rule]:
     file = folder / ".gitignore"
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        yield folder, GitIgnoreSpec.from_lines(lines)
+    if not file.is_file():
+        return []
+    rules = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        line = line if line.endswith("\\ ") else line.rstrip()
+        if not line or line.startswith("#"):
+            continue
+        includes = line.startswith("!")
+        pattern = line[1:] if includes else line
+        with contextlib.suppress(ValueError):  # git passes over a line that is no pattern, too
+            rules.append(_Rule(folder, pattern, includes, GitIgnoreSpec.from_lines([pattern])))
+    return rules
 
 
-def _is_ignored(path: Path, specs: list[Spec], is_folder: bool) -> bool:
-    """The last .gitignore that says anything decides, as in git."""
-    for base, spec in reversed(specs):
-        name = path.relative_to(base).as_posix() + ("/" if is_folder else "")
-        verdict = spec.check_file(name).include
-        if verdict is not None:
-            return verdict
+def _is_ignored(path: Path, rules: list[_Rule], is_folder: bool) -> bool:
+    """The last rule that speaks of a path decides, as in git."""
+    for rule in reversed(rules):
+        if rule.matches(path, is_folder):
+            return not rule.includes
     return False
 
 
-def _walk(shown: Path, real: Path, specs: list[Spec], listing: FolderListing) -> Iterator[Path]:
+def _walk(shown: Path, real: Path, rules: list[_Rule], listing: FolderListing) -> Iterator[Path]:
     """Files below a folder that nothing rules out by name; `shown` is its path as the user gave it."""
-    specs = [*specs, *_spec_of(real)]
-    with os.scandir(real) as entries:
-        items = sorted(entries, key=lambda entry: entry.name)
+    try:
+        rules = [*rules, *_rules_of(real)]
+        with os.scandir(real) as entries:
+            items = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        listing.skipped["unreadable"] += 1
+        return
     for entry in items:
         path = real / entry.name
         is_folder = entry.is_dir(follow_symlinks=False)
@@ -115,11 +152,11 @@ def _walk(shown: Path, real: Path, specs: list[Spec], listing: FolderListing) ->
         elif entry.name.startswith(".") or (is_folder and entry.name in _SKIPPED_FOLDERS):
             if not is_folder:
                 listing.skipped["hidden"] += 1
-        elif _is_ignored(path, specs, is_folder):
+        elif _is_ignored(path, rules, is_folder):
             if not is_folder:
                 listing.skipped["ignored"] += 1
         elif is_folder:
-            yield from _walk(shown / entry.name, path, specs, listing)
+            yield from _walk(shown / entry.name, path, rules, listing)
         elif entry.is_file(follow_symlinks=False):
             yield shown / entry.name
 
@@ -128,11 +165,13 @@ def _why_skipped(file: Path) -> str | None:
     """The reason for which a file's content is not read, or None."""
     if file.name.lower().endswith(_GENERATED_ENDINGS):
         return "generated"
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        return "too large"
-    data = file.read_bytes()
-    if b"\0" in data[:_SNIFF_BYTES]:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            return "too large"
+        data = file.read_bytes()
+    except OSError:
+        return "unreadable"
+    if b"\0" in data:
         return "binary"
     try:
         text = data.decode("utf-8-sig")

@@ -192,15 +192,12 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         Raises:
             E2LLMError: If an argument is out of range, or the heading leaves no room.
         """
-        max_tokens = self.max_chunk_tokens
-        if heading:
-            special = self.encoder_tokenizer.num_special_tokens_to_add(pair=False)
-            max_tokens -= len(self.encode_chunk_ids([heading])[0]) - special
-            if max_tokens < MIN_CHUNK_TOKENS:
-                raise E2LLMError(
-                    f"the heading {heading.strip()!r} leaves {max_tokens} of {self.max_chunk_tokens} encoder "
-                    f"tokens for each chunk; at least {MIN_CHUNK_TOKENS} are needed: shorten the name"
-                )
+        max_tokens = self.max_chunk_tokens - self._count_heading(heading)
+        if max_tokens < MIN_CHUNK_TOKENS:
+            raise E2LLMError(
+                f"the heading {heading.strip()!r} leaves {max_tokens} of {self.max_chunk_tokens} encoder "
+                f"tokens for each chunk; at least {MIN_CHUNK_TOKENS} are needed: shorten it"
+            )
         return split_text(
             context,
             self.chunk_size_chars if chunk_size_chars is None else chunk_size_chars,
@@ -210,6 +207,22 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             max_tokens=max_tokens,
             fitting=_WithoutHeading(heading, fitting) if heading else fitting,
         )
+
+    def _count_heading(self, heading: str) -> int:
+        """Encoder tokens that a heading takes of each chunk."""
+        if not heading:
+            return 0
+        ids = self.encoder_tokenizer(
+            heading, add_special_tokens=False, split_special_tokens=True, verbose=False
+        ).input_ids
+        return len(ids) + 1  # the chunk's first word may be cut otherwise behind it
+
+    def fit_heading(self, heading: str) -> str:
+        """A heading that leaves half of the encoder's tokens to the chunk; its start is cut off to fit."""
+        most = self.max_chunk_tokens // 2
+        while heading and self._count_heading(heading) > most:
+            heading = heading[max(1, len(heading) // 8) :]
+        return heading
 
     def lay_out(
         self,
