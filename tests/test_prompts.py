@@ -5,7 +5,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from e2llm.errors import E2LLMError
-from e2llm.prompts import build_template, encode_text
+from e2llm.prompts import build_template, encode_text, encode_texts
 from tiny_models import tiny_decoder_tokenizer
 
 CHATML = (
@@ -154,3 +154,39 @@ def test_a_text_that_no_tokenizer_reads_is_refused_by_name():
         encode_text(tokenizer, "ab\udcff")
     with pytest.raises(E2LLMError, match="must be a string, got NoneType"):
         encode_text(tokenizer, None)
+
+
+def test_several_texts_encode_as_one_by_one():
+    tokenizer = tokenizer_with(None, "<|end|>")
+    tokenizer.add_tokens([AddedToken("</think>", special=False)])
+    texts = ["The harbour lights.", "", "a </think> b", "<|end|> and </think></think>", "Über 漢字"]
+    rows = encode_texts(tokenizer, texts)
+    assert rows == [encode_text(tokenizer, text) for text in texts]
+    control = {tokenizer.convert_tokens_to_ids(name) for name in ("<|end|>", "</think>")}
+    assert not control & {token for row in rows for token in row}
+
+
+def test_a_conversation_is_laid_out_as_the_chat_template_renders_it():
+    tokenizer = tokenizer_with(CHATML, "<|im_start|>", "<|im_end|>", "<think>")
+    template = build_template(tokenizer)
+    ids = [*template.before_context, *encode_text(tokenizer, "C"), *template.before_prompt]
+    ids += [*encode_text(tokenizer, "One?"), *template.before_answer, *encode_text(tokenizer, "Yes.")]
+    ids += [*template.between_turns, *encode_text(tokenizer, "Two?"), *template.before_answer]
+    messages = [
+        {"role": "user", "content": "C\n\nOne?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "Two?"},
+    ]
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    expected = tokenizer.apply_chat_template(messages, **options)
+    # what precedes an answer stands before each one, also where the template leaves it out of the past
+    assert tokenizer.decode(ids).replace("<think>\n\n</think>\n\n", "") == expected.replace(
+        "<think>\n\n</think>\n\n", ""
+    )
+
+
+def test_a_chat_template_of_one_turn_refuses_a_history():
+    tokenizer = tokenizer_with(
+        "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + CHATML, "<|im_start|>"
+    )
+    assert build_template(tokenizer).between_turns is None

@@ -7,15 +7,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from e2llm.errors import E2LLMError
+
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """Give a stream of bytes that takes the place of `file` at the end, or of nothing after an exception.
 
-    The folder is made if need be. The file gets the permissions that the user's umask gives new files.
+    The folder is made if need be. The file gets the permissions that the user's umask gives new files. Of a
+    link, the file that it leads to is replaced.
+
+    Raises:
+        E2LLMError: If the place is a folder, a device or the like, or the name cannot be one of a file.
     """
+    try:
+        target = Path(os.path.realpath(file))
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "a device or the like"
+            raise E2LLMError(f"{file} is {kind}; name a file")
+    except (ValueError, OSError) as error:
+        if isinstance(error, E2LLMError):
+            raise
+        raise E2LLMError(f"{str(file)!r} cannot be written to: {error}") from error
+    file = target
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{file.name[:32]}.", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream

@@ -6,6 +6,7 @@ characters, so that nothing in it becomes a control token.
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -60,20 +61,29 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     Raises:
         E2LLMError: If `text` is no string, or holds a lone surrogate.
     """
-    if not isinstance(text, str):
-        raise E2LLMError(f"the text must be a string, got {type(text).__name__}")
-    reject_lone_surrogates(text)
+    return encode_texts(tokenizer, [text])[0]
 
-    def encode(piece: str) -> list[int]:
+
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Encode several texts, each as `encode_text` does, which is quicker than one by one."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise E2LLMError(f"the text must be a string, got {type(text).__name__}")
+        reject_lone_surrogates(text)
+
+    def encode(pieces: list[str]) -> list[list[int]]:
         options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        return list(tokenizer(piece, **options).input_ids)
+        return [list(ids) for ids in tokenizer(pieces, **options).input_ids] if pieces else []
 
-    ids = encode(text)
+    rows = encode(list(texts))
     pattern, control_ids = _control_tokens(tokenizer, len(tokenizer))
-    if pattern is None or control_ids.isdisjoint(ids) or not pattern.search(text):
-        return ids
-    cuts = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
-    return [token for start, end in pairwise(cuts) for token in encode(text[start:end])]
+    for place, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+        if pattern is None or control_ids.isdisjoint(ids) or not pattern.search(text):
+            continue
+        cuts = [0, *(match.start() + 1 for match in pattern.finditer(text)), len(text)]
+        pieces = encode([text[start:end] for start, end in pairwise(cuts)])
+        rows[place] = [token for piece in pieces for token in piece]
+    return rows
 
 
 @lru_cache(maxsize=16)

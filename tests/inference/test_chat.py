@@ -99,16 +99,68 @@ def test_a_turn_that_does_not_fit_leaves_the_session_as_it_was(session):
     assert session.turns == before
 
 
-def test_a_damaged_session_is_refused(engine, session, tmp_path):
+@pytest.mark.parametrize(
+    "chat", [{"turns": [["only a question"]]}, {"turns": [], "num_compressed": 3}, {"num_compressed": "x"}, 5]
+)
+def test_a_damaged_session_is_refused(engine, session, tmp_path, chat):
     session.ask("Who?")
-    session.save(tmp_path / "chat.e2llm")
-    session.context.extra["chat"]["turns"] = [["only a question"]]
-    session.context.save(tmp_path / "chat.e2llm")
+    session.context.save(tmp_path / "chat.e2llm", extra={"chat": chat})
     with pytest.raises(E2LLMError, match="saved conversation is damaged"):
         ChatSession.load(tmp_path / "chat.e2llm", engine)
+
+
+def test_a_given_budget_takes_the_place_of_the_saved_one(engine, session, tmp_path):
+    session.save(tmp_path / "chat.e2llm")
+    assert ChatSession.load(tmp_path / "chat.e2llm", engine, max_history_tokens=99).max_history_tokens == 99
+
+
+def test_a_saved_context_holds_no_conversation(engine, session, tmp_path):
+    talk(session, 3)
+    session.save(tmp_path / "chat.e2llm")
+    session.context.save(tmp_path / "context.e2llm")
+    assert ChatSession.load(tmp_path / "context.e2llm", engine).turns == []
+
+
+def test_turns_that_cannot_be_compressed_stay_raw_and_are_tried_again(session, engine, monkeypatch):
+    session.add_turn("Remember 4711. " * 3, "Yes.")
+    read = engine.reader.read
+
+    def fail(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.reader, "read", fail)
+    with pytest.raises(KeyboardInterrupt):
+        session.add_turn("And now something else entirely. " * 2, "Well.")
+    assert (session.num_compressed, len(session.history)) == (0, 2)
+    monkeypatch.setattr(engine.reader, "read", read)
+    session.add_turn("Go on.", "Yes.")
+    assert session.context.sources[0] == "turn 1"
+    assert session.num_compressed >= 1
+
+
+def test_a_turn_too_long_for_the_budget_becomes_chunks_at_once(session):
+    session.add_turn("Tell me.", "A long story. " * 200)
+    assert session.history == []
+    assert session.ask("And then?", max_new_tokens=2).usage.chunks == len(session.context) > 0
+
+
+def test_a_stream_that_fails_before_it_says_anything_is_no_turn(session):
+    with pytest.raises(ValueError, match="bogus"):
+        list(session.stream("Who?", bogus_option=1))
+    assert session.turns == []
 
 
 @pytest.mark.parametrize("budget", [0, -3, 2.5])
 def test_a_budget_below_one_is_refused(engine, budget):
     with pytest.raises(E2LLMError, match="max_history_tokens must be 1 or more"):
         ChatSession(engine, max_history_tokens=budget)
+
+
+def test_a_budget_of_the_whole_window_is_refused(engine):
+    with pytest.raises(E2LLMError, match="the decoder's window has 512; use less"):
+        ChatSession(engine, max_history_tokens=512)
+
+
+def test_what_is_no_context_is_refused(engine):
+    with pytest.raises(E2LLMError, match="must be a Context, got str"):
+        ChatSession(engine, "a text")

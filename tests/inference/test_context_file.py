@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import pytest
@@ -61,7 +62,12 @@ def change_manifest(file, **changes):
     ("changes", "words"),
     [
         ({"format": 2}, "context format 2 is newer"),
-        ({"text_sha256": "0" * 64}, "do not have their stated hash"),
+        ({"text_sha256": "0" * 64}, "texts do not have their stated hash"),
+        ({"tensors_sha256": "0" * 64}, "tensors do not have their stated hash"),
+        ({"num_tokens": "x"}, "damaged"),
+        ({"num_tokens": float("inf")}, "damaged"),
+        ({"read_seconds": "x"}, "damaged"),
+        ({"extra": "abc"}, "damaged"),
         ({"documents": []}, "damaged"),
         ({"splitting": {"size": 3}}, "damaged"),
         ({"documents": [{"name": "x", "bytes": 3, "kind": None, "heading": ""}]}, "damaged"),
@@ -118,3 +124,36 @@ def test_a_failed_save_leaves_the_old_file(engine, saved, monkeypatch):
         context.save(file)
     assert file.read_bytes() == before
     assert [item.name for item in file.parent.iterdir()] == [file.name]
+
+
+def test_a_change_of_any_value_is_noticed(engine, saved):
+    file = saved[1]
+    data = bytearray(file.read_bytes())
+    for place in range(len(data) // 3, len(data), 997):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(E2LLMError, match="damaged"):
+            Context.load(file, engine)
+
+
+def test_a_link_leads_to_the_file_that_is_replaced(engine, saved, tmp_path):
+    context, file = saved
+    (tmp_path / "link.e2llm").symlink_to(file)
+    context.append("More text.")
+    context.save(tmp_path / "link.e2llm")
+    assert (tmp_path / "link.e2llm").is_symlink()
+    assert len(Context.load(file, engine).documents) == 3
+
+
+@pytest.mark.parametrize(("name", "words"), [(".", "is a folder"), ("a\0b", "cannot be written to")])
+def test_a_place_that_is_no_file_is_refused(saved, tmp_path, name, words):
+    with pytest.raises(E2LLMError, match=words):
+        saved[0].save(f"{tmp_path}/{name}")
+
+
+def test_a_device_is_not_replaced(saved, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(E2LLMError, match="is a device or the like"):
+        saved[0].save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()

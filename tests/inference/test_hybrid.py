@@ -69,6 +69,17 @@ def test_a_context_beyond_the_window_is_an_error_or_reports_what_is_left_out(eng
     assert answer.usage.chunks == len(context)
 
 
+@pytest.mark.parametrize("options", [{"expand": 500}, {"raw_below": 1.0}])
+def test_chosen_chunks_that_do_not_fit_as_text_are_given_back(engine, boats, seen, options):
+    with pytest.raises(ContextOverflowError):
+        engine.ask(boats, QUESTION, max_new_tokens=8, **options)
+    answer = engine.ask(boats, QUESTION, overflow="select", max_new_tokens=8, **options)
+    assert answer.expanded_chunks
+    assert len(seen.ids) + 8 <= engine.window
+    with pytest.raises(ContextOverflowError):  # those that the user named are not dropped
+        engine.ask(boats, QUESTION, overflow="select", expand=range(len(boats)), max_new_tokens=8)
+
+
 def test_a_plan_fills_the_window_and_asking_by_it_takes_what_it_says(engine, boats, seen):
     plan = engine.fit(boats, 400, question=QUESTION, max_new_tokens=10)
     assert plan.positions + 10 <= 400

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from e2llm.errors import E2LLMError
@@ -60,6 +59,13 @@ class ChatSession:
             max_history_tokens = 1024 if engine.window is None else engine.window // 4
         if type(max_history_tokens) is not int or max_history_tokens < 1:
             raise E2LLMError(f"max_history_tokens must be 1 or more, got {max_history_tokens!r}")
+        if engine.window is not None and max_history_tokens >= engine.window:
+            raise E2LLMError(
+                f"max_history_tokens is {max_history_tokens}, the decoder's window has "
+                f"{engine.window}; use less"
+            )
+        if context is not None and not isinstance(context, Context):
+            raise E2LLMError(f"the context must be a Context, got {type(context).__name__}; read it first")
         self.engine = engine
         self.context = engine.new_context() if context is None else context
         self.max_history_tokens = max_history_tokens
@@ -100,10 +106,16 @@ class ChatSession:
             for piece in pieces:
                 told.append(piece)
                 yield piece
-        finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
+        except Exception:
+            if not told:  # nothing was said: there was no turn
+                raise
             self.add_turn(question, "".join(told))
+            raise
+        except GeneratorExit:
+            pieces.close()  # type: ignore[attr-defined]
+            self.add_turn(question, "".join(told))
+            raise
+        self.add_turn(question, "".join(told))
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         merged = {"overflow": "select", **self.options, **options}
@@ -116,26 +128,28 @@ class ChatSession:
         raw = sum(turn.num_tokens for turn in self.turns[self.num_compressed :])
         if raw <= self.max_history_tokens:
             return
-        documents = []
-        while self.num_compressed < len(self.turns) - 1 and raw > self.max_history_tokens // 2:
-            turn = self.turns[self.num_compressed]
-            self.num_compressed += 1
+        documents: list[Document] = []
+        waiting = self.turns[self.num_compressed :]
+        while waiting and raw > self.max_history_tokens // 2:
+            if len(waiting) == 1 and waiting[0].num_tokens <= self.max_history_tokens:
+                break  # the last turn stays, unless it is too long by itself
+            turn = waiting.pop(0)
             raw -= turn.num_tokens
             text = _TURN.format(turn.question, turn.answer)
-            documents.append(Document(f"turn {self.num_compressed}", text))
-        if documents:
-            self.context.extend(documents)
+            documents.append(Document(f"turn {self.num_compressed + len(documents) + 1}", text))
+        self.context.extend(documents)  # should this fail, the turns stay raw and are tried again
+        self.num_compressed += len(documents)
 
     # --- keeping it ---------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
         """Save turns, documents and what was read of them as one file, whole or not at all."""
-        self.context.extra[_EXTRA_KEY] = {
+        chat = {
             "turns": [[turn.question, turn.answer, turn.num_tokens] for turn in self.turns],
             "num_compressed": self.num_compressed,
             "max_history_tokens": self.max_history_tokens,
         }
-        self.context.save(Path(fspath(path)))
+        self.context.save(path, extra={_EXTRA_KEY: chat})
 
     @classmethod
     def load(cls, path: str | PathLike[str], engine: Engine, **options: Any) -> "ChatSession":
@@ -145,14 +159,16 @@ class ChatSession:
             FileNotFoundError: If there is no such file.
             E2LLMError: If the file is damaged or of another model.
         """
-        context = Context.load(path, engine)
-        kept = context.extra.get(_EXTRA_KEY, {})
+        context, extra = Context.load_with_extra(path, engine)
         try:
-            session = cls(engine, context, max_history_tokens=kept.get("max_history_tokens"), **options)
-            session.turns = [Turn(str(q), str(a), int(count)) for q, a, count in kept.get("turns", [])]
-            session.num_compressed = int(kept.get("num_compressed", 0))
-        except (TypeError, ValueError, AttributeError) as error:
+            kept = dict(extra.get(_EXTRA_KEY, {}))
+            turns = [Turn(str(q), str(a), int(count)) for q, a, count in kept.get("turns", [])]
+            num_compressed = int(kept.get("num_compressed", 0))
+            budget = kept.get("max_history_tokens")
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise E2LLMError(f"{fspath(path)}: the saved conversation is damaged: {error}") from error
-        if not 0 <= session.num_compressed <= len(session.turns):
+        if not 0 <= num_compressed <= len(turns):
             raise E2LLMError(f"{fspath(path)}: the saved conversation is damaged")
+        session = cls(engine, context, **{"max_history_tokens": budget, **options})
+        session.turns, session.num_compressed = turns, num_compressed
         return session

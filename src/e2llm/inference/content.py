@@ -18,6 +18,7 @@ from e2llm.inference.store import ChunkStore
 from e2llm.modeling.processor import E2LLMProcessor
 
 _STORE_BATCH = 256
+_COUNT_BATCH = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +122,24 @@ def read_content(
     places = {text: place for place, text in enumerate(unknown)}
     read = _gather(texts, rows, known, places, fresh, reader)
     with lock or nullcontext():
-        counts = {text: len(reader.processor.encode(text)) for text in unknown}
+        counts = count_tokens(reader.processor, unknown)
         if known is not None:
             counts.update(zip(known.texts, known.token_counts, strict=True))
         token_counts = [counts[text] for text in texts]
         repeats = Counter(_repeated_texts(documents, chunks, owners))
-        repeated = sum(len(reader.processor.encode(text)) * times for text, times in repeats.items())
+        lengths = count_tokens(reader.processor, list(repeats))
+        repeated = sum(lengths[text] * times for text, times in repeats.items())
     num_tokens = sum(token_counts) - repeated
     return Content(tuple(documents), chunks, owners, token_counts, num_tokens, read, num_encoded)
+
+
+def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:
+    """Decoder tokens of each of different texts, encoded some at a time to keep memory constant."""
+    counts: dict[str, int] = {}
+    for start in range(0, len(texts), _COUNT_BATCH):
+        batch = texts[start : start + _COUNT_BATCH]
+        counts.update(zip(batch, map(len, processor.encode_all(batch)), strict=True))
+    return counts
 
 
 def _split(
@@ -163,7 +174,8 @@ def _look_up_or_read(
     """Soft tokens and vectors of different texts, and how many were read by the encoder."""
     if store is None or not texts:
         return reader.read(texts, progress=progress), len(texts)
-    keys = [chunk_key(reader.fingerprint, text) for text in texts]
+    fingerprint = reader.fingerprint
+    keys = [chunk_key(fingerprint, text) for text in texts]
     result = reader.empty(len(texts))
     missing = []
     for start in range(0, len(keys), _STORE_BATCH):

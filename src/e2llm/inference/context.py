@@ -53,7 +53,6 @@ class Context:
         self.splitting = splitting
         self.fingerprint = "" if reader is None else reader.fingerprint
         self.read_seconds = read_seconds
-        self.extra: dict[str, Any] = {}
         self._reader = reader
         self._store = store
         self._tokenizing = lock
@@ -80,15 +79,25 @@ class Context:
             FileNotFoundError: If there is no such file.
             E2LLMError: If the file is damaged, or its soft tokens were made by another model.
         """
+        return cls.load_with_extra(path, engine)[0]
+
+    @classmethod
+    def load_with_extra(cls, path: str | PathLike[str], engine: "Engine") -> "tuple[Context, dict[str, Any]]":
+        """Load a saved context and what was saved beside it."""
         from e2llm.inference.context_file import load_context  # needs this class
 
         return load_context(Path(fspath(path)), engine)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Save as one safetensors file, whole or not at all: texts, spans, soft tokens, model fingerprint."""
+    def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
+        """Save as one safetensors file, whole or not at all: texts, spans, soft tokens, model fingerprint.
+
+        Args:
+            path: The file.
+            extra: Plain values to save beside it, such as a conversation about it.
+        """
         from e2llm.inference.context_file import save_context  # its counterpart is there
 
-        save_context(self, Path(fspath(path)))
+        save_context(self, Path(fspath(path)), extra or {})
 
     # --- what it holds ------------------------------------------------------------------------------------
 
@@ -151,6 +160,8 @@ class Context:
     def extend(self, documents: Sequence[Document]) -> int:
         """Add documents at the end; see `append`."""
         for document in documents:
+            if not isinstance(document, Document):
+                raise E2LLMError(f"extend takes Documents, got {type(document).__name__}")
             if not document.text.strip():
                 raise E2LLMError(f"{document.name}: the text to append is empty")
         with self._editing:
@@ -201,6 +212,10 @@ class Context:
             raise E2LLMError(f"the new text must be a string, got {type(text).__name__}")
         with self._editing:
             documents = list(self.documents)
+            if not all(type(item) is int for item in (document, start, end)):
+                raise E2LLMError(
+                    f"document, start and end must be whole numbers: {document!r}, {start!r}, {end!r}"
+                )
             if not 0 <= document < len(documents):
                 raise E2LLMError(f"document {document} does not exist; there are 0 to {len(documents) - 1}")
             old = documents[document]

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".e2llm"
 _HEADER_KEY = "e2llm_context"
+_DAMAGE = (SafetensorError, KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError)
 _TENSORS = {"soft_tokens", "vectors", "chunks", "texts"}
 
 
-def save_context(context: Context, path: Path) -> None:
+def save_context(context: Context, path: Path, extra: dict[str, Any]) -> None:
     """Write a context, whole or not at all.
 
     Raises:
@@ -48,7 +49,6 @@ def save_context(context: Context, path: Path) -> None:
         "num_tokens": content.num_tokens,
         "read_seconds": context.read_seconds,
         "splitting": vars(context.splitting),
-        "extra": context.extra,
     }
     rows = [
         (owner, chunk.start, chunk.end, count)
@@ -60,7 +60,18 @@ def save_context(context: Context, path: Path) -> None:
         "chunks": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
         "texts": torch.tensor(bytearray(b"".join(texts)), dtype=torch.uint8),
     }
+    manifest["tensors_sha256"] = _hash_tensors(tensors)
+    manifest["extra"] = extra
     write_atomically(path, save(tensors, {_HEADER_KEY: json.dumps(manifest)}))
+
+
+def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        flat = tensors[name].contiguous().reshape(-1)
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def is_context_file(path: Path) -> bool:
@@ -73,7 +84,7 @@ def is_context_file(path: Path) -> bool:
         return False
 
 
-def load_context(path: Path, engine: "Engine") -> Context:
+def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]:
     """Read a saved context and check it against itself and the model.
 
     Raises:
@@ -101,17 +112,19 @@ def load_context(path: Path, engine: "Engine") -> Context:
                 f"{manifest['fingerprint'][:12]}..., this model's is {engine.reader.fingerprint[:12]}...); "
                 "load the model that read it, or read the documents again"
             )
+        if _hash_tensors(tensors) != manifest["tensors_sha256"]:
+            raise E2LLMError(f"{path}: the tensors do not have their stated hash; the file is damaged")
         content = _content(path, manifest, tensors, engine)
         splitting = Splitting(**manifest["splitting"])
         seconds = float(manifest["read_seconds"])
         extra = dict(manifest["extra"])
-    except (SafetensorError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+    except _DAMAGE as error:
+        if isinstance(error, E2LLMError):
+            raise
         raise E2LLMError(
             f"{path}: damaged or no saved context ({error}); read the documents again"
         ) from error
-    context = engine.bind(content, splitting, seconds)
-    context.extra = extra
-    return context
+    return engine.bind(content, splitting, seconds), extra
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

@@ -175,6 +175,8 @@ class Engine:
         source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
     ) -> list[Document]:
         """The texts, with their names, of what `read` takes."""
+        if source is None or isinstance(source, bytes | int | float):
+            raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
         items = [source] if isinstance(source, str | PathLike | Document) else list(source)
         documents = []
         for item in items:
@@ -218,7 +220,8 @@ class Engine:
                 is not chosen), or `encoder`, by similarity of the encoder's embeddings.
             raw_below: Chunks whose fidelity score (0 to 1, see `fidelity`) is below this are given raw too.
             overflow: If one soft token per chunk (or `soft_tokens`) does not fit the window: `error`, or
-                `select` to keep the chunks most relevant to the question.
+                `select` to keep the chunks most relevant to the question, and of those chosen for expansion
+                as many as fit.
             history: Earlier questions with their answers, oldest first, given as text.
             max_new_tokens: Longest answer, in tokens.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.

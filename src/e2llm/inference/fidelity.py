@@ -23,7 +23,7 @@ from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
 # Digits that are no part of an identifier, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
-_NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?![^\W_]|_)")
+_NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?!\w|[.,:/-]\d)")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _BETWEEN = " \t\"“”'‘’()[]{}*_—-"  # may stand between the end of a sentence and the next word
 _SENTENCE_END = ".!?…:\n"

@@ -64,8 +64,8 @@ class ContextLayout:
         window = own if window is None else window
         if window is None:
             raise E2LLMError("the decoder states no window; give window=, the positions to fill")
-        if window < 1 or (own is not None and window > own):
-            raise E2LLMError(f"window must be from 1 to the decoder's {own}, got {window}")
+        if type(window) is not int or window < 1 or (own is not None and window > own):
+            raise E2LLMError(f"window must be from 1 to the decoder's {own}, got {window!r}")
         content = self.content_of(context)
         scores = [0.0] * len(content.chunks)
         if by_question:
@@ -92,9 +92,9 @@ class ContextLayout:
     @staticmethod
     def check_chunk(content: Content, index: int) -> int:
         """Return the index of a chunk; raises `E2LLMError` if there is none of that index."""
-        if not 0 <= index < len(content.chunks):
+        if type(index) is not int or not 0 <= index < len(content.chunks):
             raise E2LLMError(
-                f"chunk {index} does not exist; the context has chunks 0 to {len(content.chunks) - 1}"
+                f"chunk {index!r} does not exist; the context has chunks 0 to {len(content.chunks) - 1}"
             )
         return index
 
@@ -107,6 +107,8 @@ class ContextLayout:
         """Relevance of each chunk to the question."""
         if request.select == "bm25":
             return content.bm25.scores(request.question)
+        if not content.read.vectors.numel():  # nothing was read
+            return [0.0] * len(content.chunks)
         with self._lock:
             first = self.processor.split(request.question)[0].text  # a question longer than the encoder reads
         return rank_by_vectors(self.reader.read([first], progress=False).vectors[0], content.read.vectors)
@@ -143,6 +145,7 @@ class ContextLayout:
                 limit=limit,
                 overflow=overflow,
                 rank=lambda: self._rank(content, request),
+                may_drop=request.ranks or request.raw_below is not None,
             )
 
         chosen = plan(expand, request.overflow)

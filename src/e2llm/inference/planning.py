@@ -53,8 +53,14 @@ class Request:
             raise E2LLMError(f"select={self.select!r} is unknown; choose one of: {', '.join(SELECTORS)}")
         if self.overflow not in OVERFLOWS:
             raise E2LLMError(f"overflow={self.overflow!r} is unknown; choose one of: {', '.join(OVERFLOWS)}")
-        if self.raw_below is not None and not 0 <= self.raw_below <= 1:
-            raise E2LLMError(f"raw_below must be from 0 to 1, got {self.raw_below}")
+        if self.raw_below is not None and not (
+            isinstance(self.raw_below, int | float) and 0 <= self.raw_below <= 1
+        ):
+            raise E2LLMError(f"raw_below must be from 0 to 1, got {self.raw_below!r}")
+        for turn in self.history if isinstance(self.history, Sequence) else [self.history]:
+            is_pair = isinstance(turn, tuple | list) and len(turn) == 2
+            if not is_pair or not all(isinstance(text, str) for text in turn):
+                raise E2LLMError(f"history takes pairs (question, answer), got {turn!r}")
 
     @property
     def ranks(self) -> bool:
@@ -147,6 +153,7 @@ def make_plan(
     limit: int,
     overflow: str,
     rank: Callable[[], list[float]],
+    may_drop: bool = False,
 ) -> Plan:
     """Lay out a context around chosen raw chunks.
 
@@ -160,6 +167,8 @@ def make_plan(
         limit: The model's largest K.
         overflow: `error`, or `select` to keep the chunks most relevant to the question.
         rank: Scores of the chunks, called if some must be left out.
+        may_drop: Whether `select` may also take chunks out of `expand`, the least relevant first: those that
+            were chosen for the user, not those that he named.
 
     Raises:
         ContextOverflowError: If the input does not fit; says by how much and what to turn.
@@ -167,6 +176,8 @@ def make_plan(
     expanded = sorted(set(expand))
     if expanded and not (expanded[0] >= 0 and expanded[-1] < len(token_counts)):
         raise E2LLMError(f"expand names chunks outside 0..{len(token_counts) - 1}: {expanded}")
+    if overflow == "select" and may_drop and window is not None:
+        expanded = _drop_to_fit(expanded, token_counts, window - overhead - max_new_tokens, rank)
     raw = overhead + sum(token_counts[index] for index in expanded)
     num_soft = len(token_counts) - len(expanded)
     kept = list(range(len(token_counts)))
@@ -192,6 +203,20 @@ def make_plan(
         window=window,
         max_new_tokens=max_new_tokens,
     )
+
+
+def _drop_to_fit(
+    expanded: list[int], token_counts: Sequence[int], room: int, rank: Callable[[], list[float]]
+) -> list[int]:
+    """The chunks to expand without the least relevant ones, until the rest fits."""
+    excess = sum(token_counts[index] for index in expanded) - room
+    if excess <= 0:
+        return expanded
+    scores = rank()
+    kept = sorted(expanded, key=lambda index: (-scores[index], index))
+    while kept and excess > 0:
+        excess -= token_counts[kept.pop()]
+    return sorted(kept)
 
 
 def _overflow_message(

@@ -146,6 +146,7 @@ class ChunkReader:
                 )
                 if on_read is not None:
                     on_read(done.places, result)
+            bar.refresh()
         return result
 
     def _run_passes(self, texts: Sequence[str], result: ReadChunks) -> Iterator[_Pass]:

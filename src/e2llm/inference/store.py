@@ -87,8 +87,10 @@ class ChunkStore:
     """
 
     def __init__(self, path: str | PathLike[str], *, max_bytes: int | None = None) -> None:
-        if max_bytes is not None and max_bytes < 0:
-            raise E2LLMError(f"max_bytes must be 0 or more, got {max_bytes}")
+        if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 0):
+            raise E2LLMError(f"max_bytes must be a whole number, 0 or more, got {max_bytes!r}")
+        if not fspath(path):
+            raise E2LLMError("the path of the store is empty; name a folder")
         self.path = Path(fspath(path))
         self.max_bytes = max_bytes
         self.num_corrupt = 0
