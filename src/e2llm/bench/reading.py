@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from e2llm.bench.decoders import make_text
+from e2llm.bench.decoders import make_text, text_of_length
 from e2llm.bench.memory import peak_resident_bytes
 from e2llm.bench.rates import gemm_rate, reading_operations
 from e2llm.errors import E2LLMError, MissingExtraError
@@ -37,7 +37,7 @@ def compare_reading(
         encoder: For sentence-transformers.
         num_tokens: Decoder tokens of the text.
         repeats: Of each side, after one to warm up.
-        text: In the place of one made up.
+        text: In the place of one made up; repeated and cut to the number of tokens.
         on_progress: Called with a line before each measurement.
 
     Raises:
@@ -56,7 +56,7 @@ def compare_reading(
         modules=[words, Pooling(words.get_word_embedding_dimension(), pooling_mode="mean")],
         device=str(engine.device),
     )
-    chunks = engine.processor.split(text or make_text(engine, num_tokens))
+    chunks = engine.processor.split(text_of_length(engine, num_tokens, text))
     texts = [chunk.text for chunk in chunks]
     lengths = [len(row) for row in engine.processor.encode_chunk_ids(texts)]
     work = reading_operations(engine.model, lengths)
@@ -132,7 +132,7 @@ def measure_lengths(
 
 def measure_edits(engine: Engine, num_tokens: int, num_edits: int, text: str | None = None) -> dict[str, Any]:
     """Replace single chunks of a context, one after the other, against the time of reading it."""
-    text = text or make_text(engine, num_tokens)
+    text = text_of_length(engine, num_tokens, text)
     engine.read(text[:4000], progress=False)
     started = time.perf_counter()
     context = engine.read(text, progress=False)

@@ -23,7 +23,7 @@ Encoder = Annotated[
     str | None, typer.Option(help="Folder or hub id of a shape's encoder; MiniLM by default.")
 ]
 Repeats = Annotated[int, typer.Option(min=1, help="Measurements of each side; medians are shown.")]
-Text = Annotated[Path | None, typer.Option(help="Text to read, in place of one made up.")]
+Text = Annotated[Path | None, typer.Option(help="Text to read, cut to length, in place of one made up.")]
 Device = Annotated[str | None, typer.Option(help=DEVICE_HELP)]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; by default half on a GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
