@@ -428,12 +428,26 @@ def test_a_long_line_that_looks_like_a_comment_is_not_read_again_for_every_chunk
         "mod tests {\n",
         "export const run = async (x) => {\n",
         "export type Name = {\n",
+        "macro_rules! square {\n",
+        "declare module 'x' {\n",
+        "/* Says so. */\nint main(int argc, char **argv)\n{\n",
+        "static inline int\nadd(int a, int b)\n{\n",
+        "    static <T> int count(List<T> list) throws IOException {\n",
+        "  async start(): Promise<void> {\n",
+        "Point::Point(int x) : x_(x) {\n",
     ],
 )
 def test_code_breaks_at_definitions_of_many_languages(head):
     before = "x = 1;\ny = 2;\n" * 3
     chunks = split_text(before + head + "    body;\n" * 4, 80, kind="code")
     assert head.split("\n")[0] in [chunk.text.split("\n")[0] for chunk in chunks]
+
+
+@pytest.mark.parametrize("head", ["    if (x > 1) {\n", "    while (go()) {\n", "return f(x) {\n"])
+def test_a_statement_with_a_brace_is_no_definition(head):
+    before = "x = 1;\ny = 2;\n" * 3
+    chunks = split_text(before + head + "    body;\n" * 4, 80, kind="code")
+    assert head.split("\n")[0] not in [chunk.text.split("\n")[0] for chunk in chunks]
 
 
 @pytest.mark.parametrize("kind", ["prose", "code", "tokens"])

@@ -37,17 +37,29 @@ _LAST_LINE = re.compile(r"(?s:.*)\n")
 
 _INDENT = r"[ \t]{0,4}"
 _MODIFIERS = (
-    r"export|default|async|public|private|protected|internal|static|final|abstract|sealed|partial|override|"
-    r"virtual|inline|extern|unsafe|const|pub(?:\([a-z]{1,9}\))?"
+    r"export|default|declare|async|public|private|protected|internal|static|final|abstract|sealed|partial|"
+    r"override|virtual|inline|extern|unsafe|const|open|data|case|typedef|pub(?:\([a-z]{1,9}\))?"
 )
+_KEYWORDS = (
+    r"def|class|func|fn|function|fun|interface|struct|enum|trait|impl|mod|module|namespace|record|macro_rules"
+)
+_STATEMENTS = r"if|else|for|foreach|while|do|switch|match|select|catch|with|using|lock|return|await|yield|new"
 _ATTACHED = rf"{_INDENT}(?:@|#|//|/\*|\*)"  # a decorator, an attribute or a comment line
-# Such lines directly above a definition go with it; the bounds on them keep the search linear in the text.
+# A function of the C family has no keyword: a name and a parenthesis, and a brace at the end of the line or
+# below; its type may stand alone on the line above. What a keyword of a statement begins is none.
+_FUNCTION = (
+    rf"(?!{_INDENT}(?:{_STATEMENTS})\b)(?:[A-Za-z_][\w *&:<>,]{{1,60}}\n(?P<name>))?"
+    rf"{_INDENT}(?!(?:{_STATEMENTS})\b)[A-Za-z_~<][\w *&:<>,\[\]~?]{{0,100}}"
+    rf"\([^\n;]{{0,200}}\)[^\n;(){{}}=]{{0,80}}\n?{_INDENT}\{{"
+)
+# Attached lines directly above a definition go with it; the bounds keep the search linear in the text, and
+# `+` behind them keeps it from going back into lines that it has passed.
 _DEFINITION = re.compile(
-    rf"\n(?=(?:{_ATTACHED}[^\n]{{0,200}}\n){{0,16}}{_INDENT}"
-    rf"(?:(?:{_MODIFIERS}) +){{0,5}}"
-    r"(?:(?:def|class|func|fn|function|fun|interface|struct|enum|trait|impl|mod|module|namespace|record)\b"
-    r"|(?:public|private|protected)\b|type [A-Za-z_]|\w{1,40} ?= ?(?:async ?)?\([^\n]{0,200}=>)"
-    r"|[A-Za-z_][\w *&:<>,]{2,100}\([^\n;]{0,200}\)[ \t]{0,4}\n?\{)"
+    rf"\n(?=(?:{_ATTACHED}[^\n]{{0,200}}+\n){{0,16}}+"
+    rf"(?:{_INDENT}(?:(?:{_MODIFIERS}) +){{0,5}}"
+    rf"(?:(?:{_KEYWORDS})\b|(?:public|private|protected)\b|type [A-Za-z_]"
+    r"|\w{1,40} ?= ?(?:async ?)?\([^\n]{0,200}=>)"
+    rf"|{_FUNCTION}))"
 )
 _ATTACHED_LINE = re.compile(rf"{_ATTACHED}[^\n]*\n")
 _DEFINITION_LOOKAHEAD_CHARS = 512
@@ -107,7 +119,7 @@ def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
             break
         if place <= covered:  # a further decorator, or the definition under one
             continue
-        covered = _skip_attached_lines(text, place, stop)
+        covered = max(_skip_attached_lines(text, place, stop), match.end("name"))
         if place >= low:
             last = place
     return last

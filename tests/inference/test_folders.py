@@ -74,6 +74,29 @@ def test_a_gitignore_above_counts_within_the_repository(tmp_path):
     assert names(tmp_path / "src") == ["a.py"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("d/**\n!d/**/\n!d/e/f/b.py\n", ["a.py", "d/e/f/b.py"]),
+        ("*.py\n!/**/*\n", ["a.py", "d/a.py", "d/e/a.py", "d/e/f/b.py"]),
+        ("\ufeffa.py\n", ["d/e/f/b.py"]),
+        ("a.py\r\nf/\r\n", []),
+    ],
+    ids=["all but one file below", "all again", "byte order mark", "CRLF"],
+)
+def test_a_gitignore_is_judged_as_git_judges_it(tmp_path, lines, expected):
+    make(tmp_path, dict.fromkeys(["a.py", "d/a.py", "d/e/a.py", "d/e/f/b.py"], "x"))
+    make(tmp_path, {".gitignore": lines})
+    assert names(tmp_path) == expected
+
+
+@pytest.mark.parametrize("folder", ["", "sub"])
+def test_what_a_repository_excludes_is_left_out_unless_a_gitignore_takes_it_back(tmp_path, folder):
+    make(tmp_path, {".git/info/exclude": "*.log\n", "sub/.gitignore": "!keep.log\n"})
+    make(tmp_path, {"sub/a.log": "x", "sub/keep.log": "x", "sub/a.py": "x"})
+    assert [name.removeprefix("sub/") for name in names(tmp_path / folder)] == ["a.py", "keep.log"]
+
+
 PATTERNS = [
     "*",
     "!*/",

@@ -20,11 +20,25 @@ def test_a_needle_is_found_among_common_words():
         ("bus class this", ["bus", "class"]),
         ("4817 and 3.14", ["4817", "3", "14"]),
         ("図書館で読む", ["図書", "書館", "館で", "で読", "読む"]),
+        ("préféré Größe NAÏVE", ["préféré", "grösse", "naïve"]),
+        ("fooBär", ["foo", "bär", "foobär"]),
+        ("Anne's cat’s", ["anne", "cat"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("ที่นี่", ["ที", "ี่", "่น", "นี", "ี่"]),
+        ("도서관에서", ["도서", "서관", "관에", "에서"]),
+        ("日Bを本", ["日", "を本", "b"]),
+        ("__init__ _private", ["init", "__init__", "private", "_private"]),
         ("", []),
     ],
 )
 def test_words_by_which_passages_are_found(text, expected):
     assert words_of(text)[: len(expected)] == expected
+
+
+def test_a_word_with_an_accent_is_not_found_by_its_pieces():
+    index = Bm25Index(["La clé de Zoé est rouge.", "Le pr de la forêt."])
+    assert index.scores("préféré") == [0.0, 0.0]
+    assert index.scores("ZOÉ")[0] > 0
 
 
 def test_an_identifier_is_found_by_its_parts_and_whole():

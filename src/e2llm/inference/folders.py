@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathspec import GitIgnoreSpec
 MAX_FILE_BYTES = 2 * 2**20
 # Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv", "site-packages"})
+_ANYWHERE = re.compile(r"^/?(?:\*\*/)+(?=[^/]+/?$)")  # before a mere name this says nothing
 _GENERATED_ENDINGS = (".min.js", ".min.css", ".map", "-lock.json", ".lock")
 
 CODE_SUFFIXES = frozenset(
@@ -46,8 +48,9 @@ def list_folder(folder: Path) -> FolderListing:
     """List the text files of a folder at any depth.
 
     Left out are: hidden files and folders, what a `.gitignore` (of the folder, one above it up to the root of
-    the repository, or one below) names, `__pycache__`, `node_modules` and the like, links, binary files,
-    empty ones, generated ones (minified, lock files), and files of more than 2 MiB.
+    the repository, or one below) or the repository's `.git/info/exclude` names, `__pycache__`, `node_modules`
+    and the like, links, binary files, empty ones, generated ones (minified, lock files), and files of more
+    than 2 MiB.
     """
     listing = FolderListing()
     rules = _rules_above(folder.resolve())
@@ -80,7 +83,7 @@ class _Rule:
 
     Attributes:
         folder: Of the .gitignore.
-        pattern: The line without its `!`.
+        pattern: The line without its `!`, and without a `**/` before a mere name.
         includes: Whether the line had one.
         spec: The compiled pattern.
     """
@@ -96,35 +99,44 @@ class _Rule:
         if "/" not in self.pattern.rstrip("/"):
             return self.spec.match_file(path.name + slash)
         name = path.relative_to(self.folder).as_posix()
-        if self.pattern.endswith("/**"):  # all that is in a folder, not the folder itself
-            return self.spec.match_file(name)
+        if self.pattern.rstrip("/").endswith("/**"):  # all that is in a folder, not the folder itself
+            return (is_folder or not self.pattern.endswith("/")) and self.spec.match_file(name)
         parent = name.rpartition("/")[0]
         return self.spec.match_file(name + slash) and not (parent and self.spec.match_file(parent + "/"))
 
 
 def _rules_above(folder: Path) -> list[_Rule]:
-    """The rules of the folders above, from the root of the repository down; none outside one."""
-    parents = list(folder.parents)
-    root = next((place for place, item in enumerate([folder, *parents]) if (item / ".git").exists()), None)
-    if not root:
+    """The rules of the repository and of the folders above, from its root down; none outside a repository."""
+    chain = [folder, *folder.parents]
+    root = next((place for place, item in enumerate(chain) if (item / ".git").exists()), None)
+    if root is None:
         return []
-    return [rule for parent in reversed(parents[:root]) for rule in _rules_of(parent)]
+    rules = _rules_of(chain[root], ".git/info/exclude")
+    return rules + [rule for parent in reversed(chain[1 : root + 1]) for rule in _rules_of(parent)]
 
 
-def _rules_of(folder: Path) -> list[_Rule]:
-    file = folder / ".gitignore"
+def _rules_of(folder: Path, name: str = ".gitignore") -> list[_Rule]:
+    """The rules that a file of a folder states for it."""
+    file = folder / name
     if not file.is_file():
         return []
     rules = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
+        line = line.removesuffix("\r")
         line = line if line.endswith("\\ ") else line.rstrip()
         if not line or line.startswith("#"):
             continue
         includes = line.startswith("!")
-        pattern = line[1:] if includes else line
+        pattern = _ANYWHERE.sub("", line[1:] if includes else line)
         with contextlib.suppress(ValueError):  # git passes over a line that is no pattern, too
-            rules.append(_Rule(folder, pattern, includes, GitIgnoreSpec.from_lines([pattern])))
+            rules.append(_Rule(folder, pattern, includes, _compile(pattern)))
     return rules
+
+
+def _compile(pattern: str) -> GitIgnoreSpec:
+    if pattern.rstrip("/").endswith("/**"):  # with a slash behind, the library takes the folder itself too
+        pattern = pattern.rstrip("/")
+    return GitIgnoreSpec.from_lines([pattern])
 
 
 def _is_ignored(path: Path, rules: list[_Rule], is_folder: bool) -> bool:
