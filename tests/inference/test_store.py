@@ -125,6 +125,23 @@ def test_a_full_store_drops_what_was_used_longest_ago(tmp_path):
     assert len(kept) * size <= 5 * size
 
 
+def test_a_stated_size_is_not_trusted(store):
+    execute(store, "UPDATE entries SET size = -100000000 WHERE id = 1")
+    execute(store, "UPDATE entries SET size = 'big' WHERE id = 2")
+    assert store.info().num_bytes == 10 * len(encode_entry(key(0), entry(0)))
+    assert store.prune(max_bytes=store.info().num_bytes // 2) >= 5
+    execute(store, "UPDATE entries SET size = 1 WHERE id = 9")
+    assert store.verify().num_corrupt == 1
+
+
+def test_a_repair_that_cannot_be_made_is_an_error(store):
+    execute(store, "UPDATE entries SET value = x'00' WHERE id = 1")
+    store._connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(E2LLMError, match="the store cannot be used"):
+        store.verify(repair=True)
+    assert len(store.get_many([key(0), key(1)])) == 1  # reading goes on
+
+
 def test_pruning_frees_the_disk(store):
     store.put_many({key(100 + i): entry(i, 5000) for i in range(40)})
     before = store.info()

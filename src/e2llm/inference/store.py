@@ -186,8 +186,8 @@ class ChunkStore:
         """What the store holds."""
         with self._session() as connection:
             count, total, oldest, newest = connection.execute(
-                "SELECT count(*), coalesce(sum(size), 0), min(last_used), max(last_used) FROM entries "
-                "WHERE typeof(last_used) = 'integer'"
+                "SELECT count(*), coalesce(sum(length(value)), 0), min(last_used), max(last_used) "
+                "FROM entries WHERE typeof(last_used) = 'integer'"
             ).fetchone()
         files = [file.stat().st_size for file in self.path.glob(f"{FILE_NAME}*")]
         used = None if oldest is None else (float(oldest), float(newest))
@@ -203,7 +203,7 @@ class ChunkStore:
         with self._session() as connection:
             while True:
                 rows = connection.execute(
-                    "SELECT id, key, value, last_used FROM entries WHERE id > ? ORDER BY id LIMIT ?",
+                    "SELECT id, key, value, last_used, size FROM entries WHERE id > ? ORDER BY id LIMIT ?",
                     (last, _BATCH),
                 ).fetchall()
                 if not rows:
@@ -212,11 +212,11 @@ class ChunkStore:
                 checked += len(rows)
                 damaged += [
                     number
-                    for number, key, value, last_used in rows
-                    if decode_entry(key, value) is None or type(last_used) is not int
+                    for number, key, value, last_used, size in rows
+                    if decode_entry(key, value) is None or type(last_used) is not int or size != len(value)
                 ]
             if repair and damaged:
-                self._remove(connection, damaged)
+                _delete(connection, damaged)
         return VerifyReport(checked, len(damaged), len(damaged) if repair else 0)
 
     def prune(self, *, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
@@ -330,15 +330,18 @@ class ChunkStore:
         return f"{self.path}: the store cannot be used: {text}"
 
     def _remove(self, connection: sqlite3.Connection, numbers: list[int]) -> None:
-        with contextlib.suppress(sqlite3.OperationalError), _transaction(connection):
-            connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number in numbers])
+        """Remove damaged entries where that is possible: from a read-only store they are only not given."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            _delete(connection, numbers)
 
     def _evict(self, connection: sqlite3.Connection, max_bytes: int) -> None:
         """Remove the least recently used entries until the rest has at most `max_bytes`."""
         with _transaction(connection):
             excess = _total_bytes(connection) - max_bytes
             numbers = []
-            for number, size in connection.execute("SELECT id, size FROM entries ORDER BY last_used, id"):
+            for number, size in connection.execute(
+                "SELECT id, length(value) FROM entries ORDER BY last_used, id"
+            ):
                 if excess <= 0:
                     break
                 numbers.append((number,))
@@ -372,5 +375,10 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def _delete(connection: sqlite3.Connection, numbers: list[int]) -> None:
+    with _transaction(connection):
+        connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number in numbers])
+
+
 def _total_bytes(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT coalesce(sum(size), 0) FROM entries").fetchone()[0])
+    return int(connection.execute("SELECT coalesce(sum(length(value)), 0) FROM entries").fetchone()[0])
