@@ -161,3 +161,18 @@ def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monk
     result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
     assert result.code == 1
     assert "is no command; there are /add FILE..." in result.err
+
+
+def test_a_file_that_holds_anything_else_is_not_written_over(run, model, text_file, book):
+    before = text_file.read_bytes()
+    assert run("read", text_file, "-o", text_file, "--model", model).code == 2
+    assert run("fidelity", text_file, "--png", text_file, "--model", model).code == 2
+    assert text_file.read_bytes() == before
+    assert run("read", text_file, "-o", book, "--model", model).code == 0  # a context may be renewed
+
+
+def test_an_added_document_is_kept_in_the_session(run, model, text_file, tmp_path, monkeypatch):
+    file = tmp_path / "talk.e2llm"
+    chat(run, monkeypatch, [f"/add {text_file}", "/quit"], "--model", model, "--session", file)
+    result = chat(run, monkeypatch, [QUESTION], "--model", model, "--session", file, "--json")
+    assert json.loads(result.out)["usage"]["chunks"] == 5

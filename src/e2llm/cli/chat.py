@@ -19,6 +19,7 @@ from e2llm.cli.ask import (
     read_documents,
     read_source,
 )
+from e2llm.cli.read import refuse_other_file
 
 if TYPE_CHECKING:
     from e2llm.inference.chat import ChatSession
@@ -104,20 +105,20 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
         try:
             if line.startswith("/"):
                 run_command(talk, line)
-                continue
-            if as_json:
+            elif as_json:
                 typer.echo(json.dumps(dataclasses.asdict(talk.ask(line)), ensure_ascii=False))
             else:
                 for piece in talk.stream(line):
                     print_piece(piece)
                 typer.echo()
             sys.stdout.flush()
-            if session is not None:
-                talk.save(session)
         except (E2LLMError, FileNotFoundError) as error:
             if not is_terminal:
                 raise
             typer.echo(f"error: {error}", err=True)  # the conversation goes on
+        finally:  # also what was told before an interrupt
+            if session is not None:
+                talk.save(session)
 
 
 def run_command(talk: "ChatSession", line: str) -> None:
@@ -134,6 +135,7 @@ def run_command(talk: "ChatSession", line: str) -> None:
         count = talk.add(read_documents(arguments))
         typer.echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
     elif name == "/save" and len(arguments) == 1:
+        refuse_other_file(Path(arguments[0]))
         talk.save(arguments[0])
         typer.echo(f"saved to {arguments[0]}", err=True)
     else:

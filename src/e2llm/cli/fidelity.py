@@ -47,6 +47,8 @@ def fidelity(
     """
     if chunk and sample is not None:
         raise typer.BadParameter("--chunk and --sample exclude each other")
+    if png is not None and png.is_file() and png.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{png} exists and is no .png; name another file")
     if png is not None:
         from e2llm.inference.fidelity_views import check_picture, draw_fidelity
 

@@ -33,6 +33,7 @@ def read(
         raise typer.BadParameter("say where to keep what is read: -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
+    refuse_other_file(output)
     documents = read_documents(files)
     engine = load_engine(model, device, store)
     context = engine.read(documents, chunk_size_chars=chunk_size)
@@ -55,3 +56,11 @@ def read(
         f"read {len(context.documents)} document(s), {context.num_tokens:,} tokens in {len(context):,} "
         f"chunks ({context.content.num_encoded:,} encoded now) in {context.read_seconds:.1f} s{where}"
     )
+
+
+def refuse_other_file(file: Path | None) -> None:
+    """Refuse to write a context over a file that holds anything else, such as the text itself."""
+    from e2llm.inference.context_file import is_context_file
+
+    if file is not None and file.is_file() and file.stat().st_size and not is_context_file(file):
+        raise typer.BadParameter(f"{file} exists and is no saved context; name another file")
