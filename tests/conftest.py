@@ -30,3 +30,12 @@ def inputs(processor):
     from tiny_models import TEXT
 
     return processor(context=[TEXT, TEXT[:60]], prompt=["Where is the key?", "How many boats?"])
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """One tiny engine for all tests; they leave it as they found it."""
+    from e2llm import Engine
+    from tiny_models import tiny_model, tiny_processor
+
+    return Engine(tiny_model(), tiny_processor())

@@ -19,6 +19,7 @@ LAYERS = {
     "chunk_breaks": 1,
     "prompts": 1,
     "records": 1,
+    "store": 2,
     "modeling": 2,
     "data": 2,
     "inference": 3,

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from e2llm.inference.chat import ChatSession
     from e2llm.inference.context import Context
     from e2llm.inference.engine import Engine
-    from e2llm.inference.store import ChunkStore
     from e2llm.modeling.configuration import E2LLMConfig
     from e2llm.modeling.model import E2LLMForConditionalGeneration
     from e2llm.modeling.processor import E2LLMProcessor
     from e2llm.records import Record, read_records
+    from e2llm.store.chunk_store import ChunkStore
 
 _HOME_OF = {
     "ChatSession": "e2llm.inference.chat",
     "Chunk": "e2llm.chunking",
-    "ChunkStore": "e2llm.inference.store",
+    "ChunkStore": "e2llm.store.chunk_store",
     "Context": "e2llm.inference.context",
     "E2LLMConfig": "e2llm.modeling.configuration",
     "E2LLMForConditionalGeneration": "e2llm.modeling.model",

@@ -1,17 +1,9 @@
-"""One tiny engine for all tests of this folder; tests leave it as they found it."""
+"""A context of the tiny engine, and a watch on what reaches its model."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def engine():
-    from e2llm import Engine
-    from tiny_models import tiny_model, tiny_processor
-
-    return Engine(tiny_model(), tiny_processor())
 
 
 @pytest.fixture(scope="session")

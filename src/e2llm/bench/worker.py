@@ -20,7 +20,7 @@ from e2llm.bench.decoders import build_engine, key_value_bytes, text_of_length
 from e2llm.bench.memory import peak_resident_bytes, release_memory, reset_peak, resident_bytes
 from e2llm.bench.rates import gemm_rates, reading_operations
 from e2llm.inference.context import Context
-from e2llm.inference.store import ChunkStore
+from e2llm.store.chunk_store import ChunkStore
 
 QUESTION = "What did the master of the house say about the garden?"
 

@@ -168,7 +168,7 @@ def read_documents(paths: list[str]) -> "list[Document]":
 def load_engine(model: str, device: str | None, store: str | None = None) -> "Engine":
     """Load an engine, with a store if its folder is given."""
     from e2llm.inference.engine import Engine
-    from e2llm.inference.store import ChunkStore
+    from e2llm.store.chunk_store import ChunkStore
 
     kept = None if store is None else ChunkStore(store)
     return Engine.from_pretrained(model, device=device, store=kept)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from e2llm.inference.store import ChunkStore
+    from e2llm.store.chunk_store import ChunkStore
 
 app = typer.Typer(help="Look at a store of read chunks, check it, make room.", no_args_is_help=True)
 
@@ -107,7 +107,7 @@ def open_store(folder: Path) -> "ChunkStore":
     Raises:
         FileNotFoundError: If the folder is none.
     """
-    from e2llm.inference.store import FILE_NAME, ChunkStore
+    from e2llm.store.chunk_store import FILE_NAME, ChunkStore
 
     if not (folder / FILE_NAME).is_file():
         raise FileNotFoundError(f"no store in {folder}; e2llm read FILE --store {folder} makes one")

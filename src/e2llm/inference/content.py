@@ -14,8 +14,8 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.inference.selection import Bm25Index
-from e2llm.inference.store import ChunkStore
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.store.chunk_store import ChunkStore
 
 _STORE_BATCH = 256
 _COUNT_BATCH = 1024

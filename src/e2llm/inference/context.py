@@ -15,7 +15,7 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
-from e2llm.inference.store import ChunkStore
+from e2llm.store.chunk_store import ChunkStore
 
 if TYPE_CHECKING:
     from e2llm.inference.engine import Engine

@@ -21,11 +21,11 @@ from e2llm.inference.layout import ContextLayout, answer_of
 from e2llm.inference.loading import check_model_name, choose_device, choose_dtype
 from e2llm.inference.planning import Plan, Request
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.store import ChunkStore
 from e2llm.inference.streaming import FirstTokenClock, PieceStreamer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import SUMMARY_PROMPT, UNDERSTANDING_PROMPT
+from e2llm.store.chunk_store import ChunkStore
 
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 

@@ -21,7 +21,7 @@ from types import TracebackType
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.store_entry import decode_entry, encode_entry
+from e2llm.store.entry import decode_entry, encode_entry
 
 FORMAT = 1
 FILE_NAME = "store.sqlite"

@@ -1,0 +1,1 @@
+"""Encoded chunks on disk, shared by reading and training."""
