@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -67,6 +68,7 @@ def entry_point(argv: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     # --debug may stand anywhere, also behind the command.
     arguments = [*(["--debug"] if debug else []), *(item for item in arguments if item != "--debug")]
+    logging.getLogger("DeepSpeed").addFilter(errors_to_stderr)
     if not debug:
         quiet_libraries()
     try:
@@ -98,6 +100,13 @@ def quiet_libraries() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def errors_to_stderr(record: logging.LogRecord) -> bool:
+    """A filter for libraries that log to stdout, which belongs to results: errors go to stderr instead."""
+    if record.levelno >= logging.ERROR:
+        print(f"{record.name}: {record.getMessage()}", file=sys.stderr)
+    return False
 
 
 def leave_pipe() -> int:
