@@ -8,7 +8,8 @@ import torch
 
 from e2llm import Engine
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.threads import one_kernel_thread_each
+from e2llm.modeling.passes import PassRunner
+from e2llm.modeling.threads import one_kernel_thread_each
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 LINES = [f"Line {i} has {'very ' * (i % 6)}old words." for i in range(40)] + ["Hi.", "a", "b c"] * 3
@@ -52,23 +53,23 @@ def test_the_number_of_threads_changes_nothing(reader):
 
 def test_without_grouping_the_bits_are_the_same(reader, monkeypatch):
     together = reader.read(LINES, progress=False)
-    monkeypatch.setattr(reader, "_may_group", False)
+    monkeypatch.setattr(reader._runner, "_may_group", False)
     assert same(together, reader.read(LINES, progress=False))
 
 
 def test_grouping_is_tried_before_it_is_used(monkeypatch):
     reader = ChunkReader(tiny_model().eval(), tiny_processor())
     sizes = []
-    compute = reader._compute
+    compute = reader._runner.compute
 
-    def unsteady(item):
-        sizes.append(len(item.ids))
-        soft_tokens, vectors = compute(item)
-        return soft_tokens, vectors + len(item.ids)  # what shares the pass shows
+    def unsteady(ids, mask):
+        sizes.append(len(ids))
+        soft_tokens, vectors = compute(ids, mask)
+        return soft_tokens, vectors + len(ids)  # what shares the pass shows
 
-    monkeypatch.setattr(reader, "_compute", unsteady)
+    monkeypatch.setattr(reader._runner, "compute", unsteady)
     reader.read(LINES, progress=False)
-    assert reader._may_group is False
+    assert reader._runner._may_group is False
     assert set(sizes[4:]) == {1}  # after the trial, one chunk at a time
 
 
@@ -87,10 +88,12 @@ def test_soft_tokens_and_vectors_are_those_of_the_plain_road(reader):
 
 def test_passes_of_fixed_shapes_give_the_same_up_to_rounding(reader, monkeypatch):
     expected = reader.read(LINES, progress=False)
-    monkeypatch.setattr(ChunkReader, "_has_fixed_shapes", True)
+    monkeypatch.setattr(PassRunner, "_has_fixed_shapes", True)
     shapes = []
-    compute = reader._compute
-    monkeypatch.setattr(reader, "_compute", lambda item: shapes.append(item.ids.shape) or compute(item))
+    compute = reader._runner.compute
+    monkeypatch.setattr(
+        reader._runner, "compute", lambda ids, mask: shapes.append(ids.shape) or compute(ids, mask)
+    )
     read = reader.read(LINES, progress=False)
     torch.testing.assert_close(read.soft_tokens, expected.soft_tokens, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(read.vectors, expected.vectors, atol=1e-4, rtol=1e-4)
@@ -108,8 +111,8 @@ def test_torchs_threads_are_as_before_also_after_an_error(reader, monkeypatch):
     def fail(*args):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(reader, "_compute", fail)
-    monkeypatch.setattr(reader, "_may_group", True)
+    monkeypatch.setattr(reader._runner, "compute", fail)
+    monkeypatch.setattr(reader._runner, "_may_group", True)
     with pytest.raises(RuntimeError, match="broken"):
         reader.read(LINES, progress=False)
     assert torch.get_num_threads() == before
@@ -132,10 +135,10 @@ def test_blocks_of_one_kernel_thread_may_overlap():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_the_threads_are_started_anew_in_a_forked_process(reader):
     reader.read(LINES[:3], progress=False)
-    first = reader._threads(1)
-    assert reader._threads(1) is first
-    reader._pool_owner = (os.getpid() + 1, 1)
-    assert reader._threads(1) is not first
+    first = reader._runner._threads(1)
+    assert reader._runner._threads(1) is first
+    reader._runner._pool_owner = (os.getpid() + 1, 1)
+    assert reader._runner._threads(1) is not first
 
 
 def test_a_bar_shows_tokens_per_second(reader, capsys):

@@ -70,7 +70,7 @@ def entry_point(argv: list[str] | None = None) -> int:
     arguments = [*(["--debug"] if debug else []), *(item for item in arguments if item != "--debug")]
     logging.getLogger("DeepSpeed").addFilter(errors_to_stderr)
     if not debug:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says what it lacks wherever it is imported
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells on import what it lacks
         quiet_libraries()
     try:
         result = app(arguments, prog_name="e2llm", standalone_mode=False)
