@@ -18,6 +18,7 @@ LAYERS = {
     "chunking": 1,
     "chunk_breaks": 1,
     "prompts": 1,
+    "process_memory": 1,
     "records": 1,
     "store": 2,
     "modeling": 2,
@@ -45,6 +46,9 @@ OPTIONAL = {
     "sentence_transformers",
     "sse_starlette",
     "starlette",
+    "tensorboard",
+    "deepspeed",
+    "bitsandbytes",
     "uvicorn",
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}

@@ -50,3 +50,12 @@ def write_atomically(file: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(file) as stream:
         stream.write(content)
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder, which must exist, written to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

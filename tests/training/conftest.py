@@ -29,6 +29,13 @@ def encoder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def steady_encoder(tmp_path_factory):
+    """The same without dropout, for runs that train it and must agree."""
+    folder = tmp_path_factory.mktemp("steady")
+    return save_encoder(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.fixture(scope="session")
 def decoder(tmp_path_factory):
     """Folder of a tiny random decoder."""
     return save_decoder(tmp_path_factory.mktemp("decoder"))

@@ -3,13 +3,14 @@
 import contextlib
 import ctypes
 import gc
-import os
 import sys
 import threading
 from pathlib import Path
 from types import TracebackType
 
 import torch
+
+from e2llm.process_memory import resident_bytes
 
 _SAMPLE_SECONDS = 0.002
 
@@ -69,20 +70,6 @@ class PeakMemory:
         self._peak = max(self._peak, resident_bytes() or 0)
 
 
-def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not tell and psutil is not installed."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        pass
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return int(psutil.Process().memory_info().rss)
-
-
 def release_memory() -> None:
     """Give freed memory back to the system, as far as the C library does so on request."""
     gc.collect()
@@ -106,19 +93,3 @@ def reset_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_resident_bytes() -> int:
-    """The most resident memory that this process has had; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["VmHWM"].split()[0]) * 1024
-    except (OSError, KeyError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from e2llm.bench.decoders import make_text, text_of_length
-from e2llm.bench.memory import peak_resident_bytes
 from e2llm.bench.rates import gemm_rate, reading_operations
 from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.inference.engine import Engine
 from e2llm.modeling.parts import MINILM_ID, resolve_source
+from e2llm.process_memory import peak_resident_bytes
 
 _QUESTION = "What did the master of the house say about the garden?"
 

@@ -101,7 +101,8 @@ class ChunkReader:
 
         def keep(item: Pass, results: Results) -> None:
             with torch.inference_mode():
-                _store(item, *results, result)
+                soft_tokens, vectors = results
+                _store(item, soft_tokens, vectors, result)
 
         show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
         with tqdm(total=len(texts), unit="chunk", desc="reading", disable=not show, leave=False) as bar:

@@ -61,6 +61,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
             for module in part.modules() if part is not None else ():
                 module._is_hf_initialized = True
         self.part_sources: dict[str, PartSource] = {}
+        self.unchecked_encoder_tokens = 0
         self.post_init()
         self.generation_config = self.language_model.generation_config
 
@@ -123,23 +124,42 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         soft_tokens: torch.Tensor = self.adapter(states.to(dtype), mask, num_soft_tokens)
         return soft_tokens
 
+    def adapt_in_passes(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
+        """`adapt`, pass by pass and, with gradients, under activation checkpointing: memory of one pass."""
+        pieces, order = [], []
+        for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
+            order.append(rows)
+            part = (states[rows, :length], mask[rows, :length], num_soft_tokens)
+            if torch.is_grad_enabled():
+                pieces.append(checkpoint(self.adapt, *part, use_reentrant=False))
+            else:
+                pieces.append(self.adapt(*part))
+        return torch.cat(pieces)[torch.argsort(torch.cat(order))]
+
     def encode_chunks(
         self,
         chunk_input_ids: torch.Tensor,
         chunk_attention_mask: torch.Tensor,
         num_soft_tokens: int | None = None,
+        *,
+        gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Make the soft tokens of chunks: the one place that encodes chunks.
 
         The chunks are read in passes of at most `config.encoder_batch_tokens` tokens, sorted by length so
         that little padding is read, and come back in their order. With gradients each pass runs under
-        activation checkpointing: if the encoder trains, memory stays that of one pass; if it is frozen, the
-        token states alone are kept. The gradients equal the plain ones.
+        activation checkpointing, but for the first passes of at most `unchecked_encoder_tokens` tokens, whose
+        activations are kept to save the second computation: if the encoder trains, memory stays that of one
+        pass and of what is kept; if it is frozen, the token states alone are kept. The gradients equal the
+        plain ones.
 
         Args:
             chunk_input_ids: `[C, T]` encoder token ids, right-padded.
             chunk_attention_mask: `[C, T]`, nonzero for real tokens; every chunk has at least one.
             num_soft_tokens: K, from 1 to `config.max_soft_tokens` (the default).
+            gradient_mask: `[C]` bool, which chunks gradients flow through, at least one of them. These
+                gradients are multiplied by C / their number: over draws of the mask, the expected gradient
+                is that of all chunks (chosen here). None: all.
 
         Returns:
             `[C, K, D]` soft tokens in the adapter's dtype.
@@ -149,18 +169,24 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         """
         num_soft_tokens = self.check_num_soft_tokens(num_soft_tokens)
         has_gradients = torch.is_grad_enabled()
+        if gradient_mask is not None and has_gradients and not bool(gradient_mask.all()):
+            return self._encode_sampled(chunk_input_ids, chunk_attention_mask, num_soft_tokens, gradient_mask)
         trains_encoder = has_gradients and any(p.requires_grad for p in self.chunk_encoder.parameters())
         limit = encoder_token_limit(config=self.config.encoder_config)
 
         def read(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return self.adapt(self.encode_states(ids, mask), mask, num_soft_tokens)
 
-        pieces, order = [], []
+        pieces, order, num_tokens = [], [], 0
         for rows, length in plan_passes(chunk_attention_mask, self.config.encoder_batch_tokens):
             if length > limit:
                 raise E2LLMError(f"a chunk has {length} encoder tokens, the encoder reads {limit}; split it")
             ids, mask = chunk_input_ids[rows, :length], chunk_attention_mask[rows, :length]
             order.append(rows)
+            num_tokens += ids.numel()
+            if trains_encoder and num_tokens <= self.unchecked_encoder_tokens:
+                pieces.append(read(ids, mask))
+                continue
             if trains_encoder:
                 pieces.append(checkpoint(read, ids, mask, use_reentrant=False))
                 continue
@@ -175,6 +201,20 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
             return torch.zeros(0, num_soft_tokens, weight.shape[1], dtype=weight.dtype, device=weight.device)
         return torch.cat(pieces)[torch.argsort(torch.cat(order))]
 
+    def _encode_sampled(
+        self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, gradient_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """`encode_chunks` with gradients through the chunks of the mask alone, scaled to stand for all."""
+        chosen, others = gradient_mask.nonzero().squeeze(1), (~gradient_mask).nonzero().squeeze(1)
+        if not len(chosen):
+            raise E2LLMError("gradient_mask chooses no chunk; let gradients flow through one at least")
+        with torch.no_grad():
+            constant = self.encode_chunks(ids[others], mask[others], num_soft_tokens)
+        trained = self.encode_chunks(ids[chosen], mask[chosen], num_soft_tokens)
+        scale = len(ids) / len(chosen)
+        trained.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
+        return torch.cat([trained, constant])[torch.argsort(torch.cat([chosen, others]))]
+
     def merge(
         self,
         input_ids: torch.Tensor,
@@ -183,6 +223,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         chunk_attention_mask: torch.Tensor | None = None,
         chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
+        chunk_index: torch.Tensor | None = None,
+        chunk_gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embed the input and put the soft tokens in the places of the placeholders.
 
@@ -197,6 +239,9 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
             chunk_attention_mask: `[C, T]`.
             chunk_states: `[C, T, E]` token states of the encoder, computed earlier.
             chunk_embeds: `[C, K', D]` soft tokens, computed earlier; the first K of the K' are used.
+            chunk_index: `[P]` row of the chunk that stands at each of P places, so that a chunk that stands
+                at several (questions about one context) is read once; by default each row stands once.
+            chunk_gradient_mask: `[C]` bool, see `encode_chunks`.
 
         Returns:
             `[B, L, D]` embeddings.
@@ -211,7 +256,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         chunks = [item for item in (chunk_input_ids, chunk_states, chunk_embeds) if item is not None]
         if len(chunks) > 1:
             raise E2LLMError("give only one of chunk_input_ids, chunk_states and chunk_embeds")
-        num_soft_tokens = soft_tokens_per_chunk(is_placeholder, len(chunks[0]) if chunks else 0)
+        num_chunks = 0 if not chunks else len(chunks[0] if chunk_index is None else chunk_index)
+        num_soft_tokens = soft_tokens_per_chunk(is_placeholder, num_chunks)
         if num_soft_tokens == 0:
             return embeds + 0 * self._dummy_chunk(embeds) if self.training else embeds
         self.check_num_soft_tokens(num_soft_tokens)
@@ -225,9 +271,13 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         elif chunk_attention_mask is None:
             raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
         elif chunk_states is not None:
-            soft_tokens = self.adapt(chunk_states, chunk_attention_mask, num_soft_tokens)
+            soft_tokens = self.adapt_in_passes(chunk_states, chunk_attention_mask, num_soft_tokens)
         else:
-            soft_tokens = self.encode_chunks(chunks[0], chunk_attention_mask, num_soft_tokens)
+            soft_tokens = self.encode_chunks(
+                chunks[0], chunk_attention_mask, num_soft_tokens, gradient_mask=chunk_gradient_mask
+            )
+        if chunk_index is not None:
+            soft_tokens = soft_tokens[chunk_index]
         soft_tokens = soft_tokens.to(device=embeds.device, dtype=embeds.dtype)
         return embeds.masked_scatter(is_placeholder.unsqueeze(-1), soft_tokens)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import torch
+from torch import nn
 
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.processor import E2LLMProcessor
@@ -28,11 +29,23 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for part in (model.chunk_encoder, model.adapter):
-        for name, tensor in sorted(part.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            flat = tensor.detach().contiguous().cpu().reshape(-1)
-            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        _add_weights(digest, part)
     return digest.hexdigest()
+
+
+def encoder_fingerprint(model: CompositeModel) -> str:
+    """SHA-256 over what the token states of a row of token ids depend on: the encoder's weights."""
+    digest = hashlib.sha256(model.config.encoder_config.model_type.encode())
+    _add_weights(digest, model.chunk_encoder)
+    return digest.hexdigest()
+
+
+def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
+    """Add a part's tensors by name, with their precision and shape."""
+    for name, tensor in sorted(part.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        flat = tensor.detach().contiguous().cpu().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
 
 
 def weight_versions(model: CompositeModel) -> tuple[tuple[int, int], ...]:

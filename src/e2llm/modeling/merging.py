@@ -15,7 +15,14 @@ from e2llm.errors import E2LLMError
 PACKING_DECODERS = frozenset(
     ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "smollm3"]
 )
-CHUNK_ARGUMENTS = ("chunk_input_ids", "chunk_attention_mask", "chunk_states", "chunk_embeds")
+CHUNK_ARGUMENTS = (
+    "chunk_input_ids",
+    "chunk_attention_mask",
+    "chunk_states",
+    "chunk_embeds",
+    "chunk_index",
+    "chunk_gradient_mask",
+)
 
 
 def find_placeholders(
@@ -112,14 +119,22 @@ def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -num_new:]
 
 
-def check_packing(position_ids: torch.Tensor, attention_mask: Any, use_cache: Any, decoder: str) -> None:
+def check_packing(
+    position_ids: torch.Tensor, attention_mask: Any, use_cache: Any, decoder: str, attention: str = "sdpa"
+) -> None:
     """Raise `E2LLMError` where packed samples would see each other.
 
     Samples that follow each other in one row, with positions that start again at 0, are kept apart by
-    transformers only without an attention mask and without a cache, and not by every decoder.
+    transformers only without an attention mask and without a cache, not by every decoder, and by flash
+    attention in a single row only.
     """
     if not (position_ids[..., 1:] < position_ids[..., :-1]).any():
         return
+    if "flash" in (attention or "") and len(position_ids) > 1:
+        raise E2LLMError(
+            f"packed samples in {len(position_ids)} rows would attend to each other under {attention}; pack "
+            "into one row, or load the decoder with attn_implementation='sdpa'"
+        )
     if decoder not in PACKING_DECODERS:
         raise E2LLMError(
             f"packed samples (position_ids that start again) would attend to each other in a {decoder!r} "

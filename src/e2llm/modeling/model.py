@@ -172,6 +172,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         chunk_attention_mask: torch.Tensor | None = None,
         chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
+        chunk_index: torch.Tensor | None = None,
+        chunk_gradient_mask: torch.Tensor | None = None,
         only_label_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -189,6 +191,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             chunk_attention_mask: See `merge`.
             chunk_states: See `merge`.
             chunk_embeds: See `merge`.
+            chunk_index: See `merge`.
+            chunk_gradient_mask: See `merge`.
             only_label_logits: With labels, logits at the labelled positions only: `logits` is `[N, V]`.
             num_items_in_batch: Divisor of the loss in the place of N (gradient accumulation).
             kwargs: Passed to the decoder (`past_key_values`, `position_ids`, `use_cache`, ...).
@@ -201,7 +205,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 samples that would see each other.
         """
         reject_unknown_chunk_arguments(kwargs)
-        chunks = (chunk_input_ids, chunk_attention_mask, chunk_states, chunk_embeds)
+        given = (chunk_input_ids, chunk_attention_mask, chunk_states, chunk_embeds)
+        chunks = (*given, chunk_index, chunk_gradient_mask)
         if inputs_embeds is None:
             if input_ids is None:
                 raise E2LLMError("give input_ids or inputs_embeds")
@@ -213,7 +218,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         if kwargs.get("position_ids") is not None:
             caches = kwargs.get("use_cache", getattr(self.config.text_config, "use_cache", True))
             decoder_type = self.config.text_config.model_type
-            check_packing(kwargs["position_ids"], attention_mask, caches, decoder_type)
+            attention = self.language_model.config._attn_implementation
+            check_packing(kwargs["position_ids"], attention_mask, caches, decoder_type, attention)
         elif attention_mask is not None and attention_mask.dim() == 2 and self._takes_position_ids:
             kwargs["position_ids"] = positions_of(attention_mask, inputs_embeds.shape[1])
         keep = places = None

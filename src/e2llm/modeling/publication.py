@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from e2llm.files import sync
+
 COMPLETE_NAME = ".e2llm-complete"
 _STAGING_PREFIX = ".e2llm-saving-"
 
@@ -40,9 +42,9 @@ def publishing(target: Path, owned: tuple[str, ...]) -> Iterator[Path]:
     try:
         yield staging
         for file in _files(staging):
-            _sync(file)
+            sync(file)
         os.rename(staging, target / COMPLETE_NAME)
-        _sync(target)
+        sync(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -58,7 +60,7 @@ def _finish(target: Path, owned: tuple[str, ...]) -> None:
             stale.unlink()
     for name in sorted(new):
         _place(complete / name, target / name)
-    _sync(target)
+    sync(target)
     done = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=target))
     os.rename(complete, done / complete.name)  # at once, so that no reader sees it half deleted
     shutil.rmtree(done)
@@ -75,18 +77,9 @@ def _place(source: Path, destination: Path) -> None:
         os.link(source, passing)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, passing)
-        _sync(passing)
+        sync(passing)
     os.replace(passing, destination)
 
 
 def _files(folder: Path) -> list[Path]:
     return [item for item in folder.rglob("*") if item.is_file()]
-
-
-def _sync(path: Path) -> None:
-    """Have a file or a folder written to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

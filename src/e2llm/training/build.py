@@ -1,9 +1,12 @@
 """The model and the processor that a run starts with, and what of them trains."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from e2llm.errors import E2LLMError
@@ -29,6 +32,7 @@ def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditiona
     model, processor = load_start(recipe) if recipe.init_from else join_parts(recipe, sources)
     if recipe.encoder.batch_tokens is not None:
         model.config.encoder_batch_tokens = recipe.encoder.batch_tokens
+    model.unchecked_encoder_tokens = recipe.encoder.unchecked_tokens
     return model, processor
 
 
@@ -149,3 +153,26 @@ def checkpoint_activations(decoder: Any) -> None:
         decoder.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:  # older transformers
         decoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def compile_layers(model: E2LLMForConditionalGeneration, backend: str = "inductor") -> int:
+    """Have the layers of encoder and decoder compiled when they first run, each kind once.
+
+    Returns:
+        The number of layers.
+
+    Raises:
+        E2LLMError: If the parts hold no lists of layers, or there is no C++ compiler where one is needed.
+    """
+    if model.device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
+        raise E2LLMError("train.compile needs a C++ compiler, g++ or clang++; install one or set it to false")
+    layers = []
+    for part in (model.chunk_encoder, model.language_model):
+        names = set(getattr(part, "_no_split_modules", None) or [])
+        lists = [module for module in part.modules() if isinstance(module, nn.ModuleList)]
+        layers += [layer for item in lists for layer in item if type(layer).__name__ in names]
+    if not layers:
+        raise E2LLMError("train.compile: the parts name no layers to compile; set it to false")
+    for layer in layers:
+        layer.compile(dynamic=True, backend=backend)
+    return len(layers)

@@ -1,6 +1,7 @@
 """The checkpoints of a run that goes on: which is the newest whole one, and its weights."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e2llm.errors import CheckpointError
+from e2llm.files import sync
 from e2llm.modeling.lora import file_name
 from e2llm.modeling.parts import PART_MODULES
 
-_STATE_NAME = "trainer_state.json"
+STATE_NAME = "trainer_state.json"
+STAGING_NAME = ".saving"
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
@@ -24,7 +27,7 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was saved to the end: the trainer's state, written last, must be readable."""
     try:
-        json.loads((checkpoint / _STATE_NAME).read_text(encoding="utf-8"))
+        json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return True
@@ -41,6 +44,17 @@ def remove_cut_short(folder: Path) -> None:
     for checkpoint in numbered_checkpoints(folder):
         if not is_whole(checkpoint):
             shutil.rmtree(checkpoint)
+    shutil.rmtree(folder / STAGING_NAME, ignore_errors=True)
+
+
+def publish(staged: Path, place: Path) -> None:
+    """Have a checkpoint's files written to the disk, then rename it into its place."""
+    for item in [*staged.rglob("*"), staged]:
+        sync(item)
+    if place.exists():  # a run that goes on from an older checkpoint comes by here again
+        shutil.rmtree(place)
+    os.rename(staged, place)
+    sync(place.parent)
 
 
 @torch.no_grad()

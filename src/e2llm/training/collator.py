@@ -1,8 +1,10 @@
 """Ragged samples -> a batch of tensors.
 
-Shapes: B samples, L decoder tokens, C chunks of the whole batch, T encoder tokens per chunk.
+Shapes: R rows of the batch, L decoder tokens of a row, C distinct chunks of the whole batch, P places at
+which chunks stand, T encoder tokens per chunk.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,35 +12,103 @@ from typing import Any
 import torch
 
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.samples import Sample
 
 
 @dataclass(frozen=True)
 class SampleCollator:
-    """Pads samples into a batch; a class and no closure, so that worker processes can be given it.
+    """Makes batches of samples; a class and no closure, so that worker processes can be given it.
 
     Attributes:
         processor: Pads decoder inputs and tokenizes chunks.
-        keep_texts: Hand chunks on as texts, for the cache of encoder states, and tokenize none here.
+        packs: Put several samples into a row where they fit beside the batch's longest, in the place of
+            padding; `position_ids` that start again at 0 keep them apart.
+        backward_fraction: Share of the batch's chunks that gradients flow through.
+        seed: Of the draw of these chunks, which depends on it and on the batch's first sample alone.
     """
 
     processor: E2LLMProcessor
-    keep_texts: bool = False
+    packs: bool = False
+    backward_fraction: float = 1.0
+    seed: int = 0
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Make a batch.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels` `[B, L]`, `objectives` `[B]` (indices into `OBJECTIVES`),
-            and `chunk_input_ids` and `chunk_attention_mask` `[C, T]`, or with `keep_texts` the list
-            `chunk_texts`.
+            `input_ids`, `labels`, `objectives` (indices into `OBJECTIVES`) and `attention_mask` or, where
+            samples are packed, `position_ids`, each `[R, L]`. If there are chunks, each distinct one
+            once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index` `[P]`, if one stands at
+            several places; `chunk_gradient_mask` `[C]`, if gradients flow through some of them alone.
         """
-        inputs = [sample.decoder_input for sample in samples]
-        texts = [text for item in inputs for text in item.chunks]
-        if self.keep_texts:
-            inputs = [DecoderInput(item.input_ids, item.labels) for item in inputs]
-        batch = dict(self.processor.collate(inputs, with_labels=True))
-        if self.keep_texts:
-            batch["chunk_texts"] = texts
-        batch["objectives"] = torch.tensor([sample.objective for sample in samples])
+        rows = pack(samples) if self.packs else [[sample] for sample in samples]
+        chunks = [text for row in rows for sample in row for text in sample.decoder_input.chunks]
+        texts: dict[str, int] = {}
+        index = [texts.setdefault(text, len(texts)) for text in chunks]
+        batch = self._pack(rows) if self.packs else self._pad(samples)
+        if texts:
+            batch.update(self.processor.encode_chunk_texts(list(texts)))
+            if len(texts) < len(index):
+                batch["chunk_index"] = torch.tensor(index)
+            if self.backward_fraction < 1:
+                batch["chunk_gradient_mask"] = self._draw(samples[0].index, len(texts))
         return batch
+
+    def _pad(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """A row per sample, padded on the left."""
+        inputs = [DecoderInput(item.decoder_input.input_ids, item.decoder_input.labels) for item in samples]
+        batch = dict(self.processor.collate(inputs, with_labels=True))
+        objectives = torch.tensor([sample.objective for sample in samples])
+        batch["objectives"] = objectives[:, None].expand_as(batch["labels"]).contiguous()
+        return batch
+
+    def _pack(self, rows: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+        """Rows of several samples, and what is left of a row filled up on the right."""
+        length = max(sum(len(item.decoder_input.input_ids) for item in row) for row in rows)
+        data: dict[str, list[list[int]]] = {
+            "input_ids": [], "labels": [], "objectives": [], "position_ids": []
+        }  # fmt: skip
+        for row in rows:
+            ids: list[int] = []
+            labels: list[int] = []
+            objectives: list[int] = []
+            positions: list[int] = []
+            for sample in row:
+                count = len(sample.decoder_input.input_ids)
+                ids += sample.decoder_input.input_ids
+                # The first token of a sample is predicted by none: the position before is another's.
+                labels += [IGNORE_INDEX, *sample.decoder_input.labels[1:]]
+                objectives += [sample.objective] * count
+                positions += range(count)
+            rest = length - len(ids)
+            data["input_ids"].append(ids + [self.processor.tokenizer.pad_token_id] * rest)
+            data["labels"].append(labels + [IGNORE_INDEX] * rest)
+            data["objectives"].append(objectives + [0] * rest)
+            data["position_ids"].append([*positions, *range(rest)])
+        return {name: torch.tensor(values) for name, values in data.items()}
+
+    def _draw(self, index: int, count: int) -> torch.Tensor:
+        """Which of the chunks gradients flow through: the fraction, rounded, and one at least."""
+        rng = random.Random(f"{self.seed}/backward/{index}")
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[rng.sample(range(count), max(1, round(self.backward_fraction * count)))] = True
+        return mask
+
+
+def pack(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Share samples out to rows no longer than the longest: each where it first fits, longest first."""
+    ordered = sorted(samples, key=lambda item: len(item.decoder_input.input_ids), reverse=True)
+    room = len(ordered[0].decoder_input.input_ids)
+    rows: list[list[Sample]] = []
+    free: list[int] = []
+    for sample in ordered:
+        length = len(sample.decoder_input.input_ids)
+        place = next((number for number, left in enumerate(free) if left >= length), None)
+        if place is None:
+            rows.append([])
+            free.append(room)
+            place = len(rows) - 1
+        rows[place].append(sample)
+        free[place] -= length
+    return rows

@@ -31,6 +31,8 @@ def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:
             parts.append(f"grad norm {float(logs['grad_norm']):.2f}")
         if "tokens_per_second" in logs:
             parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
+        if "peak_memory_mb" in logs:
+            parts.append(f"peak {logs['peak_memory_mb']:,.0f} MB")
     else:
         losses = {name: logs.get(f"eval_{name}_loss") for name in OBJECTIVES}
         parts = [f"{name} {value:.3f}" for name, value in losses.items() if value is not None]

@@ -21,6 +21,7 @@ COLUMNS = (
     "learning_rate",
     "grad_norm",
     "tokens_per_second",
+    "peak_memory_mb",
 )
 
 

@@ -13,13 +13,15 @@ from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import best_metric, training_arguments
-from e2llm.training.build import build, set_modes
+from e2llm.training.build import build, compile_layers, set_modes
 from e2llm.training.checkpoints import last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, say
+from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.provenance import changes_since_start, write_provenance
 from e2llm.training.recipe import FINAL_FOLDER
 from e2llm.training.samples import SampleSet, Source, hold_out, load_sources
 from e2llm.training.schema import Recipe
+from e2llm.training.tracking import TensorBoardCallback
 from e2llm.training.trainer import CurveCallback, E2LLMTrainer
 
 
@@ -91,6 +93,15 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         sources, validation = hold_out(sources, recipe.data.validation_fraction)
     model, processor = build(recipe, sources)
     report = set_modes(model, recipe)
+    check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
+    if recipe.train.compile:
+        say(f"{compile_layers(model)} layers are compiled when they first run")
+    if recipe.encoder.backward_fraction < 1:
+        fraction = recipe.encoder.backward_fraction
+        say(
+            f"gradients flow through {fraction:.0%} of each batch's chunks, drawn anew and multiplied by "
+            f"{1 / fraction:.3g} to stand for all; the losses are those of all chunks"
+        )
     window = getattr(model.config.text_config, "max_position_embeddings", None)
     eval_sets = evaluation_sets(validation, recipe, processor, window)
     arguments = training_arguments(recipe, best_metric(eval_sets))
@@ -103,6 +114,8 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         say(str(report))
         remove_cut_short(recipe.folder)
         write_provenance(recipe)
+    if recipe.train.track == "tensorboard":
+        trainer.add_callback(TensorBoardCallback(recipe.folder))
     trainer.add_callback(CurveCallback(recipe.folder, " ".join(filter(None, (recipe.name, recipe.stage)))))
     return trainer
 

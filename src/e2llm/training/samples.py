@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
-from e2llm.prompts import UNDERSTANDING_PROMPT
+from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
 from e2llm.records import Record, read_records
 from e2llm.training.schema import DataFile, Recipe
 
@@ -30,10 +30,17 @@ _SIZE_KEYS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A laid-out sample and the objective it serves, an index into `OBJECTIVES`."""
+    """A laid-out sample.
+
+    Attributes:
+        decoder_input: Its tokens, labels and chunk texts.
+        objective: The objective it serves, an index into `OBJECTIVES`.
+        index: Its number in the run.
+    """
 
     decoder_input: DecoderInput
     objective: int
+    index: int = 0
 
 
 @dataclass
@@ -127,6 +134,9 @@ class SampleSet(Dataset[Sample]):
                     "file whose records can serve it (text-only records never serve reasoning), or set its "
                     "share to 0"
                 )
+        self._questions: dict[str, list[Record]] = {}
+        for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
+            self._questions.setdefault(record.context, []).append(record)
         self._spans = lru_cache(maxsize=4096)(self._find_spans)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,9 +170,7 @@ class SampleSet(Dataset[Sample]):
         if not 0 <= index < self.num_samples:
             raise IndexError(index)
         rng = random.Random(f"{self.recipe.seed}/{self.salt}/{index}")
-        objective = rng.choices(self.objectives, self.objective_weights)[0]
-        pools, weights = self.pools[objective]
-        record = rng.choice(rng.choices(pools, weights)[0])
+        objective, record = self._draw(index, rng)
         build = {
             "language": self._language,
             "understanding": self._understanding,
@@ -175,7 +183,28 @@ class SampleSet(Dataset[Sample]):
                 f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
                 f"lower {_SIZE_KEYS[objective]}"
             )
-        return Sample(decoder_input, number)
+        return Sample(decoder_input, number, index)
+
+    def _draw(self, index: int, rng: random.Random) -> tuple[str, Record]:
+        """The objective and the record of a sample.
+
+        With `questions_per_context` Q, samples Q*i to Q*i + Q - 1 serve one objective, and if that is
+        reasoning, ask different questions of one context, as long as it has so many.
+        """
+        together = self.recipe.objectives.reasoning.questions_per_context
+        if together > 1:
+            rng = random.Random(f"{self.recipe.seed}/{self.salt}/together/{index // together}")
+        objective = rng.choices(self.objectives, self.objective_weights)[0]
+        if together > 1 and objective != "reasoning":
+            rng = random.Random(f"{self.recipe.seed}/{self.salt}/record/{index}")
+        pools, weights = self.pools[objective]
+        record = rng.choice(rng.choices(pools, weights)[0])
+        if together == 1 or objective != "reasoning":
+            return objective, record
+        others = self._questions[record.context]
+        start, place = others.index(record), index % together
+        order = [start, *rng.sample([n for n in range(len(others)) if n != start], len(others) - 1)]
+        return objective, others[order[place % len(order)]]
 
     # --- the three objectives ---------------------------------------------------------------------------
 
@@ -192,7 +221,7 @@ class SampleSet(Dataset[Sample]):
         if end_of_text:
             ids = [*ids, *self.processor.template.after_answer]
         ids = ids[:length]
-        return DecoderInput(ids, list(ids))
+        return DecoderInput(ids, [IGNORE_INDEX, *ids[1:]])  # nothing stands before the first token
 
     def _understanding(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
         settings = self.recipe.objectives.understanding

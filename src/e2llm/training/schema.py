@@ -56,6 +56,10 @@ class EncoderSection(Section):
     """Used with mode lora."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 2048."""
+    unchecked_tokens: int = Field(default=0, ge=0)
+    """Tokens of a batch whose activations are kept for the backward pass: faster; memory grows with them."""
+    backward_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of a batch's chunks that gradients flow through, drawn anew and scaled to stand for all."""
 
 
 class NewDecoder(Section):
@@ -207,6 +211,8 @@ class ReasoningObjective(Section):
     """Share of the samples whose context is surrounded by chunks of other contexts."""
     distractor_max_chunks: int = Field(default=8, ge=1)
     """Most chunks of other contexts in such a sample."""
+    questions_per_context: int = Field(default=1, ge=1)
+    """Samples in a row that ask of one context; in a batch its chunks are then read once for all of them."""
 
 
 class ObjectivesSection(Section):
@@ -273,6 +279,14 @@ class TrainSection(Section):
     """Recompute the decoder's activations in the backward pass: less memory, more time."""
     cache_encoder_states_mb: int = Field(default=0, ge=0)
     """Memory for token states of a frozen encoder, so that a chunk seen again is not encoded again."""
+    encoder_state_store: str | None = None
+    """Folder of a store that keeps these states on disk, for later runs and for all processes."""
+    packing: bool = False
+    """Put several samples into a row of the decoder's batch in the place of padding; none sees another."""
+    compile: bool = False
+    """Compile the layers of encoder and decoder with torch.compile; needs a C++ compiler, pays on GPUs."""
+    track: Literal["none", "tensorboard"] = "none"
+    """Where the log goes besides curves.csv: `tensorboard` writes event files (extra `track`)."""
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default torch's choice."""
     dataloader_workers: int = Field(default=0, ge=0)
@@ -329,10 +343,18 @@ class Recipe(Section):
             raise ValueError("adapter.reset has no effect without init_from or a stage before; leave it out")
         if (self.encoder.mode, self.adapter.mode, self.decoder.mode) == ("frozen",) * 3:
             raise ValueError("encoder, adapter and decoder are all frozen; let one of them train")
-        if self.train.cache_encoder_states_mb and self.encoder.mode != "frozen":
+        keeps = {
+            "train.cache_encoder_states_mb": self.train.cache_encoder_states_mb,
+            "train.encoder_state_store": self.train.encoder_state_store,
+        }
+        for key in (key for key, value in keeps.items() if value and self.encoder.mode != "frozen"):
+            raise ValueError(f"{key} works for a frozen encoder only, got encoder.mode: {self.encoder.mode}")
+        if self.encoder.mode == "frozen" and (
+            self.encoder.backward_fraction < 1 or self.encoder.unchecked_tokens
+        ):
             raise ValueError(
-                "train.cache_encoder_states_mb works for a frozen encoder only, got encoder.mode: "
-                f"{self.encoder.mode}"
+                "encoder.backward_fraction and encoder.unchecked_tokens have no effect on a frozen encoder; "
+                "leave them out or set encoder.mode: lora"
             )
         if max(self.objectives.soft_tokens) > self.adapter.max_soft_tokens:
             raise ValueError(

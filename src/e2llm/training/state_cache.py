@@ -1,74 +1,145 @@
-"""Token states of a frozen encoder, kept in memory so that a chunk seen again is not encoded again."""
+"""Token states of a frozen encoder, kept so that a chunk seen again is not encoded again.
 
+Chunks are known by their token ids. States are kept in half precision, in memory, in a store on disk, or in
+both; without either they are computed each time, in full precision. Whatever is kept, a chunk's states have
+the same bits: they do not depend on what it was encoded with (`e2llm.modeling.passes`).
+
+Shapes: C chunks, T encoder tokens per chunk, E encoder width.
+"""
+
+import hashlib
+from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from e2llm.modeling.identity import encoder_fingerprint
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.passes import Pass, PassRunner, Results
+from e2llm.store.chunk_store import ChunkStore
+
+_PUT_BYTES = 2**26  # written to the store at once
 
 
-class EncoderStateCache:
-    """Least-recently-used cache from chunk text to half-precision token states on the CPU.
+class EncoderStates:
+    """Token states of chunks by their token ids, from memory, from a store, or fresh.
 
     Args:
         model: Its encoder must be frozen.
-        processor: Tokenizes the chunks.
-        max_bytes: Limit of what is kept.
+        pad_token_id: Of the encoder's tokenizer.
+        max_bytes: Limit of what is kept in memory, the least recently used going first.
+        store: Keeps states beyond this run and shares them between processes.
+        autocast: Gives the context in which the encoder computes.
+
+    Attributes:
+        num_found: Chunks met so far whose states were kept.
+        num_encoded: Chunks encoded so far.
+
+    Raises:
+        ValueError: If the encoder trains.
     """
 
     def __init__(
-        self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor, max_bytes: int
+        self,
+        model: E2LLMForConditionalGeneration,
+        pad_token_id: int,
+        *,
+        max_bytes: int = 0,
+        store: ChunkStore | None = None,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         if any(parameter.requires_grad for parameter in model.chunk_encoder.parameters()):
-            raise ValueError(
-                "encoder states can be cached only for a frozen encoder: set encoder.mode: frozen"
-            )
+            raise ValueError("encoder states can be kept only for a frozen encoder: set encoder.mode: frozen")
         self.model = model
-        self.processor = processor
         self.max_bytes = max_bytes
+        self.store = store
+        self.autocast = autocast
         self.num_bytes = 0
-        self.num_hits = 0
-        self.num_misses = 0
-        self._states: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.num_found = 0
+        self.num_encoded = 0
+        self._keeps = bool(max_bytes) or store is not None
+        self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._runner = PassRunner(model, pad_token_id, self._compute, torch.no_grad)
+        self._fingerprint = encoder_fingerprint(model).encode() if store is not None else b""
 
-    def __call__(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token states `[C, T, E]` in half precision and their mask `[C, T]`, in the order of the texts."""
-        missing = list(dict.fromkeys(text for text in texts if text not in self._states))
-        self.num_misses += len(missing)
-        self.num_hits += len(texts) - len(missing)
-        fresh = self._encode(missing)
-        rows = []
-        for text in texts:
-            if text in fresh:
-                rows.append(fresh[text])
-            else:
-                self._states.move_to_end(text)
-                rows.append(self._states[text])
-        for text, states in fresh.items():
-            self._states[text] = states
-            self.num_bytes += states.nbytes
-        while self.num_bytes > self.max_bytes:
-            self.num_bytes -= self._states.popitem(last=False)[1].nbytes
-        states = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = (torch.arange(states.shape[1])[None] < lengths[:, None]).long()
+    def __call__(
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token states of chunks, in their order.
+
+        Args:
+            chunk_input_ids: `[C, T]`, right-padded.
+            chunk_attention_mask: `[C, T]`.
+
+        Returns:
+            States `[C, T, E]`, in half precision if they are kept, and the mask, on the adapter's device.
+        """
+        lengths = chunk_attention_mask.sum(dim=1).tolist()
+        ids = [row[:length] for row, length in zip(chunk_input_ids.tolist(), lengths, strict=True)]
+        keys = [self._key(row) for row in ids]
+        rows = self._known(list(dict.fromkeys(keys)))
+        missing = {key: row for key, row in zip(keys, ids, strict=True) if key not in rows}
+        self.num_found += len(keys) - len(missing)
+        self.num_encoded += len(missing)
+        fresh = self._encode(list(missing.values()))
+        rows.update(zip(missing, fresh, strict=True))
+        self._keep(rows, list(missing))
         device = next(self.model.adapter.parameters()).device
-        return states.to(device), mask.to(device)
+        states = torch.nn.utils.rnn.pad_sequence([rows[key] for key in keys], batch_first=True)
+        return states.to(device), chunk_attention_mask[:, : states.shape[1]].to(device)
 
-    @torch.no_grad()
-    def _encode(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """Encode texts in passes of similar length."""
-        device = next(self.model.chunk_encoder.parameters()).device
-        by_length = sorted(texts, key=len, reverse=True)
-        size = max(1, self.model.config.encoder_batch_tokens // self.processor.max_chunk_tokens)
-        fresh: dict[str, torch.Tensor] = {}
-        for start in range(0, len(by_length), size):
-            batch = by_length[start : start + size]
-            inputs = self.processor.encode_chunk_texts(batch)
-            mask = inputs["chunk_attention_mask"].to(device)
-            states = self.model.encode_states(inputs["chunk_input_ids"].to(device), mask).half().cpu()
-            for text, row, length in zip(batch, states, mask.sum(dim=1).tolist(), strict=True):
-                fresh[text] = row[:length].clone()
-        return fresh
+    def _key(self, ids: Sequence[int]) -> bytes:
+        return hashlib.sha256(b"token states" + self._fingerprint + array("q", ids).tobytes()).digest()
+
+    def _known(self, keys: list[bytes]) -> dict[bytes, torch.Tensor]:
+        """What memory and the store hold."""
+        known = {key: self._rows[key] for key in keys if key in self._rows}
+        if self.store is not None and len(known) < len(keys):
+            entries = self.store.get_many([key for key in keys if key not in known])
+            width = self.model.config.encoder_config.hidden_size
+            for key, entry in entries.items():
+                states = entry.get("states")
+                if states is not None and states.dim() == 2 and states.shape[1] == width:
+                    known[key] = states
+        return known
+
+    def _encode(self, rows: list[list[int]]) -> list[torch.Tensor]:
+        """States of rows of token ids, `[T, E]` each, on the CPU."""
+        result: dict[int, torch.Tensor] = {}
+
+        def keep(item: Pass, results: Results) -> None:
+            states = results[0].half() if self._keeps else results[0].float()
+            for place, row in zip(item.places, states.cpu(), strict=False):
+                result[place] = row[: len(rows[place])].clone()
+
+        for _ in self._runner.run([list(enumerate(rows))], keep, len(rows)):
+            pass
+        return [result[place] for place in range(len(rows))]
+
+    def _compute(self, ids: torch.Tensor, mask: torch.Tensor | None) -> Results:
+        with self.autocast():
+            return (self.model.encode_states(ids, mask),)
+
+    def _keep(self, rows: dict[bytes, torch.Tensor], fresh: list[bytes]) -> None:
+        """Remember the rows just used, and write the fresh ones to the store."""
+        if self.store is not None:
+            batch: dict[bytes, dict[str, torch.Tensor]] = {}
+            num_bytes = 0
+            for key in fresh:
+                batch[key] = {"states": rows[key]}
+                num_bytes += rows[key].nbytes
+                if num_bytes > _PUT_BYTES:
+                    self.store.put_many(batch)
+                    batch, num_bytes = {}, 0
+            self.store.put_many(batch)
+        if not self.max_bytes:
+            return
+        for key, states in rows.items():
+            if key not in self._rows:
+                self.num_bytes += states.nbytes
+            self._rows[key] = states
+            self._rows.move_to_end(key)
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self._rows.popitem(last=False)[1].nbytes

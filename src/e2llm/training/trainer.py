@@ -11,17 +11,20 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.checkpoints import load_weights
+from e2llm.store.chunk_store import ChunkStore
+from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, load_weights, publish
 from e2llm.training.collator import SampleCollator
 from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
+from e2llm.training.health import check_room, checkpoint_bytes, memory_bytes, save_batches
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import Recipe
-from e2llm.training.state_cache import EncoderStateCache
+from e2llm.training.state_cache import EncoderStates
 
 
 class E2LLMTrainer(Trainer):  # type: ignore[misc]
@@ -50,10 +53,9 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         self.recipe = recipe
         self.processor = processor
-        self.state_cache: EncoderStateCache | None = None
-        if recipe.train.cache_encoder_states_mb:
-            limit = recipe.train.cache_encoder_states_mb * 2**20
-            self.state_cache = EncoderStateCache(model, processor, limit)
+        self.encoder_states: EncoderStates | None = None
+        self._save_folder: str | None = None
+        self.step_batches: list[dict[str, Any]] = []
         settings = recipe.objectives
         weights = {"language": settings.language.weight, "understanding": settings.understanding.weight}
         self.objective_weights = torch.tensor([weights.get(name, 1.0) for name in OBJECTIVES])
@@ -64,10 +66,27 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             args=arguments,
             train_dataset=train_set,
             eval_dataset=eval_sets,
-            data_collator=SampleCollator(processor, keep_texts=self.state_cache is not None),
+            data_collator=SampleCollator(
+                processor, recipe.train.packing, recipe.encoder.backward_fraction, recipe.seed
+            ),
         )
+        self.encoder_states = self._new_encoder_states(model)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
+
+    def _new_encoder_states(self, model: E2LLMForConditionalGeneration) -> EncoderStates | None:
+        """What reads for a frozen encoder, where it remembers, or reads faster: with the threads of a CPU."""
+        train = self.recipe.train
+        keeps = bool(train.cache_encoder_states_mb or train.encoder_state_store)
+        if self.recipe.encoder.mode != "frozen" or not (keeps or self.args.device.type == "cpu"):
+            return None
+        return EncoderStates(
+            model,
+            self.processor.encoder_tokenizer.pad_token_id or 0,
+            max_bytes=train.cache_encoder_states_mb * 2**20,
+            store=ChunkStore(train.encoder_state_store) if train.encoder_state_store else None,
+            autocast=self.accelerator.autocast,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
@@ -84,8 +103,10 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 break
         counts = torch.zeros(len(OBJECTIVES), dtype=torch.long, device=device)
         for batch in batches:
-            labelled = batch["labels"][:, 1:].ne(-100).sum(dim=1).to(device)
-            counts.index_add_(0, batch["objectives"].to(device), labelled)
+            labelled = batch["labels"][:, 1:].ne(-100)
+            of_token = batch["objectives"][:, 1:][labelled].to(device)
+            counts += torch.bincount(of_token, minlength=len(OBJECTIVES))
+        self.step_batches = batches
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, "sum")
         return batches, counts
@@ -100,13 +121,12 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         """Weighted sum of the objectives' token losses, each divided by its count in the optimizer step."""
         inputs = dict(inputs)
         objectives = inputs.pop("objectives")
-        texts = inputs.pop("chunk_texts", None)
-        if texts and self.state_cache is not None:
-            with self.accelerator.autocast():
-                inputs["chunk_states"], inputs["chunk_attention_mask"] = self.state_cache(texts)
+        if self.encoder_states is not None and "chunk_input_ids" in inputs:
+            states, mask = self.encoder_states(inputs.pop("chunk_input_ids"), inputs["chunk_attention_mask"])
+            inputs["chunk_states"], inputs["chunk_attention_mask"] = states, mask
         outputs = model(**inputs, only_label_logits=True, use_cache=False)
         labelled = inputs["labels"][:, 1:].ne(-100)
-        of_token = objectives[:, None].expand_as(labelled)[labelled]
+        of_token = objectives[:, 1:][labelled]
         sums = torch.zeros(len(OBJECTIVES), device=outputs.token_losses.device)
         sums = sums.index_add(0, of_token, outputs.token_losses)
         counts = torch.bincount(of_token, minlength=len(OBJECTIVES))
@@ -133,11 +153,13 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     def _stop_unless_finite(self, name: str, value: float) -> None:
         if math.isfinite(value):
             return
-        train = self.recipe.train
+        train, step = self.recipe.train, self.state.global_step + 1
+        saved = save_batches(Path(self.args.output_dir), step, self.step_batches, self.processor)
         raise E2LLMError(
-            f"the {name} is {value} at step {self.state.global_step + 1} of {self.state.max_steps}; earlier "
-            f"checkpoints are sound. Lower train.learning_rate ({train.learning_rate:g}), raise "
-            f"train.warmup_fraction ({train.warmup_fraction:g}) or set train.precision: fp32"
+            f"the {name} is {value} at step {step} of {self.state.max_steps}; earlier checkpoints are sound, "
+            f"and the step's batches are in {saved} to look at. Lower train.learning_rate "
+            f"({train.learning_rate:g}), raise train.warmup_fraction ({train.warmup_fraction:g}) or set "
+            "train.precision: fp32"
         )
 
     def _count(self, sums: torch.Tensor, counts: torch.Tensor, inputs: dict[str, Any]) -> None:
@@ -145,7 +167,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         for name, total, count in zip(OBJECTIVES, sums.tolist(), counts.tolist(), strict=True):
             self.sums[f"{name}_loss"] += total
             self.sums[f"{name}_count"] += count
-        self.sums["tokens"] += int(inputs["attention_mask"].sum())
+        mask = inputs.get("attention_mask")
+        self.sums["tokens"] += inputs["input_ids"].numel() if mask is None else int(mask.sum())
         if "chunk_attention_mask" in inputs:
             self.sums["tokens"] += int(inputs["chunk_attention_mask"].sum())
 
@@ -158,6 +181,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                     logs[f"{name}_loss"] = sums[f"{name}_loss"] / count
             elapsed = time.perf_counter() - self.window_started
             logs["tokens_per_second"] = round(sums["tokens"] / max(elapsed, 1e-9), 1)
+            logs["peak_memory_mb"] = round(memory_bytes() / 1e6, 1)
             self.sums.clear()
             self.window_started = time.perf_counter()
         super().log(logs, start_time)
@@ -202,6 +226,33 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         folder = output_dir or self.args.output_dir
         self.accelerator.unwrap_model(self.model).save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save beside its place, sync and rename: a checkpoint is whole or not there."""
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        check_room(folder, checkpoint_bytes(self.accelerator.unwrap_model(self.model)), "a checkpoint")
+        place = folder / f"checkpoint-{step}"
+        self._save_folder = str(folder / STAGING_NAME)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._save_folder = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            staged = folder / STAGING_NAME / place.name
+            if self.state.best_global_step == step:
+                self.state.best_model_checkpoint = str(place)
+                self.state.save_to_json(str(staged / STATE_NAME))
+            publish(staged, place)
+            rotate_checkpoints(
+                str(folder), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+        elif self.state.best_global_step == step:
+            self.state.best_model_checkpoint = str(place)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._save_folder or str(super()._get_output_dir(trial))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the trained tensors of a checkpoint into the model."""

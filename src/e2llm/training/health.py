@@ -1,0 +1,99 @@
+"""What can go wrong in a long run: no number, no room on the disk; and what of it is kept to look at."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from e2llm.errors import E2LLMError
+from e2llm.files import write_atomically
+from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.process_memory import peak_resident_bytes
+from e2llm.training.samples import OBJECTIVES
+
+_SPARE_BYTES = 50 * 2**20
+_OPTIMIZER_BYTES = 8  # AdamW: two float32 numbers per trained parameter
+_MOST_TEXT = 2000
+
+
+def save_batches(
+    folder: Path, step: int, batches: Sequence[dict[str, Any]], processor: E2LLMProcessor
+) -> Path:
+    """Write an optimizer step's batches for inspection: tensors, and their texts.
+
+    Returns:
+        The folder `failed-step-N`, with `batch-I.safetensors` and, to read, `batches.json`.
+    """
+    target = folder / f"failed-step-{step}"
+    described = []
+    for number, batch in enumerate(batches):
+        tensors = {
+            name: item.detach().cpu().contiguous() for name, item in batch.items() if torch.is_tensor(item)
+        }
+        write_atomically(target / f"batch-{number}.safetensors", save(tensors))
+        described.append(describe_batch(batch, processor))
+    write_atomically(
+        target / "batches.json", (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode()
+    )
+    return target
+
+
+def describe_batch(batch: dict[str, Any], processor: E2LLMProcessor) -> dict[str, Any]:
+    """A batch in words: each row's text, what it is asked to predict, and the chunks."""
+    rows = []
+    for ids, labels, objectives in zip(batch["input_ids"], batch["labels"], batch["objectives"], strict=True):
+        wanted = labels[labels.ne(-100)]
+        names = sorted({OBJECTIVES[number] for number in objectives[labels.ne(-100)].tolist()})
+        rows.append(
+            {
+                "objectives": names,
+                "input": processor.tokenizer.decode(ids)[:_MOST_TEXT],
+                "labels": processor.tokenizer.decode(wanted)[:_MOST_TEXT],
+                "num_positions": len(ids),
+                "num_labels": len(wanted),
+            }
+        )
+    chunks = batch.get("chunk_input_ids")
+    texts = (
+        [] if chunks is None else processor.encoder_tokenizer.batch_decode(chunks, skip_special_tokens=True)
+    )
+    return {"rows": rows, "chunks": texts}
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Size of a checkpoint to resume from: the weights that train, and the optimizer's state of them."""
+    trained = [item for item in model.parameters() if item.requires_grad]
+    return sum(item.nbytes + _OPTIMIZER_BYTES * item.numel() for item in trained)
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise if a disk has too little room.
+
+    Args:
+        folder: Where it is to be written; made if need be.
+        needed: Bytes; 50 MiB more are asked for.
+        what: What needs them.
+
+    Raises:
+        E2LLMError: With what is free, and what to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed + _SPARE_BYTES:
+        raise E2LLMError(
+            f"{folder}: {what} needs {(needed + _SPARE_BYTES) / 1e6:,.0f} MB on the disk, "
+            f"{free / 1e6:,.0f} MB are free; free some, name another output, or lower "
+            "train.keep_checkpoints. Checkpoints that are there are whole: go on with --resume"
+        )
+
+
+def memory_bytes() -> int:
+    """The most memory used so far: of the GPU's allocator, or of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return peak_resident_bytes()
