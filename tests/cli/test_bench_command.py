@@ -79,3 +79,19 @@ def test_bench_hands_on_text_and_encoder(run, settings, text_file):
 def test_wrong_arguments_are_a_usage_error(run, settings, arguments):
     assert run("bench", *arguments).code == 2
     assert settings == []
+
+
+def test_bench_train_measures_in_processes_of_their_own(run, model):
+    arguments = ("--model", model, "--contexts", 100, "--batch-size", 2, "--questions", 2, "--steps", 2)
+    result = run("bench", "train", *arguments, "--ways", "e2llm", "--json")
+    assert result.code == 0, result.err
+    (row,) = json.loads(result.out)["rows"]
+    assert (row["way"], row["questions_per_context"]) == ("e2llm", 2)
+    assert row["context_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("option", [("--ways", "fast"), ("--encoder-mode", "melted")])
+def test_bench_train_names_what_it_knows(run, option):
+    result = run("bench", "train", *option)
+    assert result.code == 2
+    assert "frozen" in result.err

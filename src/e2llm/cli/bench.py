@@ -165,6 +165,73 @@ def edit(
     print_result(measure_edits(engine, tokens, edits, read_text(text)), engine, as_json)
 
 
+@app.command()
+def train(
+    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "8192",
+    shape: Shape = "smollm2-135m",
+    model: Model = None,
+    soft_tokens: SoftTokens = 1,
+    questions: Annotated[int, typer.Option(min=1, help="Questions of each context.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a step.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Steps; the first is not timed.")] = 4,
+    encoder_mode: Annotated[str, typer.Option(help="frozen, lora or full.")] = "frozen",
+    decoder_mode: Annotated[str, typer.Option(help="frozen, lora or full.")] = "lora",
+    ways: Annotated[str, typer.Option(help="Of plain, e2llm and cached (frozen encoder only).")] = "",
+    checkpointing: Annotated[bool, typer.Option(help="Recompute the decoder's activations.")] = False,
+    unchecked_tokens: Annotated[
+        int,
+        typer.Option(min=0, help="Encoder tokens whose activations are kept; see encoder.unchecked_tokens."),
+    ] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
+    text: Text = None,
+    data: Annotated[Path | None, typer.Option(help="Records, in place of contexts cut from a text.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train by this library's trainer and by a plain loop over the same samples, each in its own process.
+
+    Example:
+        e2llm bench train --contexts 8192 --json
+    """
+    from e2llm.bench.machine import describe_machine
+    from e2llm.bench.training import WAYS, format_training, measure_training
+    from e2llm.inference.loading import choose_device
+
+    check_shape(shape)
+    modes = ("frozen", "lora", "full")
+    if encoder_mode not in modes or decoder_mode not in modes:
+        raise typer.BadParameter(f"modes are {', '.join(modes)}; got {encoder_mode!r} and {decoder_mode!r}")
+    chosen = ways.split(",") if ways else list(WAYS if encoder_mode == "frozen" else WAYS[:2])
+    if unknown := [
+        way for way in chosen if way not in WAYS or (way == "cached" and encoder_mode != "frozen")
+    ]:
+        raise typer.BadParameter(
+            f"--ways {', '.join(unknown)}: known are {', '.join(WAYS)}; cached needs a frozen encoder"
+        )
+    settings = {
+        "engine": {"shape": None if model else shape, "model": model, "device": device, "dtype": dtype},
+        "soft_tokens": soft_tokens, "questions": questions, "batch_size": batch_size, "steps": steps,
+        "encoder_mode": encoder_mode, "decoder_mode": decoder_mode, "checkpointing": checkpointing,
+        "unchecked_tokens": unchecked_tokens, "compile": compiled, "text": read_text(text),
+        "data": None if data is None else str(data),
+    }  # fmt: skip
+    rows = [
+        row
+        for length in parse_lengths(contexts)
+        for row in measure_training({**settings, "context_tokens": length}, chosen, show_progress)
+    ]
+    if as_json:
+        machine = describe_machine(choose_device(device))
+        typer.echo(json.dumps({"decoder": model or shape, "rows": rows, "machine": machine}, indent=2))
+    else:
+        typer.echo(format_training(rows))
+    if all("error" in row for row in rows):
+        from e2llm.errors import E2LLMError
+
+        raise E2LLMError(f"nothing could be measured: {rows[0]['error']}")
+
+
 def parse_lengths(text: str) -> list[int]:
     """Lengths such as `4096,16384`."""
     try:
