@@ -136,7 +136,7 @@ class Engine:
         """
         started = time.perf_counter()
         store = self.store if store is None else store
-        splitting = self._splitting(chunk_size_chars)
+        splitting = self.splitting(chunk_size_chars)
         content = read_content(
             self.documents(source),
             splitting,
@@ -150,9 +150,10 @@ class Engine:
     def new_context(self) -> Context:
         """A context without documents yet, to be appended to."""
         content = Content((), [], [], [], 0, self.reader.empty(0))
-        return self.bind(content, self._splitting(None), 0.0)
+        return self.bind(content, self.splitting(None), 0.0)
 
-    def _splitting(self, chunk_size_chars: int | None) -> Splitting:
+    def splitting(self, chunk_size_chars: int | None) -> Splitting:
+        """How `read` splits with chunks of at most so many characters; None for the processor's own size."""
         processor = self.processor
         size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
         return Splitting(size, processor.overlap_chars, processor.chunk_kind)
