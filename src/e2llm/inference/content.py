@@ -76,6 +76,12 @@ class Splitting:
     overlap_chars: int
     kind: str
 
+    @classmethod
+    def of(cls, processor: E2LLMProcessor, chunk_size_chars: int | None = None) -> "Splitting":
+        """As a processor splits, with chunks of another size if one is given."""
+        size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
+        return cls(size, processor.overlap_chars, processor.chunk_kind)
+
 
 def read_content(
     documents: Sequence[Document],
