@@ -130,9 +130,9 @@ def show_report(report: "CorpusReport", output: Path | None, as_json: bool) -> N
         return
     where = "" if size is None else f"; saved to {output} ({size / 1e6:,.1f} MB)"
     typer.echo(
-        f"read {report.documents:,} document(s), {report.chunks:,} chunks, {report.distinct_chunks:,} different: "
-        f"{report.already_there:,} were there, {report.read:,} were read by {report.workers} worker(s), "
-        f"in {report.seconds:.1f} s{where}"
+        f"read {report.documents:,} document(s), {report.chunks:,} chunks, "
+        f"{report.distinct_chunks:,} different ({report.already_there:,} were there, {report.read:,} read by "
+        f"{report.workers} worker(s)), in {report.seconds:.1f} s{where}"
     )
 
 

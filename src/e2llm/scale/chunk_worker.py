@@ -31,7 +31,7 @@ class WorkerSettings:
     dtype: torch.dtype | None
     fingerprint: str
     shards: Path
-    max_shards: int
+    max_shards: int = 1
 
 
 def load_reader(model: str, device: str, dtype: torch.dtype | None) -> ChunkReader:
@@ -43,12 +43,24 @@ def load_reader(model: str, device: str, dtype: torch.dtype | None) -> ChunkRead
 class ChunkWorker:
     """What Ray runs in each worker process.
 
-    Raises:
-        E2LLMError: If the model here is another than the one that the keys were made with, or too many
-            workers died.
+    An error is given back as text with the batch, so that it is told as it was raised, and the other batches
+    are read all the same.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
+        self.error: str | None = None
+        try:
+            self.open(settings)
+        except Exception as error:
+            self.error = _told(error)
+
+    def open(self, settings: WorkerSettings) -> None:
+        """Make the shard and load the model.
+
+        Raises:
+            E2LLMError: If the model here is another than the one that the keys were made with, or too many
+                workers died.
+        """
         self.shard = open_shard(settings.shards, settings.max_shards)
         self.reader = load_reader(settings.model, settings.device, settings.dtype)
         found, expected = self.reader.fingerprint, settings.fingerprint
@@ -58,13 +70,25 @@ class ChunkWorker:
                 f"command {expected[:12]}; put the same model on all machines"
             )
 
-    def __call__(self, batch: Any) -> dict[str, list[int]]:
-        """Read a batch, a table with a column `text`; gives the number of its chunks."""
-        texts = batch["text"].to_pylist()
-        self.read(texts)
-        return {"num_chunks": [len(texts)]}
+    def __call__(self, batch: Any) -> dict[str, list[Any]]:
+        """Read a batch, a table with a column `text`.
+
+        Returns:
+            The number of its chunks, and what went wrong, empty if nothing.
+        """
+        texts, error = batch["text"].to_pylist(), self.error
+        if error is None:
+            try:
+                self.read(texts)
+            except Exception as reason:
+                error = _told(reason)
+        return {"num_chunks": [len(texts)], "error": [error or ""]}
 
     def read(self, texts: list[str]) -> None:
         """Read different chunk texts into the shard, and leave it as one closed file."""
         look_up_or_read(texts, self.reader, self.shard, progress=False)
         self.shard.close()
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, E2LLMError) else f"{type(error).__name__}: {error}"

@@ -1,5 +1,6 @@
 """What is to be read of a corpus: the different texts of its chunks that a store lacks."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 from e2llm.errors import E2LLMError
@@ -22,6 +23,7 @@ class CorpusChunks:
         num_documents: Documents so far.
         num_chunks: Chunks so far.
         num_lacking: Different chunks so far that the store lacked.
+        seconds: Spent so far on making them: reading documents, splitting, looking up.
     """
 
     def __init__(
@@ -35,12 +37,23 @@ class CorpusChunks:
         self.fingerprint = fingerprint
         self.keys: set[bytes] = set()
         self.num_documents = self.num_chunks = self.num_lacking = 0
+        self.seconds = 0.0
         self._documents = documents
         self._splitting = splitting
         self._processor = processor
         self._store = store
 
     def __iter__(self) -> Iterator[str]:
+        batches = self._batches()
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - started
+            if batch is None:
+                break
+            yield from batch
+
+    def _batches(self) -> Iterator[list[str]]:
         waiting: dict[bytes, str] = {}
         for document in self._documents:
             self.num_documents += 1
@@ -52,9 +65,9 @@ class CorpusChunks:
                 self.keys.add(key)
                 waiting[key] = text
                 if len(waiting) == _LOOK_UP_CHUNKS:
-                    yield from self._lacking(waiting)
+                    yield self._lacking(waiting)
                     waiting = {}
-        yield from self._lacking(waiting)
+        yield self._lacking(waiting)
         if not self.keys:
             raise E2LLMError("the corpus is empty; give a text to read")
 

@@ -7,7 +7,7 @@ again. At last the shards are merged and every key is looked up.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -99,19 +99,15 @@ def read_corpus(
         splitting = Splitting.of(reader.processor, chunk_size_chars)
         corpus = CorpusChunks(documents, splitting, reader.processor, reader.fingerprint, store)
         del reader  # the weights; the processor is still needed
-        texts = iter(corpus)
-        plan, split_started = None, time.perf_counter()
+        texts, found_workers = iter(corpus), 0
         first = next(texts, None)
-        split_seconds = time.perf_counter() - split_started
-        if first is not None:
+        if first is not None:  # else Ray need not be started
+            settings = WorkerSettings(name, place, dtype, corpus.fingerprint, shards)
             try:
                 with ray_session(address, num_workers) as ray:
                     plan = plan_workers(alive_nodes(ray), num_workers, place)
-                    split_started = time.perf_counter()
+                    found_workers = plan.num_workers
                     blocks = put_blocks(ray, chain([first], texts), plan, max_batch_chunks)
-                    split_seconds += time.perf_counter() - split_started
-                    most = plan.num_workers * _MAX_STARTS_PER_WORKER
-                    settings = WorkerSettings(name, place, dtype, corpus.fingerprint, shards, most)
                     run_workers(ray, blocks, plan, settings, worker_class, progress)
             finally:
                 merge_shards(store)
@@ -122,8 +118,8 @@ def read_corpus(
         len(corpus.keys),
         len(corpus.keys) - corpus.num_lacking,
         corpus.num_lacking,
-        0 if plan is None else plan.num_workers,
-        split_seconds,
+        found_workers,
+        corpus.seconds,
         time.perf_counter() - started,
     )
 
@@ -170,9 +166,10 @@ def run_workers(
     """Let workers read all blocks into their shards.
 
     Raises:
-        E2LLMError: If a worker fails otherwise than by dying.
+        E2LLMError: If chunks could not be read, after all others were.
     """
     quiet_data(ray)
+    settings = replace(settings, max_shards=plan.num_workers * _MAX_STARTS_PER_WORKER)
     dataset = ray.data.from_arrow_refs(list(blocks.references)).map_batches(
         worker_class,
         fn_constructor_args=(settings,),
@@ -183,21 +180,22 @@ def run_workers(
         num_gpus=plan.num_gpus or None,
     )
     hide = None if progress is None else not progress
+    num_failed, first_error = 0, ""
     try:
         with tqdm(total=blocks.num_chunks, unit="chunk", desc="reading", disable=hide, leave=False) as bar:
             for done in dataset.iter_batches(batch_size=None):
-                bar.update(int(done["num_chunks"].sum()))
+                for num_chunks, error in zip(done["num_chunks"], done["error"], strict=True):
+                    bar.update(int(num_chunks))
+                    if error:
+                        num_failed += int(num_chunks)
+                        first_error = first_error or str(error)
     except ray.exceptions.RayError as error:
+        raise E2LLMError(f"Ray stopped: {error}; what was read is in the store") from error
+    if num_failed:
         raise E2LLMError(
-            f"the workers stopped: {last_line(error)}; what they read is in the store: run the command again "
-            "when this is mended"
-        ) from error
-
-
-def last_line(error: Exception) -> str:
-    """The last line of an error, which is what was raised in a worker; those before are its traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+            f"{num_failed:,} of {blocks.num_chunks:,} chunks were not read: {first_error}; the others are in "
+            "the store: run the command again when this is mended"
+        )
 
 
 def choose_place(device: str | None) -> tuple[str, torch.dtype | None]:
