@@ -45,3 +45,9 @@ def test_the_address_of_a_client_is_refused():
         ray_session("ray://host:10001", None),
     ):
         pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:port"])
+def test_an_address_at_which_nobody_listens_is_told_at_once(address):
+    with pytest.raises(ConnectionError, match=f"no Ray cluster at {address}"), ray_session(address, None):
+        pass

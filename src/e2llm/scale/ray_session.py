@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from e2llm.errors import E2LLMError, MissingExtraError
 
 _CORES_PER_WORKER = 4
+_KNOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def ray_session(address: str | None, num_workers: int | None) -> Iterator[Any]:
             f"{address} is an address of Ray's client; run the command on a machine of the cluster and give "
             "host:port (6379 by default) or auto"
         )
+    if address is not None and ":" in address:
+        check_reachable(address)
     if address is None:  # Ray's switch for systems on which it stays on the loopback interface
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray = load_ray()
@@ -78,6 +82,21 @@ def ray_session(address: str | None, num_workers: int | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Knock at a cluster's door, since Ray itself takes minutes to find nobody there.
+
+    Raises:
+        ConnectionError: If nobody listens at `host:port`.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Ray cluster at {address}: {error}; give the host:port that `ray start --head` tells, or auto"
+        ) from error
 
 
 def quiet_data(ray: Any) -> None:
