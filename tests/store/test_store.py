@@ -54,6 +54,37 @@ def test_an_entry_that_is_there_stays(store):
     assert torch.equal(store.get_many([key(1)])[key(1)]["soft_tokens"], entry(1)["soft_tokens"])
 
 
+def test_a_merged_store_gives_what_is_new_and_changes_nothing_that_is_there(store, tmp_path):
+    with ChunkStore(tmp_path / "other") as other:
+        other.put_many({key(i): entry(i + 100) for i in range(8, 250)})
+        report = store.merge(other)
+        assert (report.num_added, report.num_present, report.num_corrupt) == (240, 2, 0)
+        assert len(other) == 242
+        assert store.merge(other).num_added == 0
+    found = store.get_many([key(8), key(249)])
+    assert torch.equal(found[key(8)]["soft_tokens"], entry(8)["soft_tokens"])
+    assert torch.equal(found[key(249)]["soft_tokens"], entry(349)["soft_tokens"])
+    assert store.verify().num_corrupt == 0
+
+
+def test_merging_leaves_damaged_entries_out(store, tmp_path):
+    with ChunkStore(tmp_path / "other") as other:
+        other.put_many({key(i): entry(i) for i in range(20, 24)})
+        execute(other, "UPDATE entries SET value = zeroblob(99) WHERE key = ?", key(21))
+        execute(other, "UPDATE entries SET last_used = 'x' WHERE key = ?", key(22))
+        report = store.merge(other)
+    assert (report.num_added, report.num_present, report.num_corrupt) == (2, 0, 2)
+    assert key(21) not in store
+
+
+def test_merging_keeps_the_limit_and_refuses_the_store_itself(store, tmp_path):
+    with ChunkStore(tmp_path / "small", max_bytes=1000) as small:
+        small.merge(store)
+        assert 0 < small.info().num_bytes <= 1000
+    with pytest.raises(E2LLMError, match="cannot be merged with itself"):
+        store.merge(ChunkStore(store.path))
+
+
 def test_more_keys_than_sqlite_takes_at_once(store):
     assert len(store.get_many([key(i) for i in range(5000)])) == 10
 

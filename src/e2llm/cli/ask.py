@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,18 +152,21 @@ def open_context(
 
 def read_documents(paths: list[str]) -> "list[Document]":
     """Read files and folders; `-` is standard input."""
-    from e2llm.inference.documents import load_documents, read_stream
+    return list(iter_sources(paths))
+
+
+def iter_sources(paths: list[str]) -> "Iterator[Document]":
+    """Read files and folders one document after the other; `-` is standard input."""
+    from e2llm.inference.documents import iter_documents, read_stream
     from e2llm.inference.folders import list_folder
 
-    documents = []
     for path in paths:
         if path == "-":
-            documents.append(read_stream(sys.stdin.buffer, "standard input"))
+            yield read_stream(sys.stdin.buffer, "standard input")
         else:
-            documents += load_documents([path])
+            yield from iter_documents([path])
             if os.path.isdir(path) and sys.stderr.isatty():
                 typer.echo(f"{path}: {list_folder(Path(path))}", err=True)
-    return documents
 
 
 def load_engine(model: str, device: str | None, store: str | None = None) -> "Engine":

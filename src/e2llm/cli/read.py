@@ -1,12 +1,17 @@
 """`e2llm read`: read files once and save the context."""
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, STORE_HELP, load_engine, read_documents
+from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, STORE_HELP, iter_sources, load_engine, read_documents
+
+if TYPE_CHECKING:
+    from e2llm.inference.context import Context
+    from e2llm.scale.corpus_reading import CorpusReport
 
 
 def read(
@@ -20,25 +25,52 @@ def read(
     ] = None,
     store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    on_ray: Annotated[
+        bool, typer.Option("--ray", help="Read with many worker processes, on Ray, into the store.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many; by default one per GPU, or one per 4 cores.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster, as host:port or auto; by default Ray runs here only.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Read files once, to be asked later: as a saved context (-o), into a store (--store), or both.
 
-    Example:
+    Examples:
         e2llm read examples/anne_of_green_gables.txt -o anne.e2llm
 
         e2llm ask anne.e2llm "Who is Anne's best friend?"
+
+        e2llm read library/ --store library.store --ray --workers 8
     """
     if output is None and store is None:
         raise typer.BadParameter("say where to keep what is read: -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
     refuse_other_file(output)
+    if on_ray:
+        if store is None:
+            raise typer.BadParameter("--ray fills a store; say which: --store DIR")
+        if device not in (None, "cpu", "cuda"):
+            raise typer.BadParameter(
+                f"with --ray, --device is cpu or cuda (a GPU for each worker), not {device}"
+            )
+        read_on_ray(files, output, model, store, workers, ray_address, device, chunk_size, as_json)
+        return
+    if workers is not None or ray_address is not None:
+        raise typer.BadParameter("--workers and --ray-address belong to --ray; add it")
     documents = read_documents(files)
     engine = load_engine(model, device, store)
     context = engine.read(documents, chunk_size_chars=chunk_size)
     if output is not None:
         context.save(output)
+    show_context(context, output, as_json)
+
+
+def show_context(context: "Context", output: Path | None, as_json: bool) -> None:
+    """Say what was read and where it is kept."""
     facts = {
         "documents": len(context.documents),
         "chunks": len(context),
@@ -55,6 +87,52 @@ def read(
     typer.echo(
         f"read {len(context.documents)} document(s), {context.num_tokens:,} tokens in {len(context):,} "
         f"chunks ({context.content.num_encoded:,} encoded now) in {context.read_seconds:.1f} s{where}"
+    )
+
+
+def read_on_ray(
+    files: list[str],
+    output: Path | None,
+    model: str,
+    store: str,
+    workers: int | None,
+    ray_address: str | None,
+    device: str | None,
+    chunk_size: int | None,
+    as_json: bool,
+) -> None:
+    """Fill a store with many workers; then, if a file is named, make the context from the store."""
+    from e2llm.scale.corpus_reading import read_corpus
+    from e2llm.store.chunk_store import ChunkStore
+
+    documents = None if output is None else read_documents(files)
+    with ChunkStore(store) as kept:
+        report = read_corpus(
+            iter_sources(files) if documents is None else documents,
+            model,
+            kept,
+            num_workers=workers,
+            address=ray_address,
+            device=device,
+            chunk_size_chars=chunk_size,
+        )
+    if output is not None and documents is not None:
+        load_engine(model, device, store).read(documents, chunk_size_chars=chunk_size).save(output)
+    show_report(report, output, as_json)
+
+
+def show_report(report: "CorpusReport", output: Path | None, as_json: bool) -> None:
+    """Say what the workers read."""
+    size = None if output is None else output.stat().st_size
+    if as_json:
+        saved = {"saved_to": None if output is None else str(output), "bytes": size}
+        typer.echo(json.dumps({**dataclasses.asdict(report), **saved}, indent=2))
+        return
+    where = "" if size is None else f"; saved to {output} ({size / 1e6:,.1f} MB)"
+    typer.echo(
+        f"read {report.documents:,} document(s), {report.chunks:,} chunks, "
+        f"{report.distinct_chunks:,} different ({report.already_there:,} were there, {report.read:,} read by "
+        f"{report.workers} worker(s)), in {report.seconds:.1f} s{where}"
     )
 
 

@@ -76,6 +76,12 @@ class Splitting:
     overlap_chars: int
     kind: str
 
+    @classmethod
+    def of(cls, processor: E2LLMProcessor, chunk_size_chars: int | None = None) -> "Splitting":
+        """As a processor splits, with chunks of another size if one is given."""
+        size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
+        return cls(size, processor.overlap_chars, processor.chunk_kind)
+
 
 def read_content(
     documents: Sequence[Document],
@@ -102,10 +108,7 @@ def read_content(
         E2LLMError: If there is no text.
     """
     with lock or nullcontext():
-        documents = [
-            replace(item, heading=reader.processor.fit_heading(item.heading)) if item.heading else item
-            for item in documents
-        ]
+        documents = [_fit_heading(item, reader.processor) for item in documents]
     rows = {text: row for row, text in enumerate(known.texts)} if known is not None else {}
     chunks: list[Chunk] = []
     owners: list[int] = []
@@ -118,7 +121,7 @@ def read_content(
         raise E2LLMError("the context is empty; give a text to read")
     texts = [documents[owner].heading + chunk.text for chunk, owner in zip(chunks, owners, strict=True)]
     unknown = list(dict.fromkeys(text for text in texts if text not in rows))
-    fresh, num_encoded = _look_up_or_read(unknown, reader, store, progress)
+    fresh, num_encoded = look_up_or_read(unknown, reader, store, progress)
     places = {text: place for place, text in enumerate(unknown)}
     read = _gather(texts, rows, known, places, fresh, reader)
     with lock or nullcontext():
@@ -140,6 +143,19 @@ def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:
         batch = texts[start : start + _COUNT_BATCH]
         counts.update(zip(batch, map(len, processor.encode_all(batch)), strict=True))
     return counts
+
+
+def chunk_texts(document: Document, splitting: Splitting, processor: E2LLMProcessor) -> list[str]:
+    """What the encoder reads of each chunk of a document, split as `read_content` splits it."""
+    document = _fit_heading(document, processor)
+    return [document.heading + chunk.text for chunk in _split(document, splitting, processor, {})]
+
+
+def _fit_heading(document: Document, processor: E2LLMProcessor) -> Document:
+    """The document with a heading that leaves room for text in a chunk."""
+    return (
+        replace(document, heading=processor.fit_heading(document.heading)) if document.heading else document
+    )
 
 
 def _split(
@@ -168,10 +184,17 @@ def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: 
     return [text for text in repeated if text]
 
 
-def _look_up_or_read(
+def look_up_or_read(
     texts: list[str], reader: ChunkReader, store: ChunkStore | None, progress: bool | None
 ) -> tuple[ReadChunks, int]:
-    """Soft tokens and vectors of different texts, and how many were read by the encoder."""
+    """Soft tokens and vectors of different texts, and how many were read by the encoder.
+
+    Args:
+        texts: C texts that each fit the encoder.
+        reader: Reads the texts that the store lacks.
+        store: Where read texts are looked up and kept.
+        progress: Show a bar; by default on a terminal when there is much to read.
+    """
     if store is None or not texts:
         return reader.read(texts, progress=progress), len(texts)
     fingerprint = reader.fingerprint

@@ -1,6 +1,6 @@
 """Documents: the files and folders that a user asks about, read as text with errors that name them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -42,7 +42,11 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
         FileNotFoundError: If a path is empty or does not exist.
         E2LLMError: If a file is empty, binary or not UTF-8, or a folder holds no text file.
     """
-    documents: list[Document] = []
+    return list(iter_documents(paths))
+
+
+def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
+    """What `load_documents` reads, one document at a time in memory."""
     for item in paths:
         if not fspath(item):  # Path("") is the current folder
             raise FileNotFoundError("the name of a file or folder is empty")
@@ -50,26 +54,23 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
         if path.is_dir():
-            documents += _load_folder(path)
+            yield from _iter_folder(path)
             continue
         text = read_text(path)
         if not text.strip():
             raise E2LLMError(f"{path}: the file is empty; there is nothing to read")
-        documents.append(_document(path, path.name, text) if is_code(path) else Document(str(path), text))
-    return documents
+        yield _document(path, path.name, text) if is_code(path) else Document(str(path), text)
 
 
-def _load_folder(folder: Path) -> list[Document]:
+def _iter_folder(folder: Path) -> Iterator[Document]:
     listing = list_folder(folder)
     if not listing.files:
         raise E2LLMError(f"{folder}: the folder holds no text to read: {listing}; name files instead")
     has_code = any(is_code(file) for file in listing.files)
-    documents = []
     for file in listing.files:
         name = file.relative_to(folder).as_posix()
         text = read_text(file)
-        documents.append(_document(file, name, text) if has_code else Document(str(file), text))
-    return documents
+        yield _document(file, name, text) if has_code else Document(str(file), text)
 
 
 def _document(file: Path, name: str, text: str) -> Document:

@@ -136,7 +136,7 @@ class Engine:
         """
         started = time.perf_counter()
         store = self.store if store is None else store
-        splitting = self._splitting(chunk_size_chars)
+        splitting = Splitting.of(self.processor, chunk_size_chars)
         content = read_content(
             self.documents(source),
             splitting,
@@ -150,12 +150,7 @@ class Engine:
     def new_context(self) -> Context:
         """A context without documents yet, to be appended to."""
         content = Content((), [], [], [], 0, self.reader.empty(0))
-        return self.bind(content, self._splitting(None), 0.0)
-
-    def _splitting(self, chunk_size_chars: int | None) -> Splitting:
-        processor = self.processor
-        size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
-        return Splitting(size, processor.overlap_chars, processor.chunk_kind)
+        return self.bind(content, Splitting.of(self.processor), 0.0)
 
     def bind(
         self, content: Content, splitting: Splitting, read_seconds: float, *, store: ChunkStore | None = None

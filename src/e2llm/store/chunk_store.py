@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -22,53 +21,18 @@ import torch
 
 from e2llm.errors import E2LLMError
 from e2llm.store.entry import decode_entry, encode_entry
+from e2llm.store.reports import MergeReport, StoreInfo, VerifyReport
 
 FORMAT = 1
 FILE_NAME = "store.sqlite"
 
 _BATCH = 500  # sqlite takes at least 999 variables
+_MERGE_BATCH = 100
 _MAX_ENTRY_BYTES = 2**26
 _WAIT_SECONDS = 60.0
 # When an entry was last used is noted to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
 _PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to make room
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """What a store holds.
-
-    Attributes:
-        path: Its folder.
-        num_entries: Encoded chunks.
-        num_bytes: Size of the entries.
-        file_bytes: Size of its files on disk.
-        max_bytes: Limit on the entries' size; None for none.
-        last_used: Seconds since 1970 at which the least and the most recently used entry was used, to the
-            hour; None for an empty store.
-    """
-
-    path: str
-    num_entries: int
-    num_bytes: int
-    file_bytes: int
-    max_bytes: int | None
-    last_used: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What a check of all entries found.
-
-    Attributes:
-        num_checked: Entries read.
-        num_corrupt: Entries that are damaged.
-        num_removed: Damaged entries that were removed, to be read again when they are next needed.
-    """
-
-    num_checked: int
-    num_corrupt: int
-    num_removed: int
 
 
 class ChunkStore:
@@ -162,15 +126,51 @@ class ChunkStore:
                 raise E2LLMError(f"a key must have 32 bytes, got {len(key)}")
             value = encode_entry(key, tensors)
             rows.append((key, value, len(value), now))
-        if not rows:
-            return
+        if rows:
+            self._insert(rows)
+
+    def merge(self, other: "ChunkStore") -> MergeReport:
+        """Take over the entries of another store, each after a check; those that are there stay as they are.
+
+        Args:
+            other: Stays as it is.
+
+        Raises:
+            E2LLMError: If both are the same store, one of them cannot be used, or the disk is full.
+        """
+        if self.path.resolve() == other.path.resolve():
+            raise E2LLMError(f"{self.path}: a store cannot be merged with itself; name another one")
+        num_added = num_present = num_corrupt = last = 0
+        while True:
+            with other._session() as connection:
+                rows = connection.execute(
+                    "SELECT key, value, length(value), last_used, id FROM entries WHERE id > ? "
+                    "ORDER BY id LIMIT ?",
+                    (last, _MERGE_BATCH),
+                ).fetchall()
+            if not rows:
+                return MergeReport(num_added, num_present, num_corrupt)
+            last = rows[-1][-1]
+            intact = [
+                row[:4] for row in rows if type(row[3]) is int and decode_entry(row[0], row[1]) is not None
+            ]
+            added = self._insert(intact)
+            num_added += added
+            num_present += len(intact) - added
+            num_corrupt += len(rows) - len(intact)
+
+    def _insert(self, rows: list[tuple[bytes, bytes, int, int]]) -> int:
+        """Keep rows of key, value, size and time of last use; returns how many were not there."""
         with self._session() as connection:
+            before = connection.total_changes
             with _transaction(connection):
                 connection.executemany(
                     "INSERT OR IGNORE INTO entries (key, value, size, last_used) VALUES (?, ?, ?, ?)", rows
                 )
+            num_added = connection.total_changes - before
             if self.max_bytes is not None and _total_bytes(connection) > self.max_bytes:
                 self._evict(connection, int(self.max_bytes * _PRUNE_FRACTION))
+        return num_added
 
     def __len__(self) -> int:
         with self._session() as connection:

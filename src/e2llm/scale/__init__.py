@@ -1,0 +1,1 @@
+"""Reading at scale: one corpus, many workers."""
