@@ -71,4 +71,6 @@ def test_two_processes_train_as_one_of_the_same_batch(recipe_of, tmp_path, paral
     ours, theirs = weights(alone.folder), weights(two.folder / "final")
     assert set(ours) == set(theirs)
     for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=3e-6, msg=name)
+        # Attention does not feel a bias of its keys: the gradient is rounding, which Adam blows up.
+        tolerance = 1e-4 if name == "adapter.key_projection.bias" else 3e-6
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=tolerance, msg=name)

@@ -376,9 +376,9 @@ class Recipe(Section):
         }
         if names := [key for key, is_set in unequal.items() if is_set]:
             raise ValueError(
-                f"{', '.join(names)} does not go with train.parallel: {self.train.parallel}: processes gather "
-                "the encoder's weights together, and would make unequal numbers of passes; leave it out, or "
-                "set train.parallel: ddp or zero2"
+                f"{', '.join(names)} does not go with train.parallel: {self.train.parallel}: processes "
+                "gather the encoder's weights together, and would make unequal numbers of passes; leave it "
+                "out, or set train.parallel: ddp or zero2"
             )
 
     @property
