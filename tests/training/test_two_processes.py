@@ -1,20 +1,25 @@
-"""Two processes on the CPU: the same gradient, the same weights."""
+"""Two processes on the CPU: the same gradient, the same weights, whatever they share out."""
 
 import csv
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
 import yaml
-from small_parts import weights
+from small_parts import save_encoder, weights
 
 from e2llm.training.run import train
 
 ROOT = Path(__file__).parents[2]
-KEYS = ("loss", "grad_norm", "reasoning_loss")
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None or which("g++") is None or which("ninja") is None,
+    reason="DeepSpeed on a CPU needs its package, g++ and ninja",
+)
 
 
 def logged(folder):
@@ -28,17 +33,28 @@ def logged(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_samples_train_as_one_of_four(recipe_of, tmp_path):
-    steps = {
-        "steps": 2,
-        "evaluate_every_steps": 2,
-        "save_every_steps": 2,
-        "num_threads": 1,
-        "max_grad_norm": 1e9,
+@pytest.mark.parametrize(
+    "parallel",
+    ["ddp", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)],
+)
+def test_two_processes_train_as_one_of_the_same_batch(recipe_of, tmp_path, parallel):
+    steady = save_encoder(tmp_path / "steady", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    steps = {"steps": 2, "evaluate_every_steps": 2, "save_every_steps": 2, "learning_rate": 1e-4}
+    texts = {"path": "texts.jsonl", "objectives": ["language", "understanding"]}
+    parts = {
+        "encoder": {"source": steady, "mode": "lora", "batch_tokens": 100},
+        "objectives": {
+            "language": {"fraction": 0.4, "sequence_tokens": 24},  # batches without a chunk
+            "understanding": {"fraction": 0.3},
+        },
+        "data": {"train": [{"path": "questions.jsonl"}, texts]},
     }
-    one = recipe_of(output="one", train={**steps, "batch_size": 4, "learning_rate": 1e-4})
+    settings = {**steps, "num_threads": 1, "max_grad_norm": 1e9}
+    one = recipe_of(output="one", train={**settings, "batch_size": 4}, **parts)
     alone = train(one)
-    two = recipe_of(output="two", train={**steps, "batch_size": 2, "learning_rate": 1e-4})
+    share = {"batch_size": 1, "gradient_accumulation": 2, "parallel": parallel}
+    two = recipe_of(output="two", train={**settings, **share}, **parts)
+    assert alone.first_losses.keys() == {"language_loss", "understanding_loss", "reasoning_loss"}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(two.model_dump(exclude_none=True)))
     done = subprocess.run(
         [
@@ -55,4 +71,6 @@ def test_two_processes_of_two_samples_train_as_one_of_four(recipe_of, tmp_path):
     ours, theirs = weights(alone.folder), weights(two.folder / "final")
     assert set(ours) == set(theirs)
     for name, value in ours.items():
-        torch.testing.assert_close(value, theirs[name], rtol=0, atol=3e-6, msg=name)
+        # Attention does not feel a bias of its keys: the gradient is rounding, which Adam blows up.
+        tolerance = 1e-4 if name == "adapter.key_projection.bias" else 3e-6
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=tolerance, msg=name)

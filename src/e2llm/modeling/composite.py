@@ -5,6 +5,7 @@ chunk, L decoder tokens, D decoder embedding width.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,6 +63,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
                 module._is_hf_initialized = True
         self.part_sources: dict[str, PartSource] = {}
         self.unchecked_encoder_tokens = 0
+        # Set where weights are sharded: from this process's number of encoder passes to that of all.
+        self.agree_on_passes: Callable[[int], int] | None = None
         self.post_init()
         self.generation_config = self.language_model.generation_config
 
@@ -153,6 +156,9 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         pass and of what is kept; if it is frozen, the token states alone are kept. The gradients equal the
         plain ones.
 
+        A sharded model's weights are gathered by all processes at once, so that all must make the same number
+        of passes: `agree_on_passes` says which, and those that are missing read one token and count zero.
+
         Args:
             chunk_input_ids: `[C, T]` encoder token ids, right-padded.
             chunk_attention_mask: `[C, T]`, nonzero for real tokens; every chunk has at least one.
@@ -177,29 +183,42 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         def read(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return self.adapt(self.encode_states(ids, mask), mask, num_soft_tokens)
 
-        pieces, order, num_tokens = [], [], 0
-        for rows, length in plan_passes(chunk_attention_mask, self.config.encoder_batch_tokens):
-            if length > limit:
-                raise E2LLMError(f"a chunk has {length} encoder tokens, the encoder reads {limit}; split it")
-            ids, mask = chunk_input_ids[rows, :length], chunk_attention_mask[rows, :length]
-            order.append(rows)
-            num_tokens += ids.numel()
-            if trains_encoder and num_tokens <= self.unchecked_encoder_tokens:
-                pieces.append(read(ids, mask))
-                continue
+        def read_pass(ids: torch.Tensor, mask: torch.Tensor, keeps: bool = False) -> torch.Tensor:
+            soft_tokens: torch.Tensor
+            if trains_encoder and keeps:
+                return read(ids, mask)
             if trains_encoder:
-                pieces.append(checkpoint(read, ids, mask, use_reentrant=False))
-                continue
+                soft_tokens = checkpoint(read, ids, mask, use_reentrant=False)
+                return soft_tokens
             with torch.no_grad():
                 states = self.encode_states(ids, mask)
-            if has_gradients:
-                pieces.append(checkpoint(self.adapt, states, mask, num_soft_tokens, use_reentrant=False))
-            else:
-                pieces.append(self.adapt(states, mask, num_soft_tokens))
-        if not pieces:
-            weight = self.get_input_embeddings().weight
-            return torch.zeros(0, num_soft_tokens, weight.shape[1], dtype=weight.dtype, device=weight.device)
-        return torch.cat(pieces)[torch.argsort(torch.cat(order))]
+            if not has_gradients:
+                return self.adapt(states, mask, num_soft_tokens)
+            soft_tokens = checkpoint(self.adapt, states, mask, num_soft_tokens, use_reentrant=False)
+            return soft_tokens
+
+        passes = list(plan_passes(chunk_attention_mask, self.config.encoder_batch_tokens))
+        if passes and passes[0][1] > limit:
+            raise E2LLMError(
+                f"a chunk has {passes[0][1]} encoder tokens, the encoder reads {limit}; split it"
+            )
+        num_missing = self._missing_passes(len(passes))  # before the first: all must ask at the same place
+        pieces, order, num_tokens = [], [], 0
+        for rows, length in passes:
+            ids, mask = chunk_input_ids[rows, :length], chunk_attention_mask[rows, :length]
+            num_tokens += ids.numel()
+            pieces.append(read_pass(ids, mask, num_tokens <= self.unchecked_encoder_tokens))
+            order.append(rows)
+        if pieces:
+            soft_tokens = torch.cat(pieces)[torch.argsort(torch.cat(order))]
+        else:
+            embeddings = self.get_input_embeddings()  # its weight may be sharded, to no size at all
+            like = embeddings.weight.new_zeros(())
+            soft_tokens = like.expand(0, num_soft_tokens, embeddings.embedding_dim)
+        for _ in range(num_missing):
+            token = chunk_input_ids.new_zeros((1, 1))
+            soft_tokens = soft_tokens + 0 * read_pass(token, torch.ones_like(token)).sum()
+        return soft_tokens
 
     def _encode_sampled(
         self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, gradient_mask: torch.Tensor
@@ -259,7 +278,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         num_chunks = 0 if not chunks else len(chunks[0] if chunk_index is None else chunk_index)
         num_soft_tokens = soft_tokens_per_chunk(is_placeholder, num_chunks)
         if num_soft_tokens == 0:
-            return embeds + 0 * self._dummy_chunk(embeds) if self.training else embeds
+            takes_part = self.training or self.agree_on_passes is not None
+            return embeds + 0 * self._dummy_chunk(embeds) if takes_part else embeds
         self.check_num_soft_tokens(num_soft_tokens)
         if chunk_embeds is not None:
             if chunk_embeds.shape[1] < num_soft_tokens:
@@ -297,6 +317,10 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
                 f"the input has {num_positions} positions, the decoder's window has {window}: "
                 f"{num_positions - window} too many; use fewer soft tokens per chunk or a shorter context"
             )
+
+    def _missing_passes(self, num_passes: int) -> int:
+        """How many passes of the encoder this process makes for the sake of the others alone."""
+        return self.agree_on_passes(num_passes) - num_passes if self.agree_on_passes is not None else 0
 
     def _dummy_chunk(self, embeds: torch.Tensor) -> torch.Tensor:
         """Sum of the soft tokens of a one-token chunk: so a batch without chunks uses every parameter too."""

@@ -274,6 +274,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         if kwargs.get("pad_token_id") is None and self.generation_config.pad_token_id is None:
             kwargs["pad_token_id"] = self._first_end(kwargs)
         was_training = self.training
+        agree, self.agree_on_passes = self.agree_on_passes, None  # one process may generate by itself
         self.eval()
         try:
             if inputs_embeds is None:
@@ -282,6 +283,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs
             )
         finally:
+            self.agree_on_passes = agree
             self.train(was_training)
 
     def _first_end(self, kwargs: dict[str, Any]) -> int | None:

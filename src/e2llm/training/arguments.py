@@ -1,18 +1,21 @@
 """A recipe in transformers' words, and in which precision a device computes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from transformers import TrainingArguments
 
 from e2llm.errors import E2LLMError
+from e2llm.training.parallel import keep_losses_in_float32, parallel_arguments
 from e2llm.training.samples import OBJECTIVES
 from e2llm.training.schema import Recipe
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-def training_arguments(recipe: Recipe, metric: str | None) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, metric: str | None, layer_classes: Sequence[str] = ()
+) -> TrainingArguments:
     """The arguments of transformers' Trainer.
 
     Activation checkpointing is left to `e2llm.training.build`; its name here differs between versions.
@@ -20,6 +23,7 @@ def training_arguments(recipe: Recipe, metric: str | None) -> TrainingArguments:
     Args:
         recipe: The resolved recipe.
         metric: What the best checkpoint is chosen by; None for a run without evaluation.
+        layer_classes: Names of the layer classes that sharding gathers as a whole.
     """
     train = recipe.train
     precision = resolve_precision(train.precision)
@@ -59,7 +63,9 @@ def training_arguments(recipe: Recipe, metric: str | None) -> TrainingArguments:
         disable_tqdm=True,
         average_tokens_across_devices=False,
         ddp_find_unused_parameters=False,  # the model uses every parameter, also for a batch without chunks
+        **parallel_arguments(train.parallel, layer_classes),
     )
+    keep_losses_in_float32(arguments)
     if arguments.n_gpu > 1:
         # Several GPUs in one process would mean DataParallel, which cuts the flat chunks of a batch apart.
         arguments._n_gpu = 1

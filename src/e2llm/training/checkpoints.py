@@ -67,7 +67,7 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
         CheckpointError: If a tensor that trains is missing, or one is unknown or of another shape.
     """
     folder = Path(folder)
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     base = {name.replace(".base_layer.", "."): item for name, item in state.items() if ".lora_" not in name}
     files = [(file, base) for file in sorted(folder.glob("model*.safetensors"))]
     for part, module in PART_MODULES.items():
@@ -81,12 +81,25 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
     filled = set()
     for file, targets in files:
         for key, value in load_file(file).items():
+            if key in targets and value.dim() == 0 and targets[key].shape == (1,):
+                value = value.reshape(1)  # FSDP2 shards no single number without a dimension
             if key not in targets or targets[key].shape != value.shape:
                 raise CheckpointError(
                     f"{file}: {key} is not in the model, or of another shape; is it of this run?"
                 )
-            targets[key].copy_(value)
-            filled.add(targets[key].data_ptr())
+            copy_into(targets[key], value)
+            filled.add(id(targets[key]))
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.data_ptr() not in filled:
+        if parameter.requires_grad and id(parameter) not in filled:
             raise CheckpointError(f"{folder}: holds no {name}, which trains; is it of this run?")
+
+
+def copy_into(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole tensor into a parameter, or this process's share of it into a sharded one."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(target, DTensor):
+        value = value.to(device=target.device, dtype=target.dtype)
+        target.copy_(distribute_tensor(value, target.device_mesh, target.placements))
+    else:
+        target.copy_(value)

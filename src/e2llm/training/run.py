@@ -17,6 +17,7 @@ from e2llm.training.build import build, compile_layers, set_modes
 from e2llm.training.checkpoints import last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, say
 from e2llm.training.health import check_room, checkpoint_bytes
+from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.provenance import changes_since_start, write_provenance
 from e2llm.training.recipe import FINAL_FOLDER
 from e2llm.training.samples import SampleSet, Source, hold_out, load_sources
@@ -76,7 +77,9 @@ def train(recipe: Recipe, *, resume: bool = False) -> TrainResult:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         console.close()
-    return finish(recipe, trainer)
+    result = finish(recipe, trainer)
+    leave_engines()
+    return result
 
 
 def prepare(recipe: Recipe) -> E2LLMTrainer:
@@ -104,7 +107,7 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         )
     window = getattr(model.config.text_config, "max_position_embeddings", None)
     eval_sets = evaluation_sets(validation, recipe, processor, window)
-    arguments = training_arguments(recipe, best_metric(eval_sets))
+    arguments = training_arguments(recipe, best_metric(eval_sets), layer_class_names(model))
     group = recipe.train.batch_size * recipe.train.gradient_accumulation * arguments.world_size
     train_set = SampleSet(
         sources, recipe, processor, recipe.train.steps * group, group_size=group, window=window
@@ -125,9 +128,11 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     final = recipe.folder / FINAL_FOLDER
     state = trainer.state
     result = summarize_log(final, state.log_history, state.global_step, state.best_global_step)
+    state_dict = gathered_state_dict(trainer)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(final, max_shard_size="15MB" if recipe.decoder.new else "5GB")
+        shard_size = "15MB" if recipe.decoder.new else "5GB"
+        model.save_pretrained(final, max_shard_size=shard_size, state_dict=state_dict)
         trainer.processor.save_pretrained(final)
         write_atomically(recipe.folder / "result.json", result_json(result))
     trainer.accelerator.wait_for_everyone()

@@ -4,7 +4,7 @@ The docstrings below the fields become the tables of docs/training.md.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -277,6 +277,8 @@ class TrainSection(Section):
     """Autocast precision; auto takes bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)."""
     gradient_checkpointing: bool = False
     """Recompute the decoder's activations in the backward pass: less memory, more time."""
+    parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """What several GPUs share out: the data; weights, too (fsdp2, zero3); optimizer state (zero2)."""
     cache_encoder_states_mb: int = Field(default=0, ge=0)
     """Memory for token states of a frozen encoder, so that a chunk seen again is not encoded again."""
     encoder_state_store: str | None = None
@@ -349,6 +351,8 @@ class Recipe(Section):
         }
         for key in (key for key, value in keeps.items() if value and self.encoder.mode != "frozen"):
             raise ValueError(f"{key} works for a frozen encoder only, got encoder.mode: {self.encoder.mode}")
+        if self.train.parallel in ("fsdp2", "zero3"):
+            self._check_sharded(keeps)
         if self.encoder.mode == "frozen" and (
             self.encoder.backward_fraction < 1 or self.encoder.unchecked_tokens
         ):
@@ -362,6 +366,20 @@ class Recipe(Section):
                 f"{self.adapter.max_soft_tokens}; raise the one or lower the other"
             )
         return self
+
+    def _check_sharded(self, keeps: dict[str, Any]) -> None:
+        """Refuse what has processes read unequal numbers of passes, and so wait for each other for ever."""
+        unequal = {
+            **{key: bool(value) for key, value in keeps.items()},
+            "encoder.backward_fraction": self.encoder.backward_fraction < 1,
+            "encoder.unchecked_tokens": bool(self.encoder.unchecked_tokens),
+        }
+        if names := [key for key, is_set in unequal.items() if is_set]:
+            raise ValueError(
+                f"{', '.join(names)} does not go with train.parallel: {self.train.parallel}: processes "
+                "gather the encoder's weights together, and would make unequal numbers of passes; leave it "
+                "out, or set train.parallel: ddp or zero2"
+            )
 
     @property
     def folder(self) -> Path:

@@ -22,6 +22,7 @@ from e2llm.training.collator import SampleCollator
 from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
 from e2llm.training.health import check_room, checkpoint_bytes, memory_bytes, save_batches
+from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import Recipe
 from e2llm.training.state_cache import EncoderStates
@@ -73,12 +74,17 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.encoder_states = self._new_encoder_states(model)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
+        self.scalars = flatten_scalars(model) if recipe.train.parallel != "ddp" else frozenset()
+        shards = recipe.train.parallel in SHARDED_WEIGHTS and arguments.world_size > 1
+        model.agree_on_passes = largest_of_all if shards else None
 
     def _new_encoder_states(self, model: E2LLMForConditionalGeneration) -> EncoderStates | None:
         """What reads for a frozen encoder, where it remembers, or reads faster: with the threads of a CPU."""
         train = self.recipe.train
         keeps = bool(train.cache_encoder_states_mb or train.encoder_state_store)
         if self.recipe.encoder.mode != "frozen" or not (keeps or self.args.device.type == "cpu"):
+            return None
+        if train.parallel in SHARDED_WEIGHTS:  # all processes read together, in the model's own passes
             return None
         return EncoderStates(
             model,
@@ -220,11 +226,13 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the model as a checkpoint that `from_pretrained` loads."""
+        """Save the model as a checkpoint that `from_pretrained` loads; `state_dict` if it is sharded."""
         if not self.args.should_save:  # in newer transformers every process comes here
             return
         folder = output_dir or self.args.output_dir
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        model = self.accelerator.unwrap_model(self.model)
+        state_dict = state_dict and as_saved(model, state_dict, self.scalars)
+        model.save_pretrained(folder, state_dict=state_dict)
         self.processor.save_pretrained(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -259,6 +267,9 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:  # it saves and loads weights with its optimizer's
+            super()._load_best_model()
+            return
         load_weights(self.model, self.state.best_model_checkpoint)
 
 
