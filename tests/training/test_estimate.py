@@ -44,9 +44,7 @@ def batch_of(processor, chunks=6, soft_tokens=2):
 
 
 @pytest.mark.parametrize(("read_by", "answered_by"), MODES)
-def test_weights_gradients_and_optimizer_states_are_those_of_the_real_objects(
-    recipe_of, read_by, answered_by
-):
+def test_weights_gradients_and_moments_are_those_of_the_real_objects(recipe_of, read_by, answered_by):
     recipe = recipe_of(encoder={"mode": read_by}, decoder={"mode": answered_by, "dtype": "bfloat16"})
     model, processor = real_model(recipe)
     optimizer = one_step(model, batch_of(processor)[0])

@@ -43,5 +43,5 @@ def test_a_local_folder_comes_before_the_table(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["someone/unknown-7b", "./nowhere"])
 def test_an_unknown_model_is_an_error_that_asks_for_a_folder(name):
-    with pytest.raises(E2LLMError, match="--set decoder.source=FOLDER"):
+    with pytest.raises(E2LLMError, match=r"--set decoder\.source=FOLDER"):
         part_config("decoder", name)

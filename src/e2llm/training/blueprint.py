@@ -1,7 +1,7 @@
 """The model of a recipe in its real size, without its weights: every tensor lies on torch's `meta` device.
 
-Everything that a run does to its model before the first step is done to this one, too, so that what trains, and
-in which precision it is held, is read off the real classes.
+Everything that a run does to its model before the first step is done to this one, too, so that what trains,
+and in which precision it is held, is read off the real classes.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ def matrices(part: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def quantized_matrices(recipe: Recipe, model: E2LLMForConditionalGeneration) -> set[str]:
-    """Names of the decoder's matrices that `decoder.quantization` holds in 4 bits: all but LoRA and the head."""
+    """Names of the decoder's matrices that `decoder.quantization` holds in 4 bits: not LoRA, not the head."""
     if recipe.decoder.quantization == "none":
         return set()
     head = model.language_model.get_output_embeddings()

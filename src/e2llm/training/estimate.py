@@ -1,9 +1,9 @@
 """Memory, time and cost of a run on paper, from the real-size model that `blueprint.draw` makes.
 
-Shapes: B samples per forward pass, L decoder positions, D decoder width, F feed-forward width, G width of keys
-(heads that hold keys times head size), C chunks, T encoder tokens per chunk, E encoder width, V vocabulary.
-What is exact: weights, gradients, optimizer states. What is a formula: activations, floating-point operations.
-What is guessed: `sample_sizes.Assumptions` and prices.
+Shapes: B samples per forward pass, L decoder positions, D decoder width, F feed-forward width, C chunks,
+T encoder tokens per chunk, E encoder width, V vocabulary. "Keys" is the number of heads that hold keys times
+their size. Exact: weights, gradients, optimizer states. By formula: activations, floating-point operations.
+Guessed: `sample_sizes.Assumptions` and prices.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from e2llm.training.schema import Recipe
 GIB = 2**30
 _NF4_BLOCK, _NF4_GROUP = 64, 256
 _NF4_TABLES = 4 * (16 + 256 + 1)  # the 16 values of nf4, the 256 of its constants, their mean; float32
-# Bytes that autograd keeps per layer and position, as (a, b, c) of a*width + b*keys + c*feed-forward, counted on
-# Qwen2 and BERT layers with LoRA and without (the larger), attention in its fused form; dropout not counted.
+# Bytes that autograd keeps per layer and position, as (a, b, c) of a*width + b*keys + c*feed-forward, counted
+# on Qwen2 and BERT layers with LoRA and without (the larger), attention in its fused form; dropout not counted.
 _DECODER_BYTES = {"half": (25, 4, 8), "mixed": (32, 6, 11), "float32": (32, 8, 16)}
 _ENCODER_BYTES = {"half": (32, 0, 6), "mixed": (32, 0, 6), "float32": (40, 0, 8)}
 
@@ -170,10 +170,10 @@ def activation_memory(
 ) -> dict[str, float]:
     """Bytes that the longest sample adds, batch_size times.
 
-    Decoder: `B*L*layers*layer_bytes`, or with checkpointing `B*L*(layers*D*itemsize + layer_bytes)`: the
-    input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens` through all of its
-    layers if it trains, else the token states `[C, T, E]` in float32 and one layer. Adapter: keys and values of
-    one pass. Logits: those of the labelled positions in half precision and float32, each with its gradient.
+    Decoder: `B*L*layers*layer_bytes`, or with checkpointing `B*L*(layers*D*itemsize + layer_bytes)`:
+    the input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens` through all of
+    its layers if it trains, else the token states `[C, T, E]` in float32 and one layer. Adapter: keys and
+    values of one pass. Logits: those of the labelled positions in half precision and float32, each with its gradient.
     """
     train = recipe.train
     text, encoder = model.config.text_config, model.config.encoder_config
@@ -262,7 +262,7 @@ def _attention_flops(config: Any, length: float) -> float:
     """Forward operations of all layers' attention over one sequence: scores and their sums."""
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * head_size
-    return 4.0 * length * length * width * float(config.num_hidden_layers)
+    return 4.0 * length * length * float(width * config.num_hidden_layers)
 
 
 def _adapter_flops(model: E2LLMForConditionalGeneration, sample: SampleSize) -> float:

@@ -1,4 +1,4 @@
-"""How long a recipe's samples are, on paper: the longest, which memory must hold, and the mean, which takes time.
+"""Lengths of a recipe's samples on paper: the longest, which memory must hold; the mean, which takes time.
 
 Lengths in tokens are guessed from characters; nothing is tokenized.
 """
