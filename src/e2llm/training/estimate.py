@@ -22,7 +22,7 @@ GIB = 2**30
 _NF4_BLOCK, _NF4_GROUP = 64, 256
 _NF4_TABLES = 4 * (16 + 256 + 1)  # the 16 values of nf4, the 256 of its constants, their mean; float32
 # Bytes that autograd keeps per layer and position, as (a, b, c) of a*width + b*keys + c*feed-forward, counted
-# on Qwen2 and BERT layers with LoRA and without (the larger), attention in its fused form; dropout not counted.
+# on Qwen2 and BERT layers with and without LoRA (the larger), with fused attention and without dropout.
 _DECODER_BYTES = {"half": (25, 4, 8), "mixed": (32, 6, 11), "float32": (32, 8, 16)}
 _ENCODER_BYTES = {"half": (32, 0, 6), "mixed": (32, 0, 6), "float32": (40, 0, 8)}
 
@@ -171,9 +171,10 @@ def activation_memory(
     """Bytes that the longest sample adds, batch_size times.
 
     Decoder: `B*L*layers*layer_bytes`, or with checkpointing `B*L*(layers*D*itemsize + layer_bytes)`:
-    the input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens` through all of
-    its layers if it trains, else the token states `[C, T, E]` in float32 and one layer. Adapter: keys and
-    values of one pass. Logits: those of the labelled positions in half precision and float32, each with its gradient.
+    the input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens`
+    through all of its layers if it trains, else the token states `[C, T, E]` in float32 and one layer.
+    Adapter: keys and values of one pass. Logits: those of the labelled positions in half precision and
+    float32, each with its gradient.
     """
     train = recipe.train
     text, encoder = model.config.text_config, model.config.encoder_config
