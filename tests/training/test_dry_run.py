@@ -94,7 +94,7 @@ def test_a_gradient_that_does_not_arrive_is_an_error(recipe_of, monkeypatch):
 
     whole = AttentionPoolingAdapter.forward
     monkeypatch.setattr(AttentionPoolingAdapter, "forward", lambda *inputs: whole(*inputs).detach())
-    with pytest.raises(E2LLMError, match="no gradient reaches adapter.queries, which trains"):
+    with pytest.raises(E2LLMError, match=r"no gradient reaches adapter\.queries, which trains"):
         dry.dry_run([recipe_of()])
 
 

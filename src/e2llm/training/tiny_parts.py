@@ -130,6 +130,8 @@ def tiny_config(config: Any, width: int, vocabulary: int, window: int) -> Any:
         "embedding_size": width,
         "word_embed_proj_dim": width,
         "intermediate_size": 2 * width,
+        "ffn_dim": 2 * width,
+        "hidden_dim": 2 * width,
         "num_hidden_layers": _LAYERS,
         "num_attention_heads": _HEADS,
         "num_key_value_heads": 2 if groups > 1 else _HEADS,
