@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,6 +10,8 @@ from e2llm.training.blueprint import draw
 from e2llm.training.build import build, set_modes
 from e2llm.training.collator import SampleCollator
 from e2llm.training.devices import DEVICES, find_device
+from e2llm.training.estimate_report import insert
+from e2llm.training.recipe import load_recipe, validate
 from e2llm.training.sample_sizes import Assumptions, SampleSize, longest_samples
 from e2llm.training.samples import Sample
 
@@ -31,7 +35,12 @@ def one_step(model, batch):
 
 def batch_of(processor, chunks=6, soft_tokens=2):
     """One question over chunks of equal length, and its size."""
-    layout = processor.lay_out(["x" * 62] * chunks, "Which boat?", "It is 1007.", num_soft_tokens=soft_tokens)
+    layout = processor.lay_out(
+        [f"{n:02}" + "x" * 60 for n in range(chunks)],
+        "Which boat?",
+        "It is 1007.",
+        num_soft_tokens=soft_tokens,
+    )
     batch = dict(SampleCollator(processor)([Sample(layout, 2)]))
     batch.pop("objectives")
     size = SampleSize(
@@ -138,8 +147,6 @@ def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer():
 
 
 def qwen(**train):
-    from e2llm.training.recipe import validate
-
     return validate(
         {
             "name": "big",
@@ -164,6 +171,15 @@ def test_a_recipe_of_real_size_is_estimated_without_weights():
 def test_without_a_limit_the_longest_context_fills_the_window():
     recipe = qwen()
     assert longest_samples(recipe, 4096, Assumptions())["reasoning"].positions == pytest.approx(4096, abs=8)
+
+
+def test_the_table_in_the_document_is_the_present_one():
+    root = Path(__file__).parents[2]
+    document = (root / "docs" / "scaling.md").read_text(encoding="utf-8")
+    recipes = [item for file in sorted((root / "recipes").glob("*.yaml")) for item in load_recipe(file)]
+    assert insert(document, recipes) == document, (
+        "run: python -m e2llm.training.estimate_report docs/scaling.md recipes/*.yaml"
+    )
 
 
 def test_an_unknown_device_is_an_error():

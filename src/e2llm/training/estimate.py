@@ -172,7 +172,7 @@ def activation_memory(
 
     Decoder: `B*L*layers*layer_bytes`, or with checkpointing `B*L*(layers*D*itemsize + layer_bytes)`:
     the input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens`
-    through all of its layers if it trains, else the token states `[C, T, E]` in float32 and one layer.
+    and `encoder.unchecked_tokens` through all of its layers if it trains, else the token states `[C, T, E]` in float32 and one layer.
     Adapter: keys and values of one pass. Logits: those of the labelled positions in half precision and
     float32, each with its gradient.
     """
@@ -192,7 +192,8 @@ def activation_memory(
     in_pass = min(tokens, model.config.encoder_batch_tokens)
     encoder_layer = layer_bytes(encoder, "mixed" if is_mixed else "float32", _ENCODER_BYTES)
     if trains(model.chunk_encoder):
-        memory["encoder activations"] = in_pass * encoder.num_hidden_layers * encoder_layer
+        kept = min(tokens, in_pass + recipe.encoder.unchecked_tokens)
+        memory["encoder activations"] = kept * encoder.num_hidden_layers * encoder_layer
     else:
         states = tokens * encoder.hidden_size * 4
         memory["encoder activations"] = in_pass * encoder_layer + (states if trains(model.adapter) else 0)
@@ -221,7 +222,9 @@ def sample_flops(
     A pass of N positions through matrices of M weights takes `2*M*N`, attention over L positions
     `4*L*L*heads*head_size` per layer (nothing is saved by the causal mask). The backward pass takes the
     forward's operations for the gradients of the inputs, as much again for those of the matrices that train,
-    and twice attention's. What is checkpointed runs forward once more. The head runs at labelled positions.
+    and twice attention's. What is checkpointed runs forward once more (every pass of an
+    encoder that trains, although `encoder.unchecked_tokens` spares some). Of the encoder's backward pass the
+    share `encoder.backward_fraction` is done. The head runs at labelled positions.
     """
     flops: dict[str, float] = {}
     if sample.chunks:
@@ -229,7 +232,7 @@ def sample_flops(
         forward, weights = _linear_flops(model.chunk_encoder, sample.chunks * sample.chunk_tokens)
         attention = sample.chunks * _attention_flops(model.config.encoder_config, sample.chunk_tokens)
         again = 2 * (forward + attention) + weights + attention if encoder_trains else 0.0
-        flops["encoder"] = forward + attention + again
+        flops["encoder"] = forward + attention + recipe.encoder.backward_fraction * again
         once = _adapter_flops(model, sample)
         # forward, recomputation, gradients of the weights, and of the states where the encoder trains
         recomputed = encoder_trains or adapter_trains
