@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from e2llm.training.run import TrainResult
+    from e2llm.training.schema import Recipe
 
 
 def train(
@@ -29,6 +30,27 @@ def train(
         bool, typer.Option(help="Go on from the newest checkpoint; finished stages are kept.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train a step with tiny parts, without data or weights; print memory, time, cost on paper.",
+        ),
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="With --dry-run: h200, h100 (the default), a100-80gb or rtx-4090.")
+    ] = None,
+    num_devices: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: how many, by default 1.")
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --dry-run: dollars per GPU hour, in place of the assumed."),
+    ] = None,
+    context_chars: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --dry-run: mean length of your contexts, by default 80000."),
+    ] = None,
 ) -> None:
     """Train by a recipe, stage after stage.
 
@@ -36,6 +58,8 @@ def train(
         e2llm train recipes/smoke.yaml
 
         e2llm train recipes/paper-v2.yaml --data records/ --set train.batch_size=2 --resume
+
+        e2llm train recipes/qlora.yaml --dry-run --device rtx-4090
     """
     from e2llm.errors import E2LLMError
     from e2llm.training.console import is_first_process, say
@@ -49,6 +73,16 @@ def train(
             known = ", ".join(filter(None, names)) or "none"
             raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {known}")
         runs = [item for item in runs if item.stage == stage]
+    if dry_run:
+        if resume:
+            raise E2LLMError("--resume does not go with --dry-run, which trains nothing that is kept")
+        plan(runs, device or "h100", num_devices or 1, price, context_chars, as_json)
+        return
+    planning = {
+        "--device": device, "--num-devices": num_devices, "--price": price, "--context-chars": context_chars
+    }  # fmt: skip
+    if ignored := [name for name, value in planning.items() if value is not None]:
+        raise E2LLMError(f"{', '.join(ignored)} has no effect without --dry-run; add it, or leave this out")
     results = []
     for item in runs:
         label = " ".join(filter(None, (item.name, item.stage)))
@@ -59,6 +93,32 @@ def train(
             typer.echo(result_line(result))
     if as_json and is_first_process():
         typer.echo(json.dumps(results, indent=2))
+
+
+def plan(
+    runs: list["Recipe"],
+    device_name: str,
+    num_devices: int,
+    price: float | None,
+    context_chars: int | None,
+    as_json: bool,
+) -> None:
+    """Check stages by one tiny step each, and print what their real size takes on paper."""
+    from e2llm.training.devices import find_device
+    from e2llm.training.dry_run import dry_run
+    from e2llm.training.estimate_report import as_dict, report
+    from e2llm.training.sample_sizes import Assumptions
+
+    device = find_device(device_name)
+    if price is not None:
+        device = dataclasses.replace(device, dollars_per_hour=price)
+    guess = Assumptions() if context_chars is None else Assumptions(context_chars=context_chars)
+    done = dry_run(runs, guess, num_devices=num_devices)
+    if as_json:
+        typer.echo(json.dumps([as_dict(item, device, num_devices, guess) for item in done], indent=2))
+        return
+    for item in done:
+        typer.echo(report(item, device, num_devices, guess))
 
 
 def result_line(result: "TrainResult") -> str:

@@ -39,6 +39,7 @@ from e2llm.modeling.parts import (
     weight_files,
 )
 from e2llm.modeling.publication import COMPLETE_NAME, publishing
+from e2llm.modeling.quantization import saved_quantization
 from e2llm.version import __version__
 
 __all__ = [
@@ -258,6 +259,7 @@ def load_with_bases(
     placing: dict[str, Any] = {
         key: options.pop(key) for key in ("device_map", "quantization_config") if key in options
     }
+    placing.setdefault("quantization_config", saved_quantization(config.text_config))
     if options:
         raise E2LLMError(
             f"{name} refers to base models, and loading them does not support {', '.join(sorted(options))}"
@@ -288,7 +290,7 @@ def load_with_bases(
     read_own_tensors(model, source, name, external=list(parts), dtype=dtype)
     if manifest["lora"]:
         with readable_errors(name):
-            lora.load_lora(model, Path(source) / "lora")
+            lora.load_lora(model, Path(source) / "lora", dtype)
     if (Path(source) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source)
     if "device_map" in placing:

@@ -17,6 +17,7 @@ from torch import nn
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.parts import PART_MODULES, listing
+from e2llm.modeling.quantization import is_quantized, num_values
 
 ADAPTER_NAME = "default"
 Mode = Literal["frozen", "lora", "full"]
@@ -128,6 +129,11 @@ def set_modes(
             raise E2LLMError(
                 f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'"
             )
+        if mode == "full" and is_quantized(module):
+            raise E2LLMError(
+                f"the {part} is quantized, and weights of 4 bits cannot train; use mode 'lora' or 'frozen', "
+                "or load it without quantization_config"
+            )
         if mode == "lora" and not has_lora(module):
             add_lora(module, settings or LoraSettings())
         elif mode == "lora" and settings is not None:
@@ -199,8 +205,8 @@ def report_trainable(model: Any) -> TrainableReport:
     for part, name in (("encoder", "chunk_encoder"), ("adapter", "adapter"), ("decoder", "language_model")):
         parameters = list(getattr(model, name).parameters())
         counts[part] = (
-            sum(p.numel() for p in parameters if p.requires_grad),
-            sum(p.numel() for p in parameters),
+            sum(num_values(p) for p in parameters if p.requires_grad),
+            sum(num_values(p) for p in parameters),
         )
     return TrainableReport(counts)
 
@@ -287,8 +293,12 @@ def save_lora(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Non
         )
 
 
-def load_lora(model: Any, folder: Path) -> None:
-    """Attach saved deltas; raises `CheckpointError` if one is missing, unknown or of another shape."""
+def load_lora(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Attach saved deltas, in a dtype or else that in which they are stored.
+
+    Raises:
+        CheckpointError: If one is missing, unknown or of another shape.
+    """
     from peft import LoraConfig
 
     for part, attribute in PART_MODULES.items():
@@ -309,6 +319,7 @@ def load_lora(model: Any, folder: Path) -> None:
             raise CheckpointError(f"{source}: LoRA tensors do not match the model: {listing(list(wrong))}")
         with torch.no_grad():
             for key, parameter in own.items():
+                parameter.data = parameter.data.to(dtype or state[key].dtype)
                 parameter.copy_(state[key])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -13,9 +14,10 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.quantization import is_quantized, nf4_config
 from e2llm.training.recipe import FINAL_FOLDER
 from e2llm.training.samples import Source
-from e2llm.training.schema import LoraSection, NewDecoder, Recipe
+from e2llm.training.schema import DecoderSection, LoraSection, NewDecoder, Recipe
 from e2llm.training.tokenizer import train_tokenizer
 
 
@@ -41,8 +43,18 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
     start = str(recipe.init_from)
     if Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
         raise E2LLMError(f"init_from: {start} does not exist yet; train the stage before this one first")
-    dtype = recipe.decoder.dtype if recipe.decoder.source else "float32"
-    model = E2LLMForConditionalGeneration.from_pretrained(start, dtype=dtype)
+    options = decoder_options(recipe.decoder)
+    dtype = options.pop("dtype")
+    options.setdefault("quantization_config", None)
+    # Each tensor as it was stored: the decoder's dtype would round what trains, which is held in float32.
+    model = E2LLMForConditionalGeneration.from_pretrained(start, dtype="auto", **options)
+    if options["quantization_config"] is not None and not is_quantized(model.language_model):
+        raise E2LLMError(
+            f"init_from: {start} holds the decoder's weights itself, and only a base that a checkpoint "
+            "refers to can be quantized; set decoder.quantization: none"
+        )
+    if recipe.decoder.source and dtype != "auto":
+        hold_base_in(model.language_model, getattr(torch, dtype))
     processor = E2LLMProcessor.from_pretrained(start)
     if recipe.adapter.reset:
         model.reset_adapter()
@@ -50,6 +62,13 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
     processor.overlap_chars = recipe.chunking.overlap_chars
     processor.chunk_kind = recipe.chunking.kind
     return model, processor
+
+
+def hold_base_in(part: Any, dtype: torch.dtype) -> None:
+    """Hold a part's own weights in a dtype; LoRA deltas and quantized matrices stay as they are."""
+    for name, parameter in part.named_parameters():
+        if parameter.is_floating_point() and "lora_" not in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 def join_parts(
@@ -67,7 +86,7 @@ def join_parts(
         decoder, decoder_tokenizer = new_decoder(recipe.decoder.new, sources)
     else:
         decoder = recipe.decoder.source
-        decoder_kwargs["dtype"] = recipe.decoder.dtype
+        decoder_kwargs = decoder_options(recipe.decoder)
         if recipe.decoder.revision:
             decoder_kwargs["revision"] = recipe.decoder.revision
     model = E2LLMForConditionalGeneration.from_parts(
@@ -93,6 +112,16 @@ def join_parts(
     return model, processor
 
 
+def decoder_options(section: DecoderSection) -> dict[str, Any]:
+    """How a pretrained decoder is loaded: its precision, and 4 bits with a place on this process's GPU."""
+    options: dict[str, Any] = {"dtype": section.dtype}
+    if section.quantization == "nf4":
+        options["quantization_config"] = nf4_config()
+        if torch.cuda.is_available():
+            options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    return options
+
+
 def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForCausalLM, Any]:
     """A Llama-shaped decoder with random weights and a tokenizer learned from the sources."""
     texts: list[str] = []
@@ -106,8 +135,15 @@ def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForC
             share -= len(texts[-1])
             room -= len(texts[-1])
     tokenizer = train_tokenizer(texts, shape.vocab_size, shape.window)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    config = new_decoder_config(shape, len(tokenizer))
+    config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return LlamaForCausalLM(config), tokenizer
+
+
+def new_decoder_config(shape: NewDecoder, vocab_size: int) -> LlamaConfig:
+    """The configuration of a decoder from scratch."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_layers,
@@ -116,11 +152,9 @@ def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForC
         max_position_embeddings=shape.window,
         attention_dropout=shape.dropout,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=None,
     )
-    return LlamaForCausalLM(config), tokenizer
 
 
 def set_modes(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.TrainableReport:

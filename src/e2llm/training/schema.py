@@ -104,6 +104,17 @@ class DecoderSection(Section):
     """Used with mode lora."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Precision in which a pretrained decoder's weights are held."""
+    quantization: Literal["none", "nf4"] = "none"
+    """nf4 holds a pretrained decoder's matrices in 4 bits (QLoRA); needs mode lora or frozen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DecoderSection":
+        if self.quantization != "none" and (self.source is None or self.mode == "full"):
+            raise ValueError(
+                f"decoder.quantization: {self.quantization} needs a decoder.source and decoder.mode lora or "
+                "frozen: weights of 4 bits cannot train themselves"
+            )
+        return self
 
 
 class AdapterSection(Section):

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_parts import make_recipe, recipe_dict
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from e2llm.cli.main import entry_point
+from e2llm.errors import E2LLMError
+from e2llm.records import Record, write_records
+from e2llm.training import dry_run as dry
+from e2llm.training.recipe import load_recipe
+from e2llm.training.tiny_parts import first_records, tiny_config
+from tiny_models import DECODERS, ENCODERS
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_every_shipped_recipe_passes_without_data_or_weights(file, tmp_path):
+    recipes = load_recipe(file, data=tmp_path / "nowhere")
+    if any(recipe.decoder.quantization == "nf4" for recipe in recipes):
+        pytest.importorskip("bitsandbytes")
+    runs = dry.dry_run(recipes)
+    assert [run.recipe for run in runs] == recipes
+    for run in runs:
+        assert run.check.tensors_trained > 0
+        assert run.check.losses
+        assert run.estimate.memory_gib > 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    """A recipe of real parts, two stages."""
+    stages = [{"stage": "one"}, {"stage": "two", "adapter": {"reset": True}}]
+    content = recipe_dict(
+        tmp_path, "BAAI/bge-small-en-v1.5", "Qwen/Qwen3-0.6B", stages=stages, decoder={"mode": "lora"}
+    )
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_the_command_shows_the_step_and_the_paper(recipe_file, capsys):
+    arguments = ["--dry-run", "--device", "rtx-4090", "--num-devices", "2", "--price", "0.5"]
+    arguments += ["--set", "objectives.reasoning.max_chunks=8"]
+    assert entry_point(["train", str(recipe_file), *arguments, "--stage", "one"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("tiny one\n  tiny step   passed in ")
+    assert "GiB on each RTX 4090 (23.5 GiB): fits" in shown
+    assert "assumed: $0.50 per GPU hour" in shown
+    assert not (recipe_file.parent / "run").exists()
+
+
+def test_json_is_all_of_stdout(recipe_file, capsys):
+    assert entry_point(["train", str(recipe_file), "--dry-run", "--json", "--context-chars", "4000"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["check"]["stage"], second["check"]["stage"]) == ("one", "two")
+    assert first["estimate"]["parameters"]["decoder"][1] > 596_049_920
+    assert first["assumptions"]["context_chars"] == 4000
+    assert first["device"]["title"] == "H100 SXM"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "h100"], "--device has no effect without --dry-run"),
+        (["--dry-run", "--resume"], "--resume does not go with --dry-run"),
+        (["--dry-run", "--device", "tpu"], "unknown device 'tpu'; choose one of: h200"),
+        (["--dry-run", "--set", "decoder.source=some/model"], "--set decoder.source=FOLDER"),
+        (["--dry-run", "--set", "adapter.num_heads=7"], "adapter_num_heads=7 does not divide the decoder's"),
+    ],
+)
+def test_a_mistake_is_one_line(recipe_file, capsys, arguments, message):
+    assert entry_point(["train", str(recipe_file), *arguments]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("e2llm: error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_the_recipes_own_records_are_read_where_they_are(tmp_path, encoder, decoder):
+    recipe = make_recipe(tmp_path, encoder, decoder)
+    assert first_records(recipe.data.train[0])[0].prompt == "Which number has the 0th boat?"
+    write_records(tmp_path / "questions.jsonl", [Record("A goat. " * 2000, "Who?", "A goat.")] * 30)
+    records = first_records(recipe.data.train[0])
+    assert (len(records), len(records[0].context)) == (12, 3000)
+
+
+def test_a_gradient_that_does_not_arrive_is_an_error(recipe_of, monkeypatch):
+    from e2llm.modeling.adapters import AttentionPoolingAdapter
+
+    whole = AttentionPoolingAdapter.forward
+    monkeypatch.setattr(AttentionPoolingAdapter, "forward", lambda *inputs: whole(*inputs).detach())
+    with pytest.raises(E2LLMError, match=r"no gradient reaches adapter\.queries, which trains"):
+        dry.dry_run([recipe_of()])
+
+
+def test_a_saved_model_that_is_another_is_an_error(recipe_of, monkeypatch):
+    whole = dry.finish
+
+    def finish(recipe, trainer):
+        result = whole(recipe, trainer)
+        with torch.no_grad():
+            trainer.model.get_input_embeddings().weight.add_(1)
+        return result
+
+    monkeypatch.setattr(dry, "finish", finish)
+    with pytest.raises(E2LLMError, match="logits differ from the trained one's by"):
+        dry.dry_run([recipe_of()])
+
+
+def test_a_part_that_trains_unasked_is_an_error():
+    model = torch.nn.Linear(2, 2).requires_grad_(False)
+    before = {name: tensor + 1 for name, tensor in model.named_parameters()}
+    with pytest.raises(E2LLMError, match="weight has changed, although it does not train"):
+        dry.check_gradients("dry run", model, before, set())
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *DECODERS])
+def test_every_supported_type_has_a_tiny_form(kind):
+    config = tiny_config(AutoConfig.for_model(kind), 64, 512, 1024)
+    loader = AutoModel if kind in ENCODERS else AutoModelForCausalLM
+    model = loader.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 500_000
+    assert model(input_ids=torch.ones(1, 8, dtype=torch.long))[0].shape[:2] == (1, 8)
