@@ -38,18 +38,49 @@ def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditiona
 
 def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
     """The model and processor of `init_from`, with the recipe's chunking."""
+    start = existing_start(recipe)
+    dtype = recipe.decoder.dtype if recipe.decoder.source else "float32"
+    model = E2LLMForConditionalGeneration.from_pretrained(start, dtype=dtype)
+    if recipe.adapter.reset:
+        model.reset_adapter()
+    return model, open_processor(recipe)
+
+
+def existing_start(recipe: Recipe) -> str:
+    """The checkpoint of `init_from`; raises `E2LLMError` for that of a stage which has not been trained."""
     start = str(recipe.init_from)
     if Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
         raise E2LLMError(f"init_from: {start} does not exist yet; train the stage before this one first")
-    dtype = recipe.decoder.dtype if recipe.decoder.source else "float32"
-    model = E2LLMForConditionalGeneration.from_pretrained(start, dtype=dtype)
-    processor = E2LLMProcessor.from_pretrained(start)
-    if recipe.adapter.reset:
-        model.reset_adapter()
+    return start
+
+
+def open_processor(recipe: Recipe, decoder_tokenizer: Any = None) -> E2LLMProcessor:
+    """The processor of `init_from` or of the recipe's parts, with the recipe's chunking; no weights.
+
+    Args:
+        recipe: The resolved recipe.
+        decoder_tokenizer: The tokenizer of a decoder from scratch.
+    """
+    if recipe.init_from is None:
+        return E2LLMProcessor.from_parts(
+            recipe.encoder.source,
+            None if decoder_tokenizer is not None else recipe.decoder.source,
+            decoder_tokenizer=decoder_tokenizer,
+            chunk_size_chars=recipe.chunking.chunk_size_chars,
+            overlap_chars=recipe.chunking.overlap_chars,
+            chunk_kind=recipe.chunking.kind,
+            num_soft_tokens=recipe.adapter.max_soft_tokens,
+        )
+    processor: E2LLMProcessor = E2LLMProcessor.from_pretrained(existing_start(recipe))
+    set_chunking(processor, recipe)
+    return processor
+
+
+def set_chunking(processor: E2LLMProcessor, recipe: Recipe) -> None:
+    """Let a processor split as a recipe says."""
     processor.chunk_size_chars = recipe.chunking.chunk_size_chars
     processor.overlap_chars = recipe.chunking.overlap_chars
     processor.chunk_kind = recipe.chunking.kind
-    return model, processor
 
 
 def join_parts(
@@ -81,31 +112,12 @@ def join_parts(
         encoder_kwargs=encoder_kwargs,
         decoder_kwargs=decoder_kwargs,
     )
-    processor = E2LLMProcessor.from_parts(
-        encoder,
-        None if decoder_tokenizer is not None else decoder,
-        decoder_tokenizer=decoder_tokenizer,
-        chunk_size_chars=recipe.chunking.chunk_size_chars,
-        overlap_chars=recipe.chunking.overlap_chars,
-        chunk_kind=recipe.chunking.kind,
-        num_soft_tokens=recipe.adapter.max_soft_tokens,
-    )
-    return model, processor
+    return model, open_processor(recipe, decoder_tokenizer)
 
 
 def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForCausalLM, Any]:
     """A Llama-shaped decoder with random weights and a tokenizer learned from the sources."""
-    texts: list[str] = []
-    room = shape.tokenizer_sample_chars
-    for source in sources:
-        share = shape.tokenizer_sample_chars // len(sources)
-        for text in dict.fromkeys(record.context for record in source.records):
-            if share <= 0 or room <= 0:
-                break
-            texts.append(text[:share])
-            share -= len(texts[-1])
-            room -= len(texts[-1])
-    tokenizer = train_tokenizer(texts, shape.vocab_size, shape.window)
+    tokenizer = learn_tokenizer(shape, sources)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -121,6 +133,21 @@ def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForC
         eos_token_id=tokenizer.eos_token_id,
     )
     return LlamaForCausalLM(config), tokenizer
+
+
+def learn_tokenizer(shape: NewDecoder, sources: Sequence[Source]) -> Any:
+    """The tokenizer of a decoder from scratch."""
+    texts: list[str] = []
+    room = shape.tokenizer_sample_chars
+    for source in sources:
+        share = shape.tokenizer_sample_chars // len(sources)
+        for text in dict.fromkeys(record.context for record in source.records):
+            if share <= 0 or room <= 0:
+                break
+            texts.append(text[:share])
+            share -= len(texts[-1])
+            room -= len(texts[-1])
+    return train_tokenizer(texts, shape.vocab_size, shape.window)
 
 
 def set_modes(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.TrainableReport:
