@@ -82,9 +82,9 @@ class RunData:
             write_atomically(self.recipe.folder / REPORT_FILE, _json(report))
         wrong = [item for item in self.check.errors if mode == "strict" or item.kind == "no_records"]
         if wrong:
+            found = "; ".join(item.line() for item in wrong)
             raise E2LLMError(
-                f"the data are wrong: {'; '.join(item.line() for item in wrong)}. Mend them, or set data.problems: skip to "
-                "leave bad lines and records out"
+                f"the data are wrong: {found}. Mend the files, or set data.problems: skip to leave that out"
             )
 
 
