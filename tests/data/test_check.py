@@ -4,6 +4,7 @@ import pytest
 
 from e2llm.data.answers import AnswerFinder
 from e2llm.data.check import DataCheck
+from e2llm.errors import E2LLMError
 from e2llm.records import BadLine, Record, read_numbered, write_records
 
 BOAT = Record("The boat has 7 red sails.", "How many sails?", "7")
@@ -154,6 +155,14 @@ def test_records_beyond_the_window_are_findings_with_what_they_need():
     assert fits == [True, False]
     assert check.findings["overflow"].line().endswith("1, a.jsonl:9 (needs 36 of 30 positions)")
     assert check.to_dict()["window"] == 30
+
+
+def test_a_text_that_cannot_be_counted_is_named_with_its_line():
+    def fail(record):
+        raise E2LLMError("the text encodes to the placeholder")
+
+    with pytest.raises(E2LLMError, match=r"^a\.jsonl:4: the text encodes"):
+        DataCheck().check_window("a.jsonl", [(4, BOAT)], fail, 30)
 
 
 def test_tokens_are_estimated_from_characters_and_only_where_a_tokenizer_was_at_hand(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from e2llm.data.answers import AnswerFinder
 from e2llm.data.lengths import LengthSummary, summarize
+from e2llm.errors import E2LLMError
 from e2llm.records import BadLine, Record, read_numbered
 
 Part = Literal["train", "validation"]
@@ -214,11 +215,17 @@ class DataCheck:
             count_positions: The most positions that a sample of a record can need; above the window it has
                 to be exact, below it need not be.
             window: Positions of the decoder.
+
+        Raises:
+            E2LLMError: If a record's text cannot be counted, with its file and line.
         """
         self.window = window
         fits = []
         for number, record in records:
-            needed = count_positions(record)
+            try:
+                needed = count_positions(record)
+            except E2LLMError as error:
+                raise E2LLMError(f"{path}:{number}: {error}") from error
             fits.append(needed <= window)
             if needed > window:
                 self.add("overflow", f"{path}:{number}", f"needs {needed} of {window} positions")

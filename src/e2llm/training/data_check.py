@@ -83,9 +83,8 @@ class RunData:
         wrong = [item for item in self.check.errors if mode == "strict" or item.kind == "no_records"]
         if wrong:
             found = "; ".join(item.line() for item in wrong)
-            raise E2LLMError(
-                f"the data are wrong: {found}. Mend the files, or set data.problems: skip to leave that out"
-            )
+            other = ", or set data.problems: skip to leave that out" if mode == "strict" else ""
+            raise E2LLMError(f"the data are wrong: {found}. Mend the files{other}")
 
 
 def read_data(recipe: Recipe) -> RunData:

@@ -35,7 +35,9 @@ class Positions:
         drawn = [k for k, weight in zip(settings.soft_tokens, weights, strict=True) if weight]
         self.num_soft_tokens = max(drawn)
         self.fractions = settings.fractions()
-        self._restating = lru_cache(maxsize=64)(self._restate)
+        # Numbers are kept for all contexts, which the records hold anyhow, spans for a few.
+        self._restating = lru_cache(maxsize=None)(self._restate)
+        self._num_chunks = lru_cache(maxsize=None)(self._count_chunks)
         self._spans = lru_cache(maxsize=64)(self._find_spans)
 
     def count(self, record: Record, objectives: Collection[str]) -> int:
@@ -60,20 +62,20 @@ class Positions:
     def _answering(self, record: Record) -> int:
         settings = self.recipe.objectives.reasoning
         around = 2 * ((settings.distractor_max_chunks + 1) // 2) if settings.distractor_fraction else 0
-        most_chunks = min(settings.max_chunks or len(record.context), len(record.context))
         most_raw = self._most_raw(record.context) if settings.expand_fraction else 0
-        soft = self.num_soft_tokens * (most_chunks + around)
         texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
-        if texts + soft + most_raw <= self.window:
-            return texts + soft + most_raw
+        for num_chunks in (lambda: len(record.context), lambda: self._num_chunks(record.context)):
+            most_chunks = min(settings.max_chunks or num_chunks(), num_chunks())
+            soft = self.num_soft_tokens * (most_chunks + around)
+            if texts + soft + most_raw <= self.window:
+                return texts + soft + most_raw
         texts = len(self.processor.lay_out([], record.prompt, record.answer).input_ids)
-        if texts + soft + most_raw <= self.window:
-            return texts + soft + most_raw
-        spans = self._spans(record.context, self.recipe.chunking.chunk_size_chars)
-        soft = self.num_soft_tokens * (min(most_chunks, len(spans)) + around)
         if texts + soft + most_raw <= self.window or not most_raw:
             return texts + soft + most_raw
-        return texts + soft + self._raw(record, spans)
+        return texts + soft + self._raw(record)
+
+    def _count_chunks(self, context: str) -> int:
+        return len(self._spans(context, self.recipe.chunking.chunk_size_chars))
 
     def _most_raw(self, context: str) -> int:
         """A bound of the tokens that raw chunks have."""
@@ -82,9 +84,10 @@ class Positions:
             context, self.recipe.chunking.chunk_size_chars, 1
         )
 
-    def _raw(self, record: Record, spans: Sequence[tuple[int, int]]) -> int:
+    def _raw(self, record: Record) -> int:
         """How many positions raw chunks add at most to those of their soft tokens."""
         settings = self.recipe.objectives.reasoning
+        spans = self._spans(record.context, self.recipe.chunking.chunk_size_chars)
         rows = self.processor.encode_all(texts_of(record, spans))
         gains = [max(0, len(row) - self.num_soft_tokens) for row in rows]
         gold = [any(a < end and start < b for a, b in record.evidence) for start, end in spans]
