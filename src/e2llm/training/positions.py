@@ -64,8 +64,9 @@ class Positions:
         around = 2 * ((settings.distractor_max_chunks + 1) // 2) if settings.distractor_fraction else 0
         most_raw = self._most_raw(record.context) if settings.expand_fraction else 0
         texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
-        for num_chunks in (lambda: len(record.context), lambda: self._num_chunks(record.context)):
-            most_chunks = min(settings.max_chunks or num_chunks(), num_chunks())
+        for bound in (len, self._num_chunks):  # a chunk has a character at least
+            num_chunks = bound(record.context)
+            most_chunks = min(settings.max_chunks or num_chunks, num_chunks)
             soft = self.num_soft_tokens * (most_chunks + around)
             if texts + soft + most_raw <= self.window:
                 return texts + soft + most_raw
