@@ -5,16 +5,41 @@ The three keys are those of the paper's official data file, so files made for it
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
 from e2llm.files import replacing
 from e2llm.surrogates import reject_lone_surrogates
 
 _REQUIRED_KEYS = ("context", "prompt", "answer")
+LineFault = Literal["not_utf8", "not_json", "missing_keys", "wrong_value"]
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that holds no record.
+
+    Attributes:
+        file: The file, as it was named.
+        number: The line's number, from 1.
+        fault: What kind of mistake it is.
+        problem: What is wrong, without the place.
+    """
+
+    file: str
+    number: int
+    fault: LineFault
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}: {self.problem}"
+
+
+class _MissingKeysError(E2LLMError):
+    """A JSON object that lacks a required key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +102,9 @@ def record_from_dict(data: Any) -> Record:
         raise E2LLMError(f"expected a JSON object, got {type(data).__name__}")
     missing = [key for key in _REQUIRED_KEYS if key not in data]
     if missing:
-        raise E2LLMError(f"missing key(s) {', '.join(missing)}; a record needs context, prompt and answer")
+        raise _MissingKeysError(
+            f"missing key(s) {', '.join(missing)}; a record needs context, prompt and answer"
+        )
     references = data.get("references") or ()
     if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
         raise E2LLMError("'references' must be a list of strings")
@@ -105,6 +132,23 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
         FileNotFoundError: If `path` is no file.
         E2LLMError: At the first bad line, with file and line number.
     """
+    for _, record in read_numbered(path):
+        yield record
+
+
+def read_numbered(
+    path: str | os.PathLike[str], on_bad_line: Callable[[BadLine], None] | None = None
+) -> Iterator[tuple[int, Record]]:
+    """Read a JSONL file as `read_records` does, with the number of each record's line.
+
+    Args:
+        path: The file.
+        on_bad_line: Told of each bad line, which is then passed over; without it the first one is an error.
+
+    Raises:
+        FileNotFoundError: If `path` is no file.
+        E2LLMError: At the first bad line, with file and line number, unless `on_bad_line` takes it.
+    """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no such records file: {file}; make one with 'e2llm prepare'")
@@ -114,17 +158,24 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
                 continue
             try:
                 record = record_from_dict(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
-            except UnicodeDecodeError as error:
-                raise E2LLMError(
-                    f"{file}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8"
-                ) from error
-            except json.JSONDecodeError as error:
-                raise E2LLMError(
-                    f"{file}:{number}: not valid JSON: {error.msg} at column {error.colno}"
-                ) from error
             except (ValueError, RecursionError) as error:  # also of json: a number of too many digits
-                raise E2LLMError(f"{file}:{number}: {error}") from error
-            yield record
+                bad = BadLine(str(file), number, *_fault_of(error))
+                if on_bad_line is None:
+                    raise E2LLMError(str(bad)) from error
+                on_bad_line(bad)
+                continue
+            yield number, record
+
+
+def _fault_of(error: Exception) -> tuple[LineFault, str]:
+    """The kind of a line's mistake, and what is wrong with it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not_utf8", f"not UTF-8 ({error.reason}); save the file as UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return "not_json", f"not valid JSON: {error.msg} at column {error.colno}"
+    if not isinstance(error, E2LLMError):  # a number of too many digits, brackets nested too deep
+        return "not_json", str(error)
+    return ("missing_keys" if isinstance(error, _MissingKeysError) else "wrong_value"), str(error)
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_parts import weights
+from small_parts import STORY, weights
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.records import Record, write_records
 from e2llm.training.checkpoints import last_checkpoint, load_weights
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import train
@@ -203,8 +204,9 @@ def test_a_stage_whose_forerunner_is_missing_says_so(recipe_of, tmp_path):
         train(recipe)
 
 
-def test_an_objective_without_held_out_records_is_told(recipe_of, capsys):
-    train(recipe_of(data={"validation": [{"path": "texts.jsonl"}]}, train={"steps": 2}))
+def test_an_objective_without_held_out_records_is_told(recipe_of, tmp_path, capsys):
+    write_records(tmp_path / "held-out.jsonl", [Record(f"Another story. {STORY}", "", "")])
+    train(recipe_of(data={"validation": [{"path": "held-out.jsonl"}]}, train={"steps": 2}))
     assert "no held-out record serves the reasoning objective" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,12 +57,16 @@ def smaller(file, encoder, decoder, folder):
     return settings
 
 
+def records_of(path):
+    """Records whose contexts stand in no other file, as those of validation must not."""
+    records = [*questions(40), LONG_RECORD]
+    return [replace(record, context=f"{record.context} {Path(path).stem}.") for record in records]
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_each_of_its_stages_trains_a_step(file, encoder, wide_decoder, tmp_path):
     for path in data_paths(load_recipe(file, data=tmp_path / "data")):
-        write_records(
-            path if str(tmp_path) in path else tmp_path / "unused.jsonl", [*questions(40), LONG_RECORD]
-        )
+        write_records(path if str(tmp_path) in path else tmp_path / "unused.jsonl", records_of(path))
     for recipe in load_recipe(file, smaller(file, encoder, wide_decoder, tmp_path), data=tmp_path / "data"):
         result = train(recipe)
         assert result.steps == 1

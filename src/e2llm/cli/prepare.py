@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from e2llm.cli.check import run_check
 from e2llm.data.prepare import PrepareReport, option_names, prepare_records
 from e2llm.data.registry import DATASETS
 
@@ -31,6 +32,21 @@ def prepare(
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the data set.")
     ] = None,
     list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets and stop.")] = False,
+    check: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Check a file of records; may be repeated.")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="With --check: validation file, whose contexts must not train."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Check against the decoder's window, too; without --check the recipe's own files."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder in which the recipe's relative data paths are looked up.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 for warnings, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Turn a public data set, or your own texts, into a JSONL file of records.
@@ -41,7 +57,15 @@ def prepare(
         e2llm prepare text --from my_notes/ -o notes.jsonl
 
         e2llm prepare squad --from dev-v1.1.json --set context=article -o squad.jsonl
+
+        e2llm prepare --check train.jsonl --validation valid.jsonl --recipe recipe.yaml
     """
+    if check or validation or recipe or data or strict:
+        if dataset is not None or source is not None or output is not None or list_datasets:
+            raise typer.BadParameter(
+                "--check and its options go without DATASET, --from, --output and --list"
+            )
+        raise typer.Exit(run_check(check or [], validation or [], recipe, data, strict, as_json))
     if list_datasets:
         typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
         return

@@ -6,22 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby, islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from e2llm.data.converter import Converter
+from e2llm.data.lengths import LengthSummary, summarize
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
-
-
-@dataclass(frozen=True)
-class LengthSummary:
-    """Smallest, median and largest of a list of lengths in characters; all 0 for an empty list."""
-
-    min: int
-    median: int
-    max: int
 
 
 @dataclass(frozen=True)
@@ -121,8 +112,8 @@ def prepare_records(
         num_answers=len(tally.answer_chars),
         num_references=tally.num_references,
         num_with_evidence=tally.num_with_evidence,
-        context_chars=_summary(tally.context_chars),
-        answer_chars=_summary(tally.answer_chars),
+        context_chars=summarize(tally.context_chars),
+        answer_chars=summarize(tally.answer_chars),
         skipped=dict(converter.skipped),
         published_count=converter.published_counts.get(split) if is_whole else None,
     )
@@ -198,9 +189,3 @@ class _Tally:
             yield record
         if not self.num_records:
             raise E2LLMError("no record came out; nothing was written. Check --from, --split and the options")
-
-
-def _summary(lengths: list[int]) -> LengthSummary:
-    if not lengths:
-        return LengthSummary(0, 0, 0)
-    return LengthSummary(min(lengths), round(median(lengths)), max(lengths))

@@ -40,9 +40,7 @@ def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditiona
 
 def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
     """The model and processor of `init_from`, with the recipe's chunking."""
-    start = str(recipe.init_from)
-    if Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
-        raise E2LLMError(f"init_from: {start} does not exist yet; train the stage before this one first")
+    start = existing_start(recipe)
     options = decoder_options(recipe.decoder)
     dtype = options.pop("dtype")
     options.setdefault("quantization_config", None)
@@ -55,13 +53,46 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
         )
     if recipe.decoder.source and dtype != "auto":
         hold_base_in(model.language_model, getattr(torch, dtype))
-    processor = E2LLMProcessor.from_pretrained(start)
     if recipe.adapter.reset:
         model.reset_adapter()
+    return model, open_processor(recipe)
+
+
+def existing_start(recipe: Recipe) -> str:
+    """The checkpoint of `init_from`; raises `E2LLMError` for that of a stage which has not been trained."""
+    start = str(recipe.init_from)
+    if Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
+        raise E2LLMError(f"init_from: {start} does not exist yet; train the stage before this one first")
+    return start
+
+
+def open_processor(recipe: Recipe, decoder_tokenizer: Any = None) -> E2LLMProcessor:
+    """The processor of `init_from` or of the recipe's parts, with the recipe's chunking; no weights.
+
+    Args:
+        recipe: The resolved recipe.
+        decoder_tokenizer: The tokenizer of a decoder from scratch.
+    """
+    if recipe.init_from is None:
+        return E2LLMProcessor.from_parts(
+            recipe.encoder.source,
+            None if decoder_tokenizer is not None else recipe.decoder.source,
+            decoder_tokenizer=decoder_tokenizer,
+            chunk_size_chars=recipe.chunking.chunk_size_chars,
+            overlap_chars=recipe.chunking.overlap_chars,
+            chunk_kind=recipe.chunking.kind,
+            num_soft_tokens=recipe.adapter.max_soft_tokens,
+        )
+    processor: E2LLMProcessor = E2LLMProcessor.from_pretrained(existing_start(recipe))
+    set_chunking(processor, recipe)
+    return processor
+
+
+def set_chunking(processor: E2LLMProcessor, recipe: Recipe) -> None:
+    """Let a processor split as a recipe says."""
     processor.chunk_size_chars = recipe.chunking.chunk_size_chars
     processor.overlap_chars = recipe.chunking.overlap_chars
     processor.chunk_kind = recipe.chunking.kind
-    return model, processor
 
 
 def hold_base_in(part: Any, dtype: torch.dtype) -> None:
@@ -100,16 +131,7 @@ def join_parts(
         encoder_kwargs=encoder_kwargs,
         decoder_kwargs=decoder_kwargs,
     )
-    processor = E2LLMProcessor.from_parts(
-        encoder,
-        None if decoder_tokenizer is not None else decoder,
-        decoder_tokenizer=decoder_tokenizer,
-        chunk_size_chars=recipe.chunking.chunk_size_chars,
-        overlap_chars=recipe.chunking.overlap_chars,
-        chunk_kind=recipe.chunking.kind,
-        num_soft_tokens=recipe.adapter.max_soft_tokens,
-    )
-    return model, processor
+    return model, open_processor(recipe, decoder_tokenizer)
 
 
 def decoder_options(section: DecoderSection) -> dict[str, Any]:
@@ -124,17 +146,7 @@ def decoder_options(section: DecoderSection) -> dict[str, Any]:
 
 def new_decoder(shape: NewDecoder, sources: Sequence[Source]) -> tuple[LlamaForCausalLM, Any]:
     """A Llama-shaped decoder with random weights and a tokenizer learned from the sources."""
-    texts: list[str] = []
-    room = shape.tokenizer_sample_chars
-    for source in sources:
-        share = shape.tokenizer_sample_chars // len(sources)
-        for text in dict.fromkeys(record.context for record in source.records):
-            if share <= 0 or room <= 0:
-                break
-            texts.append(text[:share])
-            share -= len(texts[-1])
-            room -= len(texts[-1])
-    tokenizer = train_tokenizer(texts, shape.vocab_size, shape.window)
+    tokenizer = learn_tokenizer(shape, sources)
     config = new_decoder_config(shape, len(tokenizer))
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     return LlamaForCausalLM(config), tokenizer
@@ -155,6 +167,21 @@ def new_decoder_config(shape: NewDecoder, vocab_size: int) -> LlamaConfig:
         bos_token_id=None,
         eos_token_id=None,
     )
+
+
+def learn_tokenizer(shape: NewDecoder, sources: Sequence[Source]) -> Any:
+    """The tokenizer of a decoder from scratch."""
+    texts: list[str] = []
+    room = shape.tokenizer_sample_chars
+    for source in sources:
+        share = shape.tokenizer_sample_chars // len(sources)
+        for text in dict.fromkeys(record.context for record in source.records):
+            if share <= 0 or room <= 0:
+                break
+            texts.append(text[:share])
+            share -= len(texts[-1])
+            room -= len(texts[-1])
+    return train_tokenizer(texts, shape.vocab_size, shape.window)
 
 
 def set_modes(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.TrainableReport:

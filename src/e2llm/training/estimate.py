@@ -171,8 +171,9 @@ def activation_memory(
     """Bytes that the longest sample adds, batch_size times.
 
     Decoder: `B*L*layers*layer_bytes`, or with checkpointing `B*L*(layers*D*itemsize + layer_bytes)`:
-    the input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens`
-    and `encoder.unchecked_tokens` through all of its layers if it trains, else the token states `[C, T, E]` in float32 and one layer.
+    the input of each layer, and one layer at a time. Encoder: one pass of `encoder.batch_tokens` and
+    `encoder.unchecked_tokens` through all of its layers if it trains, else the token states `[C, T, E]` in
+    float32 and one layer.
     Adapter: keys and values of one pass. Logits: those of the labelled positions in half precision and
     float32, each with its gradient.
     """

@@ -16,11 +16,12 @@ from e2llm.training.arguments import best_metric, training_arguments
 from e2llm.training.build import build, compile_layers, set_modes
 from e2llm.training.checkpoints import last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, say
+from e2llm.training.data_check import has_parts, open_parts, read_data
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.provenance import changes_since_start, write_provenance
 from e2llm.training.recipe import FINAL_FOLDER
-from e2llm.training.samples import SampleSet, Source, hold_out, load_sources
+from e2llm.training.samples import SampleSet, Source
 from e2llm.training.schema import Recipe
 from e2llm.training.tracking import TensorBoardCallback
 from e2llm.training.trainer import CurveCallback, E2LLMTrainer
@@ -89,12 +90,15 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
     if recipe.train.dataloader_workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when forked
     set_seed(recipe.seed)
-    sources = load_sources(recipe.data.train)
-    if recipe.data.validation:
-        validation = load_sources(recipe.data.validation)
-    else:
-        sources, validation = hold_out(sources, recipe.data.validation_fraction)
-    model, processor = build(recipe, sources)
+    data = read_data(recipe)
+    if has_parts(recipe):  # what is wrong is said before the weights are loaded
+        data.check_window(*open_parts(recipe, data))
+        data.finish()
+    model, processor = build(recipe, data.train)
+    window = getattr(model.config.text_config, "max_position_embeddings", None)
+    if not has_parts(recipe):
+        data.check_window(processor, window)
+        data.finish()
     report = set_modes(model, recipe)
     check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
     if recipe.train.compile:
@@ -105,12 +109,11 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
             f"gradients flow through {fraction:.0%} of each batch's chunks, drawn anew and multiplied by "
             f"{1 / fraction:.3g} to stand for all; the losses are those of all chunks"
         )
-    window = getattr(model.config.text_config, "max_position_embeddings", None)
-    eval_sets = evaluation_sets(validation, recipe, processor, window)
+    eval_sets = evaluation_sets(data.validation, recipe, processor, window)
     arguments = training_arguments(recipe, best_metric(eval_sets), layer_class_names(model))
     group = recipe.train.batch_size * recipe.train.gradient_accumulation * arguments.world_size
     train_set = SampleSet(
-        sources, recipe, processor, recipe.train.steps * group, group_size=group, window=window
+        data.train, recipe, processor, recipe.train.steps * group, group_size=group, window=window
     )
     trainer = E2LLMTrainer(model, processor, recipe, arguments, train_set, eval_sets)
     if trainer.is_world_process_zero():

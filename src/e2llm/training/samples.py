@@ -6,8 +6,8 @@ Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run 
 import hashlib
 import random
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
-from e2llm.records import Record, read_records
+from e2llm.records import Record, read_numbered
 from e2llm.training.schema import DataFile, Recipe
 
 OBJECTIVES = ("language", "understanding", "reasoning")
@@ -45,14 +45,30 @@ class Sample:
 
 @dataclass
 class Source:
-    """The records of one data file that take part."""
+    """The records of one data file that take part, and the numbers of their lines."""
 
     file: DataFile
     records: list[Record]
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def part(self, takes_part: Sequence[bool]) -> "Source":
+        """The source with some of its records only: one answer per record."""
+        return Source(
+            self.file,
+            [record for record, taken in zip(self.records, takes_part, strict=True) if taken],
+            array("q", [line for line, taken in zip(self.lines, takes_part, strict=False) if taken]),
+        )
 
 
-def load_sources(files: Sequence[DataFile]) -> list[Source]:
+def load_sources(
+    files: Sequence[DataFile], read: Callable[[str], Iterator[tuple[int, Record]]] | None = None
+) -> list[Source]:
     """Read data files whole.
+
+    Args:
+        files: The files.
+        read: Gives the records of a file with the numbers of their lines; it is then its matter what becomes
+            of bad lines and of files without records, which are left out.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -60,16 +76,19 @@ def load_sources(files: Sequence[DataFile]) -> list[Source]:
     """
     sources = []
     for file in files:
-        records: list[Record] = []
+        source = Source(file, [])
         contexts: dict[str, str] = {}
-        for record in read_records(file.path):
+        for number, record in (read or read_numbered)(file.path):
             # The questions of one document share its text in memory.
-            records.append(replace(record, context=contexts.setdefault(record.context, record.context)))
-            if file.limit and len(records) >= file.limit:
+            context = contexts.setdefault(record.context, record.context)
+            source.records.append(replace(record, context=context))
+            source.lines.append(number)
+            if file.limit and len(source.records) >= file.limit:
                 break
-        if not records:
+        if source.records:
+            sources.append(source)
+        elif read is None:
             raise E2LLMError(f"{file.path}: holds no records")
-        sources.append(Source(file, records))
     return sources
 
 
@@ -82,12 +101,11 @@ def hold_out(sources: list[Source], fraction: float) -> tuple[list[Source], list
 
     train, validation = [], []
     for source in sources:
-        held = [record for record in source.records if is_held_out(record)]
-        kept = [record for record in source.records if not is_held_out(record)]
-        if kept:
-            train.append(Source(source.file, kept))
-        if held:
-            validation.append(Source(source.file, held))
+        held = [is_held_out(record) for record in source.records]
+        if not all(held):
+            train.append(source.part([not item for item in held]))
+        if any(held):
+            validation.append(source.part(held))
     return train, validation
 
 

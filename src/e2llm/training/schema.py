@@ -177,6 +177,8 @@ class DataSection(Section):
     """Files to evaluate on; without any, a share of the training records is held out."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """That share (paper: 0.05), taken by context so that no context is on both sides."""
+    problems: Literal["strict", "skip"] = "strict"
+    """Bad lines, contexts of validation in train and records beyond the window: an error, or left out."""
 
 
 class LanguageObjective(Section):

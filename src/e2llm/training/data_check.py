@@ -1,0 +1,135 @@
+"""A run's data, checked before its first step: what is wrong is an error or left out, never silent."""
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from transformers import AutoConfig
+
+from e2llm.data.check import DataCheck, Part
+from e2llm.errors import E2LLMError
+from e2llm.files import write_atomically
+from e2llm.modeling.configuration import E2LLMConfig
+from e2llm.modeling.parts import readable_errors, resolve_source
+from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.training.build import existing_start, learn_tokenizer, open_processor
+from e2llm.training.console import is_first_process, say
+from e2llm.training.positions import Positions
+from e2llm.training.samples import Source, hold_out, load_sources
+from e2llm.training.schema import Recipe
+
+REPORT_FILE = "data.json"
+
+
+@dataclass
+class RunData:
+    """The records of a run and what was found in their files.
+
+    Attributes:
+        recipe: The resolved recipe.
+        train: What trains.
+        validation: What is evaluated: files of their own, or a share of the training records.
+        check: The findings.
+    """
+
+    recipe: Recipe
+    train: list[Source]
+    validation: list[Source]
+    check: DataCheck = field(default_factory=DataCheck)
+
+    def check_window(self, processor: E2LLMProcessor, window: int | None) -> None:
+        """Leave out records of which a sample may need more positions than the decoder's window has."""
+        if window is not None:
+            positions = Positions(self.recipe, processor, window)
+            self.train = [self._fitting(source, positions) for source in self.train]
+            self.validation = [self._fitting(source, positions) for source in self.validation]
+        if is_first_process():
+            self._sample_tokens(processor)
+
+    def _fitting(self, source: Source, positions: Positions) -> Source:
+        fits = self.check.check_window(
+            source.file.path,
+            zip(source.lines, source.records, strict=True),
+            partial(positions.count, objectives=source.file.objectives),
+            positions.window,
+        )
+        return source if all(fits) else source.part(fits)
+
+    def _sample_tokens(self, processor: E2LLMProcessor) -> None:
+        parts: dict[Part, list[Source]] = {"train": self.train, "validation": self.validation}
+        for part, sources in parts.items():
+            if part in self.check.parts:  # what is held out of train is tallied there
+                self.check.sample_tokens(
+                    part,
+                    (record for source in sources for record in source.records),
+                    sum(len(source.records) for source in sources),
+                    lambda text: len(processor.encode(text)),
+                )
+
+    def finish(self) -> None:
+        """Report the findings on stderr and in the run's folder.
+
+        Raises:
+            E2LLMError: If something is wrong with the data and is not to be left out, with every kind of
+                finding and its first places.
+        """
+        mode = self.recipe.data.problems
+        for line in self.check.lines(leaves_out=mode == "skip"):
+            say(f"data: {line}")
+        if is_first_process():
+            report = {"problems": mode, **self.check.to_dict()}
+            write_atomically(self.recipe.folder / REPORT_FILE, _json(report))
+        wrong = [item for item in self.check.errors if mode == "strict" or item.kind == "no_records"]
+        if wrong:
+            found = "; ".join(item.line() for item in wrong)
+            other = ", or set data.problems: skip to leave that out" if mode == "strict" else ""
+            raise E2LLMError(f"the data are wrong: {found}. Mend the files{other}")
+
+
+def read_data(recipe: Recipe) -> RunData:
+    """Read a run's files; bad lines and training records that stand in validation are findings.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+    """
+    check = DataCheck()
+    validation = load_sources(recipe.data.validation, partial(check.read, part="validation"))
+    train = load_sources(recipe.data.train, partial(check.read, part="train"))
+    if not recipe.data.validation:
+        train, validation = hold_out(train, recipe.data.validation_fraction)
+    return RunData(recipe, train, validation, check)
+
+
+def has_parts(recipe: Recipe) -> bool:
+    """Whether the tokenizers exist before the run."""
+    return recipe.init_from is not None or recipe.decoder.source is not None
+
+
+def open_parts(recipe: Recipe, data: RunData) -> tuple[E2LLMProcessor, int | None]:
+    """The processor and the decoder's window, without any weights.
+
+    A decoder from scratch learns its tokenizer for that.
+
+    Raises:
+        E2LLMError: If a part cannot be read.
+    """
+    if recipe.init_from is not None:
+        processor = open_processor(recipe)
+        with readable_errors(f"config of {recipe.init_from}"):
+            config: Any = E2LLMConfig.from_pretrained(resolve_source(existing_start(recipe))).text_config
+    elif recipe.decoder.new is not None:
+        return open_processor(
+            recipe, learn_tokenizer(recipe.decoder.new, data.train)
+        ), recipe.decoder.new.window
+    else:
+        processor = open_processor(recipe)
+        name, revision = str(recipe.decoder.source), recipe.decoder.revision
+        with readable_errors(f"decoder {name}"):
+            pinned = {"revision": revision} if revision else {}
+            config = AutoConfig.from_pretrained(resolve_source(name), trust_remote_code=False, **pinned)
+    return processor, getattr(config, "max_position_embeddings", None)
+
+
+def _json(report: dict[str, Any]) -> bytes:
+    return (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()
