@@ -82,6 +82,11 @@ def test_sharded_weights_refuse_what_makes_passes_unequal(recipe_of, parallel, k
         recipe_of(encoder=encoder_keys, train={"parallel": parallel, **train_keys})
 
 
+def test_weights_in_4_bits_are_not_cut_into_shares(recipe_of):
+    with pytest.raises(E2LLMError, match=r"decoder\.quantization: nf4 does not go with"):
+        recipe_of(decoder={"mode": "lora", "quantization": "nf4"}, train={"parallel": "zero3"})
+
+
 def test_layer_classes_are_those_of_both_parts(model):
     assert {"BertLayer", "LlamaDecoderLayer"} <= set(layer_class_names(model))
 

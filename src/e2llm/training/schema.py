@@ -381,7 +381,12 @@ class Recipe(Section):
         return self
 
     def _check_sharded(self, keeps: dict[str, Any]) -> None:
-        """Refuse what has processes read unequal numbers of passes, and so wait for each other for ever."""
+        """Refuse what cannot be cut into shares, and what has processes wait for each other for ever."""
+        if self.decoder.quantization != "none":
+            raise ValueError(
+                f"decoder.quantization: {self.decoder.quantization} does not go with train.parallel: "
+                f"{self.train.parallel}: packed weights cannot be cut into shares; set train.parallel: ddp"
+            )
         unequal = {
             **{key: bool(value) for key, value in keeps.items()},
             "encoder.backward_fraction": self.encoder.backward_fraction < 1,
