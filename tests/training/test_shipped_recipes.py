@@ -19,8 +19,9 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 @pytest.fixture(scope="session")
 def wide_decoder(tmp_path_factory):
-    """A decoder whose window takes what the recipes ask for."""
-    return save_decoder(tmp_path_factory.mktemp("wide"), max_position_embeddings=8192)
+    """A decoder whose window takes what the recipes ask for, and whose matrices can be held in 4 bits."""
+    folder = tmp_path_factory.mktemp("wide")
+    return save_decoder(folder, max_position_embeddings=8192, hidden_size=64, intermediate_size=64)
 
 
 def data_paths(recipes):

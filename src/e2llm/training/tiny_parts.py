@@ -6,6 +6,7 @@ trains and how; sizes, steps and records are small.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,17 @@ def _width(recipe: Recipe) -> int:
 def _tiny_data(recipe: Recipe, folder: Path) -> dict[str, Any]:
     """The recipe's data section over the first records of its files; what is held out is read as well."""
     data = recipe.data.model_dump()
-    for side in ("train", "validation"):
-        for number, file in enumerate(getattr(recipe.data, side)):
+    sides = {"train": recipe.data.train, "validation": recipe.data.validation or recipe.data.train}
+    for side, files in sides.items():
+        data[side] = []
+        for number, file in enumerate(files):
             path = folder / f"{side}-{number}.jsonl"
-            write_records(path, first_records(file))
-            data[side][number].update(path=os.fspath(path), limit=None)
-    data["validation"] = data["validation"] or data["train"]
+            # No context may stand on both sides, and where nothing is held out, all of them would.
+            records = [
+                replace(item, context=f"{item.context}\n{side} {number}") for item in first_records(file)
+            ]
+            write_records(path, records)
+            data[side].append({**file.model_dump(), "path": os.fspath(path), "limit": None})
     return data
 
 
