@@ -29,6 +29,10 @@ def train(
     resume: Annotated[
         bool, typer.Option(help="Go on from the newest checkpoint; finished stages are kept.")
     ] = False,
+    overfit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Learn so many records by heart, as a test: losses go to near zero."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     dry_run: Annotated[
         bool,
@@ -59,6 +63,8 @@ def train(
 
         e2llm train recipes/paper-v2.yaml --data records/ --set train.batch_size=2 --resume
 
+        e2llm train recipes/smoke.yaml --overfit 4
+
         e2llm train recipes/qlora.yaml --dry-run --device rtx-4090
     """
     from e2llm.errors import E2LLMError
@@ -83,6 +89,12 @@ def train(
     }  # fmt: skip
     if ignored := [name for name, value in planning.items() if value is not None]:
         raise E2LLMError(f"{', '.join(ignored)} has no effect without --dry-run; add it, or leave this out")
+    if overfit is not None:
+        if resume:
+            raise E2LLMError("--resume does not go with --overfit, which begins anew each time")
+        has_steps = any(setting.partition("=")[0].endswith("train.steps") for setting in settings or [])
+        learn_by_heart(runs[-1], overfit, runs[-1].train.steps if has_steps else None, as_json)
+        return
     results = []
     for item in runs:
         label = " ".join(filter(None, (item.name, item.stage)))
@@ -93,6 +105,23 @@ def train(
             typer.echo(result_line(result))
     if as_json and is_first_process():
         typer.echo(json.dumps(results, indent=2))
+
+
+def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: bool) -> None:
+    """Train on a few records alone; an error unless their losses come near zero."""
+    from e2llm.errors import E2LLMError
+    from e2llm.training.console import is_first_process
+    from e2llm.training.overfit import NEAR_ZERO, overfit
+
+    result = overfit(recipe, count, steps)
+    if is_first_process():
+        typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.line())
+    if not result.is_learned:
+        raise E2LLMError(
+            f"the losses of {count} records did not come below {NEAR_ZERO} in {result.run.steps} steps: "
+            "raise train.learning_rate, or train.steps, or let more of the model train; if nothing helps, "
+            "look at the records"
+        )
 
 
 def plan(

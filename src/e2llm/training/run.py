@@ -2,12 +2,13 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
@@ -46,13 +47,14 @@ class TrainResult:
     eval_losses: dict[str, float]
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> TrainResult:
+def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
     """Train by a recipe, into `recipe.folder`; the model comes to lie in its sub-folder `final`.
 
     Args:
         recipe: The resolved recipe.
         resume: Go on from the newest checkpoint of the same run, if there is one; a finished run is left as
             it is.
+        callbacks: More of transformers' callbacks.
 
     Raises:
         E2LLMError: If the folder holds another run and `resume` is not set, the data do not serve the
@@ -72,6 +74,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> TrainResult:
     if changes:
         say(f"the recipe has changed since this run began: {'; '.join(changes)}")
     trainer = prepare(recipe)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     console = ConsoleCallback()
     trainer.add_callback(console)
     try:

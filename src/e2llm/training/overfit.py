@@ -1,0 +1,134 @@
+"""Can a recipe learn a few records by heart? If not, it will learn nothing from many."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from e2llm.errors import E2LLMError
+from e2llm.records import Record, read_records, write_records
+from e2llm.training.recipe import FINAL_FOLDER
+from e2llm.training.run import TrainResult, train
+from e2llm.training.samples import OBJECTIVES
+from e2llm.training.schema import DataFile, Recipe
+
+MAX_STEPS = 400
+NEAR_ZERO = 0.1
+_STOP_BELOW = 0.02
+_NAMES = tuple(f"{name}_loss" for name in OBJECTIVES)
+
+
+@dataclass(frozen=True)
+class OverfitResult:
+    """What came of it.
+
+    Attributes:
+        run: The run.
+        losses: The last training loss of each objective.
+        is_learned: Whether all of them are below `NEAR_ZERO`.
+    """
+
+    run: TrainResult
+    losses: dict[str, float]
+    is_learned: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "folder": str(self.run.folder.parent),
+            "steps": self.run.steps,
+            "first_losses": self.run.first_losses,
+            "last_losses": self.losses,
+            "is_learned": self.is_learned,
+        }
+
+    def line(self) -> str:
+        """On one line."""
+        losses = ", ".join(
+            f"{name.removesuffix('_loss')} {self.run.first_losses.get(name, value):.3f} -> {value:.4f}"
+            for name, value in self.losses.items()
+        )
+        verdict = "learned by heart" if self.is_learned else "not learned"
+        return f"{self.run.folder.parent}: {verdict} in {self.run.steps} steps: {losses}"
+
+
+class StopWhenLearned(TrainerCallback):  # type: ignore[misc]
+    """Ends the run when the losses of a log line are next to zero."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Look at the losses."""
+        losses = [value for name, value in (logs or {}).items() if name in _NAMES]
+        if losses and max(losses) < _STOP_BELOW:
+            control.should_training_stop = True
+
+
+def overfit(recipe: Recipe, count: int, steps: int | None = None) -> OverfitResult:
+    """Train on a few records alone, the same at every step, until their losses are near zero.
+
+    The recipe's model, objectives and learning rate stay. What would make each step another task is taken
+    out: other records, distractors, raw chunks, drawn rates and window lengths, weight decay, the fall of the
+    learning rate.
+
+    Args:
+        recipe: The resolved recipe, of its last stage if it has several.
+        count: How many records.
+        steps: Most optimizer steps; by default 400.
+
+    Raises:
+        E2LLMError: If there are fewer records that can serve.
+    """
+    reasons = recipe.objectives.fractions()["reasoning"] > 0
+    records = first_records(recipe.data.train, count, needs_question=reasons)
+    if len(records) < count:
+        raise E2LLMError(f"--overfit {count}: only {len(records)} records can serve; ask for fewer")
+    folder = recipe.folder / f"overfit-{count}"
+    if folder.exists():
+        shutil.rmtree(folder)
+    file = folder / "records.jsonl"
+    write_records(file, records)
+    result = train(overfit_recipe(recipe, file, count, steps), callbacks=[StopWhenLearned()])
+    losses = {name: result.last_losses[name] for name in _NAMES if name in result.last_losses}
+    return OverfitResult(result, losses, bool(losses) and max(losses.values()) < NEAR_ZERO)
+
+
+def first_records(files: list[DataFile], count: int, *, needs_question: bool) -> list[Record]:
+    """The first records of the files that have a question, or any where none is needed."""
+    records: list[Record] = []
+    for file in files:
+        if needs_question and "reasoning" not in file.objectives:
+            continue
+        for record in read_records(file.path):
+            if len(records) == count:
+                return records
+            if not (needs_question and record.is_text_only):
+                records.append(record)
+    return records
+
+
+def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) -> Recipe:
+    """The recipe of a run that learns the records of a file by heart."""
+    content = recipe.model_dump()
+    num_steps = steps or MAX_STEPS
+    start = recipe.init_from
+    if start is not None and Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
+        start = None  # the stage before was not trained: a new model learns a few records just as well
+    content.update(output=str(file.parent), stage="", init_from=start)
+    if start is None:
+        content["adapter"]["reset"] = False
+        if recipe.decoder.new is not None:
+            content["decoder"]["mode"] = "full"
+    content["data"] = {
+        "train": [{"path": str(file), "objectives": list(OBJECTIVES)}],
+        "validation_fraction": 0.0,
+    }
+    objectives = content["objectives"]
+    objectives["soft_tokens"], objectives["soft_token_weights"] = [max(recipe.objectives.soft_tokens)], []
+    objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[])
+    objectives["reasoning"].update(expand_fraction=0.0, distractor_fraction=0.0, questions_per_context=1)
+    content["train"].update(
+        steps=num_steps, batch_size=count, gradient_accumulation=1, schedule="constant", weight_decay=0.0,
+        evaluate_every_steps=num_steps, save_every_steps=num_steps, log_every_steps=min(10, num_steps),
+    )  # fmt: skip
+    return Recipe.model_validate(content)
