@@ -1,0 +1,79 @@
+"""`e2llm realign`: another encoder under a trained model's decoder."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2llm.cli.ask import MODEL_HELP
+
+
+def realign(
+    model: Annotated[str, typer.Argument(help=f"The trained model: {MODEL_HELP}")],
+    encoder: Annotated[str, typer.Option(help="The new encoder: hub id or local folder.")],
+    records: Annotated[list[Path], typer.Option(help="Records to learn on; give it again for more files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Records to measure on; else a share of the others.")
+    ] = None,
+    match_steps: Annotated[
+        int, typer.Option(min=0, help="Steps that match the old soft tokens, without the decoder.")
+    ] = 300,
+    match_learning_rate: Annotated[float, typer.Option(min=0.0, help="Of these steps.")] = 1e-3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps against the decoder.")] = 200,
+    encoder_lora: Annotated[bool, typer.Option(help="Train LoRA deltas of the new encoder, too.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of a recipe, such as train.batch_size=8."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the losses as JSON.")] = False,
+) -> None:
+    """Put another encoder under a model's decoder, which stays as it is, and say how much of it returns.
+
+    Example:
+        e2llm realign mini --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
+    """
+    from e2llm.modeling.configuration import E2LLMConfig
+    from e2llm.modeling.parts import resolve_source
+    from e2llm.training.realign import realign as run
+    from e2llm.training.recipe import merge, parse_override, validate, with_value
+
+    config = E2LLMConfig.from_pretrained(resolve_source(model))
+    every = max(1, steps // 5)
+    content = {
+        "name": output.name or "realigned",
+        "output": str(output),
+        "encoder": {"source": encoder, "mode": "lora" if encoder_lora else "frozen"},
+        "decoder": {"source": model, "mode": "frozen"},
+        "adapter": {
+            "kind": config.adapter,
+            "max_soft_tokens": config.max_soft_tokens,
+            "num_heads": config.adapter_num_heads,
+            "pooling": config.pooling,
+        },
+        "data": {
+            "train": [{"path": str(file.absolute())} for file in records],
+            "validation": [{"path": str(file.absolute())} for file in validation or []],
+        },
+        "objectives": {"soft_tokens": [config.max_soft_tokens]},
+        "train": {"steps": steps, "evaluate_every_steps": every, "save_every_steps": every},
+    }
+    for setting in settings or []:
+        _, keys, value = parse_override(setting, [])
+        content = merge(content, with_value(content, keys, value, ".".join(keys)))
+    result = run(
+        validate(content, "realign"), model, match_steps=match_steps, match_learning_rate=match_learning_rate
+    )
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(result), "folder": str(result.folder)}, indent=2))
+        return
+    last = result.trained[max(result.trained)] if result.trained else result.matched
+    typer.echo(f"{result.folder}: held-out loss")
+    for name in result.old:
+        typer.echo(
+            f"  {name.removesuffix('_loss'):<14} was {result.old[name]:.3f}, swapped "
+            f"{result.fresh[name]:.3f}, matched {result.matched[name]:.3f}, trained {last[name]:.3f}: "
+            f"{result.recovered.get(name, 0):.0%} of the loss is back"
+        )
