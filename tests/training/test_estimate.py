@@ -136,6 +136,17 @@ def test_several_devices_hold_the_gradients_twice_and_mixed_precision_copies_wha
     assert 0 < several["half-precision copies"] <= alone["gradients"] / 2
 
 
+@pytest.mark.parametrize(("parallel", "shared"), [("zero2", False), ("zero3", True), ("fsdp2", True)])
+def test_sharding_shares_out_what_it_says(parallel, shared):
+    plain, recipe = qwen(), qwen(parallel=parallel)
+    alone = paper.static_memory(plain, draw(plain))
+    among = paper.static_memory(recipe, draw(recipe), num_devices=8)
+    assert among["optimizer states"] == alone["optimizer states"] / 8
+    assert among["gradients"] == alone["gradients"] / 8
+    assert "gradients to add up" not in among
+    assert among["decoder weights"] == alone["decoder weights"] / (8 if shared else 1)
+
+
 def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer():
     size = {"reasoning": SampleSize(1000, 10)}
     memories = [

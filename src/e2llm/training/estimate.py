@@ -124,7 +124,8 @@ def static_memory(
 
     Weights in the precision that they are held in (what trains: float32, so there is no second master copy);
     a gradient of the same size for each that trains, and once more where several devices add theirs up; two
-    float32 moments of AdamW for each; under autocast a half-precision copy of what trains.
+    float32 moments of AdamW for each. `train.parallel` shares out what it says, in equal parts. Under
+    autocast a half-precision copy of what trains.
     """
     quantized = quantized_matrices(recipe, model)
     ids = {id(weight) for name, weight in matrices(model.language_model).items() if name in quantized}
@@ -139,10 +140,14 @@ def static_memory(
         )
         for part, module in _parts(model).items()
     }
-    memory["gradients"] = gradients
-    if num_devices > 1:
+    parallel = recipe.train.parallel
+    if parallel in ("fsdp2", "zero3"):
+        memory = {name: value / num_devices for name, value in memory.items()}
+    share = 1 if parallel == "ddp" else num_devices
+    memory["gradients"] = gradients / share
+    if num_devices > share:
         memory["gradients to add up"] = gradients
-    memory["optimizer states"] = 8.0 * sum(p.numel() for p in trained)
+    memory["optimizer states"] = 8.0 * sum(p.numel() for p in trained) / share
     if is_mixed:
         memory["half-precision copies"] = 2.0 * sum(
             p.numel() for p in trained if p.dtype == torch.float32 and p.dim() > 1

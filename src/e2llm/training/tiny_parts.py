@@ -83,7 +83,7 @@ def shrink(recipes: Sequence[Recipe], folder: Path) -> list[Recipe]:
         content["train"].update(
             steps=1, batch_size=2, gradient_accumulation=1, precision="fp32", num_threads=None,
             dataloader_workers=0, log_every_steps=1, evaluate_every_steps=1, evaluate_samples=2,
-            save_every_steps=1, compile=False, track="none", encoder_state_store=None,
+            save_every_steps=1, compile=False, track="none", parallel="ddp", encoder_state_store=None,
         )  # fmt: skip
         content["encoder"].update(source=_encoder(recipe, folder, texts), revision=None, batch_tokens=2048)
         if recipe.decoder.new is not None:
