@@ -252,6 +252,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 self.state.best_model_checkpoint = str(place)
                 self.state.save_to_json(str(staged / STATE_NAME))
             publish(staged, place)
+            staged.parent.rmdir()
             rotate_checkpoints(
                 str(folder), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )

@@ -1,0 +1,98 @@
+"""Real processes that are killed at chosen moments, and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_parts import make_recipe, weights
+
+from e2llm.training.run import train
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+# The process kills itself when a function is called for the n-th time: a SIGKILL, at a known place.
+KILLED = """
+import importlib, os, signal, sys
+module, name, count, recipe = sys.argv[1:]
+owner = importlib.import_module(module)
+while "." in name:
+    first, _, name = name.partition(".")
+    owner = getattr(owner, first)
+function, calls = getattr(owner, name), []
+
+def killed(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args, **kwargs)
+
+setattr(owner, name, killed)
+from e2llm.training.recipe import load_recipe
+from e2llm.training.run import train
+for recipe in load_recipe(recipe):
+    train(recipe, resume=True)
+"""
+TRAINER = "e2llm.training.trainer"
+MOMENTS = {
+    "in a step": (TRAINER, "E2LLMTrainer.compute_loss", 5),
+    "while the model is saved": ("e2llm.modeling.checkpoint", "write_weights", 2),
+    "between model and optimizer": (TRAINER, "E2LLMTrainer._save_optimizer_and_scheduler", 2),
+    "before the state is written": (TRAINER, "E2LLMTrainer._save_rng_state", 2),
+    "before the checkpoint takes its place": (TRAINER, "publish", 2),
+    "while old checkpoints are removed": (TRAINER, "rotate_checkpoints", 3),
+}
+
+
+SECTIONS = {
+    "train": {
+        "steps": 6, "batch_size": 2, "evaluate_every_steps": 2, "save_every_steps": 2,
+        "keep_checkpoints": 1, "num_threads": 1, "packing": True, "cache_encoder_states_mb": 5,
+    },
+    "objectives": {"reasoning": {"questions_per_context": 2}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, encoder, decoder):
+    """The result of a run that nothing happened to, and its weights."""
+    threads = torch.get_num_threads()
+    result = train(make_recipe(tmp_path_factory.mktemp("whole"), encoder, decoder, **SECTIONS))
+    torch.set_num_threads(threads)
+    return result, weights(result.folder)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_one(
+    recipe_of, undisturbed, one_thread, tmp_path, moment
+):
+    module, name, count = MOMENTS[moment]
+    recipe = recipe_of(output="killed", **SECTIONS)
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(recipe.model_dump(exclude_none=True)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, module, name, str(count), str(file)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (recipe.folder / "result.json").exists()
+    result, theirs = undisturbed
+    resumed = train(recipe, resume=True)
+    ours = weights(resumed.folder)
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert resumed.eval_losses == result.eval_losses
+    assert not (recipe.folder / ".saving").exists()
