@@ -41,8 +41,10 @@ class TensorBoardCallback(TrainerCallback):  # type: ignore[misc]
             return
         for name, value in (logs or {}).items():
             if isinstance(value, int | float):
-                heading = "held_out" if name.startswith("eval_") else "train"
-                tag = f"{heading}/{name.removeprefix('eval_').removeprefix('train_')}"
+                kind, _, rest = name.partition("_")
+                # What transformers sums up at the end (`train_loss`, `train_runtime`) is of the whole run.
+                heading = {"eval": "held_out", "train": "whole_run"}.get(kind, "train")
+                tag = f"{heading}/{name if heading == 'train' else rest}"
                 self.writer.add_scalar(tag, value, state.global_step)
         self.writer.flush()
 

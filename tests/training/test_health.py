@@ -1,0 +1,100 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from e2llm.errors import E2LLMError
+from e2llm.training import health
+from e2llm.training.run import prepare, train
+from e2llm.training.trainer import E2LLMTrainer
+
+
+def full_disk(monkeypatch, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+
+
+def test_the_batches_of_a_step_whose_loss_is_no_number_are_saved_to_look_at(recipe_of, monkeypatch):
+    compute = E2LLMTrainer.compute_loss
+
+    def broken(self, model, inputs, *args, **kwargs):
+        if self.state.global_step == 2:
+            with torch.no_grad():
+                model.adapter.output_norm.weight[0] = float("nan")
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(E2LLMTrainer, "compute_loss", broken)
+    recipe = recipe_of(train={"gradient_accumulation": 2})
+    with pytest.raises(E2LLMError, match=r"the loss is nan at step 3 of 4; .* in .*failed-step-3 to look at"):
+        train(recipe)
+    folder = recipe.folder / "failed-step-3"
+    batches = json.loads((folder / "batches.json").read_text())
+    assert len(batches) == 2
+    assert any("boat" in row["input"] for batch in batches for row in batch["rows"])
+    assert all(batch["chunks"] for batch in batches)
+    saved = load_file(folder / "batch-1.safetensors")
+    assert {"input_ids", "labels", "objectives", "chunk_input_ids"} <= set(saved)
+    assert (recipe.folder / "checkpoint-2").is_dir()
+
+
+def test_a_disk_too_small_for_the_run_is_found_before_the_first_step(recipe_of, monkeypatch):
+    full_disk(monkeypatch, free=10**6)
+    with pytest.raises(E2LLMError, match=r"this run needs \d+ MB on the disk, 1 MB are free; free some"):
+        prepare(recipe_of())
+
+
+def test_a_disk_that_fills_up_ends_the_run_before_a_checkpoint_is_begun(recipe_of, monkeypatch):
+    recipe = recipe_of()
+    save = E2LLMTrainer._save_checkpoint
+
+    def fill_up(self, *args):
+        if self.state.global_step == 4:
+            full_disk(monkeypatch, free=10**6)
+        save(self, *args)
+
+    monkeypatch.setattr(E2LLMTrainer, "_save_checkpoint", fill_up)
+    with pytest.raises(E2LLMError, match=r"a checkpoint needs .* go on with --resume"):
+        train(recipe)
+    monkeypatch.undo()
+    assert [item.name for item in recipe.folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert train(recipe, resume=True).steps == 4
+
+
+def test_the_size_of_a_checkpoint_is_about_what_it_takes(recipe_of):
+    recipe = recipe_of()
+    trainer = prepare(recipe)
+    trainer.train()
+    written = sum(
+        file.stat().st_size
+        for file in (recipe.folder / "checkpoint-4").iterdir()
+        if file.suffix in (".safetensors", ".pt") and "scheduler" not in file.name
+    )
+    assert health.checkpoint_bytes(trainer.model) == pytest.approx(written, rel=0.25)
+
+
+def test_the_log_has_gradients_rates_losses_speed_and_memory(recipe_of):
+    trainer = prepare(recipe_of())
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert {"grad_norm", "learning_rate", "tokens_per_second", "peak_memory_mb"} <= set(entry)
+    assert {"understanding_loss", "reasoning_loss"} & set(entry)
+    assert entry["peak_memory_mb"] > 50
+
+
+def test_tensorboard_shows_the_log_and_a_resumed_run_goes_on_in_it(recipe_of):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = recipe_of(train={"track": "tensorboard"})
+    train(recipe)
+    events = event_accumulator.EventAccumulator(str(recipe.folder / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "train/grad_norm", "train/peak_memory_mb", "held_out/reasoning_loss"} <= tags
+    assert [event.step for event in events.Scalars("train/grad_norm")] == [1, 2, 3, 4]
+
+
+def test_tracking_without_tensorboard_names_the_extra(recipe_of, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r"e2llm\[track\]"):
+        prepare(recipe_of(train={"track": "tensorboard"}))

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import torch
+from small_parts import make_recipe, save_encoder
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.training.matching import match, matching_loss
+from e2llm.training.realign import realign, swap_encoder
+from e2llm.training.run import train
+
+TEXTS = ["The harbour lights went out at nine. " * 4, "Seven boats, and the key under the blue stone. " * 3]
+
+
+@pytest.fixture
+def other_encoder(tmp_path):
+    """Another shape, so that no weight of the old one could be used."""
+    torch.manual_seed(9)
+    return save_encoder(tmp_path / "other", hidden_size=48, num_hidden_layers=1)
+
+
+@pytest.fixture(params=["full", "lora"])
+def trained(request, tmp_path, encoder, decoder):
+    """A model whose decoder's weights are in the checkpoint, or deltas of a base."""
+    return train(make_recipe(tmp_path, encoder, decoder, decoder={"mode": request.param})).folder
+
+
+def load(folder):
+    return E2LLMForConditionalGeneration.from_pretrained(folder), E2LLMProcessor.from_pretrained(folder)
+
+
+def decoder_tensors(model):
+    return {name: value.clone() for name, value in model.language_model.state_dict().items()}
+
+
+def test_only_the_adapter_is_new_and_the_decoder_stays_bit_for_bit(trained, other_encoder, recipe_of):
+    before = decoder_tensors(load(trained)[0])
+    recipe = recipe_of(
+        output="realigned",
+        encoder={"source": other_encoder},
+        decoder={"source": str(trained), "mode": "frozen"},
+    )
+    result = realign(recipe, str(trained), match_steps=3)
+    model, processor = load(result.folder)
+    after = decoder_tensors(model)
+    assert set(before) == set(after)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert model.config.encoder_config.hidden_size == 48
+    assert processor.chunk_size_chars == 64
+    saved = json.loads((recipe.folder / "realign.json").read_text())
+    assert set(saved["old"]) == set(saved["matched"]) == {"understanding_loss", "reasoning_loss"}
+    assert saved["fresh"] != saved["matched"]
+    assert list(saved["trained"]) == ["2", "4"]
+
+
+def test_matching_brings_the_soft_tokens_nearer(encoder, decoder, other_encoder):
+    old = (
+        E2LLMForConditionalGeneration.from_parts(encoder, decoder, max_soft_tokens=2),
+        E2LLMProcessor.from_parts(encoder, decoder, chunk_size_chars=64),
+    )
+    torch.manual_seed(1)
+    new = swap_encoder(*old, other_encoder)
+    losses = []
+    match(
+        new, old, TEXTS, steps=60, batch_size=8, learning_rate=1e-2,
+        on_step=lambda step, loss: losses.append(loss),
+    )  # fmt: skip
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_matching_loss_is_the_share_of_variance_that_is_missed():
+    old = torch.randn(50, 2, 8)
+    assert matching_loss(old, old) == 0
+    mean = old.mean(dim=0).expand_as(old)
+    torch.testing.assert_close(matching_loss(mean, old), torch.tensor(1.0))
+
+
+def test_a_decoder_that_would_train_and_a_used_folder_are_refused(recipe_of, encoder, tmp_path):
+    with pytest.raises(E2LLMError, match=r"decoder\.mode must be frozen, got full"):
+        realign(recipe_of(), "mini")
+    recipe = recipe_of(decoder={"mode": "frozen"})
+    (recipe.folder / "start").mkdir(parents=True)
+    with pytest.raises(E2LLMError, match="holds a run already"):
+        realign(recipe, "mini")
+
+
+def test_nothing_to_match_on_is_an_error(encoder, decoder):
+    pair = (
+        E2LLMForConditionalGeneration.from_parts(encoder, decoder),
+        E2LLMProcessor.from_parts(encoder, decoder),
+    )
+    with pytest.raises(E2LLMError, match="no text to match"):
+        match(pair, pair, [], steps=1)
