@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from e2llm import ChunkStore
+from e2llm.errors import E2LLMError
+from e2llm.modeling import lora
+from e2llm.modeling.identity import encoder_fingerprint
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.state_cache import EncoderStates
@@ -90,3 +93,36 @@ def test_an_encoder_that_trains_is_refused(model):
     model.chunk_encoder.requires_grad_(True)
     with pytest.raises(ValueError, match=r"encoder\.mode: frozen"):
         EncoderStates(model, 0, max_bytes=10)
+
+
+def test_states_of_another_precision_are_not_taken_from_the_store(model, processor, tmp_path):
+    def halved():
+        return torch.autocast("cpu", torch.bfloat16)
+
+    with ChunkStore(tmp_path) as store:
+        EncoderStates(model, 0, store=store, autocast=halved)(*inputs_of(processor, TEXTS))
+        plain = EncoderStates(model, 0, store=store)
+        plain(*inputs_of(processor, TEXTS))
+        again = EncoderStates(model, 0, store=store, autocast=halved)
+        again(*inputs_of(processor, TEXTS))
+    assert (plain.num_encoded, again.num_encoded) == (3, 0)
+
+
+def test_deltas_of_another_scale_are_another_encoder(model):
+    lora.set_modes(model, encoder="lora", decoder="frozen", adapter="full")
+    before = encoder_fingerprint(model)
+    next(lora.lora_layers(model.chunk_encoder))[1].scaling["default"] = 7.0
+    assert encoder_fingerprint(model) != before
+
+
+def test_states_beyond_half_precision_are_refused(model, processor):
+    model.chunk_encoder.encoder.layer[-1].output.LayerNorm.weight.data.fill_(1e6)
+    with pytest.raises(E2LLMError, match="beyond half precision"):
+        EncoderStates(model, 0, max_bytes=100)(*inputs_of(processor, TEXTS))
+
+
+def test_what_is_too_large_for_the_store_is_encoded_each_time(model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr("e2llm.training.state_cache._MOST_BYTES", 32 * 2 * 15)
+    with ChunkStore(tmp_path) as store:
+        EncoderStates(model, 0, store=store)(*inputs_of(processor, TEXTS))
+        assert len(store) == 1  # the shortest

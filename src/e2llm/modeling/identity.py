@@ -34,14 +34,20 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
 
 
 def encoder_fingerprint(model: CompositeModel) -> str:
-    """SHA-256 over what the token states of a row of token ids depend on: the encoder's weights."""
-    digest = hashlib.sha256(model.config.encoder_config.model_type.encode())
+    """SHA-256 over what the token states of a row of token ids depend on: the encoder's shape and weights."""
+    config = model.config.encoder_config.to_dict()
+    for name in ("_name_or_path", "transformers_version", "architectures"):
+        config.pop(name, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     _add_weights(digest, model.chunk_encoder)
     return digest.hexdigest()
 
 
 def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
-    """Add a part's tensors by name, with their precision and shape."""
+    """Add a part's tensors by name, with their precision and shape, and the scales of LoRA deltas."""
+    for name, module in part.named_modules():
+        if getattr(module, "lora_A", None) is not None:
+            digest.update(f"{name} {sorted(module.scaling.items())}".encode())
     for name, tensor in sorted(part.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         flat = tensor.detach().contiguous().cpu().reshape(-1)

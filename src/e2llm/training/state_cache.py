@@ -15,12 +15,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from e2llm.errors import E2LLMError
 from e2llm.modeling.identity import encoder_fingerprint
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.passes import Pass, PassRunner, Results
 from e2llm.store.chunk_store import ChunkStore
 
 _PUT_BYTES = 2**26  # written to the store at once
+_MOST_BYTES = 2**25  # of one chunk in the store; longer ones are encoded each time
 
 
 class EncoderStates:
@@ -62,7 +64,13 @@ class EncoderStates:
         self._keeps = bool(max_bytes) or store is not None
         self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict()
         self._runner = PassRunner(model, pad_token_id, self._compute, torch.no_grad)
-        self._fingerprint = encoder_fingerprint(model).encode() if store is not None else b""
+        self._fingerprint = b""
+        if store is not None:
+            with autocast():
+                kind = model.chunk_encoder.device.type
+                halved = torch.is_autocast_enabled(kind)
+                precision = str(torch.get_autocast_dtype(kind)) if halved else "as it is"
+            self._fingerprint = f"{encoder_fingerprint(model)} {precision}".encode()
 
     def __call__(
         self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
@@ -111,6 +119,11 @@ class EncoderStates:
 
         def keep(item: Pass, results: Results) -> None:
             states = results[0].half() if self._keeps else results[0].float()
+            if self._keeps and not bool(torch.isfinite(states).all()):
+                raise E2LLMError(
+                    "the encoder's states go beyond half precision, in which they are kept; set "
+                    "train.cache_encoder_states_mb: 0 and no train.encoder_state_store"
+                )
             for place, row in zip(item.places, states.cpu(), strict=False):
                 result[place] = row[: len(rows[place])].clone()
 
@@ -127,7 +140,7 @@ class EncoderStates:
         if self.store is not None:
             batch: dict[bytes, dict[str, torch.Tensor]] = {}
             num_bytes = 0
-            for key in fresh:
+            for key in (key for key in fresh if rows[key].nbytes <= _MOST_BYTES):
                 batch[key] = {"states": rows[key]}
                 num_bytes += rows[key].nbytes
                 if num_bytes > _PUT_BYTES:
