@@ -153,6 +153,14 @@ def test_a_spare_special_token_is_taken_before_one_is_added(spare):
     assert len(tokenizer) == size
 
 
+def test_a_spare_token_that_pads_is_not_the_placeholder():
+    tokenizer = tiny_decoder_tokenizer()
+    names = ["<|reserved_special_token_0|>", "<|reserved_special_token_1|>"]
+    tokenizer.add_special_tokens({"extra_special_tokens": names})
+    tokenizer.pad_token = names[0]
+    assert choose_placeholder(tokenizer).token == names[1]
+
+
 def test_an_added_placeholder_keeps_the_other_special_tokens_and_is_chosen_again():
     tokenizer = chat_tokenizer()
     first = choose_placeholder(tokenizer)

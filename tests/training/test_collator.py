@@ -72,3 +72,10 @@ def test_a_batch_without_chunks_has_no_chunk_tensors(processor):
 def test_a_copy_for_a_worker_process_makes_the_same_batch(processor):
     copy = pickle.loads(pickle.dumps(SampleCollator(processor)))  # noqa: S301
     assert torch.equal(copy([LONG])["labels"], SampleCollator(processor)([LONG])["labels"])
+
+
+def test_rows_are_never_filled_with_the_placeholder(processor):
+    processor.tokenizer.pad_token = processor.chunk_token
+    batch = SampleCollator(processor, packs=True)([LONG, SHORT])
+    placeholder = processor.tokenizer.convert_tokens_to_ids(processor.chunk_token)
+    assert placeholder not in batch["input_ids"][1, 2:].tolist()

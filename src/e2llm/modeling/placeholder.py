@@ -19,7 +19,8 @@ def choose_placeholder(tokenizer: Any) -> Placeholder:
     """Choose the placeholder in a decoder's tokenizer, the same one every time.
 
     In this order: the token `<|chunk|>` if the tokenizer has it; a special token that the decoder's authors
-    left spare (`<|reserved_special_token_0|>`, `<unused0>`, `<|placeholder1|>`, ...); else `<|chunk|>`, added
+    left spare (`<|reserved_special_token_0|>`, `<unused0>`, `<|placeholder1|>`, ...) and that pads, begins
+    or ends nothing; else `<|chunk|>`, added
     to the tokenizer. An added id may lie in rows that the decoder's embedding has to spare; if it does not,
     one row is added.
     """
@@ -29,7 +30,12 @@ def choose_placeholder(tokenizer: Any) -> Placeholder:
     specials = {
         token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special
     }
-    spare = sorted((index, token) for token, index in specials.items() if _SPARE_TOKEN.fullmatch(token))
+    taken = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
+    spare = sorted(
+        (index, token)
+        for token, index in specials.items()
+        if _SPARE_TOKEN.fullmatch(token) and index not in taken
+    )
     if spare:
         index, token = spare[0]
         return Placeholder(token, index)

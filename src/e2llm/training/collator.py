@@ -82,11 +82,18 @@ class SampleCollator:
                 objectives += [sample.objective] * count
                 positions += range(count)
             rest = length - len(ids)
-            data["input_ids"].append(ids + [self.processor.tokenizer.pad_token_id] * rest)
+            data["input_ids"].append(ids + [self._filling] * rest)
             data["labels"].append(labels + [IGNORE_INDEX] * rest)
             data["objectives"].append(objectives + [0] * rest)
             data["position_ids"].append([*positions, *range(rest)])
         return {name: torch.tensor(values) for name, values in data.items()}
+
+    @property
+    def _filling(self) -> int:
+        """A token to fill rows with: not the placeholder, which would be counted."""
+        tokenizer = self.processor.tokenizer
+        placeholder = tokenizer.convert_tokens_to_ids(self.processor.chunk_token)
+        return next(item for item in (tokenizer.pad_token_id, 0, 1) if item != placeholder)
 
     def _draw(self, index: int, count: int) -> torch.Tensor:
         """Which of the chunks gradients flow through: the fraction, rounded, and one at least."""
