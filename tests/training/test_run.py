@@ -11,9 +11,11 @@ from small_parts import STORY, weights
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.records import Record, write_records
+from e2llm.training.build import open_processor
 from e2llm.training.checkpoints import last_checkpoint, load_weights
+from e2llm.training.data_check import read_data
 from e2llm.training.recipe import load_recipe
-from e2llm.training.run import train
+from e2llm.training.run import evaluation_sets, train
 from e2llm.training.samples import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
@@ -227,3 +229,30 @@ def test_the_training_loss_falls_on_a_task_that_can_be_learned(recipe_of):
     result = train(recipe_of(train={**train_settings, "evaluate_every_steps": 40, "save_every_steps": 40}))
     for name, first in result.first_losses.items():
         assert result.last_losses[name] < 0.8 * first
+
+
+def test_the_best_weights_are_saved_also_between_the_steps_that_save(recipe_of, monkeypatch):
+    losses = iter([5.0, 3.0, 1.0, 4.0])
+    seen = {}
+
+    def evaluate(self, *args, **kwargs):
+        metrics = {"eval_reasoning_loss": next(losses)}
+        seen[self.state.global_step] = self.model.adapter.scale.detach().clone()
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    monkeypatch.setattr(E2LLMTrainer, "evaluate", evaluate)
+    recipe = recipe_of(train={"steps": 8, "evaluate_every_steps": 2, "save_every_steps": 4})
+    result = train(recipe)
+    assert result.eval_losses == {"reasoning_loss": 1.0}
+    assert torch.equal(weights(result.folder)["adapter.scale"], seen[6])
+    assert not torch.equal(seen[6], seen[8])
+
+
+def test_held_out_sets_are_whole_batches_of_all_processes(recipe_of, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    recipe = recipe_of(train={"batch_size": 2, "evaluate_samples": 7})
+    data = read_data(recipe)
+    sets = evaluation_sets(data.validation, recipe, open_processor(recipe), None)
+    assert {len(samples) for samples in sets.values()} == {12}

@@ -151,6 +151,8 @@ def evaluation_sets(
 ) -> dict[str, SampleSet]:
     """One fixed set of held-out samples per objective that trains and has records."""
     sets = {}
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    together = recipe.train.batch_size * num_processes if num_processes > 1 else 1
     for name, fraction in recipe.objectives.fractions().items():
         if fraction <= 0:
             continue
@@ -159,7 +161,7 @@ def evaluation_sets(
                 validation,
                 recipe,
                 processor,
-                recipe.train.evaluate_samples,
+                -(-recipe.train.evaluate_samples // together) * together,  # none is drawn twice
                 group_size=recipe.train.batch_size,
                 window=window,
                 only=name,

@@ -311,7 +311,7 @@ class TrainSection(Section):
     evaluate_every_steps: int = Field(default=200, ge=1)
     """How often held-out records are evaluated."""
     evaluate_samples: int = Field(default=64, ge=1)
-    """Held-out samples per objective and evaluation."""
+    """Held-out samples per objective and evaluation; several processes round up to whole batches of all."""
     save_every_steps: int = Field(default=200, ge=1)
     """How often a checkpoint to resume from is saved."""
     keep_checkpoints: int = Field(default=2, ge=1)

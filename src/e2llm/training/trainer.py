@@ -260,6 +260,13 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             self.state.best_model_checkpoint = str(place)
         self.accelerator.wait_for_everyone()
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether an evaluation is the best so far; then its weights are saved, whatever step it is."""
+        is_best = bool(super()._determine_best_metric(metrics, trial))
+        if is_best:
+            self.control.should_save = True
+        return is_best
+
     def _get_output_dir(self, trial: Any) -> str:
         return self._save_folder or str(super()._get_output_dir(trial))
 
