@@ -6,12 +6,19 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from e2llm.errors import E2LLMError
 from e2llm.training.samples import OBJECTIVES
 
 
 def is_first_process() -> bool:
     """Whether this is the process that speaks, of those that `torchrun` starts."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def only_one_process(what: str) -> None:
+    """Raise `E2LLMError` if `torchrun` started several processes for what is done by one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise E2LLMError(f"{what} runs in one process; start it without torchrun")
 
 
 def say(text: str) -> None:

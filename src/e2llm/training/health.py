@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.parts import PART_MODULES
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.process_memory import peak_resident_bytes
 from e2llm.training.samples import OBJECTIVES
@@ -22,9 +23,20 @@ _MOST_TEXT = 2000
 
 
 def save_batches(
-    folder: Path, step: int, batches: Sequence[dict[str, Any]], processor: E2LLMProcessor
+    folder: Path,
+    step: int,
+    batches: Sequence[dict[str, Any]],
+    processor: E2LLMProcessor,
+    prefix: str = "",
 ) -> Path:
     """Write an optimizer step's batches for inspection: tensors, and their texts.
+
+    Args:
+        folder: Folder of the run.
+        step: The step.
+        batches: What the collator made.
+        processor: Decodes them.
+        prefix: Of the files' names, to tell processes apart.
 
     Returns:
         The folder `failed-step-N`, with `batch-I.safetensors` and, to read, `batches.json`.
@@ -35,10 +47,11 @@ def save_batches(
         tensors = {
             name: item.detach().cpu().contiguous() for name, item in batch.items() if torch.is_tensor(item)
         }
-        write_atomically(target / f"batch-{number}.safetensors", save(tensors))
+        write_atomically(target / f"{prefix}batch-{number}.safetensors", save(tensors))
         described.append(describe_batch(batch, processor))
     write_atomically(
-        target / "batches.json", (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode()
+        target / f"{prefix}batches.json",
+        (json.dumps(described, indent=1, ensure_ascii=False) + "\n").encode(),
     )
     return target
 
@@ -65,10 +78,22 @@ def describe_batch(batch: dict[str, Any], processor: E2LLMProcessor) -> dict[str
     return {"rows": rows, "chunks": texts}
 
 
-def checkpoint_bytes(model: nn.Module) -> int:
-    """Size of a checkpoint to resume from: the weights that train, and the optimizer's state of them."""
-    trained = [item for item in model.parameters() if item.requires_grad]
-    return sum(item.nbytes + _OPTIMIZER_BYTES * item.numel() for item in trained)
+def checkpoint_bytes(model: E2LLMForConditionalGeneration) -> int:
+    """Size of a checkpoint to resume from: the weights that it holds, and the optimizer's state.
+
+    Beside what trains, a checkpoint holds every part that exists nowhere else.
+    """
+    kept_elsewhere = tuple(
+        f"{PART_MODULES[part]}." for part, source in model.part_sources.items() if source.name
+    )
+    total = 0
+    for name, item in model.named_parameters():
+        count = getattr(item, "ds_numel", item.numel())  # under ZeRO-3 a process holds none of it
+        if item.requires_grad:
+            total += count * (item.element_size() + _OPTIMIZER_BYTES)
+        elif not name.startswith(kept_elsewhere):
+            total += count * item.element_size()
+    return total
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -160,7 +160,14 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         if math.isfinite(value):
             return
         train, step = self.recipe.train, self.state.global_step + 1
-        saved = save_batches(Path(self.args.output_dir), step, self.step_batches, self.processor)
+        several = self.args.world_size > 1
+        saved = save_batches(
+            Path(self.args.output_dir),
+            step,
+            self.step_batches,
+            self.processor,
+            f"rank-{self.args.process_index}-" if several else "",
+        )
         raise E2LLMError(
             f"the {name} is {value} at step {step} of {self.state.max_steps}; earlier checkpoints are sound, "
             f"and the step's batches are in {saved} to look at. Lower train.learning_rate "
