@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_parts import make_recipe, save_encoder
 
+from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -93,3 +94,32 @@ def test_nothing_to_match_on_is_an_error(encoder, decoder):
     )
     with pytest.raises(E2LLMError, match="no text to match"):
         match(pair, pair, [], steps=1)
+
+
+def test_an_old_encoder_with_deltas_is_matched_as_it_is(tmp_path, encoder, decoder, other_encoder, recipe_of):
+    old = train(make_recipe(tmp_path, encoder, decoder, encoder={"mode": "lora"})).folder
+    settings = {"source": str(old), "mode": "frozen"}
+    recipe = recipe_of(output="realigned", encoder={"source": other_encoder}, decoder=settings)
+    assert realign(recipe, str(old), match_steps=1).folder.is_dir()
+
+
+def test_the_command_keeps_how_the_model_splits(tmp_path, encoder, decoder, other_encoder, capsys):
+    old = train(
+        make_recipe(tmp_path, encoder, decoder, chunking={"chunk_size_chars": 48, "overlap_chars": 8})
+    ).folder
+    command = [
+        "realign",
+        str(old),
+        "--encoder",
+        other_encoder,
+        "--records",
+        str(tmp_path / "questions.jsonl"),
+    ]
+    settings = ["train.batch_size=2", "train.evaluate_samples=2", "data.validation_fraction=0.4"]
+    options = ["--match-steps", "2", "--steps", "2", "-o", str(tmp_path / "out"), "--json"]
+    assert entry_point([*command, *options, *(item for value in settings for item in ("--set", value))]) == 0
+    result = json.loads(capsys.readouterr().out)
+    processor = load(result["folder"])[1]
+    assert (processor.chunk_size_chars, processor.overlap_chars) == (48, 8)
+    assert entry_point([*command, "-o", str(tmp_path / "out")]) == 1
+    assert "holds a run already" in capsys.readouterr().err

@@ -35,12 +35,17 @@ def realign(
     Example:
         e2llm realign mini --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
     """
+    from e2llm.errors import E2LLMError
     from e2llm.modeling.configuration import E2LLMConfig
-    from e2llm.modeling.parts import resolve_source
+    from e2llm.modeling.parts import is_folder_name, resolve_source
+    from e2llm.modeling.processor import E2LLMProcessor
     from e2llm.training.realign import realign as run
     from e2llm.training.recipe import merge, parse_override, validate, with_value
 
-    config = E2LLMConfig.from_pretrained(resolve_source(model))
+    source = resolve_source(model)
+    if is_folder_name(source) and not Path(source).is_dir():
+        raise E2LLMError(f"{model}: there is no such folder")
+    config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
     every = max(1, steps // 5)
     content = {
         "name": output.name or "realigned",
@@ -52,6 +57,11 @@ def realign(
             "max_soft_tokens": config.max_soft_tokens,
             "num_heads": config.adapter_num_heads,
             "pooling": config.pooling,
+        },
+        "chunking": {
+            "chunk_size_chars": processor.chunk_size_chars,
+            "overlap_chars": processor.overlap_chars,
+            "kind": processor.chunk_kind,
         },
         "data": {
             "train": [{"path": str(file.absolute())} for file in records],

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
 from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.parts import load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.quantization import is_quantized, nf4_config
 from e2llm.training.recipe import FINAL_FOLDER
@@ -74,9 +75,12 @@ def open_processor(recipe: Recipe, decoder_tokenizer: Any = None) -> E2LLMProces
         decoder_tokenizer: The tokenizer of a decoder from scratch.
     """
     if recipe.init_from is None:
+        encoder, decoder = recipe.encoder, recipe.decoder
+        if decoder_tokenizer is None:
+            decoder_tokenizer = load_tokenizer(str(decoder.source), {"revision": decoder.revision})
         return E2LLMProcessor.from_parts(
-            recipe.encoder.source,
-            None if decoder_tokenizer is not None else recipe.decoder.source,
+            encoder.source,
+            encoder_tokenizer=load_tokenizer(encoder.source, {"revision": encoder.revision}),
             decoder_tokenizer=decoder_tokenizer,
             chunk_size_chars=recipe.chunking.chunk_size_chars,
             overlap_chars=recipe.chunking.overlap_chars,

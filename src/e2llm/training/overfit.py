@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_records, write_records
+from e2llm.training.console import only_one_process
 from e2llm.training.recipe import FINAL_FOLDER
 from e2llm.training.run import TrainResult, train
 from e2llm.training.samples import OBJECTIVES
@@ -79,6 +80,7 @@ def overfit(recipe: Recipe, count: int, steps: int | None = None) -> OverfitResu
     Raises:
         E2LLMError: If there are fewer records that can serve.
     """
+    only_one_process("--overfit")
     reasons = recipe.objectives.fractions()["reasoning"] > 0
     records = first_records(recipe.data.train, count, needs_question=reasons)
     if len(records) < count:

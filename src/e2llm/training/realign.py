@@ -16,11 +16,11 @@ from transformers import set_seed
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import PartSource
+from e2llm.modeling.parts import PartSource, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import training_arguments
-from e2llm.training.build import set_modes
-from e2llm.training.console import say
+from e2llm.training.build import set_chunking, set_modes
+from e2llm.training.console import only_one_process, say
 from e2llm.training.data_check import RunData, read_data
 from e2llm.training.matching import match
 from e2llm.training.run import evaluation_sets, train
@@ -89,7 +89,7 @@ def swap_encoder(
         swapped.adapter.scale.copy_(model.adapter.scale)
     other = E2LLMProcessor.from_parts(
         encoder,
-        None,
+        encoder_tokenizer=load_tokenizer(encoder, {"revision": revision}),
         decoder_tokenizer=processor.tokenizer,
         chunk_size_chars=processor.chunk_size_chars,
         overlap_chars=processor.overlap_chars,
@@ -118,9 +118,14 @@ def realign(
         raise E2LLMError(f"realign keeps the decoder: decoder.mode must be frozen, got {recipe.decoder.mode}")
     if (recipe.folder / START_FOLDER).exists() or (recipe.folder / RESULT_FILE).exists():
         raise E2LLMError(f"{recipe.folder} holds a run already; name another output")
+    only_one_process("realign")
     set_seed(recipe.seed)
-    data = read_data(recipe)
     old = (E2LLMForConditionalGeneration.from_pretrained(model), E2LLMProcessor.from_pretrained(model))
+    old[0].requires_grad_(False)
+    set_chunking(old[1], recipe)
+    data = read_data(recipe)
+    data.check_window(old[1], getattr(old[0].config.text_config, "max_position_embeddings", None))
+    data.finish()
     losses_of_old = held_out_losses(old, recipe, data)
     say(f"held out, as it was: {_line(losses_of_old)}")
     new = swap_encoder(*old, recipe.encoder.source, recipe.encoder.revision)
