@@ -1,0 +1,92 @@
+"""What is asked: items, and the tasks that make and score them. Text in, text out; no model is known here."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+TaskKind = Literal["generate", "choose", "continue"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question on one text.
+
+    Attributes:
+        task: Name of its task.
+        id: A name that is unique within its task and the same in every run with the same settings.
+        context: The long text.
+        prompt: The instruction, options included where there are any.
+        references: What is right, at least one; what several of them mean is the task's matter (any of them,
+            or all).
+        options: Texts of the choices, in the order of their letters A, B, C, ...; for `choose` tasks.
+        gold: Index of the right option.
+        evidence: Character spans `(start, end)` of `context` that hold the answer, where that is known.
+        groups: What scores are broken down by, such as `length_tokens`, `depth_percent` or `difficulty`.
+    """
+
+    task: str
+    id: str
+    context: str
+    prompt: str
+    references: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    gold: int | None = None
+    evidence: tuple[tuple[int, int], ...] = ()
+    groups: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """What tasks make their items of.
+
+    Attributes:
+        count_tokens: Decoder tokens of a text; lengths are counted with it.
+        limit: Most items, for generated tasks per length.
+        seed: Fixes every draw.
+        data: Folder with the data sets; None where only what is shipped or generated may be used.
+        haystacks: Texts that generated tasks hide things in; never empty.
+        lengths: Lengths of generated contexts, in decoder tokens, the question not included.
+        code: Folder of source code for code completion; None for the installed package of this project.
+    """
+
+    count_tokens: Callable[[str], int]
+    limit: int
+    seed: int = 0
+    data: Path | None = None
+    haystacks: Sequence[str] = ()
+    lengths: Sequence[int] = (4096,)
+    code: Path | None = None
+
+
+class Task(ABC):
+    """A kind of question with its scores.
+
+    Attributes:
+        name: On the command line.
+        description: One sentence.
+        metric: The score that tables and tests use.
+        kind: `generate`: the answer is generated and scored; `choose`: one of the options is; `continue`:
+            the references' likelihood is measured.
+        max_new_tokens: Longest answer.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    metric: ClassVar[str]
+    kind: ClassVar[TaskKind] = "generate"
+    max_new_tokens: ClassVar[int] = 64
+
+    @abstractmethod
+    def items(self, request: TaskRequest) -> Iterator[Item]:
+        """Make the items, the same ones for the same request; the first n do not depend on the limit.
+
+        Raises:
+            E2LLMError: If the request cannot be served: data that are not there, a length too short.
+            FileNotFoundError: If a file of the data is missing.
+        """
+
+    @abstractmethod
+    def score(self, item: Item, prediction: str) -> dict[str, float]:
+        """Scores of a prediction, by name, each from 0 to 1 unless its name has a unit."""
