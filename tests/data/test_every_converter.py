@@ -1,5 +1,7 @@
 """What holds for every data set: a new one gets a row in `SAMPLES` and is tested here."""
 
+from pathlib import Path
+
 import pytest
 from made_samples import SAMPLES
 
@@ -89,6 +91,16 @@ def test_the_evidence_of_an_extractive_set_is_the_answer(name, tmp_path):
     for record in DATASETS[name]().convert(make(tmp_path), "train"):
         start, end = record.evidence[0]
         assert record.context[start:end] == record.answer
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("text", "parquet")])
+def test_the_documents_list_it_with_its_splits_and_published_counts(name):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+    kind = DATASETS[name]
+    assert f"| {', '.join(kind.splits)} |" in row
+    counts = [f"{kind.published_counts[split]:,}" for split in kind.splits if split in kind.published_counts]
+    assert " / ".join(counts[:3]) in row
 
 
 @pytest.mark.parametrize("name", ["quality", "longbench_v2"])
