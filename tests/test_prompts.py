@@ -5,7 +5,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from e2llm.errors import E2LLMError
-from e2llm.prompts import build_template, encode_text, encode_texts
+from e2llm.prompts import build_template, encode_text, encode_texts, word_options
 from tiny_models import tiny_decoder_tokenizer
 
 CHATML = (
@@ -190,3 +190,15 @@ def test_a_chat_template_of_one_turn_refuses_a_history():
         "{% if messages | length > 2 %}{{ raise_exception('one turn') }}{% endif %}" + CHATML, "<|im_start|>"
     )
     assert build_template(tokenizer).between_turns is None
+
+
+def test_a_multiple_choice_question_lists_its_options_behind_letters():
+    assert word_options("Which is red?", ["a ship", "a dog", "none"]) == (
+        "Which is red?\nA. a ship\nB. a dog\nC. none\nAnswer with the letter of the right option."
+    )
+
+
+@pytest.mark.parametrize("num_options", [0, 1, 27])
+def test_a_question_with_no_choice_or_too_many_is_an_error(num_options):
+    with pytest.raises(E2LLMError, match=f"2 to 26 options, got {num_options}"):
+        word_options("Which?", ["one"] * num_options)

@@ -4,7 +4,7 @@ import pytest
 
 from e2llm import Record, read_records
 from e2llm.errors import E2LLMError
-from e2llm.records import write_records
+from e2llm.records import record_to_dict, write_records
 
 GOOD = '{"context": "A tower.", "prompt": "What?", "answer": "A tower"}'
 
@@ -29,6 +29,14 @@ def with_field(field: str) -> str:
         (with_field('"evidence": [[0, 99]]'), "outside 0..8"),
         (with_field('"evidence": [[0, Infinity]]'), "'evidence' must be a list"),
         (with_field('"evidence": true'), "'evidence' must be a list"),
+        (with_field('"options": "A"'), "'options' must be a list of strings"),
+        (with_field('"options": ["A tower"]'), "'options' must hold 2 to 26 texts, got 1"),
+        (with_field('"options": ["one", " "]'), "'options': option B is empty"),
+        (with_field('"options": ["one", "\\ud800"]'), "'options': character 0 is a lone surrogate"),
+        (with_field('"options": ["one", "two"]'), "letter of one of the 'options', A to B, got 'A tower'"),
+        (with_field('"groups": ["hard"]'), "'groups' must be an object whose values are strings"),
+        (with_field('"groups": {"length": 7}'), "'groups' must be an object whose values are strings"),
+        (with_field('"groups": {"length": "\\udfff"}'), "'groups': character 0 is a lone surrogate"),
         (with_field('"id": 7'), "'id' must be a string, got int"),
         (with_field('"size": ' + "9" * 5000), "digits"),
         ("[" * 100_000, "recursion"),
@@ -58,9 +66,27 @@ def test_records_come_back_as_they_were_written(tmp_path):
     records = [
         Record("Ein Türm.", "Wie?", "So", references=("Anders",), evidence=((0, 3),), id="1", source="mine"),
         Record("Nur Text \u2028 hier", "", ""),
+        Record("A text.", "Which?", "B", options=("one", "two"), groups={"difficulty": "hard"}),
     ]
-    assert write_records(tmp_path / "a" / "r.jsonl", records) == 2
+    assert write_records(tmp_path / "a" / "r.jsonl", records) == 3
     assert list(read_records(tmp_path / "a" / "r.jsonl")) == records
+
+
+@pytest.mark.parametrize("answer", ["D", "b", "AB", "", "1"])
+def test_the_answer_of_a_multiple_choice_question_is_one_of_its_letters(answer):
+    with pytest.raises(E2LLMError, match=r"'answer'"):
+        Record("A text.", "Which?", answer, options=("one", "two", "three"))
+
+
+def test_records_without_options_and_groups_are_written_as_before():
+    record = Record("A text.", "Which?", "one")
+    assert record_to_dict(record) == {"context": "A text.", "prompt": "Which?", "answer": "one"}
+
+
+def test_records_with_groups_can_be_hashed():
+    assert (
+        len({Record("A text.", "", "", groups={"a": "b"}), Record("A text.", "", "", groups={"a": "b"})}) == 1
+    )
 
 
 def test_an_error_among_records_leaves_the_older_file_and_nothing_else(tmp_path):

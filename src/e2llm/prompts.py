@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import Any
 
 from e2llm.errors import E2LLMError
@@ -19,6 +20,7 @@ IGNORE_INDEX = -100  # the label of a position that predicts nothing, as in torc
 
 UNDERSTANDING_PROMPT = "Restate the context."
 SUMMARY_PROMPT = "Summarize the context."
+OPTION_LETTERS = ascii_uppercase  # names of the choices of a multiple-choice question, in their order
 
 _CONTEXT_MARK = "\u2402CONTEXT\u2403"
 _PROMPT_MARK = "\u2402PROMPT\u2403"
@@ -49,6 +51,30 @@ class PromptTemplate:
     after_answer: list[int]
     answer_prefix: str
     between_turns: list[int] | None = None
+
+
+def word_options(question: str, options: Sequence[str]) -> str:
+    """The prompt of a multiple-choice question: the question, its lettered options, and what to answer with.
+
+    The wording is chosen here (docs/fidelity.md); scores on it are not those of a benchmark's own prompt.
+
+    Args:
+        question: The question.
+        options: Texts of the choices, 2 to 26.
+
+    Raises:
+        E2LLMError: If there are fewer or more options.
+    """
+    if not 2 <= len(options) <= len(OPTION_LETTERS):
+        raise E2LLMError(
+            f"a multiple-choice question has 2 to {len(OPTION_LETTERS)} options, got {len(options)}"
+        )
+    return "\n".join([question, *option_lines(options), "Answer with the letter of the right option."])
+
+
+def option_lines(options: Sequence[str]) -> list[str]:
+    """Each option behind its letter, as `A. text`; options beyond the last letter are left out."""
+    return [f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)]
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:

@@ -5,13 +5,14 @@ The three keys are those of the paper's official data file, so files made for it
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
 from e2llm.files import replacing
+from e2llm.prompts import OPTION_LETTERS
 from e2llm.surrogates import reject_lone_surrogates
 
 _REQUIRED_KEYS = ("context", "prompt", "answer")
@@ -57,6 +58,10 @@ class Record:
         evidence: Character spans `(start, end)` of `context` that hold the answer, where the data set tells.
         id: A name that is unique within its data set.
         source: The data set's name.
+        options: Texts of the choices of a multiple-choice question, 2 to 26, in the order of their letters A,
+            B, C, ...; the prompt lists them (`e2llm.prompts.word_options`), `answer` is the letter of the
+            right one.
+        groups: What scores are broken down by, such as `{"difficulty": "hard"}`.
     """
 
     context: str
@@ -66,6 +71,8 @@ class Record:
     evidence: tuple[tuple[int, int], ...] = ()
     id: str = ""
     source: str = ""
+    options: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Check the fields; raises `E2LLMError` with what is wrong."""
@@ -85,6 +92,25 @@ class Record:
         for start, end in self.evidence:
             if not 0 <= start < end <= len(self.context):
                 raise E2LLMError(f"'evidence' span ({start}, {end}) is outside 0..{len(self.context)}")
+        if self.options:
+            self._check_options()
+        for name, value in self.groups.items():
+            reject_lone_surrogates(name, "'groups'")
+            reject_lone_surrogates(value, "'groups'")
+
+    def _check_options(self) -> None:
+        if not 2 <= len(self.options) <= len(OPTION_LETTERS):
+            raise E2LLMError(f"'options' must hold 2 to {len(OPTION_LETTERS)} texts, got {len(self.options)}")
+        for letter, option in zip(OPTION_LETTERS, self.options, strict=False):
+            if not option.strip():
+                raise E2LLMError(f"'options': option {letter} is empty")
+            reject_lone_surrogates(option, "'options'")
+        letters = OPTION_LETTERS[: len(self.options)]
+        if len(self.answer) != 1 or self.answer not in letters:
+            raise E2LLMError(
+                f"'answer' must be the letter of one of the 'options', {letters[0]} to {letters[-1]}, "
+                f"got {self.answer[:40]!r}"
+            )
 
     @property
     def is_text_only(self) -> bool:
@@ -105,9 +131,9 @@ def record_from_dict(data: Any) -> Record:
         raise _MissingKeysError(
             f"missing key(s) {', '.join(missing)}; a record needs context, prompt and answer"
         )
-    references = data.get("references") or ()
-    if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
-        raise E2LLMError("'references' must be a list of strings")
+    groups = data.get("groups") or {}
+    if not isinstance(groups, dict) or not all(isinstance(value, str) for value in groups.values()):
+        raise E2LLMError("'groups' must be an object whose values are strings")
     try:
         evidence = tuple((int(start), int(end)) for start, end in data.get("evidence") or ())
     except (TypeError, ValueError, OverflowError) as error:
@@ -116,11 +142,21 @@ def record_from_dict(data: Any) -> Record:
         context=data["context"],
         prompt=data["prompt"],
         answer=data["answer"],
-        references=tuple(references),
+        references=_strings(data, "references"),
         evidence=evidence,
         id=data.get("id") or "",
         source=data.get("source") or "",
+        options=_strings(data, "options"),
+        groups=groups,
     )
+
+
+def _strings(data: dict[str, Any], key: str) -> tuple[str, ...]:
+    """The list of strings under an optional key."""
+    values = data.get(key) or ()
+    if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
+        raise E2LLMError(f"{key!r} must be a list of strings")
+    return tuple(values)
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
@@ -189,6 +225,10 @@ def record_to_dict(record: Record) -> dict[str, Any]:
         data["id"] = record.id
     if record.source:
         data["source"] = record.source
+    if record.options:
+        data["options"] = list(record.options)
+    if record.groups:
+        data["groups"] = dict(record.groups)
     return data
 
 

@@ -134,6 +134,14 @@ def test_an_answer_stands_in_a_context_as_whole_words(answer, context, found):
     assert AnswerFinder().stands_in(answer, context) is found
 
 
+def test_the_letter_of_an_option_need_not_stand_in_the_context(tmp_path):
+    record = Record("It rained.", "Which?", "B", options=("snow", "rain"))
+    write_records(tmp_path / "a.jsonl", [record])
+    check = DataCheck()
+    read_all(check, tmp_path / "a.jsonl")
+    assert check.findings == {}
+
+
 def test_answers_out_of_nowhere_are_a_note_and_many_of_them_a_warning(tmp_path):
     absent = Record("It rained.", "What did it do?", "It snowed.")
     write_records(tmp_path / "a.jsonl", [BOAT, absent, HARBOUR])

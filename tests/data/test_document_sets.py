@@ -67,6 +67,16 @@ def test_a_covid_qa_offset_that_is_one_off_is_mended(tmp_path):
     assert record.context[slice(*record.evidence[0])] == "Masks help"
 
 
+def test_the_whole_covid_qa_is_read_where_it_is_there(tmp_path):
+    source = make_covid_qa(tmp_path)
+    (batch,) = source.rglob("*.json")
+    whole = json.loads(batch.read_text())
+    whole["data"][0]["paragraphs"][0]["document_id"] = 8
+    write_json(batch.with_name("COVID-QA.json"), whole)
+    (record,) = CovidQAConverter().convert(source, "train")
+    assert record.id == "8:1"
+
+
 def test_a_paper_is_read_without_its_abstract_and_summary_without_its_title(tmp_path):
     (record,) = SciSummNetConverter().convert(make_scisummnet(tmp_path), "train")
     assert record.context == "A Made Paper\n\n1 Introduction\nWe made it “up”. It is short."

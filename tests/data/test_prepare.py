@@ -1,5 +1,5 @@
 import pytest
-from made_samples import make_fairytaleqa, make_qmsum, make_squad, make_text
+from made_samples import make_fairytaleqa, make_longbench_v2, make_qmsum, make_squad, make_text
 
 from e2llm.data.prepare import make_converter, prepare_records
 from e2llm.errors import E2LLMError
@@ -28,6 +28,11 @@ def test_text_only_records_are_counted(tmp_path):
 def test_a_part_of_a_published_set_is_reported_as_incomplete(tmp_path):
     report = prepare_records("fairytaleqa", make_fairytaleqa(tmp_path / "in"), tmp_path / "o.jsonl")
     assert (report.published_count, report.is_complete) == (8548, False)
+
+
+def test_the_default_split_is_the_first_of_the_data_set(tmp_path):
+    report = prepare_records("longbench_v2", make_longbench_v2(tmp_path / "in"), tmp_path / "o.jsonl")
+    assert (report.split, report.num_records, report.published_count) == ("test", 2, 503)
 
 
 def test_with_a_limit_nothing_is_compared(tmp_path):

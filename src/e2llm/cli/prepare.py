@@ -21,8 +21,9 @@ def prepare(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file to write.")] = None,
     split: Annotated[
-        str, typer.Option(help="Which part: train, validation, ...; --list shows them.")
-    ] = "train",
+        str | None,
+        typer.Option(help="Which part: train, validation, ...; --list shows them, the first is the default."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     max_per_context: Annotated[
         int | None, typer.Option(min=1, help="Keep at most this many questions of one context.")
@@ -87,7 +88,7 @@ def prepare(
     if report.is_complete is False:
         typer.echo(
             f"warning: {report.dataset} {report.split} is published with {report.published_count} records, "
-            f"found were {report.num_records + sum(report.skipped.values())}; is the data set whole?",
+            f"found were {report.num_found}; is the data set whole?",
             err=True,
         )
 
@@ -144,8 +145,12 @@ def _report_text(report: PrepareReport) -> str:
         f"  text only  {report.num_text_only}",
     ]
     lines += [f"  left out   {count}: {reason}" for reason, count in sorted(report.skipped.items())]
-    if report.is_complete:
-        lines.append(f"  complete   all {report.published_count} published entries were found")
+    if report.published_count is not None:
+        num_left_out = report.num_found - report.num_records
+        lines.append(
+            f"  published  {report.published_count}, found {report.num_found} "
+            f"({report.num_records} written, {num_left_out} left out)"
+        )
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ class Converter(ABC):
         home: Where a user gets the data.
         layout: What `source` must hold, as one line.
         splits: The splits that `convert` accepts; the first is the default.
-        published_counts: Records per split as the authors publish them, where they do.
+        published_counts: Entries per split as the authors publish them, where they do.
         skipped: Why entries were left out and how many, filled while converting.
     """
 
@@ -55,6 +55,13 @@ class Converter(ABC):
             raise FileNotFoundError(f"no such file or folder: {source}; {self.name} expects {self.layout}")
         self.skipped.clear()
         return self._checked(source, split)
+
+    def published_count(self, split: str) -> int | None:
+        """Entries of a split according to its authors; None where they do not say.
+
+        Sets that are published in several layouts answer for the one that was converted last.
+        """
+        return self.published_counts.get(split)
 
     def _checked(self, source: Path, split: str) -> Iterator[Record]:
         """The records; a value of a type that the layout does not have is the data's fault, not a crash."""

@@ -9,7 +9,8 @@ from e2llm.data.converter import Converter
 from e2llm.data.source_files import check_keys, read_json
 from e2llm.records import Record
 
-_FILE = Path("data") / "question-answering" / "200423_covidQA.json"
+_FOLDER = Path("data") / "question-answering"
+_FILES = ("COVID-QA.json", "200423_covidQA.json")  # the whole set, and a batch of April 2020 with two thirds
 
 
 @dataclass
@@ -23,13 +24,16 @@ class CovidQAConverter(Converter):
     description = "questions on whole papers about coronaviruses, answered by a passage"
     licence = "Apache-2.0"
     home = "https://github.com/deepset-ai/COVID-QA"
-    layout = f"the repository's folder with {_FILE.as_posix()}, or that file"
-    published_counts: ClassVar[Mapping[str, int]] = {"train": 1380}
+    layout = (
+        f"the repository's folder with {(_FOLDER / _FILES[0]).as_posix()} or {_FILES[1]}, or one of these"
+    )
+    published_counts: ClassVar[Mapping[str, int]] = {"train": 2019}
 
     def _records(self, source: Path, split: str) -> Iterator[Record]:
-        path = source if source.is_file() else source / _FILE
-        if not path.is_file():
-            raise self._missing_error(path)
+        paths = [source] if source.is_file() else [source / _FOLDER / name for name in _FILES]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise self._missing_error(paths[0])
         document = read_json(path)
         check_keys(document, ("data",), str(path))
         for entry in document["data"]:

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
 from e2llm.data.converter import Converter
 from e2llm.data.source_files import read_json_lines
+from e2llm.prompts import OPTION_LETTERS, option_lines
 from e2llm.records import Record
 
 _Key = tuple[str, str]  # book, module
@@ -62,10 +62,9 @@ class OpenStaxConverter(Converter):
                 continue
             options = [option.strip() for option in row["options"] or []]
             answer, references = _answer(solution, options)
-            lines = [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
             yield Record(
                 context,
-                "\n".join([question, *lines]),
+                "\n".join([question, *option_lines(options)]),
                 answer,
                 references=references,
                 id=f"{name}:exercise-{number}",
@@ -99,7 +98,7 @@ def _by_module(path: Path, keys: tuple[str, ...]) -> dict[_Key, list[dict[str, A
 def _answer(solution: str, options: list[str]) -> tuple[str, tuple[str, ...]]:
     """The answer to train on and other accepted ones: the right option's text, then its letter."""
     letter = solution.rstrip(".").upper()
-    place = ascii_uppercase.find(letter) if len(letter) == 1 else -1
+    place = OPTION_LETTERS.find(letter) if len(letter) == 1 else -1
     if 0 <= place < len(options) and options[place]:
         return options[place], (letter,)
     return solution, ()

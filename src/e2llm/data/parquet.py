@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2llm.data.converter import Converter
-from e2llm.errors import MissingExtraError
+from e2llm.data.parquet_rows import read_parquet_rows
 from e2llm.records import Record
-
-_ROWS_PER_BATCH = 16  # rows may be whole books: a few at a time keep memory flat
 
 
 @dataclass
@@ -37,31 +35,11 @@ class ParquetConverter(Converter):
             yield from self._rows(path)
 
     def _rows(self, path: Path) -> Iterator[Record]:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise MissingExtraError("pyarrow", "data") from error
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise self._layout_error(path, f"not a Parquet file ({error})") from error
-        with file:
-            names = file.schema_arrow.names
-            if self.column not in names:
-                raise self._layout_error(path, f"no column {self.column!r}, found {', '.join(names)}")
-            kind = file.schema_arrow.field(self.column).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise self._layout_error(path, f"column {self.column!r} holds {kind}, not strings")
-            columns = [self.column, self.id_column] if self.id_column in names else [self.column]
-            row = 0
-            for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
-                for values in batch.to_pylist():
-                    row += 1
-                    text = values[self.column]
-                    if text is None or not text.strip():
-                        self.skipped["empty row"] += 1
-                        continue
-                    identifier = values.get(self.id_column)
-                    name = f"{path.stem}:{row}" if identifier is None else str(identifier)
-                    yield Record(text, "", "", id=name, source=self.name)
+        for number, row in read_parquet_rows(path, (self.column,), (self.id_column,)):
+            text = row[self.column]
+            if text is None or not text.strip():
+                self.skipped["empty row"] += 1
+                continue
+            identifier = row.get(self.id_column)
+            name = f"{path.stem}:{number}" if identifier is None else str(identifier)
+            yield Record(text, "", "", id=name, source=self.name)

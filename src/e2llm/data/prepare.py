@@ -32,7 +32,7 @@ class PrepareReport:
         context_chars: Lengths of the contexts, each run counted once.
         answer_chars: Lengths of the answers.
         skipped: Why entries of the data set were left out, and how many.
-        published_count: Records of this split according to its authors; None if they do not say or if
+        published_count: Entries of this split according to its authors; None if they do not say or if
             only a part was converted.
     """
 
@@ -51,11 +51,16 @@ class PrepareReport:
     published_count: int | None
 
     @property
+    def num_found(self) -> int:
+        """Entries of the data set that were there, written or left out."""
+        return self.num_records + sum(self.skipped.values())
+
+    @property
     def is_complete(self) -> bool | None:
         """Whether all published entries were there, left out or not; None where that is not known."""
         if self.published_count is None:
             return None
-        return self.num_records + sum(self.skipped.values()) == self.published_count
+        return self.num_found == self.published_count
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a JSON object."""
@@ -66,7 +71,7 @@ def prepare_records(
     dataset: str,
     source: Path,
     output: Path,
-    split: str = "train",
+    split: str | None = None,
     limit: int | None = None,
     max_per_context: int | None = None,
     options: Mapping[str, str] | None = None,
@@ -78,7 +83,7 @@ def prepare_records(
         dataset: A key of `DATASETS`.
         source: The folder or file of the data set.
         output: The JSONL file to write; its folder is made, an older file is replaced.
-        split: One of the converter's splits.
+        split: One of the converter's splits; None for its first, which is `train` where there is one.
         limit: Stop after this many records, at least 1; None means all.
         max_per_context: Keep at most this many questions of one context, spread evenly over them; None means
             all. Records repeat their context, so sets with many questions on long texts make large files.
@@ -96,7 +101,8 @@ def prepare_records(
     if source.is_file() and source.resolve() == output.resolve():
         raise E2LLMError(f"{output}: --from and the output are the same file; write to another one")
     converter = make_converter(dataset, options or {})
-    tally = _Tally()
+    split = split if split is not None else converter.splits[0]
+    tally = _Tally(converter.skipped)
     records: Iterable[Record] = converter.convert(source, split)
     if max_per_context is not None:
         records = _thinned(records, max_per_context)
@@ -115,7 +121,7 @@ def prepare_records(
         context_chars=summarize(tally.context_chars),
         answer_chars=summarize(tally.answer_chars),
         skipped=dict(converter.skipped),
-        published_count=converter.published_counts.get(split) if is_whole else None,
+        published_count=converter.published_count(split) if is_whole else None,
     )
 
 
@@ -167,6 +173,7 @@ def _thinned(records: Iterable[Record], max_per_context: int) -> Iterator[Record
 class _Tally:
     """Counts kept while records stream past: lengths only, never the texts."""
 
+    skipped: Mapping[str, int]
     num_records: int = 0
     num_references: int = 0
     num_with_evidence: int = 0
@@ -188,4 +195,8 @@ class _Tally:
                 on_record(self.num_records)
             yield record
         if not self.num_records:
-            raise E2LLMError("no record came out; nothing was written. Check --from, --split and the options")
+            reasons = ", ".join(f"{count}: {reason}" for reason, count in sorted(self.skipped.items()))
+            raise E2LLMError(
+                "no record came out; nothing was written. Check --from, --split and the options"
+                + (f" (left out were {reasons})" if reasons else "")
+            )

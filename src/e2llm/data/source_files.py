@@ -84,7 +84,7 @@ def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]
     """The rows of a CSV file with a header line; absent cells are empty strings.
 
     Raises:
-        E2LLMError: If a column is missing or the file is not UTF-8.
+        E2LLMError: If a column is missing, or the file is not UTF-8 or not CSV.
     """
     # splitlines() would also break at form feeds and other separators inside a cell
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
@@ -93,8 +93,11 @@ def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]
         raise E2LLMError(
             f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ())}"
         )
-    for row in reader:
-        yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+    try:
+        for row in reader:
+            yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+    except csv.Error as error:
+        raise E2LLMError(f"{path}:{reader.reader.line_num}: not a row of CSV: {error}") from error
 
 
 def check_keys(row: Any, keys: Sequence[str], place: str) -> None:

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def passages(engine: Engine, record: Record) -> Iterator[Record]:
     for number in range(count):
         chunk = chunks[(2 * number + 1) * len(chunks) // (2 * count)]
         name = f"{record.id}[{chunk.start}:{chunk.end}]"
-        yield replace(record, context=chunk.text, prompt="", answer="", references=(), evidence=(), id=name)
+        yield Record(chunk.text, "", "", id=name, source=record.source)
 
 
 def summarize(task: str, system: str, file: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
