@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.metrics import bootstrap_interval, rouge_l, string_match, token_f1
+from e2llm.evaluation.metrics import rouge_l, string_match, token_f1
+from e2llm.evaluation.statistics import bootstrap_interval
 from e2llm.files import write_atomically
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
