@@ -24,6 +24,10 @@ this line stands in a string
 def count_boats(harbour):
     """How many boats there are."""
     return len(harbour.boats)
+
+
+def sail_away(harbour):
+    harbour.boats.clear()
 '''
 
 
@@ -58,6 +62,12 @@ def test_the_prompt_ends_before_the_line_that_is_asked_for(repository):
     assert max(item.prompt.count("\n") for item in items) == 31  # a heading, an empty line and 30 lines
 
 
+def test_the_files_stand_in_an_order_of_their_own_in_each_item(repository):
+    items = list(CodeCompletionTask().items(request(limit=20, code=repository)))
+    two = [item.context[:8] for item in items if "the file one.py" in item.prompt]
+    assert set(two) == {"# two.py", "# three."}
+
+
 def test_contexts_are_as_long_as_asked_for_and_a_short_one_begins_a_long_one(repository):
     items = list(CodeCompletionTask().items(request(limit=3, code=repository, lengths=(100, 200))))
     assert [item.id for item in items] == ["100-0", "100-1", "100-2", "200-0", "200-1", "200-2"]
@@ -89,6 +99,8 @@ def test_code_is_asked_for_and_not_words_about_it():
     assert [file.lines[place] for place in completable_lines(file)] == [
         "def count_boats(harbour):",
         "    return len(harbour.boats)",
+        "def sail_away(harbour):",
+        "    harbour.boats.clear()",
     ]
 
 

@@ -83,6 +83,13 @@ def test_no_value_is_part_of_another_or_of_small_talk():
     assert not any(character.isdigit() for character in said)
 
 
+def test_no_two_facts_have_one_value(monkeypatch):
+    monkeypatch.setattr(wording, "TOWNS", ("Aberdeen", "Bergen", "Cusco", "Dundee"))
+    monkeypatch.setattr(wording, "SUBJECTS", [pair for pair in wording.SUBJECTS if pair[0] == "place"])
+    for item in make_items(limit=12):
+        assert max(item.context.count(town) for town in wording.TOWNS) == 1
+
+
 def test_the_items_are_those_of_the_seed_and_do_not_depend_on_the_limit(items):
     assert make_items(limit=5) == items[:5]
     assert make_items(limit=5, seed=1) != items[:5]

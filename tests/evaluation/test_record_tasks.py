@@ -12,13 +12,13 @@ from e2llm.evaluation.items import Item, TaskRequest
 from e2llm.evaluation.record_sources import evaluation_split, find_records, spread_records
 from e2llm.evaluation.record_tasks import (
     AnswersTask,
+    CovidQATask,
     FairytaleQATask,
     LongBenchV2Task,
     QMSumTask,
     QualityTask,
     RecallTask,
     TriviaQATask,
-    find_choice,
     length_group,
     split_values,
 )
@@ -57,8 +57,19 @@ def test_a_larger_limit_asks_what_a_smaller_one_asks_and_more():
     assert len(everything) == 50
 
 
-def test_the_seed_fixes_which_records_are_asked():
-    assert spread(TEN_STORIES, 7, "1") == spread(TEN_STORIES, 7, "1") != spread(TEN_STORIES, 7, "2")
+def test_the_seed_fixes_which_contexts_are_read_and_what_is_asked_of_them():
+    first, again, other = (spread(TEN_STORIES, 5, seed) for seed in ("1", "1", "2"))
+    assert first == again
+    assert [record.context for _, record in first] != [record.context for _, record in other]
+    (one_story,) = {tuple(name for name, _ in spread(TEN_STORIES[:5], 2, "1"))}
+    assert {tuple(name for name, _ in spread(TEN_STORIES[:5], 2, str(seed))) for seed in range(20)} > {
+        one_story
+    }
+
+
+def test_contexts_with_few_questions_leave_their_turn_to_others():
+    records = [Record("A.", "1?", "A"), *(Record("B.", f"{number}?", "A") for number in range(5))]
+    assert [record.context for _, record in sorted(spread(records, 4))] == ["A.", "B.", "B.", "B."]
 
 
 def test_names_are_unique_even_where_ids_are_not():
@@ -166,31 +177,13 @@ def test_a_multiple_choice_record_without_options_is_an_error(tmp_path):
         list(QualityTask().items(request(data=tmp_path)))
 
 
-@pytest.mark.parametrize(
-    ("prediction", "choice"),
-    [
-        ("B", 1),
-        (" (C) ", 2),
-        ("B. the hat", 1),
-        ("D: it is", 3),
-        ("**A**", 0),
-        ("The correct answer is (C).", 2),
-        ("I think the answer is D", 3),
-        ("the hat", 1),
-        ("A hat, I think", None),
-        ("E", None),
-        ("", None),
-        ("none of them", None),
-    ],
-)
-def test_a_choice_is_found_by_letter_or_text(prediction, choice):
-    assert find_choice(prediction, ("a coat", "the hat", "a shoe", "nothing")) == choice
-
-
-def test_accuracy_is_whether_the_right_option_is_named():
+def test_accuracy_is_whether_the_right_option_is_meant(monkeypatch):
+    monkeypatch.setattr(
+        metrics, "choice_from_text", lambda text, num_options: "AB"[:num_options].find(text), raising=False
+    )
     item = Item("quality", "1", "T.", "Q?", ("y",), options=("x", "y"), gold=1)
-    scores = [QualityTask().score(item, prediction)["accuracy"] for prediction in ("B", "y", "A", "")]
-    assert scores == [1.0, 1.0, 0.0, 0.0]
+    scores = [QualityTask().score(item, prediction)["accuracy"] for prediction in ("B", " y ", "A", "x", "C")]
+    assert scores == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def test_fairytaleqa_is_scored_by_the_best_reference():
@@ -207,12 +200,16 @@ def test_summaries_are_scored_by_rouge_and_its_geometric_mean(monkeypatch):
 
 
 def test_short_answers_are_scored_by_f1_and_exact_match(monkeypatch):
-    monkeypatch.setattr(
-        metrics, "exact_match", lambda prediction, references: prediction in references, raising=False
-    )
-    item = Item("triviaqa", "1", "T.", "Q?", ("blue stone", "x"))
-    assert TriviaQATask().score(item, "a blue stone") == {"f1": 1.0, "em": 0.0}
-    assert TriviaQATask().score(item, "x") == {"f1": 1.0, "em": 1.0}
+    monkeypatch.setattr(metrics, "exact_match", lambda prediction, references: 0.25, raising=False)
+    item = Item("covid_qa", "1", "T.", "Q?", ("blue stone", "x"))
+    assert CovidQATask().score(item, "a blue stone") == {"f1": 1.0, "em": 0.25}
+
+
+def test_trivia_is_scored_after_its_own_normalisation(monkeypatch):
+    monkeypatch.setattr(metrics, "trivia_f1", lambda prediction, references: 0.5, raising=False)
+    monkeypatch.setattr(metrics, "trivia_exact_match", lambda prediction, references: 0.25, raising=False)
+    item = Item("triviaqa", "1", "T.", "Q?", ("blue stone",))
+    assert TriviaQATask().score(item, "p") == {"f1": 0.5, "em": 0.25}
 
 
 def test_a_file_of_ones_own_is_a_task_with_the_files_name(tmp_path):

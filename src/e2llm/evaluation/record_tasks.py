@@ -6,7 +6,7 @@ The prompt is that of the record, as a model trains on it. Every item has the gr
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,30 +19,11 @@ from e2llm.prompts import OPTION_LETTERS
 from e2llm.records import Record, read_records
 
 _LIST_SEPARATOR = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
-_LETTER_ALONE = re.compile(r"\W*([A-Z])(?:\W*$|[).:,\n])")
-_LETTER_NAMED = re.compile(r"\banswer is:?\s*(?:\(([A-Z])\)|([A-Z])\b)")
 
 
 def split_values(answer: str) -> list[str]:
     """The values of a list in words: `4, 5 and 6` has three."""
     return [value.strip(" .") for value in _LIST_SEPARATOR.split(answer) if value.strip(" .")]
-
-
-def find_choice(prediction: str, options: Sequence[str]) -> int | None:
-    """Which option a prediction names, by its text or by its letter; None if none.
-
-    A letter counts at the beginning, where it is all that is said or a bracket, a full stop, a colon, a comma
-    or a line's end follows it (`B`, `(B)`, `B. the hat`), or after the words "answer is" (LongBench v2,
-    arXiv 2412.15204, has answers begin with "The correct answer is").
-    """
-    text = prediction.strip()
-    if text in options:
-        return options.index(text)
-    match = _LETTER_ALONE.match(text) or _LETTER_NAMED.search(text)
-    if match is None:
-        return None
-    place = OPTION_LETTERS.index(next(filter(None, match.groups())))
-    return place if place < len(options) else None
 
 
 class RecordTask(Task):
@@ -110,22 +91,6 @@ class SummaryTask(DataSetTask):
         return {"g_mean": g_mean(scores), **scores}
 
 
-class ShortAnswerTask(DataSetTask):
-    """Answers of a few words, by word F1 and exact match (SQuAD)."""
-
-    metric = "f1"
-    max_new_tokens = 32
-
-    def score(self, item: Item, prediction: str) -> dict[str, float]:
-        """F1 and exact match against the best reference."""
-        from e2llm.evaluation.metrics import exact_match, token_f1
-
-        return {
-            "f1": token_f1(prediction, item.references),
-            "em": float(exact_match(prediction, item.references)),
-        }
-
-
 class WordedAnswerTask(DataSetTask):
     """Answers in words of their own, by ROUGE-L and word F1."""
 
@@ -161,8 +126,13 @@ class ChoiceTask(DataSetTask):
         return replace(super().item(name, record), references=references, options=record.options, gold=gold)
 
     def score(self, item: Item, prediction: str) -> dict[str, float]:
-        """Whether the prediction, an option's text or letter, names the right option."""
-        return {"accuracy": float(find_choice(prediction, item.options) == item.gold)}
+        """Whether the prediction, an option's text or words that name a letter, means the right option."""
+        from e2llm.evaluation.metrics import choice_from_text
+
+        text = prediction.strip()
+        is_text = text in item.options
+        choice = item.options.index(text) if is_text else choice_from_text(text, len(item.options))
+        return {"accuracy": float(choice == item.gold)}
 
 
 class FairytaleQATask(WordedAnswerTask):
@@ -181,19 +151,40 @@ class NarrativeQATask(WordedAnswerTask):
     metric = "f1"
 
 
-class TriviaQATask(ShortAnswerTask):
-    """TriviaQA (arXiv 1705.03551), on the pages that come with each question."""
+class TriviaQATask(DataSetTask):
+    """TriviaQA (arXiv 1705.03551), on the pages that come with each question; any alias counts."""
 
     name = "triviaqa"
-    description = "trivia questions on pages that hold the answer, answered in a few words"
+    description = "trivia questions on whole Wikipedia pages, answered in a few words"
+    metric = "f1"
+    max_new_tokens = 32
+
+    def score(self, item: Item, prediction: str) -> dict[str, float]:
+        """F1 and exact match against the best alias, after TriviaQA's own normalisation."""
+        from e2llm.evaluation.metrics import trivia_exact_match, trivia_f1
+
+        return {
+            "f1": trivia_f1(prediction, item.references),
+            "em": trivia_exact_match(prediction, item.references),
+        }
 
 
-class CovidQATask(ShortAnswerTask):
+class CovidQATask(DataSetTask):
     """COVID-QA; it has no validation part, so all of it is asked."""
 
     name = "covid_qa"
     description = "questions on whole papers about coronaviruses, answered by a passage"
+    metric = "f1"
     max_new_tokens = 64
+
+    def score(self, item: Item, prediction: str) -> dict[str, float]:
+        """F1 and exact match (SQuAD) against the best reference."""
+        from e2llm.evaluation.metrics import exact_match, token_f1
+
+        return {
+            "f1": token_f1(prediction, item.references),
+            "em": exact_match(prediction, item.references),
+        }
 
 
 class QMSumTask(SummaryTask):
@@ -280,7 +271,7 @@ class AnswersTask(RecordsTask):
         return {
             "rouge_l": rouge_l(prediction, item.references),
             "f1": token_f1(prediction, item.references),
-            "em": float(exact_match(prediction, item.references)),
+            "em": exact_match(prediction, item.references),
         }
 
 
