@@ -1,7 +1,6 @@
 """Measures of one model: recall of needles, restatement, answers, and its decoder without soft tokens."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.metrics import rouge_l, string_match, token_f1
+from e2llm.evaluation.record_tasks import split_values
 from e2llm.evaluation.statistics import bootstrap_interval
 from e2llm.files import write_atomically
 from e2llm.inference.context import Context
@@ -23,7 +23,6 @@ from e2llm.records import Record, read_records
 
 NO_SOFT_TOKENS = "no soft tokens"
 
-_LIST_SEPARATOR = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
 _ANSWER_TOKENS = 48
 _PASSAGES_PER_CONTEXT = 8
 
@@ -42,8 +41,9 @@ def measure_recall(engine: Engine, record: Record, context: Context, soft_tokens
     prediction = engine.ask(
         context, record.prompt, soft_tokens=soft_tokens, max_new_tokens=_ANSWER_TOKENS
     ).text
-    values = [value.strip(" .") for value in _LIST_SEPARATOR.split(record.answer) if value.strip(" .")]
-    return Outcome(prediction, record.answer, {"recall": string_match(prediction, values)})
+    return Outcome(
+        prediction, record.answer, {"recall": string_match(prediction, split_values(record.answer))}
+    )
 
 
 def measure_answer(engine: Engine, record: Record, context: Context, soft_tokens: int | None) -> Outcome:
