@@ -88,7 +88,7 @@ class TestTables:
             for system, loss in (("bm25", 2.0), ("e2llm", 1.0))
         ]
         _, markdown = report(predictions)
-        assert "loss\\_nats, lower is better, 1 items" in markdown
+        assert "loss\\_nats, lower is better, 1 item" in markdown
         assert "| 2.000<br>1.950 to 2.050 | **1.000** ★<br>" in markdown
 
     def test_perplexity_is_the_exponential_of_the_mean_loss(self, report):
@@ -113,7 +113,7 @@ class TestTables:
             prediction("qmsum", "bm25", "item-1", 0.5),
         ]
         _, markdown = report(predictions)
-        assert "| qmsum<br>f1, 1 items | –<br>**refused 1 of 1** | 0.500<br>0.450 to 0.550 |" in markdown
+        assert "| qmsum<br>f1, 1 item | –<br>**refused 1 of 1** | 0.500<br>0.450 to 0.550 |" in markdown
 
     def test_systems_that_refuse_the_same_items_are_compared(self, report):
         predictions = [*two_systems(), prediction("qmsum", "bm25", "item-3", None)]
@@ -348,6 +348,10 @@ class TestFiles:
         (folder / "predictions.jsonl").write_text("".join(lines[:-1]))
         html = write_report(folder)[0].read_text(encoding="utf-8")
         assert "scores.json counts 2 item(s) of qmsum under e2llm, predictions.jsonl holds 1" in html
+
+    def test_a_run_of_no_items_has_a_report(self, tmp_path):
+        html = write_report(write_run(tmp_path, []))[0].read_text(encoding="utf-8")
+        assert "Mean score of each system on each task" in html
 
     def test_an_unfinished_run_says_how_to_finish_it(self, tmp_path):
         folder = write_run(tmp_path, two_systems())

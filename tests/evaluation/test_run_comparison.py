@@ -62,6 +62,7 @@ def test_of_losses_less_is_better(compare):
     assert comparison.items[0].status == "better"
     assert comparison.items[0].gain == 1.0
     assert comparison.systems[0].difference == -1.0
+    assert "perplexity  bm25    loss_nats (lower is better)       1" in format_comparison(comparison)
 
 
 def test_the_difference_is_of_pairs_and_its_interval_has_its_sign(compare):

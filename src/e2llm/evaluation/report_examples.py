@@ -15,8 +15,8 @@ def examples_section(run: Run) -> Section | None:
     blocks: list[Block] = []
     for task, facts in run.tasks.items():
         by_id: dict[str, list[Prediction]] = {}
-        for entry in run.predictions:
-            if entry.task == task:
+        for system in run.systems:
+            for entry in run.of(task, system):
                 by_id.setdefault(entry.id, []).append(entry)
         first = sorted(by_id, key=natural_key)[:NUM_EXAMPLES]
         if first:
@@ -25,17 +25,16 @@ def examples_section(run: Run) -> Section | None:
                 blocks.append(
                     Paragraph(facts.description[:1].upper() + facts.description[1:].rstrip(".") + ".")
                 )
-            blocks += [_example(by_id[name], run.systems, facts.metric) for name in first]
+            blocks += [_example(by_id[name], facts.metric) for name in first]
     return Section("examples", "Examples", tuple(blocks)) if blocks else None
 
 
-def _example(entries: Sequence[Prediction], systems: Sequence[str], metric: str) -> Example:
+def _example(entries: Sequence[Prediction], metric: str) -> Example:
     """An item under all systems."""
     first = entries[0]
-    ordered = sorted(entries, key=lambda entry: systems.index(entry.system))
     groups = ", ".join(f"{key} {value}" for key, value in first.groups.items())
     references = tuple(shortened(text) for text in first.references)
-    answers = tuple(_answer(entry, metric) for entry in ordered)
+    answers = tuple(_answer(entry, metric) for entry in entries)
     return Example(first.id, groups, shortened(first.prompt), references, answers)
 
 

@@ -49,7 +49,8 @@ def heat_maps(run: Run) -> dict[str, list[HeatMap]]:
     """By task, a map per system, for tasks whose items have a depth and a length; all on the task's scale."""
     maps: dict[str, list[HeatMap]] = {}
     for task, facts in run.tasks.items():
-        placed = [entry for entry in run.predictions if entry.task == task and place(entry) is not None]
+        entries = (entry for system in run.systems for entry in run.of(task, system))
+        placed = [entry for entry in entries if place(entry) is not None]
         if not placed:
             continue
         places = [place(entry) or ("", "") for entry in placed]
@@ -57,7 +58,7 @@ def heat_maps(run: Run) -> dict[str, list[HeatMap]]:
         lengths = tuple(sorted({length for _, length in places}, key=group_key))
         bounds = _bounds((entry.scores.get(facts.metric) for entry in placed), facts.metric)
         for system in run.systems:
-            own = [entry for entry in placed if entry.system == system]
+            own = [entry for entry in run.of(task, system) if place(entry) is not None]
             if own:
                 cells = _cells(own, facts.metric)
                 found = HeatMap(task, system, facts.metric, depths, lengths, cells, bounds)

@@ -61,10 +61,7 @@ def main_table(run: Run) -> Table:
     rows = []
     for task, facts in run.tasks.items():
         direction = ", lower is better" if lower_is_better(facts.metric) else ""
-        counts = {row.num_items for row in run.rows if row.task == task}
-        items = f", {min(counts)} to {max(counts)} items" if len(counts) > 1 else ""
-        items = f", {counts.pop()} items" if len(counts) == 1 else items
-        header = Cell(task, f"{facts.metric}{direction}{items}")
+        header = Cell(task, f"{facts.metric}{direction}{_items_in_words(run, task)}")
         cells = [_score_cell(run.row(task, system), standings[task].get(system, "")) for system in systems]
         rows.append((header, *cells))
     footer: tuple[Cell, ...] = ()
@@ -74,16 +71,22 @@ def main_table(run: Run) -> Table:
     return Table("Mean score of each system on each task", ("task", *systems), tuple(rows), footer=footer)
 
 
+def _items_in_words(run: Run, task: str) -> str:
+    counts = {row.num_items for row in run.rows if row.task == task}
+    if len(counts) > 1:
+        return f", {min(counts)} to {max(counts)} items"
+    return "".join(f", {count} item{'' if count == 1 else 's'}" for count in counts)
+
+
 def standing(run: Run, task: str) -> dict[str, Mark]:
     """The best systems of a task and those not significantly worse; nothing for a single system.
 
     Only systems that answered all items that any system answered are compared: a mean over fewer items may
     be of the easier ones.
     """
-    answered: dict[str, set[str]] = {}
-    for entry in run.predictions:
-        if entry.task == task and entry.error is None:
-            answered.setdefault(entry.system, set()).add(entry.id)
+    answered = {
+        system: {entry.id for entry in run.of(task, system) if entry.error is None} for system in run.systems
+    }
     everything = set().union(*answered.values())
     values = {
         row.system: row.value
@@ -228,9 +231,8 @@ def _breakdown(run: Run, key: str) -> list[Block]:
 def _group_cells(run: Run, row: Row, key: str, values: Sequence[str]) -> list[Cell]:
     refused = Counter(
         str(entry.groups[key])
-        for entry in run.predictions
-        if (entry.task, entry.system) == (row.task, row.system) and entry.error is not None
-        if key in entry.groups
+        for entry in run.of(row.task, row.system)
+        if entry.error is not None and key in entry.groups
     )
     cells = []
     for value in values:
@@ -274,16 +276,21 @@ def rate_families(run: Run, task: str) -> dict[str, dict[int, str]]:
 def _rate_table(run: Run, task: str, family: str, systems: Mapping[int, str]) -> Table:
     """A group of rows per score, in it a row per k; columns by length."""
     found = {rate: row for rate, system in systems.items() if (row := run.row(task, system)) is not None}
-    placed = [entry for entry in run.predictions if entry.task == task and "length_tokens" in entry.groups]
-    lengths = sorted({str(entry.groups["length_tokens"]) for entry in placed}, key=group_key)
+    placed = {
+        system: [entry for entry in run.of(task, system) if "length_tokens" in entry.groups]
+        for system in systems.values()
+    }
+    lengths = sorted(
+        {str(entry.groups["length_tokens"]) for entries in placed.values() for entry in entries},
+        key=group_key,
+    )
     if not 1 < len(lengths) <= _MOST_GROUP_VALUES:
         lengths = []
     rows = []
     for name in dict.fromkeys(name for row in found.values() for name in _with_perplexity(row.values)):
         header = Cell(name, "lower is better" if lower_is_better(name) else "")
         for rate, row in found.items():
-            entries = [entry for entry in placed if entry.system == row.system]
-            cells = [_mean_at(entries, length, name) for length in lengths]
+            cells = [_mean_at(placed[row.system], length, name) for length in lengths]
             value = _with_perplexity(row.values).get(name)
             interval = _intervals_with_perplexity(row).get(name)
             whole = Cell(readable_score(value), readable_interval(interval))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from e2llm.evaluation.readable import (
+    lower_is_better,
     on_one_line,
     readable_interval,
     readable_p_value,
@@ -65,7 +66,7 @@ def _table(systems: Sequence[SystemChange]) -> str:
             (
                 on_one_line(change.task),
                 on_one_line(change.system),
-                on_one_line(change.metric),
+                on_one_line(change.metric) + (" (lower is better)" if lower_is_better(change.metric) else ""),
                 *(str(change.counts.get(status, 0)) for status in ("better", "worse")),
                 _same(change),
                 readable_score(change.mean_a),

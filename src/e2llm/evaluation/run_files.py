@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,22 @@ class Run:
 
     def row(self, task: str, system: str) -> Row | None:
         """The scores of a system on a task."""
-        return next((row for row in self.rows if (row.task, row.system) == (task, system)), None)
+        return self._rows.get((task, system))
+
+    def of(self, task: str, system: str) -> tuple[Prediction, ...]:
+        """The predictions of a system on a task."""
+        return tuple(self._predictions.get((task, system), ()))
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, str], Row]:
+        return {(row.task, row.system): row for row in self.rows}
+
+    @cached_property
+    def _predictions(self) -> dict[tuple[str, str], list[Prediction]]:
+        found: dict[tuple[str, str], list[Prediction]] = {}
+        for entry in self.predictions:
+            found.setdefault((entry.task, entry.system), []).append(entry)
+        return found
 
 
 def read_run(folder: Path) -> Run:
