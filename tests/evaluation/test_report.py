@@ -1,0 +1,366 @@
+import base64
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from run_folders import pair_test, prediction, write_run
+
+from e2llm.errors import E2LLMError
+from e2llm.evaluation.report import NO_PLOTS, file_name, write_report
+from e2llm.evaluation.report_style import NUM_HEAT_STEPS, heat_colour, heat_ink, luminance
+
+HOSTILE = (
+    "</pre></details><script>alert(1)</script>|a|`b`\n```\n# no heading\r\n\x1b[31m\u202e\ud800 <img src=x>"
+)
+VOID = {"meta", "img", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text of each, and whether all are closed in order."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.open, self.texts = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if "style" not in self.open:
+            self.texts.append(text)
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+
+def two_systems(score_a=0.25, score_b=0.75, **changes):
+    return [
+        prediction("qmsum", system, f"item-{number}", score, **changes)
+        for system, score in (("bm25", score_a), ("e2llm", score_b))
+        for number in (1, 2)
+    ]
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Writes a run and its report, and gives both forms of it."""
+
+    def write(predictions, **changes):
+        folder = write_run(tmp_path / "run", predictions, **changes)
+        html, markdown, *_ = write_report(folder)
+        return Page(html.read_text(encoding="utf-8")), markdown.read_text(encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    monkeypatch.setattr("e2llm.evaluation.report.can_draw", lambda: False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+class TestTables:
+    def test_the_best_is_bold_and_what_is_not_significantly_worse_is_marked(self, report):
+        predictions = [*two_systems(), prediction("qmsum", "full", "item-1", 0.5)]
+        predictions.append(prediction("qmsum", "full", "item-2", 0.5))
+        tests = [pair_test("qmsum", "bm25", "e2llm", 0.04), pair_test("qmsum", "e2llm", "full", 0.05)]
+        page, markdown = report(predictions, comparisons=tests)
+        row = "| 0.250<br>0.200 to 0.300 | **0.750** ★<br>0.700 to 0.800 | 0.500 ≈<br>0.450 to 0.550 |"
+        assert row in markdown
+        assert "0.750 (best)" in page.text
+        assert "0.500 (not significantly worse than the best)" in page.text
+        assert "0.250 (" not in page.text
+
+    def test_of_losses_the_lowest_is_best(self, report):
+        predictions = [
+            prediction("perplexity", system, "item-1", loss, scores={"loss_nats": loss})
+            for system, loss in (("bm25", 2.0), ("e2llm", 1.0))
+        ]
+        _, markdown = report(predictions)
+        assert "loss\\_nats, lower is better, 1 item" in markdown
+        assert "| 2.000<br>1.950 to 2.050 | **1.000** ★<br>" in markdown
+
+    def test_perplexity_is_the_exponential_of_the_mean_loss(self, report):
+        predictions = [
+            prediction("perplexity", "bm25", f"item-{loss}", loss, scores={"loss_nats": loss})
+            for loss in (0.0, 2.0)
+        ]
+        _, markdown = report(predictions)
+        assert "| perplexity | bm25 | perplexity | 2.718 | 2.586 to 2.858 |" in markdown
+
+    def test_a_mean_with_refused_items_is_shown_as_such_and_not_called_best(self, report):
+        predictions = [*two_systems(0.25, 0.9), prediction("qmsum", "bm25", "item-3", 0.25)]
+        predictions.append(prediction("qmsum", "e2llm", "item-3", None))
+        page, markdown = report(predictions)
+        assert "| 0.900<br>0.850 to 0.950<br>**refused 1 of 3** |" in markdown
+        assert "★ |" not in markdown
+        assert "e2llm refused 1" in page.text
+
+    def test_a_system_that_refused_everything_has_no_mean(self, report):
+        predictions = [
+            prediction("qmsum", "full", "item-1", None),
+            prediction("qmsum", "bm25", "item-1", 0.5),
+        ]
+        _, markdown = report(predictions)
+        assert "| qmsum<br>f1, 1 item | –<br>**refused 1 of 1** | 0.500<br>0.450 to 0.550 |" in markdown
+
+    def test_systems_that_refuse_the_same_items_are_compared(self, report):
+        predictions = [*two_systems(), prediction("qmsum", "bm25", "item-3", None)]
+        predictions.append(prediction("qmsum", "e2llm", "item-3", None))
+        _, markdown = report(predictions)
+        assert "**0.750** ★<br>0.700 to 0.800<br>**refused 1 of 3**" in markdown
+
+    def test_a_single_system_gets_no_marks(self, report):
+        page, markdown = report([prediction("qmsum", "bm25", "item-1", 0.5)])
+        assert "**0.500**" not in markdown
+        assert "(best)" not in page.text
+        assert "Breakdowns" not in page.text
+
+    def test_breakdowns_are_in_the_order_of_numbers_and_say_what_was_refused(self, report):
+        predictions = [
+            prediction("qmsum", "full", f"item-{length}", score, groups={"length_tokens": length})
+            for length, score in ((131072, 0.75), (4096, 0.5), (10000, 0.25))
+        ]
+        groups = {"length_tokens": 131072}
+        predictions.append(prediction("qmsum", "full", "long", None, groups=groups))
+        _, markdown = report(predictions)
+        assert "| task | system | 4K | 10,000 | 128K |" in markdown
+        assert "0.750<br>0.750 to 0.750 (n = 1)<br>**refused 1** |" in markdown
+
+    def test_a_key_with_too_many_values_is_named_and_not_tabled(self, report):
+        predictions = [
+            prediction("code", "bm25", f"item-{number}", 0.5, groups={"file": f"{number}.py"})
+            for number in range(17)
+        ]
+        _, markdown = report(predictions)
+        assert "code has 17 different values of file, too many for a table." in markdown
+
+    def test_needles_have_a_map_per_system_with_values(self, report):
+        predictions = [
+            prediction(
+                "niah", system, f"{depth}", score, groups={"depth_percent": depth, "length_tokens": 1024}
+            )
+            for system, scores in (("bm25", (1.0, 0.0)), ("full", (0.5, None)))
+            for depth, score in zip((0, 100), scores, strict=True)
+        ]
+        page, markdown = report(predictions)
+        assert [
+            attributes["class"] for _, attributes in page.tags if "heat-" in attributes.get("class", "")
+        ] == [
+            "heat-10",
+            "heat-0",
+            "heat-5",
+        ]
+        assert (
+            "<summary>full</summary>\n\n| depth | 1K |\n| :-- | --: |\n| 0% | 0.50 |\n| 100% | refused |"
+            in markdown
+        )
+
+    def test_the_heat_of_a_loss_is_highest_where_the_loss_is_lowest(self, report):
+        predictions = [
+            prediction(
+                "perplexity",
+                "bm25",
+                f"{depth}",
+                loss,
+                scores={"loss_nats": loss},
+                groups={"depth_percent": depth, "length_tokens": 1024},
+            )
+            for depth, loss in ((0, 2.0), (50, 3.0), (100, 4.0))
+        ]
+        page, _ = report(predictions)
+        classes = [attributes.get("class", "") for name, attributes in page.tags if name == "td"]
+        assert [name for name in classes if "heat-" in name] == ["heat-10", "heat-5", "heat-0"]
+
+    def test_scores_by_soft_tokens_and_length(self, report):
+        predictions = [
+            prediction(
+                "restatement",
+                f"e2llm:soft_tokens={rate}",
+                f"{length}",
+                score,
+                groups={"length_tokens": length},
+            )
+            for rate, scores in ((8, (0.75, 0.5)), (1, (0.25, 0.125)))
+            for length, score in zip((1024, 2048), scores, strict=True)
+        ]
+        _, markdown = report(predictions)
+        table = markdown[markdown.index("restatement, e2llm: scores by soft tokens") :]
+        assert "| f1 | k = 1 | 0.188<br>0.138 to 0.237 | 0.250 | 0.125 |\n| f1 | k = 8 |" in table
+
+    def test_examples_are_the_first_ten_by_number(self, report):
+        page, _ = report([prediction("qmsum", "bm25", f"item-{number}", 0.5) for number in range(12, 0, -1)])
+        named = re.findall(r"What of (item-\d+)", page.text)
+        assert named == [f"item-{number}" for number in range(1, 11)]
+
+    def test_costs_have_their_units(self, report):
+        _, markdown = report([prediction("qmsum", "bm25", "item-1", 0.5)])
+        assert "| qmsum | bm25 | 512 | 10,234 | 5.0% | 0.300 | 0.110 | 12 | 1.0 MB | 12 |" in markdown
+
+    def test_provenance_is_flat(self, report):
+        _, markdown = report([prediction("qmsum", "bm25", "item-1", 0.5)])
+        assert "| versions.torch | 2.13.0 |" in markdown
+        assert "- Budget: 2,048 decoder positions" in markdown
+
+
+@pytest.mark.usefixtures("no_matplotlib")
+class TestForeignText:
+    def test_no_text_becomes_a_tag(self, report):
+        entry = prediction(
+            "qmsum", "bm25", HOSTILE, 0.5, prompt=HOSTILE, prediction=HOSTILE, references=[HOSTILE]
+        )
+        page, _ = report([entry, prediction("qmsum", "full", HOSTILE, None, error=HOSTILE)])
+        names = {name for name, _ in page.tags}
+        assert not names & {"script", "img", "link", "iframe"}
+        assert page.text.count("<script>alert(1)</script>|a|`b`") >= 5
+
+    def test_hostile_names_stay_in_their_cells(self, report):
+        entry = prediction(HOSTILE, HOSTILE, "item-1", 0.5, groups={HOSTILE: HOSTILE})
+        page, markdown = report([entry, prediction(HOSTILE, "bm25", "item-1", 0.25)])
+        assert "script" not in {name for name, _ in page.tags}
+        tables = re.findall(r"(?:^\| .*\n)+", markdown, flags=re.MULTILINE)
+        for table in tables:
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+        assert "<script" not in re.sub(r"```+text\n.*?\n```+\n", "", markdown, flags=re.DOTALL)
+
+    def test_a_fence_is_longer_than_any_in_the_text(self, report):
+        entry = prediction("qmsum", "bm25", "item-1", 0.5, prediction="a\n`````\n# b")
+        _, markdown = report([entry])
+        assert "``````text\na\n`````\n# b\n``````\n" in markdown
+
+    def test_controls_and_half_characters_are_spelled_out(self, report):
+        page, markdown = report([prediction("qmsum", "bm25", "item-1", 0.5, prediction=HOSTILE)])
+        assert "\\x1b[31m\\u202e\\ud800" in page.text
+        assert not {"\x1b", "\u202e", "\r"} & set(markdown)
+
+    def test_a_long_text_is_cut_and_says_so(self, report):
+        page, _ = report([prediction("qmsum", "bm25", "item-1", 0.5, prediction="x" * 5000)])
+        assert "x\n[... 1,000 more characters]" in page.text
+
+
+class TestPage:
+    def test_it_fetches_nothing_and_runs_nothing(self, report):
+        page, _ = report(two_systems())
+        for name, attributes in page.tags:
+            assert name not in {"script", "link", "iframe", "object"}
+            assert not [key for key in attributes if key.startswith("on")]
+            assert attributes.get("src", "data:").startswith("data:")
+            assert attributes.get("href", "#").startswith("#")
+
+    def test_links_lead_to_sections_and_no_name_is_given_twice(self, report):
+        page, _ = report(two_systems())
+        names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        links = {attributes["href"][1:] for name, attributes in page.tags if name == "a"}
+        assert links <= set(names)
+        assert len(names) == len(set(names))
+
+    def test_header_cells_have_their_scope_and_tables_their_caption(self, report):
+        page, _ = report(two_systems(groups={"difficulty": "hard"}))
+        assert {attributes.get("scope") for name, attributes in page.tags if name == "th"} == {
+            "col",
+            "row",
+            "rowgroup",
+        }
+        names = [name for name, _ in page.tags]
+        assert names.count("caption") == names.count("table")
+
+    def test_plots_say_in_words_what_they_show(self, report):
+        page, markdown = report(two_systems())
+        alt = next(attributes["alt"] for name, attributes in page.tags if name == "img")
+        assert alt == "f1 against decoder positions on qmsum. bm25: 0.250 at 512; e2llm: 0.750 at 512."
+        assert "](plots/score-against-cost.png)" in markdown
+
+    def test_plots_follow_light_and_dark_and_take_no_formula_from_a_name(self, report):
+        page, _ = report([prediction("qmsum", "bm25 $x<y$", "item-1", 0.5)])
+        source = next(attributes["src"] for name, attributes in page.tags if name == "img")
+        svg = base64.b64decode(source.partition(",")[2]).decode()
+        assert "prefers-color-scheme:dark" in svg
+        assert "currentColor" in svg
+        assert ">bm25 $x&lt;y$</text>" in svg
+
+    def test_the_ink_of_every_heat_step_stands_out(self):
+        for step in range(NUM_HEAT_STEPS):
+            high, low = sorted((luminance(heat_colour(step)), luminance(heat_ink(step))), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5
+        assert luminance((255, 255, 255)) == pytest.approx(1.0)
+
+
+class TestFiles:
+    def test_the_same_run_gives_the_same_bytes(self, tmp_path):
+        groups = {"depth_percent": 0, "length_tokens": 1024}
+        folder = write_run(tmp_path, two_systems(groups=groups))
+        files = write_report(folder)
+        before = {file: file.read_bytes() for file in files}
+        assert {file.name for file in files} == {
+            "report.html",
+            "report.md",
+            "score-against-cost.png",
+            "heat-qmsum.png",
+        }
+        assert {file: file.read_bytes() for file in write_report(folder)} == before
+
+    def test_without_matplotlib_there_are_no_plots_and_it_is_said(self, report, no_matplotlib, tmp_path):
+        page, markdown = report(two_systems())
+        assert NO_PLOTS in page.text
+        assert NO_PLOTS.replace("[", "\\[").replace("]", "\\]") in markdown
+        assert not (tmp_path / "run" / "plots").exists()
+
+    def test_a_task_name_cannot_leave_the_folder_nor_hit_another_tasks_file(self):
+        assert file_name("niah_single_1") == "niah-single-1"
+        assert re.fullmatch(r"etc-passwd-[0-9a-f]{8}", file_name("../../etc/passwd"))
+        assert file_name("a=b") != file_name("a/b")
+
+    def test_a_half_written_last_line_is_left_out_with_a_note(self, tmp_path):
+        folder = write_run(tmp_path, two_systems())
+        with (folder / "predictions.jsonl").open("a") as stream:
+            stream.write('{"system": "bm2')
+        html = write_report(folder)[0].read_text(encoding="utf-8")
+        assert "The last line of predictions.jsonl (line 5) was only half written and is left out." in html
+
+    def test_a_damaged_line_is_an_error_with_its_number(self, tmp_path):
+        folder = write_run(tmp_path, two_systems())
+        file = folder / "predictions.jsonl"
+        file.write_text("{\n" + file.read_text())
+        with pytest.raises(E2LLMError, match=r"predictions\.jsonl:1 is no JSON"):
+            write_report(folder)
+
+    def test_a_line_that_lacks_a_key_is_an_error_that_names_it(self, tmp_path):
+        folder = write_run(tmp_path, two_systems())
+        with (folder / "predictions.jsonl").open("a") as stream:
+            stream.write('{"system": "bm25", "task": "qmsum"}\n')
+        with pytest.raises(E2LLMError, match=r"predictions\.jsonl:5 is not a prediction: it lacks 'id'"):
+            write_report(folder)
+
+    def test_scores_that_count_other_items_are_noted(self, tmp_path):
+        folder = write_run(tmp_path, two_systems())
+        lines = (folder / "predictions.jsonl").read_text().splitlines(keepends=True)
+        (folder / "predictions.jsonl").write_text("".join(lines[:-1]))
+        html = write_report(folder)[0].read_text(encoding="utf-8")
+        assert "scores.json counts 2 item(s) of qmsum under e2llm, predictions.jsonl holds 1" in html
+
+    def test_a_run_of_no_items_has_a_report(self, tmp_path):
+        html = write_report(write_run(tmp_path, []))[0].read_text(encoding="utf-8")
+        assert "Mean score of each system on each task" in html
+
+    def test_an_unfinished_run_says_how_to_finish_it(self, tmp_path):
+        folder = write_run(tmp_path, two_systems())
+        (folder / "scores.json").unlink()
+        with pytest.raises(E2LLMError, match=r"has no scores\.json: the run is not finished"):
+            write_report(folder)
+
+    def test_scores_that_are_something_else_are_an_error(self, tmp_path):
+        folder = write_run(tmp_path, two_systems())
+        (folder / "scores.json").write_text(json.dumps({"scores": []}))
+        with pytest.raises(E2LLMError, match="is not the scores of a run: it lacks 'rows'"):
+            write_report(folder)
