@@ -68,6 +68,15 @@ def test_a_haystack_of_needles_has_one_needle_a_line_and_the_asked_key_once(name
         assert asked
 
 
+def test_no_other_needle_of_a_long_haystack_has_the_asked_key_or_value():
+    for item in items("niah_multikey_2", limit=3, lengths=(400_000,)):
+        found = needles_in(item)
+        assert len({key for _, key, _ in found}) < len(found)  # other keys do repeat
+        (asked,) = re.findall(WORDS, item.prompt)
+        assert [value for _, key, value in found if key == asked] == list(item.references)
+        assert [key for _, key, value in found if value in item.references] == [asked]
+
+
 def test_questions_are_the_published_ones():
     (one,) = items("niah_single_3", limit=1)
     assert re.fullmatch(
