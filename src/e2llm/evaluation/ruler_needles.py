@@ -1,0 +1,265 @@
+"""RULER's needle tasks and variable tracking (Hsieh et al. 2024, arXiv 2404.06654, sections 3.1 and 3.2).
+
+The needle's sentence and the questions are the published ones; the noise and the words are our own.
+docs/ruler.md lists what differs.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from string import ascii_uppercase
+from typing import ClassVar, Literal
+
+from e2llm.evaluation.items import TaskRequest
+from e2llm.evaluation.ruler_haystacks import (
+    Haystack,
+    Passage,
+    draw_number,
+    draw_uuid,
+    draw_words,
+    essay,
+    hide,
+    noise,
+)
+from e2llm.evaluation.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
+
+Kind = Literal["words", "numbers", "uuids"]
+NEEDLE = "One of the special magic {kind} for {key} is: {value}."
+HEATMAP_DEPTHS_PERCENT = tuple(range(0, 101, 10))
+VARIABLES_QUESTION = (
+    "Find all variables that are assigned the value {value} in the text above. There are {num_names} of them."
+)
+_DRAWS: dict[Kind, Callable[[random.Random], str]] = {
+    "words": draw_words,
+    "numbers": draw_number,
+    "uuids": draw_uuid,
+}
+_SEARCHED_CHARS_PER_TOKEN = 8  # a haystack is searched this far for values that it happens to hold
+_NUM_EXAMPLE_LINES = 10
+
+
+class NeedleTask(RulerTask):
+    """Sentences `One of the special magic KIND for KEY is: VALUE.` in a haystack; some keys are asked.
+
+    Attributes:
+        haystack: `noise`: five dull sentences over and over; `essay`: the given texts; `needles`: further
+            needles with other keys.
+        key_kind: What keys are.
+        value_kind: What values are.
+        num_keys: Keys in the haystack, those of `needles` not counted.
+        num_values: Values of each key.
+        num_queries: Keys asked for.
+    """
+
+    max_new_tokens: ClassVar[int] = 128
+    haystack: ClassVar[Literal["noise", "essay", "needles"]] = "essay"
+    key_kind: ClassVar[Kind] = "words"
+    value_kind: ClassVar[Kind] = "numbers"
+    num_keys: ClassVar[int] = 1
+    num_values: ClassVar[int] = 1
+    num_queries: ClassVar[int] = 1
+
+    def _prepare(self, request: TaskRequest) -> DraftStream:
+        text = essay(request.haystacks) if self.haystack == "essay" else noise()
+
+        def drafts(length: int) -> Iterator[Draft]:
+            for index in itertools.count():
+                yield self._draft(self._rng(request, length, index), text, length, index)
+
+        return drafts
+
+    def _draft(self, rng: random.Random, text: Haystack, length: int, index: int) -> Draft:
+        searched = text.cut(_SEARCHED_CHARS_PER_TOKEN * length)
+        keys = _distinct(rng, self.key_kind, self.num_keys, searched)
+        values = _distinct(rng, self.value_kind, self.num_keys * self.num_values, searched)
+        pairs = [(keys[number // self.num_values], value) for number, value in enumerate(values)]
+        depths = self._depths(rng, len(pairs), index)
+        asked = rng.sample(keys, self.num_queries)
+        needles = [self._needle(key, value) for key, value in pairs]
+        gold = [number for number, (key, _) in enumerate(pairs) if key in asked]
+        hay = text if self.haystack != "needles" else Haystack(self._others(rng, keys, values), "\n")
+
+        def build(num_chars: int) -> Passage:
+            passage = hide(hay.cut(num_chars), hay.joint, needles, depths)
+            return Passage(passage.text, tuple(sorted(passage.spans[number] for number in gold)))
+
+        return Draft(
+            build,
+            first_size=CHARS_PER_TOKEN * length,
+            prompt=self._question(asked),
+            references=tuple(value for name in asked for key, value in pairs if key == name),
+            groups=self._groups(index),
+        )
+
+    def _needle(self, key: str, value: str) -> str:
+        return NEEDLE.format(kind=self.value_kind, key=key, value=value)
+
+    def _others(self, rng: random.Random, keys: Sequence[str], values: Sequence[str]) -> Iterator[str]:
+        """Needles without end whose keys and values are not those asked for."""
+        while True:
+            key, value = _DRAWS[self.key_kind](rng), _DRAWS[self.value_kind](rng)
+            if key not in keys and value not in values:
+                yield self._needle(key, value)
+
+    def _question(self, asked: Sequence[str]) -> str:
+        names = asked[0] if len(asked) == 1 else f"{', '.join(asked[:-1])}, and {asked[-1]}"
+        if self.num_values * self.num_queries == 1:
+            one = self.value_kind.removesuffix("s")
+            return f"What is the special magic {one} for {names} mentioned in the provided text?"
+        return f"What are all the special magic {self.value_kind} for {names} mentioned in the provided text?"
+
+    def _depths(self, rng: random.Random, count: int, index: int) -> list[float]:
+        return [rng.random() for _ in range(count)]
+
+    def _groups(self, index: int) -> dict[str, str | int | float]:
+        return {}
+
+
+class SingleNoise(NeedleTask):
+    """One number in noise, the passkey task."""
+
+    name: ClassVar[str] = "niah_single_1"
+    description: ClassVar[str] = "RULER: one number hidden in repeated sentences"
+    haystack = "noise"
+
+
+class SingleEssay(NeedleTask):
+    """One number in the given texts, the plain needle in a haystack."""
+
+    name: ClassVar[str] = "niah_single_2"
+    description: ClassVar[str] = "RULER: one number hidden in a long text"
+
+
+class SingleUuid(NeedleTask):
+    """One UUID in the given texts."""
+
+    name: ClassVar[str] = "niah_single_3"
+    description: ClassVar[str] = "RULER: one UUID hidden in a long text"
+    value_kind = "uuids"
+
+
+class MultiKeyEssay(NeedleTask):
+    """Four keys in the given texts, one asked."""
+
+    name: ClassVar[str] = "niah_multikey_1"
+    description: ClassVar[str] = "RULER: four numbers hidden in a long text, one asked for by its key"
+    num_keys = 4
+
+
+class MultiKeyLines(NeedleTask):
+    """A haystack of needles, one asked."""
+
+    name: ClassVar[str] = "niah_multikey_2"
+    description: ClassVar[str] = "RULER: one of very many keys with numbers"
+    haystack = "needles"
+
+
+class MultiKeyUuids(NeedleTask):
+    """A haystack of needles whose keys and values are UUIDs, one asked."""
+
+    name: ClassVar[str] = "niah_multikey_3"
+    description: ClassVar[str] = "RULER: one of very many UUIDs that are keys of UUIDs"
+    haystack = "needles"
+    key_kind = "uuids"
+    value_kind = "uuids"
+
+
+class MultiValue(NeedleTask):
+    """Four values of one key, all asked."""
+
+    name: ClassVar[str] = "niah_multivalue"
+    description: ClassVar[str] = "RULER: four numbers of one key hidden in a long text, all asked for"
+    num_values = 4
+
+
+class MultiQuery(NeedleTask):
+    """Four keys with a value each, all asked."""
+
+    name: ClassVar[str] = "niah_multiquery"
+    description: ClassVar[str] = "RULER: four numbers hidden in a long text, all asked for by their keys"
+    num_keys = 4
+    num_queries = 4
+
+
+class NeedleHeatMap(NeedleTask):
+    """One number in the given texts at eleven depths, for each length; the items go round the depths.
+
+    The limit is that of a length, so a depth has `limit // 11` items, at least one.
+    """
+
+    name: ClassVar[str] = "niah_heatmap"
+    description: ClassVar[str] = "one number hidden in a long text at each of 11 depths"
+
+    def _num_items(self, limit: int) -> int:
+        return max(1, limit // len(HEATMAP_DEPTHS_PERCENT)) * len(HEATMAP_DEPTHS_PERCENT)
+
+    def _depths(self, rng: random.Random, count: int, index: int) -> list[float]:
+        return [self._percent(index) / 100] * count
+
+    def _groups(self, index: int) -> dict[str, str | int | float]:
+        return {"depth_percent": self._percent(index)}
+
+    @staticmethod
+    def _percent(index: int) -> int:
+        return HEATMAP_DEPTHS_PERCENT[index % len(HEATMAP_DEPTHS_PERCENT)]
+
+
+class VariableTracking(RulerTask):
+    """One chain of assignments in noise: a variable gets a number, four more get it in turn; all are asked.
+
+    A short solved example stands before it, as in the published code.
+    """
+
+    name: ClassVar[str] = "vt"
+    description: ClassVar[str] = "RULER: all variables that get a number along a chain of assignments"
+    max_new_tokens: ClassVar[int] = 30
+    num_hops: ClassVar[int] = 4
+
+    def _prepare(self, request: TaskRequest) -> DraftStream:
+        text = noise()
+
+        def drafts(length: int) -> Iterator[Draft]:
+            for index in itertools.count():
+                yield self._draft(self._rng(request, length, index), text, length)
+
+        return drafts
+
+    def _draft(self, rng: random.Random, text: Haystack, length: int) -> Draft:
+        value, example_value = (str(number) for number in rng.sample(range(10_000, 100_000), 2))
+        names, example_names = self._names(rng, 5), self._names(rng, 3)
+        chain, depths = self._chain(names, value), self._depths(rng)
+        lines = "\n".join(text.cut(_NUM_EXAMPLE_LINES * 100).split("\n")[:-1])
+        solved = hide(lines, text.joint, self._chain(example_names, example_value), self._depths(rng)).text
+        question = VARIABLES_QUESTION.format(value=example_value, num_names=len(example_names))
+        intro = "Follow the assignments of variables in this text.\n\n"
+        example = f"{intro}{solved}\nQuestion: {question}\nAnswer: {' '.join(example_names)}\n\n{intro}"
+        return Draft(
+            lambda num_chars: hide(text.cut(num_chars), text.joint, chain, depths).after(example),
+            first_size=CHARS_PER_TOKEN * length - len(example),
+            prompt=VARIABLES_QUESTION.format(value=value, num_names=len(names)),
+            references=tuple(names),
+        )
+
+    def _names(self, rng: random.Random, num_letters: int) -> list[str]:
+        names: dict[str, None] = {}
+        while len(names) <= self.num_hops:
+            names["".join(rng.choices(ascii_uppercase, k=num_letters))] = None
+        return list(names)
+
+    def _depths(self, rng: random.Random) -> list[float]:
+        return sorted(rng.random() for _ in range(self.num_hops + 1))
+
+    @staticmethod
+    def _chain(names: Sequence[str], value: str) -> list[str]:
+        further = (f"VAR {name} = VAR {other}" for other, name in itertools.pairwise(names))
+        return [f"VAR {names[0]} = {value}", *further]
+
+
+def _distinct(rng: random.Random, kind: Kind, count: int, text: str) -> list[str]:
+    """Different keys or values that a text does not hold by chance."""
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        value = _DRAWS[kind](rng)
+        if value not in text:
+            drawn[value] = None
+    return list(drawn)
