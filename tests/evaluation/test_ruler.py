@@ -6,9 +6,10 @@ from ruler_samples import HAYSTACKS, count_mini, count_pieces, count_words, requ
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest
+from e2llm.evaluation.metrics import string_match_any
 from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
 from e2llm.evaluation.ruler_haystacks import Passage
-from e2llm.evaluation.ruler_task import Draft, fit, string_match_part
+from e2llm.evaluation.ruler_task import Draft, fit
 
 TASKS = {**RULER_TASKS, "niah_heatmap": NeedleHeatMap}
 PUBLISHED = {
@@ -93,8 +94,8 @@ def test_a_part_of_several_values_is_a_part_of_the_score(data):
 
 
 def test_any_reference_counts_where_one_is_enough():
-    assert string_match_part("it was BLUE", ["red", "blue"]) == 1.0
-    assert string_match_part("it was green", ["red", "blue"]) == 0.0
+    assert string_match_any("it was BLUE", ["red", "blue"]) == 1.0
+    assert string_match_any("it was green", ["red", "blue"]) == 0.0
 
 
 @pytest.mark.parametrize("name", ["niah_single_2", "niah_multikey_3", "vt", "cwe", "fwe"])

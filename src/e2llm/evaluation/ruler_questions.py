@@ -15,8 +15,9 @@ from e2llm.data.source_files import check_keys, read_json
 from e2llm.data.squad import SquadConverter
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
+from e2llm.evaluation.metrics import string_match_any
 from e2llm.evaluation.ruler_haystacks import Passage, cut_words, passages
-from e2llm.evaluation.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask, string_match_part
+from e2llm.evaluation.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 from e2llm.records import Record, read_records
 
 QUESTION = (
@@ -71,7 +72,7 @@ class QuestionTask(RulerTask):
 
     def score(self, item: Item, prediction: str) -> dict[str, float]:
         """1 if any of the references stands in the prediction, upper and lower case alike."""
-        return {self.metric: string_match_part(prediction, item.references)}
+        return {self.metric: string_match_any(prediction, item.references)}
 
     def _read(self, file: Path) -> Library:
         raise NotImplementedError

@@ -113,11 +113,6 @@ def depth_percent(passage: Passage) -> int:
     return 10 * round(10 * start / rest) if rest else 0
 
 
-def string_match_part(prediction: str, values: Sequence[str]) -> float:
-    """1 if any of the values stands in the prediction, upper and lower case alike (RULER's QA), else 0."""
-    return max(string_match(prediction, [value]) for value in values)
-
-
 def fit(
     draft: Draft, count_tokens: Callable[[str], int], length: int, size: int | None, task: str
 ) -> tuple[Passage, int]:

@@ -22,11 +22,13 @@ from e2llm.evaluation.record_tasks import (
     SqualityTask,
     TriviaQATask,
 )
+from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
-        # RULER's tasks go here
+        *RULER_TASKS.values(),
+        NeedleHeatMap,
         FairytaleQATask,
         NarrativeQATask,
         TriviaQATask,
