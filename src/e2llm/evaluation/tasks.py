@@ -24,27 +24,24 @@ from e2llm.evaluation.record_tasks import (
 )
 from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task
-    for task in (
-        *RULER_TASKS.values(),
-        NeedleHeatMap,
-        FairytaleQATask,
-        NarrativeQATask,
-        TriviaQATask,
-        CovidQATask,
-        QMSumTask,
-        SqualityTask,
-        GovReportTask,
-        SciSummNetTask,
-        QualityTask,
-        LongBenchV2Task,
-        CodeCompletionTask,
-        DialogueRecallTask,
-        RestatementTask,
-        PerplexityTask,
-    )
-}
+_OTHER_TASKS: tuple[type[Task], ...] = (
+    NeedleHeatMap,
+    FairytaleQATask,
+    NarrativeQATask,
+    TriviaQATask,
+    CovidQATask,
+    QMSumTask,
+    SqualityTask,
+    GovReportTask,
+    SciSummNetTask,
+    QualityTask,
+    LongBenchV2Task,
+    CodeCompletionTask,
+    DialogueRecallTask,
+    RestatementTask,
+    PerplexityTask,
+)
+TASKS: dict[str, type[Task]] = {**RULER_TASKS, **{task.name: task for task in _OTHER_TASKS}}
 
 FILE_TASKS: dict[str, type[RecordsTask]] = {task.name: task for task in (AnswersTask, RecallTask)}
 
