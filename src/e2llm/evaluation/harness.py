@@ -63,16 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 1 for what the user can mend, told in one line.
     """
+    given = sys.argv
     try:
         harness_class()
         from lm_eval.__main__ import cli_evaluate
 
-        if arguments is not None:
-            sys.argv = ["lm_eval", *arguments]
+        sys.argv = ["lm_eval", *(given[1:] if arguments is None else arguments)]  # the only way in
         cli_evaluate()
-    except (ImportError, ValueError, FileNotFoundError) as error:
+    except (MissingExtraError, ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        sys.argv = given
     return 0
 
 

@@ -116,10 +116,10 @@ class HarnessModel:
         self.layout = PromptLayout(self.engine, self.settings)
         self._raw_text = self.layout.raw_text
         self._scorer = TokenScorer(self.engine)
-        self._rolling = RollingScorer(
-            self.engine, self.settings, self.max_length, self._raw_text, self._scorer
-        )
         self.counts: Counter[str] = Counter()
+        self._rolling = RollingScorer(
+            self.engine, self.settings, self.max_length, self._raw_text, self._scorer, self.counts
+        )
         self._device = self.engine.device
 
     # --- what lm_eval asks --------------------------------------------------------------------------------
@@ -317,6 +317,7 @@ class HarnessModel:
             "model_num_parameters": sum(weight.numel() for weight in self.engine.model.parameters()),
             "model_dtype": str(self.engine.model.get_input_embeddings().weight.dtype),
             "e2llm_version": __version__,
+            "e2llm_device": str(self.engine.device),  # lm_eval writes the one that was asked for
             "e2llm_settings": {**settings, "context_field": "+".join(self.settings.context_fields)},
             "e2llm_prompts": dict(self.counts),
         }

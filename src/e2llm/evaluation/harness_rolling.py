@@ -5,6 +5,8 @@ The first window is plain text. In a later one the decoder has no room for what 
 here), with `rolling="plain"` the decoder sees one token of it, as with lm_eval's `hf`.
 """
 
+from collections import Counter
+
 import torch
 
 from e2llm.errors import ContextOverflowError
@@ -24,6 +26,7 @@ class RollingScorer:
         max_length: Positions of a window.
         raw_text: Encodes the text.
         scorer: Scores a window.
+        counts: Counts texts and windows.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class RollingScorer:
         max_length: int,
         raw_text: RawText,
         scorer: TokenScorer,
+        counts: Counter[str],
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._max_length = max_length
         self._raw_text = raw_text
         self._scorer = scorer
+        self._counts = counts
 
     def score(self, text: str) -> float:
         """Log-likelihood of a text in nats; what the tokenizer puts before a text counts to it.
@@ -48,10 +53,11 @@ class RollingScorer:
         """
         compresses = self._settings.compresses and self._settings.rolling == "compress"
         ids, places = self._raw_text.encode_with_places(text, offsets=compresses)
-        start = self._raw_text.encode(text, at_start=True)[: -len(ids)] if ids else []
-        ids, places = [*start, *ids], [0] * len(start) + places
+        whole = self._raw_text.encode(text, at_start=True)
+        ids, places = whole, [0] * (len(whole) - len(ids)) + places
         if not ids:
             return 0.0
+        self._counts["rolling texts"] += 1
         first = self._raw_text.prefix_id
         first = ids[0] if first is None else first
         if not compresses or len(ids) <= self._max_length:
@@ -65,6 +71,7 @@ class RollingScorer:
         total = 0.0
         for before, scored in map(make_disjoint_window, windows):
             total += self._scorer.score([*before, *scored], len(scored))[0]
+            self._counts["plain windows"] += 1
         return total
 
     def _score_compressed(self, text: str, ids: list[int], places: list[int], first: int) -> float:
@@ -81,6 +88,7 @@ class RollingScorer:
             window = ids[done : done + count]
             total += self._scorer.score([*head, *window], count, soft_tokens, (text, done))[0]
             done += count
+            self._counts["windows after soft tokens" if num_soft else "plain windows"] += 1
         return total
 
     def _latest(self, history: Context) -> tuple[torch.Tensor | None, int]:
