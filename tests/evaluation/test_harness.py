@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from e2llm import Engine
+from e2llm import Context, Engine
 from e2llm.errors import ContextOverflowError, E2LLMError, MissingExtraError
 from e2llm.evaluation import harness
+from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_model, tiny_processor
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed; it comes with: pip install 'e2llm[harness]'")
@@ -315,6 +317,26 @@ def test_every_length_of_prompt_fits_the_window(make):
     assert min(model.counts[way] for way in ("document", "overflow", "raw")) > 0
 
 
+def test_a_prompt_one_longer_than_the_window_stays_raw_as_its_last_token_is_not_read(engine, make, own):
+    length = len(engine.processor.tokenizer(PROMPT + "A").input_ids)
+    model = make(max_length=length - 1)
+    assert likelihood(model, PROMPT, "A")[0] == pytest.approx(likelihood(own, PROMPT, "A")[0], abs=1e-4)
+    assert model.counts["raw"] == 1
+    likelihood(make(max_length=length - 2), PROMPT, "A")
+
+
+def test_a_continuation_of_more_tokens_than_expected_still_fits(make, monkeypatch):
+    model = make(max_length=60, soft_tokens=4)
+    encode, answer = model.layout.raw_text.encode, " It is under the blue stone."
+    monkeypatch.setattr(
+        model.layout.raw_text,
+        "encode",
+        lambda text, **options: [] if text == answer else encode(text, **options),
+    )
+    likelihood(model, PROMPT, answer, ROW)
+    assert model.counts["raw"] == model.counts["cut off"] == 0
+
+
 # --- rolling ------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +380,18 @@ def test_every_token_of_a_long_text_is_scored_once(engine, make, monkeypatch):
     rolling(model, STORY * 4)
     assert scored == engine.processor.tokenizer(STORY * 4).input_ids
     assert model.counts["windows after soft tokens"] > 3
+
+
+def test_a_window_stands_behind_the_latest_chunks_of_what_came_before(engine, make, monkeypatch):
+    model, text = make(max_length=60, soft_tokens=4, raw_tokens=52), STORY * 2
+    pieces, seen, append, score = [], [], Context.append, model._scorer.score
+    monkeypatch.setattr(Context, "append", lambda self, piece: pieces.append(piece) or append(self, piece))
+    monkeypatch.setattr(model._scorer, "score", lambda *given: seen.append(given) or score(*given))
+    rolling(model, text)
+    assert len(seen) > 2
+    assert text.startswith("".join(pieces))
+    last = engine.read([Document(str(place), piece) for place, piece in enumerate(pieces)], progress=False)
+    assert torch.allclose(seen[-1][2], last.soft_tokens[-2:])
 
 
 def test_raw_tokens_that_leave_no_room_for_soft_tokens_are_refused(make):
@@ -456,6 +490,13 @@ def test_answers_that_lm_eval_keeps_are_not_asked_for_again(make, evaluate, tmp_
     assert evaluate(again, use_cache=str(tmp_path / "answers"))["results"] == first
 
 
+def test_lm_eval_gets_each_answer_as_it_comes(make):
+    model, kept = make(), []
+    model.set_cache_hook(SimpleNamespace(add_partial=lambda *answer: kept.append(answer)))
+    answer = likelihood(model, "Who?", " Mira")
+    assert kept == [("loglikelihood", ("Who?", " Mira"), answer)]
+
+
 def test_lm_eval_knows_the_model_type_and_still_its_own():
     assert get_model("e2llm") is harness.E2LLMHarness is harness.harness_class()
     assert get_model("hf") is HFLM
@@ -473,6 +514,7 @@ def test_unknown_model_arguments_are_refused():
     [
         ({"soft_tokens": 5}, "from 1 to 4, got 5"),
         ({"max_length": 513}, "max_length=513 is more than the decoder's window of 512"),
+        ({"raw_tokens": 512}, "raw_tokens=512 fills all 512 positions"),
         ({"device": "cpu"}, "go with a name, not with an engine"),
     ],
 )

@@ -110,6 +110,26 @@ def test_chunks_that_do_not_fit_are_an_error_if_that_is_asked_for(layout):
         layout(soft_tokens=4, overflow="error").lay_out(PROMPT, ROW, 45)
 
 
+def test_a_context_is_not_dropped_whole(engine, layout):
+    around = len(engine.processor.tokenizer(PROMPT.replace(STORY, "")).input_ids)
+    laid = layout(soft_tokens=4).lay_out(PROMPT, ROW, around + 3)
+    assert (laid.way, len(laid.soft_tokens) > 0) == ("overflow", True)
+
+
+def test_a_layout_that_takes_more_than_was_counted_is_made_anew(layout, monkeypatch):
+    made = layout(soft_tokens=4)
+    encode, asked = made.raw_text.encode, []
+
+    def count_less(text, **options):
+        asked.append(text)
+        first = text == PROMPT.split(STORY)[1] and asked.count(text) == 1
+        return encode(text, **options)[: 2 if first else None]
+
+    monkeypatch.setattr(made.raw_text, "encode", count_less)
+    laid = made.lay_out(PROMPT, ROW, 44)
+    assert (laid.way, len(laid.head) + len(encode(laid.tail)) <= 44) == ("document", True)
+
+
 def test_text_around_the_document_that_fills_the_room_makes_the_older_part_context(layout):
     laid = layout(soft_tokens=1).lay_out(PROMPT, {"context": "seven of them"}, 40)
     assert laid.way == "overflow"
@@ -168,9 +188,9 @@ def test_a_document_is_read_once_for_all_its_questions(layout, texts_read):
 
 def test_only_the_latest_eight_documents_are_kept(layout, texts_read):
     made = layout()
-    for number in (*range(9), 1, 0):
+    for number in (*range(8), 0, 8, 0, 1):
         made.lay_out(f"Story {number}. Who?", {"context": f"Story {number}."}, 400)
-    assert texts_read == [*(f"Story {number}." for number in range(9)), "Story 0."]
+    assert texts_read == [*(f"Story {number}." for number in range(9)), "Story 1."]
 
 
 def test_the_placeholder_never_comes_out_of_a_text(engine):

@@ -112,6 +112,8 @@ class HarnessModel:
         if max_length is not None and window is not None and max_length > window:
             raise E2LLMError(f"max_length={max_length} is more than the decoder's window of {window}")
         self.max_length = max_length or window or _UNSTATED_WINDOW
+        if raw_tokens is not None and raw_tokens >= self.max_length:
+            raise E2LLMError(f"raw_tokens={raw_tokens} fills all {self.max_length} positions; lower it")
         self.model_name = pretrained if isinstance(pretrained, str) else "engine"
         self.layout = PromptLayout(self.engine, self.settings)
         self._raw_text = self.layout.raw_text
@@ -163,9 +165,8 @@ class HarnessModel:
 
     def _likelihood(self, request: Any) -> tuple[float, bool]:
         prompt, continuation = request.args
-        reserve = len(self._raw_text.encode(continuation))
-        room = self.max_length + 1 - reserve
-        for _ in range(2):
+        room = self.max_length + 1 - len(self._raw_text.encode(continuation))
+        while True:  # behind other text the continuation may take more tokens
             laid = self.layout.lay_out(prompt, request.doc, room)
             before, scored = self._split_ids(laid, continuation)
             excess = len(before) + len(scored) - (self.max_length + 1)
