@@ -13,6 +13,7 @@ _EXTRAS = {
     "data": "pyarrow",
     "train": "matplotlib",
     "eval": "rouge_score",
+    "harness": "lm_eval",
     "bench": "sentence_transformers",
 }
 

@@ -1,0 +1,84 @@
+"""lm-evaluation-harness: the model type `e2llm`, so that its long-context tasks run on our checkpoints.
+
+    python -m e2llm.evaluation.harness --model e2llm --model_args pretrained=mini,soft_tokens=4 --tasks TASK
+
+lm_eval has no place where a package could announce a model, so that its own command does not know `e2llm`:
+this module registers the model and hands the arguments to lm_eval. In Python,
+`E2LLMHarness(pretrained="mini")` is a model for `lm_eval.simple_evaluate`. lm_eval is loaded by either, not
+by importing this module.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from e2llm.errors import MissingExtraError
+
+MODEL_TYPE = "e2llm"
+
+
+@cache
+def harness_class() -> type[Any]:
+    """The class `E2LLMHarness`, registered with lm_eval as `e2llm`.
+
+    It takes the arguments of `e2llm.evaluation.harness_model.HarnessModel`.
+
+    Raises:
+        MissingExtraError: If lm_eval is not installed.
+    """
+    try:
+        import lm_eval.models  # noqa: F401  a registry that holds a model does not fill itself any more
+        from lm_eval.api.model import LM
+        from lm_eval.api.registry import register_model
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != "lm_eval":
+            raise
+        raise MissingExtraError("lm_eval", "harness") from error
+    from e2llm.evaluation.harness_model import HarnessModel
+
+    @register_model(MODEL_TYPE)
+    class E2LLMHarness(HarnessModel, LM):  # type: ignore[misc]
+        """`HarnessModel` as a model of lm_eval, which keeps answers in its cache as they come."""
+
+        def _keep(self, kind: str, arguments: tuple[Any, ...], result: Any) -> None:
+            self.cache_hook.add_partial(kind, arguments, result)
+
+    E2LLMHarness.__module__, E2LLMHarness.__qualname__ = "e2llm.evaluation.harness", "E2LLMHarness"
+    return E2LLMHarness
+
+
+def __getattr__(name: str) -> Any:
+    if name == "E2LLMHarness":
+        return harness_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run lm_eval's command line with the model type `e2llm` known.
+
+    Args:
+        arguments: Those of `lm_eval`; by default the process's.
+
+    Returns:
+        The exit code: 1 for what the user can mend, told in one line.
+    """
+    given = sys.argv
+    try:
+        harness_class()
+        from lm_eval.__main__ import cli_evaluate
+
+        sys.argv = ["lm_eval", *(given[1:] if arguments is None else arguments)]  # the only way in
+        cli_evaluate()
+    except (MissingExtraError, ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        sys.argv = given
+    return 0
+
+
+if __name__ == "__main__":
+    from e2llm.evaluation.harness import main as registering_main  # one class, whoever imports this module
+
+    sys.exit(registering_main())
