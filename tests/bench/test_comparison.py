@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.bench.comparison import compare_with_full_context, format_comparison, longest_prefix
-from e2llm.bench.memory import PeakMemory, format_bytes
+from e2llm.bench.comparison import compare_with_full_context, format_comparison
 from e2llm.errors import ContextOverflowError
+from e2llm.inference.cutting import longest_prefix
 from e2llm.inference.documents import Document
+from e2llm.inference.peak_memory import PeakMemory, format_bytes
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 QUESTION = "Where is the key?"
@@ -103,7 +104,7 @@ def test_memory_that_is_freed_within_the_block_counts():
 
 
 def test_memory_stays_unknown_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("e2llm.bench.memory.resident_bytes", lambda: None)
+    monkeypatch.setattr("e2llm.inference.peak_memory.resident_bytes", lambda: None)
     with PeakMemory(torch.device("cpu")) as memory:
         pass
     assert memory.extra_bytes is None

@@ -4,18 +4,19 @@ Both ways use the same decoder with the same weights and wording. The full-conte
 text, from its start, as the decoder's window takes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import torch
 
-from e2llm.bench.memory import PeakMemory, format_bytes
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
+from e2llm.inference.cutting import longest_prefix
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
+from e2llm.inference.peak_memory import PeakMemory, format_bytes
 
 _WARM_UP_TEXT = "A short text to start all parts with. " * 4
 
@@ -130,23 +131,6 @@ def _measure_full_context(engine: Engine, text: str, question: str, max_new_toke
         answer = engine.ask(Context.of_text(prefix), question, expand=[0], max_new_tokens=max_new_tokens)
     tokens = engine.count_tokens(prefix)
     return Measured(answer, tokens, len(prefix) / len(text), answer.usage.raw_tokens, memory.extra_bytes)
-
-
-def longest_prefix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
-    """The longest start of a text that has at most so many tokens; the whole text without a limit."""
-    if max_tokens is None:
-        return text
-    high = max(1, max_tokens)
-    while high < len(text) and count_tokens(text[:high]) <= max_tokens:
-        high *= 2
-    low, high = 0, min(high, len(text))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count_tokens(text[:middle]) <= max_tokens:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low]
 
 
 def format_comparison(comparison: Comparison) -> str:

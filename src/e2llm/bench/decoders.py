@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from e2llm.bench.comparison import longest_prefix
 from e2llm.errors import E2LLMError
+from e2llm.inference.cutting import longest_prefix
 from e2llm.inference.engine import Engine
 from e2llm.inference.loading import choose_device, choose_dtype
 from e2llm.modeling.model import E2LLMForConditionalGeneration

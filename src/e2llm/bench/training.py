@@ -22,11 +22,11 @@ from torch import nn
 from transformers import TrainerCallback
 
 from e2llm.bench.decoders import build_engine, text_of_length
-from e2llm.bench.memory import release_memory, reset_peak
 from e2llm.bench.rates import gemm_rate, reading_operations
 from e2llm.bench.training_samples import make_records, padding_shares
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
+from e2llm.inference.peak_memory import release_memory, reset_peak
 from e2llm.modeling.lora import merge_lora
 from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.records import read_records

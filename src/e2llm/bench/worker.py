@@ -17,9 +17,9 @@ from typing import Any, TextIO
 import torch
 
 from e2llm.bench.decoders import build_engine, key_value_bytes, text_of_length
-from e2llm.bench.memory import release_memory, reset_peak
 from e2llm.bench.rates import gemm_rates, reading_operations
 from e2llm.inference.context import Context
+from e2llm.inference.peak_memory import release_memory, reset_peak
 from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.store.chunk_store import ChunkStore
 

@@ -54,9 +54,9 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    from e2llm.bench.machine import describe_machine
     from e2llm.bench.speed import format_rows, measure_speed
     from e2llm.inference.loading import choose_device
+    from e2llm.inference.machine import describe_machine
 
     lengths = parse_lengths(contexts)
     check_shape(shape)
@@ -194,9 +194,9 @@ def train(
     Example:
         e2llm bench train --contexts 8192 --json
     """
-    from e2llm.bench.machine import describe_machine
     from e2llm.bench.training import WAYS, format_training, measure_training
     from e2llm.inference.loading import choose_device
+    from e2llm.inference.machine import describe_machine
 
     check_shape(shape)
     modes = ("frozen", "lora", "full")
@@ -282,7 +282,7 @@ def show_progress(line: str) -> None:
 
 def print_result(result: dict[str, Any], engine: "Engine", as_json: bool) -> None:
     """Print figures with the machine they were taken on."""
-    from e2llm.bench.machine import describe_machine
+    from e2llm.inference.machine import describe_machine
 
     result["machine"] = describe_machine(engine.device)
     if as_json:

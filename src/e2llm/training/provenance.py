@@ -3,8 +3,6 @@
 import importlib.metadata
 import json
 import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ import yaml
 from e2llm.files import write_atomically
 from e2llm.training.arguments import resolve_precision
 from e2llm.training.schema import Recipe
-from e2llm.version import __version__
+from e2llm.version import __version__, git_commit
 
 RECIPE_NAME = "recipe.yaml"
 
@@ -66,18 +64,3 @@ def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         flat.update(flattened(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
-
-
-def git_commit() -> str | None:
-    """The commit of the source tree, or None where e2llm does not run from one."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

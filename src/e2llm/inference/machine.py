@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""What a measurement ran on."""
 
 import os
 import platform
@@ -8,8 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from e2llm.training.provenance import git_commit
-from e2llm.version import __version__
+from e2llm.version import __version__, git_commit
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
