@@ -18,6 +18,7 @@ from e2llm.inference.documents import Document, load_documents
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity
 from e2llm.inference.generation import check_options, generate_ids, generate_pieces, searches_beams
 from e2llm.inference.layout import ContextLayout, answer_of
+from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import check_model_name, choose_device, choose_dtype
 from e2llm.inference.planning import Plan, Request
 from e2llm.inference.reader import ChunkReader
@@ -197,6 +198,7 @@ class Engine:
         raw_below: float | None = None,
         overflow: str = "error",
         history: Sequence[tuple[str, str]] = (),
+        window: int | None = None,
         max_new_tokens: int = 64,
         on_piece: Callable[[str], Any] | None = None,
         **generation: Any,
@@ -218,6 +220,7 @@ class Engine:
                 `select` to keep the chunks most relevant to the question, and of those chosen for expansion
                 as many as fit.
             history: Earlier questions with their answers, oldest first, given as text.
+            window: Positions that input and answer may take; by default the decoder's window.
             max_new_tokens: Longest answer, in tokens.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
             generation: More arguments of transformers' `generate` (`num_beams`, `do_sample`, ...); by default
@@ -239,6 +242,7 @@ class Engine:
             raw_below,
             overflow,
             history,
+            window,
         )
         laid = self._layout.lay_out(context, request)
         check_options(self.model, generation, wants_pieces=on_piece is not None)
@@ -260,46 +264,59 @@ class Engine:
         return answer_of(text, laid, timing, len(ids))
 
     def stream(
-        self,
-        context: Context,
-        question: str,
-        *,
-        soft_tokens: int | None = None,
-        expand: int | Sequence[int] = (),
-        expand_tokens: int | None = None,
-        select: str = "bm25",
-        raw_below: float | None = None,
-        overflow: str = "error",
-        history: Sequence[tuple[str, str]] = (),
-        max_new_tokens: int = 64,
-        **generation: Any,
+        self, context: Context, question: str, *, max_new_tokens: int = 64, **options: Any
     ) -> Iterator[str]:
         """Answer piece by piece; the pieces joined are the text that `ask` returns.
 
-        Arguments and errors are those of `ask`. The work begins with the first piece that is asked for, in a
+        Options and errors are those of `ask`. The work begins with the first piece that is asked for, in a
         thread of its own; closing the iterator stops it at the next token.
         """
-        request = Request(
-            question,
-            max_new_tokens,
-            soft_tokens,
-            expand,
-            expand_tokens,
-            select,
-            raw_below,
-            overflow,
-            history,
-        )
+        request = Request.take(question, max_new_tokens, options)
         laid = self._layout.lay_out(context, request)
-        check_options(self.model, generation, wants_pieces=True)
+        check_options(self.model, options, wants_pieces=True)
         return generate_pieces(
             self.model,
             laid.sample.input_ids,
             laid.soft_tokens,
             self._decode,
             max_new_tokens=max_new_tokens,
-            **generation,
+            **options,
         )
+
+    def score(
+        self, context: Context, question: str, answers: Sequence[str], **options: Any
+    ) -> list[Likelihood]:
+        """How likely the decoder holds given answers to be, each by itself.
+
+        Args:
+            context: What `read` returned.
+            question: The instruction.
+            answers: Texts to score; each is scored with the end that an answer has.
+            options: `soft_tokens`, `expand`, ... as in `ask`; room is kept for the longest answer.
+
+        Raises:
+            ContextOverflowError: If input and answer do not fit the window.
+            E2LLMError: If there is no answer, or an option is none of `ask`'s.
+        """
+        if not answers:
+            raise E2LLMError("give at least one answer to score")
+        with self._tokenizing:
+            rows = [answer_ids(self.processor, text) for text in answers]
+        request = Request.take(question, max(map(len, rows)), options)
+        if options:
+            raise E2LLMError(f"score takes no option {', '.join(sorted(options))}")
+        laid = self._layout.lay_out(context, request)
+        return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
+
+    def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:
+        """Relevance of each chunk to a question; higher is more relevant.
+
+        Args:
+            context: What `read` returned.
+            question: The instruction.
+            select: See `ask`.
+        """
+        return self._layout.rank(context, Request(question, 1, select=select))
 
     def fit(
         self,

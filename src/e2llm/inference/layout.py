@@ -60,12 +60,9 @@ class ContextLayout:
 
     def fit(self, context: Context, request: Request, window: int | None, *, by_question: bool) -> Plan:
         """Choose K and the raw chunks that fill a window; `Engine.fit` describes it."""
-        own = self.window
-        window = own if window is None else window
+        window = self._within(window)
         if window is None:
             raise E2LLMError("the decoder states no window; give window=, the positions to fill")
-        if type(window) is not int or window < 1 or (own is not None and window > own):
-            raise E2LLMError(f"window must be from 1 to the decoder's {own}, got {window!r}")
         content = self.content_of(context)
         scores = [0.0] * len(content.chunks)
         if by_question:
@@ -79,6 +76,15 @@ class ContextLayout:
             limit=self.model.check_num_soft_tokens(None),
             overflow=request.overflow,
         )
+
+    def _within(self, window: int | None) -> int | None:
+        """The positions that may be used: those asked for, or the decoder's."""
+        own = self.window
+        if window is not None and (
+            type(window) is not int or window < 1 or (own is not None and window > own)
+        ):
+            raise E2LLMError(f"window must be from 1 to the decoder's {own}, got {window!r}")
+        return own if window is None else window
 
     def content_of(self, context: Context) -> Content:
         """The content of a context at this moment; raises if another model read it."""
@@ -102,6 +108,10 @@ class ContextLayout:
         """Positions of template, question and history."""
         with self._lock:
             return len(self.processor.lay_out([], request.question, history=request.history).input_ids)
+
+    def rank(self, context: Context, request: Request) -> list[float]:
+        """Relevance of each chunk to the question; `Engine.rank` describes it."""
+        return self._rank(self.content_of(context), request)
 
     def _rank(self, content: Content, request: Request) -> list[float]:
         """Relevance of each chunk to the question."""
@@ -132,14 +142,14 @@ class ContextLayout:
         limit = self.model.check_num_soft_tokens(None)
         if request.soft_tokens is not None:
             self.model.check_num_soft_tokens(request.soft_tokens)
-        overhead = self._overhead(request)
+        overhead, window = self._overhead(request), self._within(request.window)
 
         def plan(expand: list[int], overflow: str) -> Plan:
             return make_plan(
                 counts,
                 overhead=overhead,
                 expand=expand,
-                window=self.window,
+                window=window,
                 max_new_tokens=request.max_new_tokens,
                 wanted=request.soft_tokens,
                 limit=limit,

@@ -4,8 +4,8 @@ All counts are decoder positions. The number of soft tokens per chunk is called 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.selection import best
@@ -32,6 +32,7 @@ class Request:
     raw_below: float | None = None
     overflow: str = "error"
     history: Sequence[tuple[str, str]] = ()
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
@@ -49,6 +50,8 @@ class Request:
             _check_count("expand_tokens", self.expand_tokens, least=0)
             if not isinstance(self.expand, int) and len(self.expand):
                 raise E2LLMError("expand_tokens goes with a number of chunks, not with a list of indices")
+        if self.window is not None:
+            _check_count("window", self.window, least=1)
         if self.select not in SELECTORS:
             raise E2LLMError(f"select={self.select!r} is unknown; choose one of: {', '.join(SELECTORS)}")
         if self.overflow not in OVERFLOWS:
@@ -61,6 +64,12 @@ class Request:
             is_pair = isinstance(turn, tuple | list) and len(turn) == 2
             if not is_pair or not all(isinstance(text, str) for text in turn):
                 raise E2LLMError(f"history takes pairs (question, answer), got {turn!r}")
+
+    @classmethod
+    def take(cls, question: str, max_new_tokens: int, options: dict[str, Any]) -> "Request":
+        """Make a request of the options that are its fields; they are taken out of `options`."""
+        names = [item.name for item in fields(cls) if item.name in options]
+        return cls(question, max_new_tokens, **{name: options.pop(name) for name in names})
 
     @property
     def ranks(self) -> bool:

@@ -1,0 +1,70 @@
+"""How likely the decoder holds a given answer to be, after what it was given."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.prompts import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The likelihood of one text, its end included.
+
+    Attributes:
+        log_likelihood: Sum over its tokens, in nats.
+        num_tokens: Its tokens, with the end of an answer.
+        num_greedy: Tokens that the decoder would have chosen itself, given the true ones before.
+        greedy_ids: What it would have chosen at each of them.
+    """
+
+    log_likelihood: float
+    num_tokens: int
+    num_greedy: int
+    greedy_ids: list[int] = field(repr=False)
+
+    @property
+    def mean_loss_nats(self) -> float:
+        """Negative log-likelihood per token."""
+        return -self.log_likelihood / self.num_tokens
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of its tokens that the decoder would have chosen itself, 0 to 1."""
+        return self.num_greedy / self.num_tokens
+
+
+def answer_ids(processor: E2LLMProcessor, answer: str) -> list[int]:
+    """Decoder ids of an answer as training lays it out, with its end."""
+    template = processor.template
+    return [*processor.encode(template.answer_prefix + answer), *template.after_answer]
+
+
+@torch.no_grad()
+def likelihood(
+    model: E2LLMForConditionalGeneration,
+    input_ids: list[int],
+    soft_tokens: torch.Tensor | None,
+    target_ids: list[int],
+) -> Likelihood:
+    """Score target ids after an input.
+
+    Args:
+        model: In evaluation mode.
+        input_ids: Decoder ids with placeholders.
+        soft_tokens: `[C, K, D]` of the chunks that the placeholders stand for; None without chunks.
+        target_ids: What is scored; at least one.
+    """
+    device = model.get_input_embeddings().weight.device
+    inputs = {
+        "input_ids": torch.tensor([[*input_ids, *target_ids]], device=device),
+        "labels": torch.tensor([[IGNORE_INDEX] * len(input_ids) + target_ids], device=device),
+    }
+    if soft_tokens is not None:
+        inputs["chunk_embeds"] = soft_tokens.to(device)
+    outputs = model(**inputs, only_label_logits=True, use_cache=False)
+    greedy = outputs.logits.argmax(dim=-1).tolist()
+    num_greedy = sum(mine == true for mine, true in zip(greedy, target_ids, strict=True))
+    return Likelihood(-outputs.token_losses.double().sum().item(), len(target_ids), num_greedy, greedy)
