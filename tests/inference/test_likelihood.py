@@ -18,7 +18,7 @@ def test_a_score_is_that_of_the_models_own_logits(engine, context):
     assert found.num_tokens == len(target)
 
 
-def test_what_the_decoder_says_itself_is_greedy_all_through(engine, context):
+def test_what_the_decoder_says_itself_is_likelier_per_token_than_another_answer(engine, context):
     text = engine.ask(context, "How many boats?", soft_tokens=1, max_new_tokens=6).text
     scored = engine.score(context, "How many boats?", [text, "seven"], soft_tokens=1)
     assert scored[0].log_likelihood / scored[0].num_tokens > scored[1].log_likelihood / scored[1].num_tokens

@@ -56,28 +56,12 @@ def measure_answer(engine: Engine, record: Record, context: Context, soft_tokens
     return Outcome(prediction, record.answer, scores)
 
 
-@torch.no_grad()
 def measure_restatement(engine: Engine, record: Record, context: Context, soft_tokens: int | None) -> Outcome:
     """Next-token accuracy and loss (nats) on the text, given its soft tokens and the true text so far."""
-    processor, device = engine.processor, engine.device
     text = record.context.strip()
-    sample = processor.lay_out(
-        [chunk.text for chunk in context.chunks], UNDERSTANDING_PROMPT, text, num_soft_tokens=soft_tokens
-    )
-    inputs = {
-        "input_ids": torch.tensor([sample.input_ids], device=device),
-        "labels": torch.tensor([sample.labels], device=device),
-    }
-    if len(context):
-        inputs["chunk_embeds"] = context.soft_tokens.to(device)
-    outputs = engine.model(**inputs, only_label_logits=True, use_cache=False)
-    targets = inputs["labels"][:, 1:][inputs["labels"][:, 1:] != -100]
-    predicted = outputs.logits.argmax(dim=-1)
-    scores = {
-        "token_accuracy": (predicted == targets).float().mean().item(),
-        "loss_nats": outputs.token_losses.mean().item(),
-    }
-    return Outcome(processor.decode_answer(predicted), text, scores)
+    (found,) = engine.score(context, UNDERSTANDING_PROMPT, [text], soft_tokens=soft_tokens)
+    scores = {"token_accuracy": found.token_accuracy, "loss_nats": found.mean_loss_nats}
+    return Outcome(engine.processor.decode_answer(found.greedy_ids), text, scores)
 
 
 EMPTY_CONTEXT = Context.empty()

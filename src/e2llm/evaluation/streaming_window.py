@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import Cost, Output, System, View, raw_view
-from e2llm.inference.likelihood import Likelihood, answer_ids
+from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood_of
 from e2llm.inference.peak_memory import PeakMemory
 
 NUM_SINKS = 4
@@ -163,26 +163,20 @@ class StreamingSystem(System):
             steps = [logits[None]]
             if len(targets) > 1:
                 steps.append(window.feed(targets[:-1], all_logits=True))
-            scores = torch.cat(steps).log_softmax(dim=-1)
-            greedy = scores.argmax(dim=-1).tolist()
-            total = (
-                scores.double().gather(1, torch.tensor(targets, device=scores.device)[:, None]).sum().item()
-            )
-            num_greedy = sum(mine == true for mine, true in zip(greedy, targets, strict=True))
-            results.append(Likelihood(total, len(targets), num_greedy, greedy))
+            results.append(likelihood_of(torch.cat(steps), targets))
         return results
 
     def _read(self, item: Item) -> tuple[StreamingWindow, torch.Tensor, float]:
         """Read up to the answer: the window, the next token's logits `[V]`, and the context's seconds."""
         started = time.perf_counter()
-        size = self.engine.window if self.budget is None else self.budget
+        size = self.positions
         if size is None:
             raise ContextOverflowError("the decoder states no window; give --budget")
         window = StreamingWindow(self.engine.model.language_model, size, self.sinks)
         processor = self.engine.processor
         chunks = [item.context] if item.context.strip() else []
         whole = processor.lay_out(chunks, item.prompt, expand=range(len(chunks))).input_ids
-        question = len(processor.lay_out([], item.prompt).input_ids) - len(processor.template.before_context)
+        question = self.overhead(item) - len(processor.template.before_context)
         window.feed(whole[: len(whole) - question])
         read_seconds = time.perf_counter() - started
         return window, window.feed(whole[len(whole) - question :])[-1], read_seconds

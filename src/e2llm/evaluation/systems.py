@@ -27,7 +27,7 @@ from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
 from e2llm.inference.cutting import longest_prefix, longest_suffix
 from e2llm.inference.engine import Engine
-from e2llm.inference.likelihood import Likelihood
+from e2llm.inference.likelihood import Likelihood, answer_ids
 from e2llm.inference.peak_memory import PeakMemory
 
 _GAP = "\n...\n"
@@ -142,9 +142,18 @@ class System(ABC):
         Raises:
             ContextOverflowError: If the system refuses the item.
         """
-        longest = max(self.engine.count_tokens(text) for text in texts) + 4  # the end and what precedes it
+        longest = max(len(answer_ids(self.engine.processor, text)) for text in texts)
         view = self.view(item, longest)
         return self.engine.score(view.context, item.prompt, texts, window=self.budget, **view.options)
+
+    @property
+    def positions(self) -> int | None:
+        """Positions for input and answer: the budget, or the decoder's window."""
+        return self.engine.window if self.budget is None else self.budget
+
+    def overhead(self, item: Item) -> int:
+        """Positions of question and template."""
+        return len(self.engine.processor.lay_out([], item.prompt).input_ids)
 
     def room(self, item: Item, max_new_tokens: int) -> int | None:
         """Positions that the budget leaves to the context; None without a limit.
@@ -152,10 +161,10 @@ class System(ABC):
         Raises:
             ContextOverflowError: If the question alone does not fit.
         """
-        budget = self.engine.window if self.budget is None else self.budget
+        budget = self.positions
         if budget is None:
             return None
-        around = len(self.engine.processor.lay_out([], item.prompt).input_ids)
+        around = self.overhead(item)
         room = budget - around - max_new_tokens
         if room < 0:
             raise ContextOverflowError(
@@ -170,8 +179,7 @@ class System(ABC):
         if view.raw_spans or not usage.chunks:
             given_chars = sum(end - start for start, end in view.raw_spans)
             fraction = given_chars / max(1, len(item.context))
-            around = len(self.engine.processor.lay_out([], item.prompt).input_ids)
-            tokens = usage.raw_tokens - around
+            tokens = usage.raw_tokens - self.overhead(item)
         elif answer.left_out:
             fraction = 1 - answer.left_out / usage.chunks
         first, per_token = timing.first_token_seconds, None

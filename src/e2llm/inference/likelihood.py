@@ -42,6 +42,21 @@ def answer_ids(processor: E2LLMProcessor, answer: str) -> list[int]:
     return [*processor.encode(template.answer_prefix + answer), *template.after_answer]
 
 
+def likelihood_of(logits: torch.Tensor, target_ids: list[int]) -> Likelihood:
+    """Sum up the likelihood of target ids.
+
+    Args:
+        logits: `[N, V]`, before each target.
+        target_ids: N ids.
+    """
+    scores = logits.float().log_softmax(dim=-1)
+    targets = torch.tensor(target_ids, device=scores.device)
+    total = scores.gather(1, targets[:, None]).double().sum().item()
+    greedy = scores.argmax(dim=-1).tolist()
+    num_greedy = sum(mine == true for mine, true in zip(greedy, target_ids, strict=True))
+    return Likelihood(total, len(target_ids), num_greedy, greedy)
+
+
 @torch.no_grad()
 def likelihood(
     model: E2LLMForConditionalGeneration,
@@ -65,6 +80,4 @@ def likelihood(
     if soft_tokens is not None:
         inputs["chunk_embeds"] = soft_tokens.to(device)
     outputs = model(**inputs, only_label_logits=True, use_cache=False)
-    greedy = outputs.logits.argmax(dim=-1).tolist()
-    num_greedy = sum(mine == true for mine, true in zip(greedy, target_ids, strict=True))
-    return Likelihood(-outputs.token_losses.double().sum().item(), len(target_ids), num_greedy, greedy)
+    return likelihood_of(outputs.logits, target_ids)
