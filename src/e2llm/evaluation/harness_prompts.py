@@ -18,8 +18,8 @@ from e2llm.evaluation.harness_settings import HarnessSettings
 from e2llm.inference.content import Content
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
+from e2llm.inference.layout import rank_chunks
 from e2llm.inference.planning import Plan, choose_expanded, make_plan
-from e2llm.inference.selection import rank_by_vectors
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.surrogates import reject_lone_surrogates
 
@@ -276,11 +276,7 @@ class PromptLayout:
 
     def _rank(self, content: Content, question: str) -> list[float]:
         """Relevance of each chunk to the rest of the prompt."""
-        if self.settings.select == "bm25":
-            return content.bm25.scores(question)
-        first = self.engine.processor.split(question)[0].text  # all that the encoder reads at once
-        vectors = self.engine.reader.read([first], progress=False).vectors
-        return rank_by_vectors(vectors[0], content.read.vectors)
+        return rank_chunks(self.engine.reader, content, question, self.settings.select)
 
     def _place(self, parts: PromptParts, content: Content, plan: Plan, way: Way) -> LaidPrompt:
         """Put the chunks where the context stood; raw texts that touch are encoded as one."""

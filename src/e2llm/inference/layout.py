@@ -1,7 +1,7 @@
 """From a question to what the decoder gets: which chunks, in which form, and the ids around them."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -115,13 +115,7 @@ class ContextLayout:
 
     def _rank(self, content: Content, request: Request) -> list[float]:
         """Relevance of each chunk to the question."""
-        if request.select == "bm25":
-            return content.bm25.scores(request.question)
-        if not content.read.vectors.numel():  # nothing was read
-            return [0.0] * len(content.chunks)
-        with self._lock:
-            first = self.processor.split(request.question)[0].text  # a question longer than the encoder reads
-        return rank_by_vectors(self.reader.read([first], progress=False).vectors[0], content.read.vectors)
+        return rank_chunks(self.reader, content, request.question, request.select, self._lock)
 
     def lay_out(self, context: Context, request: Request) -> LaidOut:
         """Choose what stands in the window, and lay it out."""
@@ -173,6 +167,31 @@ class ContextLayout:
                 history=request.history,
             )
         return LaidOut(content, chosen, sample)
+
+
+def rank_chunks(
+    reader: ChunkReader,
+    content: Content,
+    question: str,
+    select: str,
+    lock: AbstractContextManager[object] | None = None,
+) -> list[float]:
+    """Relevance of each chunk to a question, by `bm25` or by the `encoder`.
+
+    Args:
+        reader: Reads the question.
+        content: The chunks.
+        question: Any text; the encoder reads its first chunk.
+        select: `bm25` or `encoder`.
+        lock: Held while a tokenizer works.
+    """
+    if select == "bm25":
+        return content.bm25.scores(question)
+    if not content.read.vectors.numel():  # nothing was read
+        return [0.0] * len(content.chunks)
+    with lock or nullcontext():
+        first = reader.processor.split(question)[0].text
+    return rank_by_vectors(reader.read([first], progress=False).vectors[0], content.read.vectors)
 
 
 def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:
