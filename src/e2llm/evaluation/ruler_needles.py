@@ -62,11 +62,7 @@ class NeedleTask(RulerTask):
     def _prepare(self, request: TaskRequest) -> DraftStream:
         text = essay(request.haystacks) if self.haystack == "essay" else noise()
 
-        def drafts(length: int) -> Iterator[Draft]:
-            for index in itertools.count():
-                yield self._draft(self._rng(request, length, index), text, length, index)
-
-        return drafts
+        return self._endless(request, lambda rng, length, index: self._draft(rng, text, length, index))
 
     def _draft(self, rng: random.Random, text: Haystack, length: int, index: int) -> Draft:
         searched = text.cut(_SEARCHED_CHARS_PER_TOKEN * length)
@@ -218,11 +214,7 @@ class VariableTracking(RulerTask):
     def _prepare(self, request: TaskRequest) -> DraftStream:
         text = noise()
 
-        def drafts(length: int) -> Iterator[Draft]:
-            for index in itertools.count():
-                yield self._draft(self._rng(request, length, index), text, length)
-
-        return drafts
+        return self._endless(request, lambda rng, length, _: self._draft(rng, text, length))
 
     def _draft(self, rng: random.Random, text: Haystack, length: int) -> Draft:
         value, example_value = (str(number) for number in rng.sample(range(10_000, 100_000), 2))

@@ -84,6 +84,17 @@ class RulerTask(Task):
     def _prepare(self, request: TaskRequest) -> DraftStream:
         """Read what the request names; the result gives the drafts of a length, in order."""
 
+    def _endless(
+        self, request: TaskRequest, draft: Callable[[random.Random, int, int], Draft]
+    ) -> DraftStream:
+        """Drafts without end, each of a source of draws of its own, a length and a number from 0."""
+
+        def drafts(length: int) -> Iterator[Draft]:
+            for index in itertools.count():
+                yield draft(self._rng(request, length, index), length, index)
+
+        return drafts
+
     def _num_items(self, limit: int) -> int:
         return limit
 

@@ -39,12 +39,7 @@ class CommonWords(RulerTask):
 
     def _prepare(self, request: TaskRequest) -> DraftStream:
         vocabulary = Vocabulary(request.haystacks)
-
-        def drafts(length: int) -> Iterator[Draft]:
-            for index in itertools.count():
-                yield self._draft(self._rng(request, length, index), vocabulary, length)
-
-        return drafts
+        return self._endless(request, lambda rng, length, _: self._draft(rng, vocabulary, length))
 
     def _draft(self, rng: random.Random, vocabulary: "Vocabulary", length: int) -> Draft:
         is_short = length < SHORT_LENGTH_TOKENS
@@ -104,11 +99,7 @@ class FrequentWords(RulerTask):
     num_answers: ClassVar[int] = 3
 
     def _prepare(self, request: TaskRequest) -> DraftStream:
-        def drafts(length: int) -> Iterator[Draft]:
-            for index in itertools.count():
-                yield self._draft(self._rng(request, length, index), length)
-
-        return drafts
+        return self._endless(request, lambda rng, length, _: self._draft(rng, length))
 
     def _draft(self, rng: random.Random, length: int) -> Draft:
         words: dict[str, None] = {"...": None}
