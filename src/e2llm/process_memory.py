@@ -1,7 +1,10 @@
-"""Memory of this process, as the system counts it."""
+"""Memory of this process, as the system counts it, and giving freed memory back to it."""
 
+import ctypes
 import os
 import sys
+from functools import cache
+from typing import Any
 
 
 def resident_bytes() -> int | None:
@@ -32,3 +35,45 @@ def peak_resident_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@cache
+def _malloc_trim() -> Any:
+    """The C library's `malloc_trim`; None where it has none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def trim_heap() -> None:
+    """Give the holes of the C library's heap back to the system, where it does so on request."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+class HeapTrimmer:
+    """Trims the heap whenever this process has grown by `slack_bytes` since it last did.
+
+    Large tensors that come and go between small ones that stay leave holes that the next ones do not fit
+    into: over many passes of an encoder the heap grows though what is in use does not. Trimming costs page
+    faults, so it is done as seldom as the slack allows.
+
+    Args:
+        slack_bytes: How far the process may grow before the next trim.
+    """
+
+    def __init__(self, slack_bytes: int) -> None:
+        self.slack_bytes = slack_bytes
+        self._floor: int | None = None
+
+    def __call__(self) -> bool:
+        """Trim if it is time; returns whether it was."""
+        resident = resident_bytes()
+        if resident is None or _malloc_trim() is None:
+            return False
+        if self._floor is None or resident < self._floor:
+            self._floor = resident
+        if resident - self._floor < self.slack_bytes:
+            return False
+        trim_heap()
+        self._floor = resident_bytes()
+        return True

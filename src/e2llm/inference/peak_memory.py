@@ -1,16 +1,14 @@
 """Peak memory of a piece of work, and giving memory back between pieces."""
 
 import contextlib
-import ctypes
 import gc
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
-from e2llm.process_memory import resident_bytes
+from e2llm.process_memory import resident_bytes, trim_heap
 
 _SAMPLE_SECONDS = 0.002
 
@@ -75,10 +73,7 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    trim_heap()
 
 
 def format_bytes(count: int | None) -> str:

@@ -18,6 +18,9 @@ from e2llm.modeling.adapters import new_adapter
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.merging import find_placeholders, plan_passes, soft_tokens_per_chunk
 from e2llm.modeling.parts import PartSource, encoder_build_kwargs, encoder_token_limit
+from e2llm.process_memory import HeapTrimmer
+
+_trim_heap = HeapTrimmer(2**30)  # this process's one heap, whatever models it holds
 
 
 class CompositeModel(PreTrainedModel):  # type: ignore[misc]
@@ -189,6 +192,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
                 return read(ids, mask)
             if trains_encoder:
                 soft_tokens = checkpoint(read, ids, mask, use_reentrant=False)
+                _trim_heap()
+                soft_tokens.register_hook(_trim_before_backward)  # type: ignore[no-untyped-call]
                 return soft_tokens
             with torch.no_grad():
                 states = self.encode_states(ids, mask)
@@ -326,3 +331,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         """Sum of the soft tokens of a one-token chunk: so a batch without chunks uses every parameter too."""
         ids = torch.zeros((1, 1), dtype=torch.long, device=embeds.device)
         return self.encode_chunks(ids, torch.ones_like(ids)).sum().to(embeds.dtype)
+
+
+def _trim_before_backward(_gradient: torch.Tensor) -> None:
+    """A hook that keeps the heap small while the passes are computed again."""
+    _trim_heap()

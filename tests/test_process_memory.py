@@ -1,0 +1,40 @@
+"""Giving freed memory back to the system."""
+
+import subprocess
+import sys
+
+import pytest
+
+from e2llm.process_memory import HeapTrimmer, resident_bytes
+
+# Blocks below the C library's own threshold, with a small one that stays behind each: holes.
+FRAGMENT = """
+from e2llm.process_memory import HeapTrimmer, resident_bytes
+trim = HeapTrimmer({slack})
+assert not trim()
+start = resident_bytes()
+kept = []
+for _ in range(1200):
+    block = bytearray(100_000)
+    kept.append((block, bytes(600)))
+grown = resident_bytes()
+kept = [small for _, small in kept]
+print(grown - start, trim(), resident_bytes() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux gives holes back")
+@pytest.mark.parametrize("slack, trims", [(10_000_000, True), (10_000_000_000, False)])
+def test_holes_go_back_to_the_system_once_the_process_has_grown_by_the_slack(slack, trims):
+    code = FRAGMENT.format(slack=slack)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown, trimmed, left = done.stdout.split()
+    assert trimmed == str(trims)
+    assert int(grown) > 100_000_000
+    assert (int(left) < 30_000_000) is trims
+
+
+def test_a_system_that_does_not_tell_its_memory_is_left_alone(monkeypatch):
+    monkeypatch.setattr("e2llm.process_memory.resident_bytes", lambda: None)
+    assert not HeapTrimmer(0)()
+    assert resident_bytes() != 0
