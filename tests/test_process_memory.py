@@ -10,8 +10,8 @@ from e2llm.process_memory import HeapTrimmer, resident_bytes
 # Blocks below the C library's own threshold, with a small one that stays behind each: holes.
 FRAGMENT = """
 from e2llm.process_memory import HeapTrimmer, resident_bytes
-trim = HeapTrimmer({slack})
-assert not trim()
+trim = HeapTrimmer()
+assert not trim({slack})
 start = resident_bytes()
 kept = []
 for _ in range(1200):
@@ -19,7 +19,7 @@ for _ in range(1200):
     kept.append((block, bytes(600)))
 grown = resident_bytes()
 kept = [small for _, small in kept]
-print(grown - start, trim(), resident_bytes() - start)
+print(grown - start, trim({slack}), resident_bytes() - start)
 """
 
 
@@ -36,5 +36,5 @@ def test_holes_go_back_to_the_system_once_the_process_has_grown_by_the_slack(sla
 
 def test_a_system_that_does_not_tell_its_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr("e2llm.process_memory.resident_bytes", lambda: None)
-    assert not HeapTrimmer(0)()
+    assert not HeapTrimmer()(0)
     assert resident_bytes() != 0

@@ -51,28 +51,24 @@ def trim_heap() -> None:
 
 
 class HeapTrimmer:
-    """Trims the heap whenever this process has grown by `slack_bytes` since it last did.
+    """Trims the heap when this process has grown by so many bytes since it last did.
 
     Large tensors that come and go between small ones that stay leave holes that the next ones do not fit
     into: over many passes of an encoder the heap grows though what is in use does not. Trimming costs page
     faults, so it is done as seldom as the slack allows.
-
-    Args:
-        slack_bytes: How far the process may grow before the next trim.
     """
 
-    def __init__(self, slack_bytes: int) -> None:
-        self.slack_bytes = slack_bytes
+    def __init__(self) -> None:
         self._floor: int | None = None
 
-    def __call__(self) -> bool:
-        """Trim if it is time; returns whether it was."""
+    def __call__(self, slack_bytes: int) -> bool:
+        """Trim if the process has grown by `slack_bytes` or more; returns whether it had."""
         resident = resident_bytes()
         if resident is None or _malloc_trim() is None:
             return False
         if self._floor is None or resident < self._floor:
             self._floor = resident
-        if resident - self._floor < self.slack_bytes:
+        if resident - self._floor < slack_bytes:
             return False
         trim_heap()
         self._floor = resident_bytes()

@@ -20,7 +20,9 @@ from e2llm.modeling.merging import find_placeholders, plan_passes, soft_tokens_p
 from e2llm.modeling.parts import PartSource, encoder_build_kwargs, encoder_token_limit
 from e2llm.process_memory import HeapTrimmer
 
-_trim_heap = HeapTrimmer(2**30)  # this process's one heap, whatever models it holds
+_trim_heap = HeapTrimmer()  # this process's one heap, whatever models it holds
+_SLACK_BETWEEN_PASSES = 2**30  # bytes
+_SLACK_BEFORE_DECODER = 2**28
 
 
 class CompositeModel(PreTrainedModel):  # type: ignore[misc]
@@ -192,7 +194,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
                 return read(ids, mask)
             if trains_encoder:
                 soft_tokens = checkpoint(read, ids, mask, use_reentrant=False)
-                _trim_heap()
+                _trim_heap(_SLACK_BETWEEN_PASSES)
                 soft_tokens.register_hook(_trim_before_backward)  # type: ignore[no-untyped-call]
                 return soft_tokens
             with torch.no_grad():
@@ -214,6 +216,8 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
             num_tokens += ids.numel()
             pieces.append(read_pass(ids, mask, num_tokens <= self.unchecked_encoder_tokens))
             order.append(rows)
+        if trains_encoder:
+            _trim_heap(_SLACK_BEFORE_DECODER)
         if pieces:
             soft_tokens = torch.cat(pieces)[torch.argsort(torch.cat(order))]
         else:
@@ -335,4 +339,4 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
 
 def _trim_before_backward(_gradient: torch.Tensor) -> None:
     """A hook that keeps the heap small while the passes are computed again."""
-    _trim_heap()
+    _trim_heap(_SLACK_BETWEEN_PASSES)
