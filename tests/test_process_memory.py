@@ -24,7 +24,7 @@ print(grown - start, trim({slack}), resident_bytes() - start)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux gives holes back")
-@pytest.mark.parametrize("slack, trims", [(10_000_000, True), (10_000_000_000, False)])
+@pytest.mark.parametrize(("slack", "trims"), [(10_000_000, True), (10_000_000_000, False)])
 def test_holes_go_back_to_the_system_once_the_process_has_grown_by_the_slack(slack, trims):
     code = FRAGMENT.format(slack=slack)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
