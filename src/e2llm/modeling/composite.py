@@ -322,7 +322,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         return self.agree_on_passes(num_passes) - num_passes if self.agree_on_passes is not None else 0
 
     def _all_take_part(self) -> bool:
-        """Whether encoder and adapter are waited for, with or without chunks: in training, or by processes."""
+        """Whether encoder and adapter run without chunks, too: where they train, or processes wait for it."""
         parts = (self.chunk_encoder, self.adapter)
         trains = self.training and any(item.requires_grad for part in parts for item in part.parameters())
         return trains or self.agree_on_passes is not None
