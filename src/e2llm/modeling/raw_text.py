@@ -103,9 +103,7 @@ def best_passages(
     while chosen:
         spans = [passages.spans[index] for index in sorted(chosen)]
         joined = "\n".join(text[start:end].strip() for start, end in spans)
-        if (
-            count_tokens(joined) <= room
-        ):  # a passage may have a token more in its line than it had in the text
+        if count_tokens(joined) <= room:  # on lines of their own they may have a token more than in the text
             return RawText(joined, tuple(spans))
         chosen.pop()
     return RawText("")
