@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from e2llm.inference.selection import Bm25Index, best, rank_by_vectors, words_of
+from e2llm.inference.selection import best, rank_by_vectors
+from e2llm.modeling.bm25 import Bm25Index, words_of
 
 PAGES = [f"Page {i}: the man went to the house of the safe keeper and said what he said." for i in range(50)]
 

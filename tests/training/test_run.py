@@ -72,7 +72,19 @@ def test_the_saved_recipe_can_be_run_again_and_is_the_same(recipe_of, tmp_path):
     )
 
 
-@pytest.mark.parametrize("sections", [{}, {"encoder": {"mode": "lora"}, "decoder": {"mode": "lora"}}])
+RAW_TEXT = {
+    "adapter": {"mode": "frozen"},
+    "objectives": {
+        "understanding": {"fraction": 0.0},
+        "soft_tokens": [1, 2, 4, 8],
+        "reasoning": {"context": "text", "text_budgets": [64, 128]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "sections", [{}, {"encoder": {"mode": "lora"}, "decoder": {"mode": "lora"}}, RAW_TEXT]
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(recipe_of, killed, sections):
     sections = {**sections, "train": {"steps": 6, "schedule": "linear"}}
     if "decoder" in sections:

@@ -43,7 +43,10 @@ def smaller(file, encoder, decoder, folder):
         "train.evaluate_every_steps=1", "train.save_every_steps=1", "train.precision=fp32",
         "data.validation_fraction=0.3",
     ]  # fmt: skip
-    if (yaml.safe_load(file.read_text()).get("decoder") or {}).get("new"):
+    content = yaml.safe_load(file.read_text())
+    if content.get("init_from"):
+        settings.append("init_from=null")
+    if (content.get("decoder") or {}).get("new"):
         shape = {
             "hidden_size": 32,
             "num_layers": 1,

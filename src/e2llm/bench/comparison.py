@@ -13,10 +13,10 @@ import torch
 
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
-from e2llm.inference.cutting import longest_prefix
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.peak_memory import PeakMemory, format_bytes
+from e2llm.modeling.cutting import longest_prefix
 
 _WARM_UP_TEXT = "A short text to start all parts with. " * 4
 

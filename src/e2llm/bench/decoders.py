@@ -10,9 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.cutting import longest_prefix
 from e2llm.inference.engine import Engine
 from e2llm.inference.loading import choose_device, choose_dtype
+from e2llm.modeling.cutting import longest_prefix
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import MINILM_ID, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor

@@ -4,13 +4,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.inference.peak_memory import PeakMemory
-from e2llm.inference.selection import Bm25Index
+from e2llm.modeling.raw_text import Passages
 
 _KEPT = 4  # texts; questions on one text come one after the other
 _Made = TypeVar("_Made")
@@ -31,26 +30,17 @@ class Reading:
     peak_bytes: int | None
 
 
-@dataclass
-class Passages:
+@dataclass(frozen=True)
+class Cutting:
     """A text cut into passages, the engine's chunks, without reading them.
 
     Attributes:
-        texts: What stands in each.
-        spans: Character spans.
-        token_counts: Decoder tokens of each.
+        passages: The passages, indexed.
         seconds: Time that cutting and indexing took.
     """
 
-    texts: list[str]
-    spans: list[tuple[int, int]]
-    token_counts: list[int]
-    seconds: float = 0.0
-
-    @cached_property
-    def index(self) -> Bm25Index:
-        """The passages, ready to be ranked."""
-        return Bm25Index(self.texts)
+    passages: Passages
+    seconds: float
 
 
 class Readings:
@@ -68,9 +58,9 @@ class Readings:
         """The text as the engine read it."""
         return self._once("context", text, self._read)
 
-    def passages(self, text: str) -> Passages:
+    def cutting(self, text: str) -> Cutting:
         """The text as passages, with their BM25 index."""
-        return self._once("passages", text, self._cut)
+        return self._once("cutting", text, self._cut)
 
     def count_tokens(self, text: str) -> int:
         """Decoder tokens of the text."""
@@ -90,13 +80,8 @@ class Readings:
             context = self.engine.read(text, progress=False) if text.strip() else Context.empty()
         return Reading(context, context.read_seconds, memory.extra_bytes)
 
-    def _cut(self, text: str) -> Passages:
+    def _cut(self, text: str) -> Cutting:
         started = time.perf_counter()
-        processor = self.engine.processor
-        chunks = processor.split(text)
-        texts = [chunk.text for chunk in chunks]
-        counts = [len(row) for row in processor.encode_all(texts)]
-        passages = Passages(texts, [(chunk.start, chunk.end) for chunk in chunks], counts)
+        passages = Passages.of(self.engine.processor, text)
         _ = passages.index
-        passages.seconds = time.perf_counter() - started
-        return passages
+        return Cutting(passages, time.perf_counter() - started)

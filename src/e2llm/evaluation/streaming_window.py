@@ -20,6 +20,7 @@ from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import Cost, Output, System, View, raw_view
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood_of
 from e2llm.inference.peak_memory import PeakMemory
+from e2llm.modeling.raw_text import RawText
 
 NUM_SINKS = 4
 _BLOCK_TOKENS = 256
@@ -128,7 +129,7 @@ class StreamingSystem(System):
 
     def view(self, item: Item, max_new_tokens: int) -> View:
         """The whole text; the cache decides what of it stays."""
-        return raw_view(item.context, [(0, len(item.context))])
+        return raw_view(RawText.whole(item.context))
 
     def answer(self, item: Item, max_new_tokens: int) -> Output:
         """Answer greedily after reading everything."""

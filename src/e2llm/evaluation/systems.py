@@ -25,12 +25,10 @@ from e2llm.evaluation.items import Item
 from e2llm.evaluation.readings import Readings
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
-from e2llm.inference.cutting import longest_prefix, longest_suffix
 from e2llm.inference.engine import Engine
 from e2llm.inference.likelihood import Likelihood, answer_ids
 from e2llm.inference.peak_memory import PeakMemory
-
-_GAP = "\n...\n"
+from e2llm.modeling.raw_text import RawText, best_passages, head_and_tail
 
 
 @dataclass(frozen=True)
@@ -209,11 +207,11 @@ def given(view: View, answer: Answer) -> dict[str, Any]:
     }
 
 
-def raw_view(text: str, spans: Sequence[tuple[int, int]], **reading: Any) -> View:
-    """A view that gives a text raw."""
-    if not text:
+def raw_view(raw: RawText, **reading: Any) -> View:
+    """A view that gives a text raw; `e2llm.modeling.raw_text.lay_out_raw` lays the same out for training."""
+    if not raw.text:
         return View(Context.empty(), {}, **reading)
-    return View(Context.of_text(text), {"expand": [0]}, raw_spans=tuple(spans), **reading)
+    return View(Context.of_text(raw.text), {"expand": [0]}, raw_spans=raw.spans, **reading)
 
 
 @dataclass
@@ -286,7 +284,7 @@ class FullSystem(System):
         needed = self.readings.count_tokens(item.context)
         if room is not None and needed > room:
             raise ContextOverflowError(f"the context has {needed:,} tokens, there is room for {room:,}")
-        return raw_view(item.context, [(0, len(item.context))])
+        return raw_view(RawText.whole(item.context))
 
 
 @dataclass
@@ -297,14 +295,10 @@ class TruncateSystem(System):
 
     def view(self, item: Item, max_new_tokens: int) -> View:
         """Head and tail."""
-        text, count = item.context, self.engine.count_tokens
-        room = self.room(item, max_new_tokens)
+        text, room = item.context, self.room(item, max_new_tokens)
         if room is None or self.readings.count_tokens(text) <= room:
-            return raw_view(text, [(0, len(text))])
-        half = max(0, room - count(_GAP)) // 2
-        head, tail = longest_prefix(text, half, count), longest_suffix(text, half, count)
-        spans = [(0, len(head)), (len(text) - len(tail), len(text))]
-        return raw_view(head + _GAP + tail if half else "", spans)
+            return raw_view(RawText.whole(text))
+        return raw_view(head_and_tail(text, room, self.engine.count_tokens))
 
 
 @dataclass
@@ -319,17 +313,10 @@ class PassageSystem(System):
         """The best passages that fit, each on a line of its own."""
         text, room = item.context, self.room(item, max_new_tokens)
         if room is None or self.readings.count_tokens(text) <= room:
-            return raw_view(text, [(0, len(text))])
-        passages = self.readings.passages(text)
+            return raw_view(RawText.whole(text))
+        passages = self.readings.cutting(text).passages
         scores, reading = self.scores(item)
-        chosen: list[int] = []
-        for index in sorted(range(len(passages.spans)), key=lambda index: (-scores[index], index)):
-            cost = passages.token_counts[index] + 1  # the line's end
-            if cost <= room:
-                room -= cost
-                chosen.append(index)
-        spans = [passages.spans[index] for index in sorted(chosen)]
-        return raw_view("\n".join(text[start:end].strip() for start, end in spans), spans, **reading)
+        return raw_view(best_passages(text, room, passages, scores, self.engine.count_tokens), **reading)
 
 
 @dataclass
@@ -340,8 +327,8 @@ class Bm25System(PassageSystem):
 
     def scores(self, item: Item) -> tuple[list[float], dict[str, Any]]:
         """BM25 of each passage."""
-        passages = self.readings.passages(item.context)
-        return passages.index.scores(item.prompt), {"read_seconds": passages.seconds}
+        cutting = self.readings.cutting(item.context)
+        return cutting.passages.index.scores(item.prompt), {"read_seconds": cutting.seconds}
 
 
 @dataclass
@@ -365,4 +352,4 @@ class ClosedBookSystem(System):
 
     def view(self, item: Item, max_new_tokens: int) -> View:
         """Nothing."""
-        return raw_view("", [])
+        return raw_view(RawText(""))

@@ -13,7 +13,7 @@ from e2llm.chunking import Chunk
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
-from e2llm.inference.selection import Bm25Index
+from e2llm.modeling.bm25 import Bm25Index
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.store.chunk_store import ChunkStore
 

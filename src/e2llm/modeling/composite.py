@@ -287,8 +287,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         num_chunks = 0 if not chunks else len(chunks[0] if chunk_index is None else chunk_index)
         num_soft_tokens = soft_tokens_per_chunk(is_placeholder, num_chunks)
         if num_soft_tokens == 0:
-            takes_part = self.training or self.agree_on_passes is not None
-            return embeds + 0 * self._dummy_chunk(embeds) if takes_part else embeds
+            return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
         self.check_num_soft_tokens(num_soft_tokens)
         if chunk_embeds is not None:
             if chunk_embeds.shape[1] < num_soft_tokens:
@@ -330,6 +329,12 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
     def _missing_passes(self, num_passes: int) -> int:
         """How many passes of the encoder this process makes for the sake of the others alone."""
         return self.agree_on_passes(num_passes) - num_passes if self.agree_on_passes is not None else 0
+
+    def _all_take_part(self) -> bool:
+        """Whether encoder and adapter run without chunks, too: where they train, or processes wait for it."""
+        parts = (self.chunk_encoder, self.adapter)
+        trains = self.training and any(item.requires_grad for part in parts for item in part.parameters())
+        return trains or self.agree_on_passes is not None
 
     def _dummy_chunk(self, embeds: torch.Tensor) -> torch.Tensor:
         """Sum of the soft tokens of a one-token chunk: so a batch without chunks uses every parameter too."""

@@ -18,6 +18,7 @@ from e2llm.training.console import is_first_process, say
 from e2llm.training.positions import Positions
 from e2llm.training.samples import Source, hold_out, load_sources
 from e2llm.training.schema import Recipe
+from e2llm.training.text_contexts import text_budgets
 
 REPORT_FILE = "data.json"
 
@@ -39,9 +40,12 @@ class RunData:
     check: DataCheck = field(default_factory=DataCheck)
 
     def check_window(self, processor: E2LLMProcessor, window: int | None) -> None:
-        """Leave out records of which a sample may need more positions than the decoder's window has."""
-        if window is not None:
-            positions = Positions(self.recipe, processor, window)
+        """Leave out records of which a sample may need more positions than the window or a budget has."""
+        settings, limit = self.recipe.objectives.reasoning, window
+        if settings.context == "text":
+            limit = min((item for item in text_budgets(settings, window) if item is not None), default=None)
+        if limit is not None:
+            positions = Positions(self.recipe, processor, limit)
             self.train = [self._fitting(source, positions) for source in self.train]
             self.validation = [self._fitting(source, positions) for source in self.validation]
         if is_first_process():

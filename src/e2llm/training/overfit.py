@@ -69,8 +69,8 @@ def overfit(recipe: Recipe, count: int, steps: int | None = None) -> OverfitResu
     """Train on a few records alone, the same at every step, until their losses are near zero.
 
     The recipe's model, objectives and learning rate stay. What would make each step another task is taken
-    out: other records, distractors, raw chunks, drawn rates and window lengths, weight decay, the fall of the
-    learning rate.
+    out: other records, distractors, raw chunks, drawn rates, views and window lengths, weight decay, the fall
+    of the learning rate.
 
     Args:
         recipe: The resolved recipe, of its last stage if it has several.
@@ -126,7 +126,16 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
         "validation_fraction": 0.0,
     }
     objectives = content["objectives"]
-    objectives["soft_tokens"], objectives["soft_token_weights"] = [max(recipe.objectives.soft_tokens)], []
+    reasoning = recipe.objectives.reasoning
+    if reasoning.context == "text":
+        weights = reasoning.text_views.weights()
+        likeliest = max(weights, key=lambda name: weights[name])
+        budgets = reasoning.text_budgets and [max(reasoning.text_budgets)]
+        objectives["reasoning"].update(
+            text_views={name: float(name == likeliest) for name in weights}, text_budgets=budgets
+        )
+    else:
+        objectives["soft_tokens"], objectives["soft_token_weights"] = [max(recipe.objectives.soft_tokens)], []
     objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[])
     objectives["reasoning"].update(expand_fraction=0.0, distractor_fraction=0.0, questions_per_context=1)
     content["train"].update(

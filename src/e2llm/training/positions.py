@@ -5,6 +5,7 @@ from functools import lru_cache
 from heapq import nlargest
 
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.raw_text import lay_out_raw
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
 from e2llm.training.samples import texts_of
@@ -61,6 +62,8 @@ class Positions:
 
     def _answering(self, record: Record) -> int:
         settings = self.recipe.objectives.reasoning
+        if settings.context == "text":  # the context is cut to what question and answer leave
+            return len(lay_out_raw(self.processor, "", record.prompt, record.answer).input_ids)
         around = 2 * ((settings.distractor_max_chunks + 1) // 2) if settings.distractor_fraction else 0
         most_raw = self._most_raw(record.context) if settings.expand_fraction else 0
         texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)

@@ -3,8 +3,10 @@
 Lengths in tokens are guessed from characters; nothing is tokenized.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from e2llm.training.objectives import ReasoningObjective
 from e2llm.training.schema import Recipe
 
 
@@ -64,7 +66,11 @@ def longest_samples(recipe: Recipe, window: int | None, guess: Assumptions) -> d
     if fractions["understanding"]:
         longest_chunk = max(restating.chunk_sizes_chars or [size])
         sizes["understanding"] = _restated(max(restating.window_chunks), longest_chunk, most, guess)
-    if fractions["reasoning"]:
+    if fractions["reasoning"] and reasoning.context == "text":
+        budget = max(reasoning.text_budgets, default=window)
+        tokens = budget or guess.context_chars / guess.chars_per_token
+        sizes["reasoning"] = _asked_of_text(tokens, budget, guess)
+    elif fractions["reasoning"]:
         expanded = reasoning.expand_max_chunks if reasoning.expand_fraction else 0
         raw_tokens = expanded * size / guess.chars_per_token
         fixed = raw_tokens + guess.question_tokens + guess.answer_tokens
@@ -90,7 +96,9 @@ def mean_samples(recipe: Recipe, window: int | None, guess: Assumptions) -> dict
     if fractions["understanding"]:
         chunk = _mean(restating.chunk_sizes_chars or [size])
         sizes["understanding"] = _restated(_mean(restating.window_chunks), chunk, rate, guess)
-    if fractions["reasoning"]:
+    if fractions["reasoning"] and reasoning.context == "text":
+        sizes["reasoning"] = _mean_of_text(reasoning, window, guess)
+    elif fractions["reasoning"]:
         chunks = max(1.0, guess.context_chars / size)
         if reasoning.max_chunks is not None:
             chunks = min(chunks, reasoning.max_chunks)
@@ -122,6 +130,26 @@ def _asked(
     if window is not None:
         positions = min(positions, window)
     return SampleSize(positions, guess.answer_tokens, soft, _encoder_tokens(tokens), rate)
+
+
+def _asked_of_text(context_tokens: float, budget: int | None, guess: Assumptions) -> SampleSize:
+    """A question with raw text in the place of soft tokens, cut to a budget: nothing for the encoder."""
+    positions = context_tokens + guess.question_tokens + guess.answer_tokens
+    return SampleSize(positions if budget is None else min(positions, budget), guess.answer_tokens)
+
+
+def _mean_of_text(settings: ReasoningObjective, window: int | None, guess: Assumptions) -> SampleSize:
+    """The mean over budgets and views."""
+    tokens = guess.context_chars / guess.chars_per_token
+    weights = settings.text_views.weights()
+    closed = weights["closed_book"] / sum(weights.values())
+    budgets: Sequence[int | None] = settings.text_budgets or [window]
+    lengths = [
+        (1 - closed) * _asked_of_text(tokens, budget, guess).positions
+        + closed * _asked_of_text(0.0, budget, guess).positions
+        for budget in budgets
+    ]
+    return SampleSize(sum(lengths) / len(lengths), guess.answer_tokens)
 
 
 def _encoder_tokens(tokens: float) -> float:

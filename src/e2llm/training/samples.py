@@ -18,6 +18,7 @@ from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
 from e2llm.records import Record, read_numbered
 from e2llm.training.schema import DataFile, Recipe
+from e2llm.training.text_contexts import TextContexts
 
 OBJECTIVES = ("language", "understanding", "reasoning")
 _SIZE_KEYS = {
@@ -155,16 +156,23 @@ class SampleSet(Dataset[Sample]):
         self._questions: dict[str, list[Record]] = {}
         for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
             self._questions.setdefault(record.context, []).append(record)
+        self._start_caches()
+
+    def _start_caches(self) -> None:
         self._spans = lru_cache(maxsize=4096)(self._find_spans)
+        settings = self.recipe.objectives.reasoning
+        self._texts: TextContexts | None = None
+        if settings.context == "text":
+            self._texts = TextContexts(self.processor, settings, self.window)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cache behind on the way to a worker process."""
-        return {key: value for key, value in self.__dict__.items() if key != "_spans"}
+        """Leave the caches behind on the way to a worker process."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_spans", "_texts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start with an empty cache."""
+        """Start with empty caches."""
         self.__dict__.update(state)
-        self._spans = lru_cache(maxsize=4096)(self._find_spans)
+        self._start_caches()
 
     def __len__(self) -> int:
         return self.num_samples
@@ -253,6 +261,8 @@ class SampleSet(Dataset[Sample]):
         )
 
     def _reasoning(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
+        if self._texts is not None:
+            return self._texts.draw(record, rng)
         settings = self.recipe.objectives.reasoning
         chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
         gold = [any(a < end and start < b for a, b in record.evidence) for start, end in chunks]

@@ -4,21 +4,13 @@ The docstrings below the fields become the tables of docs/training.md.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from e2llm.chunking import CHUNKERS
-
-ObjectiveName = Literal["language", "understanding", "reasoning"]
-_ROUNDING = 1e-9  # 1 - 0.7 - 0.3 is not 0 in binary
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A mapping of the recipe: unknown keys and numbers without end are errors."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from e2llm.training.objectives import ObjectiveName, ObjectivesSection
+from e2llm.training.section import Section
 
 
 class LoraSection(Section):
@@ -30,7 +22,7 @@ class LoraSection(Section):
     """Scale of the deltas, which are multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of LoRA inputs dropped in training."""
-    target_modules: list[str] = []
+    target_modules: list[str] = Field(default=[])
     """Ends of module names to adapt; by default the table in `e2llm.modeling.lora`."""
 
 
@@ -173,96 +165,12 @@ class DataSection(Section):
 
     train: list[DataFile] = Field(min_length=1)
     """Files to train on."""
-    validation: list[DataFile] = []
+    validation: list[DataFile] = Field(default=[])
     """Files to evaluate on; without any, a share of the training records is held out."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """That share (paper: 0.05), taken by context so that no context is on both sides."""
     problems: Literal["strict", "skip"] = "strict"
     """Bad lines, contexts of validation in train and records beyond the window: an error, or left out."""
-
-
-class LanguageObjective(Section):
-    """Next-token prediction of plain text, for decoders from scratch."""
-
-    fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples."""
-    sequence_tokens: int = Field(default=256, ge=8)
-    """Decoder tokens per sample."""
-    weight: float = Field(default=1.0, gt=0)
-    """Weight of its loss."""
-
-
-class UnderstandingObjective(Section):
-    """Restating a window of chunks from its soft tokens."""
-
-    fraction: float = Field(default=0.5, ge=0, le=1)
-    """Share of the samples."""
-    weight: float = Field(default=1.0, ge=0)
-    """Weight of its mean loss against the reasoning loss (paper v2: 1e-7 to 1e-9 with summed losses)."""
-    window_chunks: list[PositiveInt] = Field(default=[1, 2, 4], min_length=1)
-    """Window lengths to draw from, in chunks."""
-    stride_chunks: int = Field(default=1, ge=1)
-    """Windows start at multiples of this."""
-    chunk_sizes_chars: list[Annotated[int, Field(ge=16)]] = []
-    """Chunk sizes to draw from; by default only chunking.chunk_size_chars. Short ones make a curriculum."""
-
-
-class ReasoningObjective(Section):
-    """Answering an instruction from the soft tokens of the whole context."""
-
-    max_chunks: int | None = Field(default=None, ge=1)
-    """Longer contexts are cut to a run of this many chunks around the evidence; None keeps all."""
-    keep_all_evidence: bool = True
-    """Cut so that all chunks with evidence stay, where max_chunks has room; else one of them, drawn, does."""
-    expand_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples in which some chunks stand as raw text."""
-    expand_max_chunks: int = Field(default=2, ge=1)
-    """Most chunks that are raw in such a sample."""
-    expand_gold_fraction: float = Field(default=0.7, ge=0, le=1)
-    """Share of those samples in which a chunk that holds evidence is among them."""
-    distractor_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples whose context is surrounded by chunks of other contexts."""
-    distractor_max_chunks: int = Field(default=8, ge=1)
-    """Most chunks of other contexts in such a sample."""
-    questions_per_context: int = Field(default=1, ge=1)
-    """Samples in a row that ask of one context; in a batch its chunks are then read once for all of them."""
-
-
-class ObjectivesSection(Section):
-    """The mix of objectives; reasoning takes what the other two leave."""
-
-    language: LanguageObjective = LanguageObjective()
-    understanding: UnderstandingObjective = UnderstandingObjective()
-    reasoning: ReasoningObjective = ReasoningObjective()
-    soft_tokens: list[PositiveInt] = Field(default=[1, 2, 4, 8], min_length=1)
-    """Soft tokens per chunk to draw from, once per optimizer step: the compression dial."""
-    soft_token_weights: list[Annotated[float, Field(ge=0)]] = []
-    """How often each is drawn; by default equally."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Losses are means over tokens (chosen here) or sums over the batch (paper)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "ObjectivesSection":
-        if self.language.fraction + self.understanding.fraction > 1 + _ROUNDING:
-            raise ValueError("language.fraction and understanding.fraction add up to more than 1")
-        if self.soft_token_weights and len(self.soft_token_weights) != len(self.soft_tokens):
-            raise ValueError(
-                f"soft_token_weights has {len(self.soft_token_weights)} numbers, soft_tokens has "
-                f"{len(self.soft_tokens)}; give one weight per entry"
-            )
-        if self.soft_token_weights and not any(self.soft_token_weights):
-            raise ValueError("soft_token_weights are all 0; give one that is not")
-        return self
-
-    def fractions(self) -> dict[str, float]:
-        """Share of the samples per objective."""
-        language, understanding = self.language.fraction, self.understanding.fraction
-        rest = 1 - language - understanding
-        return {
-            "language": language,
-            "understanding": understanding,
-            "reasoning": rest if rest > _ROUNDING else 0.0,
-        }
 
 
 class TrainSection(Section):
@@ -373,12 +281,26 @@ class Recipe(Section):
                 "encoder.backward_fraction and encoder.unchecked_tokens have no effect on a frozen encoder; "
                 "leave them out or set encoder.mode: lora"
             )
-        if max(self.objectives.soft_tokens) > self.adapter.max_soft_tokens:
+        if self.objectives.reasoning.context == "text":
+            self._check_text(keeps)
+        elif max(self.objectives.soft_tokens) > self.adapter.max_soft_tokens:
             raise ValueError(
                 f"objectives.soft_tokens has {max(self.objectives.soft_tokens)}, adapter.max_soft_tokens is "
                 f"{self.adapter.max_soft_tokens}; raise the one or lower the other"
             )
         return self
+
+    def _check_text(self, keeps: dict[str, Any]) -> None:
+        """Refuse to train or to keep what raw text in the place of soft tokens does not touch."""
+        for part, mode in (("encoder", self.encoder.mode), ("adapter", self.adapter.mode)):
+            if mode != "frozen":
+                raise ValueError(
+                    f"objectives.reasoning.context: text trains the decoder alone, got {part}.mode: {mode}; "
+                    f"set {part}.mode: frozen"
+                )
+        idle = {**keeps, "adapter.reset": self.adapter.reset}
+        for key in (key for key, value in idle.items() if value):
+            raise ValueError(f"{key} has no effect with objectives.reasoning.context: text; leave it out")
 
     def _check_sharded(self, keeps: dict[str, Any]) -> None:
         """Refuse what cannot be cut into shares, and what has processes wait for each other for ever."""

@@ -1,0 +1,122 @@
+"""What a decoder gets of a context as raw text where there is no room for all of it.
+
+Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.text_contexts`) use the same functions,
+so that a decoder is asked with what it was trained on. All counts are decoder tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from e2llm.modeling.bm25 import Bm25Index
+from e2llm.modeling.cutting import longest_prefix, longest_suffix
+from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+
+_GAP = "\n...\n"
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class RawText:
+    """A part of a context, or all of it, as it stands in the decoder's input.
+
+    Attributes:
+        text: What is given; empty for nothing.
+        spans: Character spans of the context that it comes from.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def whole(cls, text: str) -> "RawText":
+        """All of a context."""
+        return cls(text, ((0, len(text)),))
+
+
+@dataclass(frozen=True)
+class Passages:
+    """A context cut into passages, the chunks that its processor makes.
+
+    Attributes:
+        texts: What stands in each.
+        spans: Character spans.
+        token_counts: Decoder tokens of each.
+    """
+
+    texts: list[str]
+    spans: list[tuple[int, int]]
+    token_counts: list[int]
+
+    @classmethod
+    def of(cls, processor: E2LLMProcessor, text: str) -> "Passages":
+        """Cut a context and count its passages."""
+        chunks = processor.split(text)
+        texts = [chunk.text for chunk in chunks]
+        counts = [len(row) for row in processor.encode_all(texts)]
+        return cls(texts, [(chunk.start, chunk.end) for chunk in chunks], counts)
+
+    @cached_property
+    def index(self) -> Bm25Index:
+        """The passages, ready to be ranked."""
+        return Bm25Index(self.texts)
+
+
+def head_and_tail(text: str, room: int, count_tokens: CountTokens) -> RawText:
+    """The beginning and the end of a context, half of the room each.
+
+    Args:
+        text: The context, longer than the room.
+        room: Tokens that there are, 0 or more.
+        count_tokens: Counts a text's tokens.
+    """
+    half = max(0, room - count_tokens(_GAP)) // 2
+    while half:
+        head, tail = longest_prefix(text, half, count_tokens), longest_suffix(text, half, count_tokens)
+        joined = head + _GAP + tail
+        if count_tokens(joined) <= room:  # pieces that are joined may have a token more than they had apart
+            return RawText(joined, ((0, len(head)), (len(text) - len(tail), len(text))))
+        half -= 1
+    return RawText("")
+
+
+def best_passages(
+    text: str, room: int, passages: Passages, scores: Sequence[float], count_tokens: CountTokens
+) -> RawText:
+    """The passages that score best and fit, each on a line of its own, in the order of the context.
+
+    Args:
+        text: The context, longer than the room.
+        room: Tokens that there are, 0 or more.
+        passages: Those of the context.
+        scores: One per passage; of equal ones the earlier is taken first.
+        count_tokens: Counts a text's tokens.
+    """
+    chosen: list[int] = []
+    left = room
+    for index in sorted(range(len(scores)), key=lambda index: (-scores[index], index)):
+        cost = passages.token_counts[index] + 1  # the line's end
+        if cost <= left:
+            left -= cost
+            chosen.append(index)
+    while chosen:
+        spans = [passages.spans[index] for index in sorted(chosen)]
+        joined = "\n".join(text[start:end].strip() for start, end in spans)
+        if count_tokens(joined) <= room:  # on lines of their own they may have a token more than in the text
+            return RawText(joined, tuple(spans))
+        chosen.pop()
+    return RawText("")
+
+
+def lay_out_raw(processor: E2LLMProcessor, text: str, prompt: str, answer: str | None = None) -> DecoderInput:
+    """Lay out a sample whose context stands as raw text, or is not there.
+
+    Args:
+        processor: Lays out.
+        text: What is given of the context; empty for nothing.
+        prompt: The instruction.
+        answer: The text to predict; None at inference.
+    """
+    chunks = [text] if text else []
+    return processor.lay_out(chunks, prompt, answer, expand=range(len(chunks)))
