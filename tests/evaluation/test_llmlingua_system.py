@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 
 from e2llm.errors import CheckpointError, ContextOverflowError, MissingExtraError
 from e2llm.evaluation.items import Item
-from e2llm.evaluation.llmlingua_system import LlmLingua2System
+from e2llm.evaluation.llmlingua_system import DecoderCounter, LlmLingua2System, make_compressor
 from e2llm.evaluation.readings import Readings
 from e2llm.evaluation.systems import FullSystem
 from tiny_models import ENCODERS, TEXT, tiny_encoder_tokenizer
@@ -130,6 +130,25 @@ def test_a_share_that_comes_out_too_long_is_made_smaller(engine, tmp_path, monke
     room = 200 - 8 - system.overhead(LONG)
     assert 0 < system.answer(LONG, 8).cost.context_tokens <= room
     assert len(system._compressor.rates) > 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llmlingua") is None, reason="llmlingua is not installed")
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_the_packages_own_constructor_makes_the_same_of_a_text(engine, tmp_path, monkeypatch, family):
+    import tiktoken  # comes with it
+    from llmlingua import PromptCompressor
+
+    name = {"bert": "bert-base-multilingual-cased", "xlm-roberta": "xlm-roberta-large"}[family]
+    folder = save_classifier(tmp_path / name, family, max_position_embeddings=520)
+    settings = tmp_path / name / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 512}))
+    monkeypatch.setattr(tiktoken, "encoding_for_model", lambda name: DecoderCounter(engine))
+    own = PromptCompressor(folder, "cpu", {"trust_remote_code": False}, use_llmlingua2=True)
+    ours = make_compressor(folder, engine)
+    for rate in (0.055, 0.305, 0.805):
+        kept = ours.compress_prompt_llmlingua2([LONG.context], rate=rate)["compressed_prompt"]
+        assert kept == own.compress_prompt([LONG.context], rate=rate)["compressed_prompt"]
+        assert kept
 
 
 def test_a_missing_package_is_named_with_the_command_that_brings_it(engine, tmp_path, monkeypatch):
