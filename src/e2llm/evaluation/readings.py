@@ -11,7 +11,7 @@ from e2llm.inference.engine import Engine
 from e2llm.inference.peak_memory import PeakMemory
 from e2llm.modeling.raw_text import Passages
 
-_KEPT = 4  # texts; questions on one text come one after the other
+_KEPT = 4  # texts of a kind; questions on one text come one after the other
 _Made = TypeVar("_Made")
 
 
@@ -52,28 +52,46 @@ class Readings:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._kept: OrderedDict[tuple[str, str], object] = OrderedDict()
+        self._kept: dict[str, OrderedDict[str, object]] = {}
 
     def context(self, text: str) -> Reading:
         """The text as the engine read it."""
-        return self._once("context", text, self._read)
+        return self.once("context", text, self._read)
 
     def cutting(self, text: str) -> Cutting:
         """The text as passages, with their BM25 index."""
-        return self._once("cutting", text, self._cut)
+        return self.once("cutting", text, self._cut)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Decoder ids of the text."""
+        return self.once("ids", text, self.engine.processor.encode)
+
+    def question_ids(self, prompt: str) -> list[int]:
+        """Decoder ids of a question with the template around it and nothing of a context."""
+        return self.once("question", prompt, self._lay_out)
 
     def count_tokens(self, text: str) -> int:
         """Decoder tokens of the text."""
-        return self._once("count", text, self.engine.count_tokens)
+        return len(self.token_ids(text))
 
-    def _once(self, kind: str, text: str, make: Callable[[str], _Made]) -> _Made:
-        key = (kind, text)
-        if key not in self._kept:
-            self._kept[key] = make(text)
-            while len(self._kept) > 3 * _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]  # type: ignore[return-value]
+    def once(self, kind: str, text: str, make: Callable[[str], _Made]) -> _Made:
+        """What was made of a text; it is made where it is not kept.
+
+        Args:
+            kind: Name of what is made; the last few texts of a kind are kept.
+            text: What it is made of.
+            make: Makes it.
+        """
+        kept = self._kept.setdefault(kind, OrderedDict())
+        if text not in kept:
+            kept[text] = make(text)
+            if len(kept) > _KEPT:
+                kept.popitem(last=False)
+        kept.move_to_end(text)
+        return kept[text]  # type: ignore[return-value]
+
+    def _lay_out(self, prompt: str) -> list[int]:
+        return self.engine.processor.lay_out([], prompt).input_ids
 
     def _read(self, text: str) -> Reading:
         with PeakMemory(self.engine.device) as memory:

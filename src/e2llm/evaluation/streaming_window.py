@@ -7,20 +7,15 @@ Positions count within the cache, so that keys are turned back when older ones b
 Shapes: H key heads, S cached positions, d width of a head.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from transformers import DynamicCache
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.items import Item
-from e2llm.evaluation.systems import Cost, Output, System, View, raw_view
-from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood_of
-from e2llm.inference.peak_memory import PeakMemory
-from e2llm.modeling.raw_text import RawText
+from e2llm.evaluation.cache_systems import CacheSystem, reject_sliding_window
 
 NUM_SINKS = 4
 _BLOCK_TOKENS = 256
@@ -46,6 +41,11 @@ class StreamingWindow:
             raise E2LLMError(f"a streaming cache needs more than {num_sinks + 1} positions, got {size}")
         self.cache = DynamicCache(config=decoder.config)
         self.most = 0
+
+    @property
+    def room(self) -> int:
+        """Positions that may be of the context."""
+        return self.size
 
     @property
     def length(self) -> int:
@@ -99,10 +99,7 @@ def rotary_frequencies(decoder: Any) -> torch.Tensor:
             "the streaming system needs a decoder with rotary positions over whole heads that do not depend "
             f"on the length ({', '.join(_STATIC_ROTARY)}); {config.model_type} has others"
         )
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        raise E2LLMError(
-            f"{config.model_type} has a sliding window of its own; streaming needs full attention"
-        )
+    reject_sliding_window(config, "streaming")
     tensor: torch.Tensor = frequencies.float()
     return tensor
 
@@ -117,78 +114,23 @@ def turn_back(keys: torch.Tensor, frequencies: torch.Tensor, distance: int) -> t
 
 
 @dataclass
-class StreamingSystem(System):
+class StreamingSystem(CacheSystem):
     """The whole text through a cache of the budget's size.
 
     Attributes:
         sinks: First positions that are never dropped (paper: 4).
     """
 
-    sinks: int = NUM_SINKS
+    sinks: int = field(default=NUM_SINKS, metadata={"least": 0})
     name: ClassVar[str] = "streaming"
 
-    def view(self, item: Item, max_new_tokens: int) -> View:
-        """The whole text; the cache decides what of it stays."""
-        return raw_view(RawText.whole(item.context))
-
-    def answer(self, item: Item, max_new_tokens: int) -> Output:
-        """Answer greedily after reading everything."""
-        started = time.perf_counter()
-        with PeakMemory(self.engine.device) as memory:
-            window, logits, read_seconds = self._read(item)
-            ids = [self._choose(logits)]
-            first = time.perf_counter() - started
-            while len(ids) < max_new_tokens and ids[-1] not in self._ends:
-                ids.append(self._choose(window.feed(ids[-1:])[-1]))
-        rest = time.perf_counter() - started - first
-        tokens = self.readings.count_tokens(item.context)
-        cost = Cost(
-            decoder_positions=window.most,
-            context_tokens=min(tokens, window.size),
-            context_fraction=min(1.0, window.size / max(1, tokens)),
-            read_seconds=read_seconds,
-            first_token_seconds=first - read_seconds,
-            ms_per_token=1000 * rest / (len(ids) - 1) if len(ids) > 1 else None,
-            peak_extra_bytes=memory.extra_bytes,
-            new_tokens=len(ids),
-        )
-        given = {"soft_tokens_per_chunk": 0, "raw_spans": [[0, len(item.context)]], "left_out": 0}
-        return Output(self.engine.processor.decode_answer(ids), cost, given)
-
-    def score(self, item: Item, texts: Sequence[str]) -> list[Likelihood]:
-        """Score each text after reading everything; the text is read anew for each."""
-        results = []
-        for text in texts:
-            window, logits, _ = self._read(item)
-            targets = answer_ids(self.engine.processor, text)
-            steps = [logits[None]]
-            if len(targets) > 1:
-                steps.append(window.feed(targets[:-1], all_logits=True))
-            results.append(likelihood_of(torch.cat(steps), targets))
-        return results
-
-    def _read(self, item: Item) -> tuple[StreamingWindow, torch.Tensor, float]:
-        """Read up to the answer: the window, the next token's logits `[V]`, and the context's seconds."""
-        started = time.perf_counter()
+    def prefill(
+        self, context_ids: list[int], question_ids: list[int], max_new_tokens: int
+    ) -> StreamingWindow:
+        """Read the context through the window; the question and the answer follow through it, too."""
         size = self.positions
         if size is None:
             raise ContextOverflowError("the decoder states no window; give --budget")
         window = StreamingWindow(self.engine.model.language_model, size, self.sinks)
-        processor = self.engine.processor
-        chunks = [item.context] if item.context.strip() else []
-        whole = processor.lay_out(chunks, item.prompt, expand=range(len(chunks))).input_ids
-        question = self.overhead(item) - len(processor.template.before_context)
-        window.feed(whole[: len(whole) - question])
-        read_seconds = time.perf_counter() - started
-        return window, window.feed(whole[len(whole) - question :])[-1], read_seconds
-
-    @property
-    def _ends(self) -> set[int]:
-        ends = self.engine.model.generation_config.eos_token_id
-        return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-
-    def _choose(self, logits: torch.Tensor) -> int:
-        """The likeliest token that is no placeholder."""
-        logits = logits.clone()
-        logits[self.engine.processor.chunk_token_id] = -torch.inf
-        return int(logits.argmax())
+        window.feed(context_ids)
+        return window

@@ -13,12 +13,14 @@ budget, answer included); they differ in what of the context stands in these pos
 | `dense` | the passages nearest to the question by the encoder's embeddings, in document order |
 | `closed-book` | nothing |
 | `streaming` | all of it, one block after the other, through a cache of sinks and recent tokens |
+| `llmlingua2` | the words that LLMLingua-2 keeps of it; needs the package llmlingua |
+| `kvpress` | the cached keys and values of it that a press of kvpress keeps; needs that package |
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from e2llm.errors import ContextOverflowError
 from e2llm.evaluation.items import Item
@@ -29,6 +31,8 @@ from e2llm.inference.engine import Engine
 from e2llm.inference.likelihood import Likelihood, answer_ids
 from e2llm.inference.peak_memory import PeakMemory
 from e2llm.modeling.raw_text import RawText, best_passages, head_and_tail
+
+Select = Literal["bm25", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Output:
         text: The answer.
         cost: What it took.
         given: What stood in the decoder's input: `soft_tokens_per_chunk`, `raw_spans` (character spans of the
-            context given as text), `left_out` (chunks that it did not get).
+            context given as text), `left_out` (chunks that it did not get), and what a system adds.
     """
 
     text: str
@@ -82,6 +86,8 @@ class View:
         read_seconds: Time that preparing the context took, for all its questions.
         read_peak_bytes: The most memory that took.
         raw_spans: Character spans of the context given as text, where the engine does not know them.
+        rewritten: What a system says of a text that is no part of the context but made of it; its keys stand
+            in `Output.given`.
     """
 
     context: Context
@@ -89,13 +95,15 @@ class View:
     read_seconds: float = 0.0
     read_peak_bytes: int | None = 0
     raw_spans: tuple[tuple[int, int], ...] = ()
+    rewritten: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class System(ABC):
     """One way to answer.
 
-    The fields after the first three of a subclass are its options: `NAME:option=value,option=value`.
+    The fields after the first three of a subclass are its options: `NAME:option=value:option=value`. Their
+    types say what values they take, `metadata["least"]` the least number.
 
     Attributes:
         engine: Has the decoder.
@@ -151,7 +159,7 @@ class System(ABC):
 
     def overhead(self, item: Item) -> int:
         """Positions of question and template."""
-        return len(self.engine.processor.lay_out([], item.prompt).input_ids)
+        return len(self.readings.question_ids(item.prompt))
 
     def room(self, item: Item, max_new_tokens: int) -> int | None:
         """Positions that the budget leaves to the context; None without a limit.
@@ -174,9 +182,11 @@ class System(ABC):
     def _cost(self, item: Item, view: View, answer: Answer, peak: int | None) -> Cost:
         usage, timing = answer.usage, answer.timing
         tokens, fraction = usage.context_tokens, 1.0
-        if view.raw_spans or not usage.chunks:
-            given_chars = sum(end - start for start, end in view.raw_spans)
-            fraction = given_chars / max(1, len(item.context))
+        if view.raw_spans or view.rewritten or not usage.chunks:
+            lengths = [end - start for start, end in view.raw_spans]
+            if view.rewritten:
+                lengths = [len(chunk.text) for chunk in view.context.chunks]
+            fraction = sum(lengths) / max(1, len(item.context))
             tokens = usage.raw_tokens - self.overhead(item)
         elif answer.left_out:
             fraction = 1 - answer.left_out / usage.chunks
@@ -198,12 +208,13 @@ class System(ABC):
 
 def given(view: View, answer: Answer) -> dict[str, Any]:
     """What stood in the decoder's input, so that it can be made again."""
-    spans = view.raw_spans or tuple(answer.expanded)
+    spans = () if view.rewritten else view.raw_spans or tuple(answer.expanded)
     per_chunk = answer.usage.soft_tokens_per_chunk if answer.usage.soft_tokens else 0
     return {
         "soft_tokens_per_chunk": per_chunk,
         "raw_spans": [list(span) for span in spans],
         "left_out": answer.left_out,
+        **view.rewritten,
     }
 
 
@@ -224,9 +235,9 @@ class SoftSystem(System):
         select: How they are chosen, `bm25` or `encoder`.
     """
 
-    soft_tokens: int | None = None
-    expand: int = 0
-    select: str = "bm25"
+    soft_tokens: int | None = field(default=None, metadata={"least": 1})
+    expand: int = field(default=0, metadata={"least": 0})
+    select: Select = "bm25"
     name: ClassVar[str] = "e2llm"
 
     def view(self, item: Item, max_new_tokens: int) -> View:
@@ -249,7 +260,7 @@ class HybridSystem(System):
         select: How these are chosen, `bm25` or `encoder`.
     """
 
-    select: str = "bm25"
+    select: Select = "bm25"
     name: ClassVar[str] = "hybrid"
 
     def view(self, item: Item, max_new_tokens: int) -> View:
