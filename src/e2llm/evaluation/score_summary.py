@@ -90,6 +90,9 @@ def _figure(entries: Sequence[Entry], name: str) -> tuple[float, tuple[float, fl
     """A score of the set with its interval, over the entries that have it, of which there is one at least."""
     parts, figure = SET_SCORES.get(name, ((name,), None))
     having = [entry for entry in entries if all(part in entry["scores"] for part in parts)]
+    if not having:  # a task's own score of that name, without the parts
+        parts, figure = (name,), None
+        having = [entry for entry in entries if name in entry["scores"]]
     columns = [[entry["scores"][part] for entry in having] for part in parts]
     clusters = [entry["context_sha256"] for entry in having]
     if figure is None:
