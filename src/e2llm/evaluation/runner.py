@@ -166,6 +166,9 @@ def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
     """
     if not request.tasks or not request.systems:
         raise E2LLMError("name at least one task and one system; 'e2llm eval --list' shows them")
+    for name, place in (("data sets", request.data), ("source code", request.code)):
+        if place is not None and not place.is_dir():
+            raise FileNotFoundError(f"no such folder of {name}: {place}")
     specs = parse_systems(",".join(request.systems))
     tasks = {name: create_task(name) for name in dict.fromkeys(request.tasks)}
     haystacks = read_haystacks(request.haystack)
