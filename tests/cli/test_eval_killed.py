@@ -45,7 +45,7 @@ sys.exit(entry_point(arguments))
 RUNNER = "e2llm.evaluation.runner"
 # Where, and how many whole lines there are then, and how many are begun.
 MOMENTS = {
-    "before anything is answered": ((RUNNER, "answer_all", 1), 0, 0),
+    "before the settings are written": (("e2llm.evaluation.run_settings", "RunSettings.write", 1), 0, 0),
     "in an answer": ((RUNNER, "answer_item", 4), 3, 0),
     "in the middle of a line": (("e2llm.evaluation.prediction_file", "PredictionFile.add", 6), 5, 1),
     "before the scores are written": ((RUNNER, "summarize", 1), 8, 0),

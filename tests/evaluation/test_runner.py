@@ -198,8 +198,12 @@ def test_a_run_may_grow(evaluate, request_, tmp_path, asked, changes, num_new):
     after = by_cell(tmp_path / "run")
     assert len(after) == len(before) + num_new
     assert {cell: after[cell] for cell in before} == before
-    counts = {row["num_items"] for row in scores["rows"]}
-    assert counts == {max(4, changes.get("limit", 4))}  # no cell of the grid is left out
+    grown = {task for task, _, _ in after}, {system for _, _, system in after}
+    assert grown[0] == {*request_.tasks, *changes.get("tasks", [])}
+    assert grown[1] == {*request_.systems, *changes.get("systems", [])}
+    rows = {(row["task"], row["system"]): row["num_items"] for row in scores["rows"]}
+    assert len(rows) == len(grown[0]) * len(grown[1])  # no cell of the grid is left out
+    assert set(rows.values()) == {max(4, changes.get("limit", 4))}
 
 
 @pytest.mark.parametrize(

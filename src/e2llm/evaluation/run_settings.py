@@ -70,7 +70,8 @@ def read_settings(folder: Path) -> RunSettings | None:
         raise E2LLMError(f"{folder} is a file; name a folder with -o")
     file = folder / SETTINGS_NAME
     if not file.is_file():
-        if (folder / PREDICTIONS_NAME).exists():
+        predictions = folder / PREDICTIONS_NAME
+        if predictions.exists() and predictions.stat().st_size:
             raise E2LLMError(
                 f"{folder} holds {PREDICTIONS_NAME} but no {SETTINGS_NAME}, so nobody knows how it was made; "
                 "name another folder with -o"
