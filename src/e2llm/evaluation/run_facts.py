@@ -99,8 +99,8 @@ def what_to_know(tasks: Iterable[Task], systems: Mapping[str, System]) -> list[s
             )
         if isinstance(task, RestatementTask | RestatedRecordsTask) and showing:
             notes.append(
-                f"{task.name}: {', '.join(showing)} had the text itself before them and could copy it, which is "
-                "another task than restating it from soft tokens."
+                f"{task.name}: {', '.join(showing)} had the text itself before them and could copy it, "
+                "which is another task than restating it from soft tokens."
             )
     return notes
 
