@@ -11,7 +11,7 @@ import torch
 
 from e2llm.evaluation.items import Task
 from e2llm.evaluation.likelihood_tasks import CONTINUATION_PROMPT, PerplexityTask, RestatementTask
-from e2llm.evaluation.record_sources import find_place
+from e2llm.evaluation.record_sources import find_place, find_records
 from e2llm.evaluation.record_tasks import DataSetTask, RecordsTask
 from e2llm.evaluation.restated_records import RestatedRecordsTask
 from e2llm.evaluation.run_settings import RunSettings
@@ -74,11 +74,17 @@ def hash_of_texts(texts: Iterable[str]) -> str:
 
 
 def hash_of_data(task: Task, data: Path | None) -> str | None:
-    """SHA-256 of the file that a task's items come from; None where there is none, or a folder."""
+    """SHA-256 of the file that a task's items come from; None where they are generated, or it is a folder.
+
+    Raises:
+        E2LLMError: If the task needs a data set that is not there.
+        FileNotFoundError: If the file is not there.
+    """
     place = None
     if isinstance(task, RecordsTask):
-        place = task.file
+        place = task.existing_file()
     elif isinstance(task, DataSetTask):
+        find_records(task.name, data)  # says what to do where there is none
         place = find_place(task.name, data)
     if place is None or not place.is_file():
         return None

@@ -171,6 +171,7 @@ def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
             raise FileNotFoundError(f"no such folder of {name}: {place}")
     specs = parse_systems(",".join(request.systems))
     tasks = {name: create_task(name) for name in dict.fromkeys(request.tasks)}
+    data_hashes = {name: hash_of_data(task, request.data) for name, task in tasks.items()}
     haystacks = read_haystacks(request.haystack)
     engine = engine_of(None)
     window = engine.window
@@ -187,7 +188,7 @@ def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
             if spec.model is not None
         },
         tasks={
-            name: {"max_new_tokens": task.max_new_tokens, "data_sha256": hash_of_data(task, request.data)}
+            name: {"max_new_tokens": task.max_new_tokens, "data_sha256": data_hashes[name]}
             for name, task in tasks.items()
         },
         systems=[spec.label for spec in specs],
