@@ -148,33 +148,3 @@ def test_export_writes_over_nothing(run, model, tmp_path):
     assert result.code == 1
     assert "not an empty folder" in result.err
     assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_eval_writes_scores_and_predictions(run, model, tmp_path):
-    records = tmp_path / "records.jsonl"
-    rows = [{"context": TEXT, "prompt": QUESTION, "answer": "under the stone", "id": "a"}]
-    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    output = tmp_path / "new/scores.json"
-    options = ("--records", f"answers={records}", "--model", model, "--soft-tokens", 1, "--soft-tokens", 4)
-    result = run("eval", *options, "-o", output, "--json")
-    scores = json.loads(result.out)
-    assert scores == json.loads(output.read_text())
-    assert [row["system"] for row in scores["scores"]] == ["e2llm k=1", "e2llm k=4", "no soft tokens"]
-    lines = [
-        json.loads(line) for line in (tmp_path / "new/scores.predictions.jsonl").read_text().splitlines()
-    ]
-    assert [line["system"] for line in lines] == ["e2llm k=1", "e2llm k=4", "no soft tokens"]
-    assert sorted(item.name for item in output.parent.iterdir()) == [
-        "scores.json",
-        "scores.predictions.jsonl",
-    ]
-
-
-def test_eval_prints_a_line_per_system(run, model, tmp_path):
-    records = tmp_path / "records.jsonl"
-    records.write_text(json.dumps({"context": TEXT, "prompt": "", "answer": ""}) + "\n")
-    result = run("eval", "--records", f"restatement={records}", "--model", model, "-o", tmp_path / "s.json")
-    assert [line.split()[:2] for line in result.out.splitlines()] == [
-        ["restatement", "e2llm"],
-        ["restatement", "no"],
-    ]

@@ -151,9 +151,6 @@ def test_a_context_too_long_for_the_window(run, model, tmp_path):
         (["restate", "x.txt", "--chunk", "-1"], "greater than or equal to 0"),
         (["export", "m"], "OUT"),
         (["export", "m", "out", "--dtype", "int3"], "auto, float32, bfloat16, float16, got 'int3'"),
-        (["eval", "-o", "s.json"], "--records"),
-        (["eval", "-o", "s.json", "--records", "poems=x"], "recall, restatement, answers, got 'poems=x'"),
-        (["eval", "-o", "s.json", "--records", "answers"], "TASK=FILE"),
     ],
 )
 def test_wrong_usage_exits_with_2(run, arguments, words):
@@ -169,21 +166,21 @@ def test_no_arguments_show_the_help(run):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "no record serves the measure 'answers'"),
-        ('{"context": "A text.", "prompt": "", "answer": ""}\n', "no record serves the measure 'answers'"),
+        ("", "no record has a question; give records with prompt and answer"),
+        ('{"context": "A text.", "prompt": "", "answer": ""}\n', "no record has a question"),
         ('{"context": "A text."}\n', "records.jsonl:1: missing key(s) prompt, answer"),
         ("{", "records.jsonl:1: not valid JSON"),
     ],
 )
 def test_records_that_cannot_be_measured(run, model, tmp_path, content, words):
     (tmp_path / "records.jsonl").write_text(content)
-    options = ("--records", f"answers={tmp_path / 'records.jsonl'}", "--model", model)
-    assert_fails(run("eval", *options, "-o", tmp_path / "scores.json"), 1, words)
+    options = ("--tasks", f"answers={tmp_path / 'records.jsonl'}", "--model", model)
+    assert_fails(run("eval", *options, "-o", tmp_path / "out"), 1, words)
     assert [item.name for item in tmp_path.iterdir()] == ["records.jsonl"]
 
 
 def test_a_records_file_is_looked_for_before_the_model_is_loaded(run, tmp_path):
-    result = run("eval", "--records", "answers=gone.jsonl", "--model", "/no/model", "-o", tmp_path / "s.json")
+    result = run("eval", "--tasks", "answers=gone.jsonl", "--model", "/no/model", "-o", tmp_path / "out")
     assert_fails(result, 1, "no such records file: gone.jsonl")
 
 

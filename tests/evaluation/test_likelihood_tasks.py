@@ -91,14 +91,14 @@ def test_a_length_too_short_is_an_error(task):
         make_items(task, lengths=(3,))
 
 
-def test_a_generated_restatement_is_scored_and_none_is_not(monkeypatch):
+def test_a_generated_restatement_is_scored_also_an_empty_one(monkeypatch):
     monkeypatch.setattr(metrics, "bleu", lambda prediction, reference: 0.25, raising=False)
     monkeypatch.setattr(
         metrics, "character_error_rate", lambda prediction, reference: len(reference) / 10, raising=False
     )
     item = Item("restatement", "1", "", "", ("a text",))
     assert RestatementTask().score(item, "a test") == {"character_error_rate": 0.6, "bleu": 0.25}
-    assert RestatementTask().score(item, "") == {}
+    assert RestatementTask().score(item, "") == {"character_error_rate": 0.6, "bleu": 0.25}
     assert PerplexityTask().score(item, "a test") == {}
 
 

@@ -40,7 +40,9 @@ def test_a_task_of_a_file_is_made_by_what_is_asked_and_the_file():
 
 @pytest.mark.parametrize("name", ["poems", "answers", "answers=", "fairytaleqa=x", ""])
 def test_an_unknown_task_is_told_which_there_are(name):
-    with pytest.raises(E2LLMError, match=r"choose from: .*fairytaleqa, .*answers=FILE, recall=FILE") as error:
+    with pytest.raises(
+        E2LLMError, match=r"choose from: .*fairytaleqa, .*answers=FILE, recall=FILE, restatement=FILE"
+    ) as error:
         create_task(name)
     assert f"unknown task {name!r}" in str(error.value)
 
@@ -97,5 +99,10 @@ def test_listing_the_tasks_loads_no_heavy_library():
     assert result.stdout.strip() == "set()"
 
 
-def test_names_of_tasks_and_of_files_are_apart():
-    assert not set(TASKS) & set(FILE_TASKS)
+def test_a_name_of_both_tasks_and_files_is_the_same_measure():
+    shared = set(TASKS) & set(FILE_TASKS)
+    assert shared == {"restatement"}
+    assert all(
+        (TASKS[name].metric, TASKS[name].kind) == (FILE_TASKS[name].metric, FILE_TASKS[name].kind)
+        for name in shared
+    )

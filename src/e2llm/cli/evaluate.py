@@ -1,63 +1,150 @@
-"""`e2llm eval`: measure a model."""
+"""`e2llm eval`: tasks by systems, with scores, costs and a report; and what changed between two runs."""
 
 import json
+import re
+import shlex
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, load_engine
+from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
+
+_LENGTH = re.compile(r"(\d+)([kKmM]?)")
+_UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
 
 def evaluate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
-    records: Annotated[
-        list[str],
-        typer.Option(
-            metavar="TASK=FILE",
-            help="Measure and its records: recall=FILE, restatement=FILE or answers=FILE.",
-        ),
-    ],
+    tasks: Annotated[
+        str | None, typer.Option(help="Names with commas between them; --list shows them.")
+    ] = None,
+    systems: Annotated[
+        str, typer.Option(help="Who answers, with options: e2llm:soft_tokens=4:expand=2,bm25.")
+    ] = "e2llm,truncate,bm25",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder; one with a run goes on. Default: runs/eval-TIME."),
+    ] = None,
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
-    soft_tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1, help="Soft tokens per chunk; may be given several times. Default: the model's most."
-        ),
+    limit: Annotated[
+        int, typer.Option(min=1, help="Items per task, for generated tasks of each length.")
+    ] = 50,
+    lengths: Annotated[
+        str, typer.Option(help="Of generated contexts in decoder tokens, such as 4096,128K,1M.")
+    ] = "4096",
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Decoder positions of input and answer for every system; the window's."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes every draw.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with data sets; without it, what is shipped.")
+    ] = None,
+    haystack: Annotated[
+        Path | None, typer.Option(help="Folder of texts to hide things in; by default shipped stories.")
+    ] = None,
+    code: Annotated[
+        Path | None, typer.Option(help="Folder of source code for code_completion; by default e2llm's own.")
     ] = None,
     chunk_size: Annotated[
         int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Records per task.")] = 100,
-    max_chunks: Annotated[
-        int | None, typer.Option(min=1, help="Leave out records whose context has more chunks.")
-    ] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Say what changed from run A to run B, and run nothing."),
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="List tasks and systems, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Measure a model, beside the same decoder without soft tokens.
+    """Have systems answer tasks with one decoder in the same number of positions, and report.
 
-    Example:
-        e2llm eval --records answers=fairytaleqa-validation.jsonl -o scores.json
+    Examples:
+        e2llm eval --tasks niah_single_1,fairytaleqa --systems e2llm,truncate,bm25 --limit 20 -o runs/mine
+
+        e2llm eval --compare runs/before runs/after
     """
-    from e2llm.evaluation.measures import MEASURES, measure_model
+    if show_list:
+        return list_choices(as_json)
+    if compare is not None:
+        return compare_folders(*compare, as_json)
+    if not tasks:
+        raise typer.BadParameter("give --tasks, such as --tasks fairytaleqa,vt; --list shows them all")
+    sizes = parse_lengths(lengths)
+    from e2llm.evaluation.runner import Engines, RunRequest
+    from e2llm.evaluation.runner import evaluate as run
+    from e2llm.evaluation.score_table import format_scores
 
-    tasks = []
-    for item in records:
-        task, equals, file = item.partition("=")
-        if not equals or task not in MEASURES:
-            names = ", ".join(MEASURES)
-            raise typer.BadParameter(f"--records takes TASK=FILE with TASK one of {names}, got {item!r}")
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"no such records file: {file}; make one with 'e2llm prepare'")
-        tasks.append((task, file))
-    engine = load_engine(model, device)
-    if chunk_size is not None:
-        engine.processor.chunk_size_chars = chunk_size
-    scores = measure_model(engine, model, tasks, soft_tokens or [], limit, max_chunks, output)
+    folder = output or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S")
+    request = RunRequest(
+        tasks=split_names(tasks),
+        systems=split_names(systems),
+        model=model,
+        limit=limit,
+        lengths=sizes,
+        seed=seed,
+        budget=budget,
+        data=data,
+        haystack=haystack,
+        code=code,
+        command=shlex.join(["e2llm", *sys.argv[1:]]),
+    )
+    if output is None:
+        typer.echo(f"[writing to {folder}]", err=True)
+    try:
+        scores = run(request, folder, Engines(model, device, chunk_size))
+    except KeyboardInterrupt:
+        typer.echo(
+            f"[stopped; what was answered is in {folder}: give the same command with -o {folder} to go on]",
+            err=True,
+        )
+        raise
     if as_json:
-        typer.echo(json.dumps(scores, indent=2))
+        typer.echo(json.dumps({"folder": str(folder), **scores}, indent=2))
         return
-    for row in scores["scores"]:
-        values = ", ".join(f"{key} {value:.3f}" for key, value in row["values"].items())
-        typer.echo(f"{row['task']:>12}  {row['system']:>14}  n={row['num_records']}  {values}")
+    typer.echo(format_scores(scores))
+    typer.echo(f"Report: {folder / 'report.html'}")
+
+
+def list_choices(as_json: bool) -> None:
+    """Print tasks and systems with a sentence on each."""
+    from e2llm.evaluation.system_specs import SYSTEMS
+    from e2llm.evaluation.tasks import FILE_TASKS, TASKS
+
+    tasks = {name: task.description for name, task in TASKS.items()}
+    tasks |= {f"{name}=FILE": task.description for name, task in FILE_TASKS.items()}
+    systems = {name: (system.__doc__ or "").strip().splitlines()[0] for name, system in SYSTEMS.items()}
+    if as_json:
+        typer.echo(json.dumps({"tasks": tasks, "systems": systems}, indent=2))
+        return
+    for title, choices in (("Tasks", tasks), ("Systems", systems)):
+        typer.echo(f"{title}:")
+        width = max(map(len, choices))
+        for name, text in choices.items():
+            typer.echo(f"  {name.ljust(width)}  {text}")
+
+
+def compare_folders(before: Path, after: Path, as_json: bool) -> None:
+    """Print what changed from one run to another."""
+    from e2llm.evaluation.run_comparison import compare_runs
+    from e2llm.evaluation.run_comparison_text import format_comparison
+
+    comparison = compare_runs(before, after)
+    content: Any = comparison.as_json() if as_json else None
+    typer.echo(json.dumps(content, indent=2) if as_json else format_comparison(comparison).rstrip("\n"))
+
+
+def split_names(text: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Lengths such as `4096,128K,1M`; K is 1,024 and M 1,048,576."""
+    found = [_LENGTH.fullmatch(name) for name in split_names(text)]
+    lengths = [int(match[1]) * _UNITS[match[2].lower()] for match in found if match]
+    if not lengths or None in found or min(lengths) < 1:
+        raise typer.BadParameter(f"--lengths takes numbers of tokens such as 4096,128K,1M; got {text!r}")
+    return list(dict.fromkeys(lengths))

@@ -70,6 +70,7 @@ class Task(ABC):
         kind: `generate`: the answer is generated and scored; `choose`: one of the options is; `continue`:
             the references' likelihood is measured.
         max_new_tokens: Longest answer.
+        generates: Whether an answer is generated, too; only tasks of kind `continue` may do without one.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,7 @@ class Task(ABC):
     metric: ClassVar[str]
     kind: ClassVar[TaskKind] = "generate"
     max_new_tokens: ClassVar[int] = 64
+    generates: ClassVar[bool] = True
 
     @abstractmethod
     def items(self, request: TaskRequest) -> Iterator[Item]:

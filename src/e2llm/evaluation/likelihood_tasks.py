@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import ClassVar
 
-from e2llm.chunking import split_text
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskKind, TaskRequest
-from e2llm.evaluation.stretches import first_tokens, last_tokens
+from e2llm.evaluation.stretches import first_tokens, last_tokens, runs_of_chunks
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
 CONTINUATION_PROMPT = "Continue the text."
@@ -31,11 +30,7 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s+")
 
 
 class LikelihoodTask(Task):
-    """A text whose likelihood is measured.
-
-    Attributes:
-        generates: Whether the runner also generates, and `score` gets what was generated.
-    """
+    """A text whose likelihood is measured; where the task generates, `score` gets what was generated."""
 
     kind: ClassVar[TaskKind] = "continue"
     generates: ClassVar[bool] = False
@@ -92,16 +87,8 @@ class RestatementTask(LikelihoodTask):
                 )
 
     def score(self, item: Item, prediction: str) -> dict[str, float]:
-        """Character error rate and BLEU of what was generated; nothing if nothing was."""
-        if not prediction:
-            return {}
-        from e2llm.evaluation.metrics import bleu, character_error_rate
-
-        reference = item.references[0]
-        return {
-            "character_error_rate": character_error_rate(prediction, reference),
-            "bleu": bleu(prediction, reference),
-        }
+        """Character error rate and BLEU of what was generated."""
+        return restatement_scores(prediction, item.references[0])
 
 
 class PerplexityTask(LikelihoodTask):
@@ -136,6 +123,16 @@ class PerplexityTask(LikelihoodTask):
                 )
 
 
+def restatement_scores(prediction: str, reference: str) -> dict[str, float]:
+    """Character error rate and BLEU of a text that was restated; 1 and 0 where nothing was generated."""
+    from e2llm.evaluation.metrics import bleu, character_error_rate
+
+    return {
+        "character_error_rate": character_error_rate(prediction, reference),
+        "bleu": bleu(prediction, reference),
+    }
+
+
 def _draw(rng: random.Random, sizes: Sequence[int]) -> tuple[int, int]:
     """Which of some sizes, and how far into it: uniform over them laid end to end."""
     ends = list(accumulate(sizes))
@@ -152,13 +149,7 @@ def _run_of_chunks(
     room = length * _MAX_CHARS_PER_TOKEN
     text = haystacks[which]
     start = _sentence_start(text, max(0, min(place, len(text) - length * _USUAL_CHARS_PER_TOKEN)))
-    chunks = split_text(text[start : start + room])
-    run = ""
-    for chunk in chunks:
-        if count_tokens((run + chunk.text).strip()) > length:
-            break
-        run += chunk.text
-    return run.strip() or first_tokens(chunks[0].text.strip(), length, count_tokens)
+    return next(runs_of_chunks(text[start : start + room], length, count_tokens))
 
 
 def _passage(

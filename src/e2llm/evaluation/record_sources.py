@@ -35,23 +35,39 @@ def find_records(name: str, data: Path | None) -> RecordSource:
     """
     converter = DATASETS[name]
     split = evaluation_split(converter)
+    found = find_place(name, data)
+    if found is None:
+        place = data or Path("DATA")
+        looked = (
+            f"neither {name}-validation.jsonl nor a folder {name} is in {place}" if data else "no data named"
+        )
+        raise E2LLMError(
+            f"the data set {name} is not here ({looked}); get it from {converter.home} "
+            f"(licence: {converter.licence}), and run: e2llm prepare {name} --from FOLDER --split {split} "
+            f"-o {place / f'{name}-validation.jsonl'}; FOLDER is {converter.layout}"
+        )
+    if found == sample_file(name):
+        return partial(read_sample, found)
+    if found.name == f"{name}-validation.jsonl":
+        return partial(read_records, found)
+    return partial(converter().convert, found, split)
+
+
+def find_place(name: str, data: Path | None) -> Path | None:
+    """The file or folder that `find_records` reads; None if there is none.
+
+    Raises:
+        FileNotFoundError: If `data` is no folder.
+    """
     if data is not None:
         if not data.is_dir():
             raise FileNotFoundError(f"no such folder of data sets: {data}")
         file, folder = data / f"{name}-validation.jsonl", data / name
         if file.is_file():
-            return partial(read_records, file)
+            return file
         if folder.exists():
-            return partial(converter().convert, folder, split)
-    if sample_file(name).is_file():
-        return partial(read_sample, sample_file(name))
-    place = data or Path("DATA")
-    looked = f"neither {name}-validation.jsonl nor a folder {name} is in {place}" if data else "no data named"
-    raise E2LLMError(
-        f"the data set {name} is not here ({looked}); get it from {converter.home} "
-        f"(licence: {converter.licence}), and run: e2llm prepare {name} --from FOLDER --split {split} "
-        f"-o {place / f'{name}-validation.jsonl'}; FOLDER is {converter.layout}"
-    )
+            return folder
+    return sample_file(name) if sample_file(name).is_file() else None
 
 
 def evaluation_split(converter: type[Converter]) -> str:

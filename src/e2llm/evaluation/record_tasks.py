@@ -251,9 +251,17 @@ class RecordsTask(RecordTask):
         Raises:
             FileNotFoundError: If it is not there.
         """
+        return partial(read_records, self.existing_file())
+
+    def existing_file(self) -> Path:
+        """The file, which is there.
+
+        Raises:
+            FileNotFoundError: If it is not.
+        """
         if not self.file.is_file():
             raise FileNotFoundError(f"no such records file: {self.file}; make one with 'e2llm prepare'")
-        return partial(read_records, self.file)
+        return self.file
 
 
 class AnswersTask(RecordsTask):

@@ -268,7 +268,7 @@ def rate_families(run: Run, task: str) -> dict[str, dict[int, str]]:
         match = _RATE.search(row.system)
         if row.task == task and match:
             rest = row.system[: match.start()] + row.system[match.end() :]
-            family = rest.replace(":,", ":").replace(",,", ",").strip(" :,")
+            family = rest.replace("::", ":").strip(" :")
             families.setdefault(family, {})[int(match[1])] = row.system
     return {name: dict(sorted(found.items())) for name, found in families.items() if len(found) > 1}
 

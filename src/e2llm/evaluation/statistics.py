@@ -1,7 +1,7 @@
 """How far a mean or a difference may be chance: bootstrap intervals, paired tests, many tests at once."""
 
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,19 +60,36 @@ def bootstrap_interval(
         E2LLMError: If there are no values, one is no finite number, there are too few draws, or clusters are
             not one per value.
     """
-    if num_draws < 40:
-        raise E2LLMError(f"a 95% interval needs at least 40 draws, got {num_draws}")
-    sums, sizes = _unit_sums(values, clusters)
+    means = _drawn_means(values, num_draws, seed, clusters)
     if len(set(values)) == 1:
         return float(values[0]), float(values[0])
-    rng = _generator("bootstrap", seed)
-    means = []
-    for num_rows in _block_sizes(num_draws, len(sums)):
-        drawn = rng.randint(0, len(sums), size=(num_rows, len(sums)), dtype=numpy.int64)
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    ordered = numpy.sort(numpy.concatenate(means))
-    left_out = int(0.025 * num_draws)
-    return float(ordered[left_out]), float(ordered[num_draws - 1 - left_out])
+    return _percentiles(means)
+
+
+def bootstrap_interval_of(
+    columns: Sequence[Sequence[float]],
+    figure: Callable[..., float],
+    *,
+    num_draws: int = 1000,
+    seed: int = 0,
+    clusters: Sequence[Hashable] | None = None,
+) -> tuple[float, float]:
+    """95% percentile interval of a figure that is made of means, such as the geometric mean of three.
+
+    Args:
+        columns: Several scores of the same items; every draw takes the same items of each.
+        figure: Makes the figure of the columns' means, given one by one.
+        num_draws: As in `bootstrap_interval`.
+        seed: Fixes the draws.
+        clusters: As in `bootstrap_interval`.
+
+    Raises:
+        E2LLMError: As `bootstrap_interval`, and if the columns are not of the same length.
+    """
+    if len({len(column) for column in columns}) != 1:
+        raise E2LLMError("scores of the same items are needed, got columns of different lengths, or none")
+    means = [_drawn_means(column, num_draws, seed, clusters) for column in columns]
+    return _percentiles(numpy.array([figure(*map(float, draw)) for draw in zip(*means, strict=True)]))
 
 
 def paired_test(
@@ -132,6 +149,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
+
+
+def _drawn_means(
+    values: Sequence[float], num_draws: int, seed: int, clusters: Sequence[Hashable] | None
+) -> Floats:
+    """Means of resamples; with the same number of units and seed, the same units are drawn."""
+    if num_draws < 40:
+        raise E2LLMError(f"a 95% interval needs at least 40 draws, got {num_draws}")
+    sums, sizes = _unit_sums(values, clusters)
+    rng = _generator("bootstrap", seed)
+    means = []
+    for num_rows in _block_sizes(num_draws, len(sums)):
+        drawn = rng.randint(0, len(sums), size=(num_rows, len(sums)), dtype=numpy.int64)
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    return numpy.concatenate(means)
+
+
+def _percentiles(figures: Floats) -> tuple[float, float]:
+    ordered = numpy.sort(figures)
+    left_out = int(0.025 * len(ordered))
+    return float(ordered[left_out]), float(ordered[len(ordered) - 1 - left_out])
 
 
 def _unit_sums(values: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[Floats, Floats]:

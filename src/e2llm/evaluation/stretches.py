@@ -1,6 +1,8 @@
 """Stretches of a text that are measured in tokens: the longest beginning or end that fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from e2llm.chunking import split_text
 
 _CHARS_PER_TOKEN = 4  # the first guess; what the tokenizer says corrects it
 _NUM_GUESSES = 8  # by proportion, which is exact for even text
@@ -62,6 +64,33 @@ def first_lines(text: str, num_tokens: int, count_tokens: Callable[[str], int]) 
         return text if chars >= len(text) else text[: text.rfind("\n", 0, chars + 1) + 1]
 
     return fit(take, len(text), num_tokens, count_tokens)
+
+
+def runs_of_chunks(text: str, num_tokens: int, count_tokens: Callable[[str], int]) -> Iterator[str]:
+    """Runs of whole chunks that follow each other, each as long as fits.
+
+    Args:
+        text: Is split into chunks of the usual size.
+        num_tokens: Most tokens of a run; of a chunk that is longer by itself the beginning is given.
+        count_tokens: Tokens of a text.
+
+    Yields:
+        Texts without the white space around them, none of them empty.
+    """
+    run = ""
+    for chunk in split_text(text):
+        joined = run + chunk.text
+        if count_tokens(joined.strip()) <= num_tokens:
+            run = joined
+            continue
+        if run.strip():
+            yield run.strip()
+        run = chunk.text
+        if count_tokens(run.strip()) > num_tokens:
+            yield first_tokens(run.strip(), num_tokens, count_tokens)
+            run = ""
+    if run.strip():
+        yield run.strip()
 
 
 def _word_end(text: str, place: int) -> int:

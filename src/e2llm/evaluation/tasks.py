@@ -22,6 +22,7 @@ from e2llm.evaluation.record_tasks import (
     SqualityTask,
     TriviaQATask,
 )
+from e2llm.evaluation.restated_records import RestatedRecordsTask
 from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
 
 _OTHER_TASKS: tuple[type[Task], ...] = (
@@ -43,11 +44,13 @@ _OTHER_TASKS: tuple[type[Task], ...] = (
 )
 TASKS: dict[str, type[Task]] = {**RULER_TASKS, **{task.name: task for task in _OTHER_TASKS}}
 
-FILE_TASKS: dict[str, type[RecordsTask]] = {task.name: task for task in (AnswersTask, RecallTask)}
+FILE_TASKS: dict[str, type[RecordsTask]] = {
+    task.name: task for task in (AnswersTask, RecallTask, RestatedRecordsTask)
+}
 
 
 def create_task(name: str) -> Task:
-    """Make a task by its name, or by `answers=FILE` or `recall=FILE` one of a file of records.
+    """Make a task by its name, or by `answers=FILE`, `recall=FILE` or `restatement=FILE` one of records.
 
     Raises:
         E2LLMError: If there is no such task; the message lists those that there are.

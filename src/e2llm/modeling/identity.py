@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from typing import Any
 
 import torch
 from torch import nn
 
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.processor import E2LLMProcessor
+
+_ORIGINS = frozenset({"_name_or_path", "transformers_version", "architectures"})
 
 
 def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
@@ -35,12 +38,33 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
 
 def encoder_fingerprint(model: CompositeModel) -> str:
     """SHA-256 over what the token states of a row of token ids depend on: the encoder's shape and weights."""
-    config = model.config.encoder_config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "architectures"):
-        config.pop(name, None)
+    config = _plain(model.config.encoder_config.to_dict())
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     _add_weights(digest, model.chunk_encoder)
     return digest.hexdigest()
+
+
+def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
+    """SHA-256 over what the answers of a model depend on, wherever it was loaded from.
+
+    That is all of `reading_fingerprint`, and the decoder: its configuration, weights (LoRA deltas included)
+    with their precision, tokenizer, template and the defaults of generation.
+    """
+    settings = {
+        "reading": reading_fingerprint(model, processor),
+        "decoder": _plain(model.config.text_config.to_dict()),
+        "generation": _plain(model.generation_config.to_dict()),
+        "tokenizer": processor.tokenizer.backend_tokenizer.to_str(),
+        "template": repr(processor.template),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    _add_weights(digest, model.language_model)
+    return digest.hexdigest()
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says where it came from."""
+    return {key: value for key, value in config.items() if key not in _ORIGINS}
 
 
 def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
