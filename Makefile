@@ -56,7 +56,7 @@ RESULTS := runs/results
 TEXT_MODEL := runs/mini-cpu-text/final
 ANSWER_TASKS := fairytaleqa,qmsum,squality,covid_qa,scisummnet,code_completion,dialogue_recall,restatement,perplexity
 RULER_TASKS := niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3,\
-niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1,qa_2
+niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1
 SYSTEMS := e2llm,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TEXT_MODEL)
 
 .PHONY: results
@@ -64,7 +64,7 @@ results: $(READY)  ## Evaluate the embedded model and its baselines: make result
 	$(BIN)/e2llm train recipes/mini-cpu-text.yaml --data $(DATA) --resume
 	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS),$(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 20 -o $(RESULTS)/tasks
 	$(BIN)/e2llm eval --tasks niah_heatmap --systems $(SYSTEMS) --lengths 1K,4K,16K,64K,128K --limit 11 -o $(RESULTS)/needles
-	$(BIN)/python recipes/publish_results.py $(RESULTS) docs
+	$(BIN)/python recipes/publish_results.py $(RESULTS)/tasks $(RESULTS)/needles
 
 .PHONY: clean
 clean:  ## Remove the environment and caches

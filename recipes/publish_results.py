@@ -1,0 +1,81 @@
+"""Put the evaluation of the embedded model into the documents: `python recipes/publish_results.py RUN ...`.
+
+Each RUN is a folder of `e2llm eval`. Scores, costs and what they were made with go into docs/results.md,
+between the two lines that mark the place, in the order given; plots go into docs/plots/. All else in the
+documents stays.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from e2llm.errors import E2LLMError
+from e2llm.evaluation.report import build_report
+from e2llm.evaluation.report_blocks import Figure, Section
+from e2llm.evaluation.report_markdown import markdown_report
+from e2llm.evaluation.run_files import read_run
+from e2llm.files import write_atomically
+
+DOCS = Path(__file__).parents[1] / "docs"
+PLOTS_NAME = "plots"
+BEGIN = "<!-- made by recipes/publish_results.py: begin -->"
+END = "<!-- made by recipes/publish_results.py: end -->"
+LEFT_OUT = ("examples", "tests", "breakdowns")  # they are in the run's own report
+
+
+def published(folder: Path, docs: Path) -> str:
+    """The part of a run's report that the documents show, as Markdown; its plots are written."""
+    report = build_report(read_run(folder))
+    prefix = f"mini-{folder.name}"
+    sections = []
+    for section in report.sections:
+        if section.name in LEFT_OUT:
+            continue
+        blocks = tuple(
+            replace(block, name=f"{prefix}-{block.name}") if isinstance(block, Figure) else block
+            for block in section.blocks
+        )
+        for block in blocks:
+            if isinstance(block, Figure):
+                write_atomically(docs / PLOTS_NAME / f"{block.name}.png", block.png)
+        sections.append(Section(section.name, section.title, blocks))
+    text = markdown_report(replace(report, title=folder.name, sections=tuple(sections)), PLOTS_NAME)
+    return re.sub(r"^#(#?) ", r"##\1# ", text, flags=re.MULTILINE)
+
+
+def publish(runs: list[Path], docs: Path) -> Path:
+    """Write the runs into `docs/results.md`.
+
+    Raises:
+        E2LLMError: If a run is not finished, or the document has no place for it.
+        FileNotFoundError: If a run is missing.
+    """
+    document = docs / "results.md"
+    text = document.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise E2LLMError(f"{document} lacks the lines {BEGIN!r} and {END!r}, between which results are put")
+    parts = "\n".join(published(run, docs) for run in runs)
+    write_atomically(document, f"{before}{BEGIN}\n\n{parts}\n{END}{after}".encode())
+    return document
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Publish the runs."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of 'e2llm eval'")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the documents' folder")
+    options = parser.parse_args(arguments)
+    try:
+        print(publish(options.runs, options.docs))
+    except (E2LLMError, OSError) as error:
+        print(f"publish_results: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
