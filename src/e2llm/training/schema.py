@@ -6,7 +6,7 @@ The docstrings below the fields become the tables of docs/training.md.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from e2llm.chunking import CHUNKERS
 
@@ -19,6 +19,13 @@ class Section(BaseModel):
     """A mapping of the recipe: unknown keys and numbers without end are errors."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("this key is not one of true or false")  # true would count as 1
+        return value
 
 
 class LoraSection(Section):
@@ -313,7 +320,7 @@ class TrainSection(Section):
     evaluate_samples: int = Field(default=64, ge=1)
     """Held-out samples per objective and evaluation; several processes round up to whole batches of all."""
     save_every_steps: int = Field(default=200, ge=1)
-    """How often a checkpoint to resume from is saved."""
+    """How often a checkpoint to resume from is saved; a multiple of evaluate_every_steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Checkpoints to keep, the best one not counted."""
 
@@ -336,7 +343,7 @@ class Recipe(Section):
     """Name of the stage, where the recipe has several."""
     output: str = ""
     """Folder of the run; by default runs/NAME. A stage writes to a sub-folder."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, data order and every draw."""
     init_from: str | None = None
     """Checkpoint to start from; a stage starts from the one before it."""
