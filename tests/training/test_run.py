@@ -3,6 +3,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +118,21 @@ def test_a_checkpoint_that_a_kill_has_cut_short_is_passed_over_and_removed(recip
     resumed = train(recipe, resume=True)
     assert_same_weights(undisturbed.folder, resumed.folder)
     assert not (recipe.folder / "checkpoint-5").exists()
+
+
+def test_two_runs_at_once_do_not_write_into_one_folder(recipe_of):
+    recipe = recipe_of()
+    recipe.folder.mkdir(parents=True)
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    )
+    command = [sys.executable, "-c", code, str(recipe.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # it holds the lock now
+        with pytest.raises(E2LLMError, match="another process is training into"):
+            train(recipe)
+        other.kill()
+    assert train(recipe).steps == 4
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,32 @@
 """The checkpoints of a run that goes on: which is the newest whole one, and its weights."""
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from e2llm.errors import CheckpointError
+from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.files import sync, write_atomically
 from e2llm.modeling.lora import file_name
 from e2llm.modeling.parts import PART_MODULES
-from e2llm.training.console import say
+from e2llm.training.console import is_first_process, say
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 STATE_NAME = "trainer_state.json"
 FILES_NAME = "files.json"
 STAGING_NAME = ".saving"
+LOCK_NAME = ".lock"
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
@@ -74,6 +83,31 @@ def remove_cut_short(folder: Path) -> None:
         if not is_saved(checkpoint):
             shutil.rmtree(checkpoint)
     shutil.rmtree(folder / STAGING_NAME, ignore_errors=True)
+
+
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder meanwhile, where the system has file locks.
+
+    The lock goes with the process, however it ends, and workers do not inherit it. Of the processes of one run,
+    the first holds it.
+
+    Raises:
+        E2LLMError: If another process holds it.
+    """
+    if fcntl is None or not is_first_process():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a file system without locks
+                raise E2LLMError(
+                    f"another process is training into {folder}; wait for it, or set another output"
+                ) from error
+        yield
 
 
 def publish(staged: Path, place: Path) -> None:
