@@ -69,6 +69,7 @@ def test_json_is_all_of_stdout(recipe_file, capsys):
     [
         (["--device", "h100"], "--device has no effect without --dry-run"),
         (["--dry-run", "--resume"], "--resume does not go with --dry-run"),
+        (["--dry-run", "--overfit", "4"], "--overfit does not go with --dry-run"),
         (["--dry-run", "--device", "tpu"], "unknown device 'tpu'; choose one of: h200"),
         (["--dry-run", "--set", "decoder.source=some/model"], "--set decoder.source=FOLDER"),
         (["--dry-run", "--set", "adapter.num_heads=7"], "adapter_num_heads=7 does not divide the decoder's"),

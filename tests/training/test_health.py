@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.parts import PartSource
@@ -22,7 +23,7 @@ def test_the_batches_of_a_step_whose_loss_is_no_number_are_saved_to_look_at(reci
     compute = E2LLMTrainer.compute_loss
 
     def broken(self, model, inputs, *args, **kwargs):
-        if self.state.global_step == 2:
+        if model.training and self.state.global_step == 2:
             with torch.no_grad():
                 model.adapter.output_norm.weight[0] = float("nan")
         return compute(self, model, inputs, *args, **kwargs)
@@ -39,6 +40,26 @@ def test_the_batches_of_a_step_whose_loss_is_no_number_are_saved_to_look_at(reci
     saved = load_file(folder / "batch-1.safetensors")
     assert {"input_ids", "labels", "objectives", "chunk_input_ids"} <= set(saved)
     assert (recipe.folder / "checkpoint-2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"), [({}, "held-out understanding_loss"), ({"validation_fraction": 0.0}, "largest weight")]
+)
+def test_weights_that_the_last_step_spoils_are_neither_saved_nor_the_result(
+    recipe_of, monkeypatch, data, what
+):
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 4:
+                with torch.no_grad():
+                    model.adapter.output_norm.weight[0] = float("nan")
+
+    recipe = recipe_of(data=data)
+    with pytest.raises(E2LLMError, match=rf"the {what} is nan after step 4 of 4; these weights are not"):
+        train(recipe, callbacks=[Spoil()])
+    assert [item.name for item in recipe.folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (recipe.folder / "final").exists()
+    assert not (recipe.folder / "result.json").exists()
 
 
 def test_a_disk_too_small_for_the_run_is_found_before_the_first_step(recipe_of, monkeypatch):

@@ -29,6 +29,26 @@ def test_an_unknown_key_is_named(write):
         load_recipe(write(train={"lerning_rate": 1e-4}))
 
 
+def test_a_key_that_stands_twice_is_an_error_and_not_lost(write):
+    file = write()
+    file.write_text(file.read_text() + "train: {steps: 9}\n")
+    with pytest.raises(E2LLMError, match=r"train stands there twice .* line \d+"):
+        load_recipe(file)
+
+
+@pytest.mark.parametrize("key", ["train.steps", "train.learning_rate", "seed"])
+def test_true_is_no_number(write, key):
+    with pytest.raises(E2LLMError, match=rf"{key}: this key is not one of true or false, got True"):
+        load_recipe(write(), [f"{key}=true"])
+    assert load_recipe(write(), ["train.packing=true"])[0].train.packing is True
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_torch_and_numpy_do_not_take_is_found_with_the_recipe(write, seed):
+    with pytest.raises(E2LLMError, match=r"seed: Input should be (greater|less) than"):
+        load_recipe(write(), [f"seed={seed}"])
+
+
 def test_defaults_give_way_to_the_file_and_the_file_to_set(write):
     file = write(train={"steps": 7})
     assert load_recipe(file)[0].train.weight_decay == 0.01

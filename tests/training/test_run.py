@@ -1,6 +1,10 @@
 import csv
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +130,46 @@ def test_a_checkpoint_that_a_kill_has_cut_short_is_passed_over_and_removed(recip
     resumed = train(recipe, resume=True)
     assert_same_weights(undisturbed.folder, resumed.folder)
     assert not (recipe.folder / "checkpoint-5").exists()
+
+
+def test_two_runs_at_once_do_not_write_into_one_folder(recipe_of):
+    recipe = recipe_of()
+    recipe.folder.mkdir(parents=True)
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
+    )
+    command = [sys.executable, "-c", code, str(recipe.folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()  # it holds the lock now
+        with pytest.raises(E2LLMError, match="another process is training into"):
+            train(recipe)
+        other.kill()
+    assert train(recipe).steps == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "problem"),
+    [
+        ("optimizer.pt", None, "optimizer.pt is missing"),
+        ("model.safetensors", 100, r"model.safetensors has 100 bytes, [\d,]+ were written"),
+        ("files.json", 3, "files.json cannot be read"),
+    ],
+)
+def test_a_run_goes_on_from_the_checkpoint_before_one_that_was_damaged(
+    recipe_of, killed, capsys, name, size, problem
+):
+    undisturbed = train(recipe_of(train={"steps": 6}))
+    recipe = recipe_of(output="resumed", train={"steps": 6})
+    killed(recipe, 5)
+    file = recipe.folder / "checkpoint-4" / name
+    if size is None:
+        file.unlink()
+    else:
+        os.truncate(file, size)
+    resumed = train(recipe, resume=True)
+    assert re.search(rf"checkpoint-4 is damaged \({problem}\)", capsys.readouterr().err)
+    assert_same_weights(undisturbed.folder, resumed.folder)
+    assert last_checkpoint(recipe.folder) == str(recipe.folder / "checkpoint-6")
 
 
 def test_a_kill_between_the_last_checkpoint_and_the_result_loses_nothing(recipe_of):

@@ -80,8 +80,9 @@ def train(
             raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {known}")
         runs = [item for item in runs if item.stage == stage]
     if dry_run:
-        if resume:
-            raise E2LLMError("--resume does not go with --dry-run, which trains nothing that is kept")
+        if resume or overfit is not None:
+            other = "--resume" if resume else "--overfit"
+            raise E2LLMError(f"{other} does not go with --dry-run, which trains nothing that is kept")
         plan(runs, device or "h100", num_devices or 1, price, context_chars, as_json)
         return
     planning = {

@@ -1,21 +1,32 @@
 """The checkpoints of a run that goes on: which is the newest whole one, and its weights."""
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from e2llm.errors import CheckpointError
-from e2llm.files import sync
+from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.files import sync, write_atomically
 from e2llm.modeling.lora import file_name
 from e2llm.modeling.parts import PART_MODULES
+from e2llm.training.console import is_first_process, say
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 STATE_NAME = "trainer_state.json"
+FILES_NAME = "files.json"
 STAGING_NAME = ".saving"
+LOCK_NAME = ".lock"
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
@@ -24,31 +35,86 @@ def numbered_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda item: int(item.name.rpartition("-")[2]))
 
 
-def is_whole(checkpoint: Path) -> bool:
+def is_saved(checkpoint: Path) -> bool:
     """Whether a checkpoint was saved to the end: the trainer's state, written last, must be readable."""
     try:
-        json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8"))
+        return isinstance(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
         return False
-    return True
+
+
+def damage(checkpoint: Path) -> str:
+    """What has become of a checkpoint since it was saved: the first file that is gone or of another size.
+
+    Empty for one as it was saved, and for one that has no list of its files.
+    """
+    try:
+        sizes = json.loads((checkpoint / FILES_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError):
+        return f"{FILES_NAME} cannot be read"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size:,} bytes, {size:,} were written"
+    return ""
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a run, or None."""
-    whole = [item for item in numbered_checkpoints(folder) if is_whole(item)]
-    return str(whole[-1]) if whole else None
+    """The newest whole checkpoint of a run, or None; a note names newer ones that were damaged.
+
+    The damaged ones stay, until the run comes by their steps again.
+    """
+    for item in reversed(numbered_checkpoints(folder)):
+        if not is_saved(item):
+            continue
+        if not (problem := damage(item)):
+            return str(item)
+        say(f"{item} is damaged ({problem}); the checkpoint before it, if there is one, takes its place")
+    return None
 
 
 def remove_cut_short(folder: Path) -> None:
     """Remove checkpoints that a kill has cut short, so that they count for nothing."""
     for checkpoint in numbered_checkpoints(folder):
-        if not is_whole(checkpoint):
+        if not is_saved(checkpoint):
             shutil.rmtree(checkpoint)
     shutil.rmtree(folder / STAGING_NAME, ignore_errors=True)
 
 
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder meanwhile, where the system has file locks.
+
+    The lock goes with the process, however it ends, and workers do not inherit it. Of the processes of one
+    run, the first holds it.
+
+    Raises:
+        E2LLMError: If another process holds it.
+    """
+    if fcntl is None or not is_first_process():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a file system without locks
+                raise E2LLMError(
+                    f"another process is training into {folder}; wait for it, or set another output"
+                ) from error
+        yield
+
+
 def publish(staged: Path, place: Path) -> None:
-    """Have a checkpoint's files written to the disk, then rename it into its place."""
+    """Have a checkpoint's files and the list of them written to the disk, then rename it into its place."""
+    files = [item for item in sorted(staged.rglob("*")) if item.is_file()]
+    sizes = {item.relative_to(staged).as_posix(): item.stat().st_size for item in files}
+    write_atomically(staged / FILES_NAME, (json.dumps(sizes, indent=2) + "\n").encode())
     for item in [*staged.rglob("*"), staged]:
         sync(item)
     if place.exists():  # a run that goes on from an older checkpoint comes by here again

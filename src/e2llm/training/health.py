@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
@@ -94,6 +96,18 @@ def checkpoint_bytes(model: E2LLMForConditionalGeneration) -> int:
         elif not name.startswith(kept_elsewhere):
             total += count * item.element_size()
     return total
+
+
+@torch.no_grad()
+def largest_weight(model: nn.Module) -> float:
+    """The largest magnitude among the weights that train, of this process's share where they are shared out.
+
+    It is no number if one of them is none.
+    """
+    trained = (item for item in model.parameters() if item.requires_grad)
+    local = (item.to_local() if isinstance(item, DTensor) else item for item in trained)
+    largest = [item.abs().max() for item in local if item.numel()]
+    return float(torch.stack(largest).max()) if largest else 0.0
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:

@@ -71,7 +71,7 @@ def value_text(field: FieldInfo) -> str:
     """What a key takes: a kind of value or the choices, and its range."""
     bounds = {type(item).__name__: item for item in field.metadata}
     signs = (("Ge", "ge", ">="), ("Gt", "gt", ">"), ("Le", "le", "<="), ("Lt", "lt", "<"))
-    limits = [f"{sign} {getattr(bounds[kind], name):g}" for kind, name, sign in signs if kind in bounds]
+    limits = [f"{sign} {getattr(bounds[kind], name):,.16g}" for kind, name, sign in signs if kind in bounds]
     return " ".join([kind_text(field.annotation), *([", ".join(limits)] if limits else [])])
 
 

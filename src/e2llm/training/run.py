@@ -15,7 +15,7 @@ from e2llm.files import write_atomically
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import best_metric, training_arguments
 from e2llm.training.build import build, compile_layers, set_modes
-from e2llm.training.checkpoints import last_checkpoint, remove_cut_short
+from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, say
 from e2llm.training.data_check import has_parts, open_parts, read_data
 from e2llm.training.health import check_room, checkpoint_bytes
@@ -57,8 +57,8 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         callbacks: More of transformers' callbacks.
 
     Raises:
-        E2LLMError: If the folder holds another run and `resume` is not set, the data do not serve the
-            objectives, or the loss is no number any more.
+        E2LLMError: If the folder holds another run and `resume` is not set, another process is training into
+            it, the data do not serve the objectives, or the loss is no number any more.
     """
     checkpoint = last_checkpoint(recipe.folder)
     finished = finished_result(recipe)
@@ -73,16 +73,17 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         return finished
     if changes:
         say(f"the recipe has changed since this run began: {'; '.join(changes)}")
-    trainer = prepare(recipe)
-    for callback in callbacks:
-        trainer.add_callback(callback)
-    console = ConsoleCallback()
-    trainer.add_callback(console)
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    finally:
-        console.close()
-    result = finish(recipe, trainer)
+    with held_alone(recipe.folder):
+        trainer = prepare(recipe)
+        for callback in callbacks:
+            trainer.add_callback(callback)
+        console = ConsoleCallback()
+        trainer.add_callback(console)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            console.close()
+        result = finish(recipe, trainer)
     leave_engines()
     return result
 

@@ -221,7 +221,7 @@ class TrainSection(Section):
     evaluate_samples: int = Field(default=64, ge=1)
     """Held-out samples per objective and evaluation; several processes round up to whole batches of all."""
     save_every_steps: int = Field(default=200, ge=1)
-    """How often a checkpoint to resume from is saved."""
+    """How often a checkpoint to resume from is saved; a multiple of evaluate_every_steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Checkpoints to keep, the best one not counted."""
 
@@ -244,7 +244,7 @@ class Recipe(Section):
     """Name of the stage, where the recipe has several."""
     output: str = ""
     """Folder of the run; by default runs/NAME. A stage writes to a sub-folder."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, data order and every draw."""
     init_from: str | None = None
     """Checkpoint to start from; a stage starts from the one before it."""

@@ -21,7 +21,7 @@ from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, load_weights, p
 from e2llm.training.collator import SampleCollator
 from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
-from e2llm.training.health import check_room, checkpoint_bytes, memory_bytes, save_batches
+from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import Recipe
@@ -159,7 +159,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     def _stop_unless_finite(self, name: str, value: float) -> None:
         if math.isfinite(value):
             return
-        train, step = self.recipe.train, self.state.global_step + 1
+        step = self.state.global_step + 1
         several = self.args.world_size > 1
         saved = save_batches(
             Path(self.args.output_dir),
@@ -169,10 +169,23 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             f"rank-{self.args.process_index}-" if several else "",
         )
         raise E2LLMError(
-            f"the {name} is {value} at step {step} of {self.state.max_steps}; earlier checkpoints are sound, "
-            f"and the step's batches are in {saved} to look at. Lower train.learning_rate "
-            f"({train.learning_rate:g}), raise train.warmup_fraction ({train.warmup_fraction:g}) or set "
-            "train.precision: fp32"
+            f"the {name} is {value} at step {step} of {self.state.max_steps}; earlier checkpoints are kept, "
+            f"and the step's batches are in {saved} to look at. {self._advice()}"
+        )
+
+    def _stop_unless_sound(self, name: str, value: float) -> None:
+        """The same after a step: weights that it spoiled are neither saved nor called the result."""
+        if not math.isfinite(value):
+            raise E2LLMError(
+                f"the {name} is {value} after step {self.state.global_step} of {self.state.max_steps}; these "
+                f"weights are not saved, earlier checkpoints are kept. {self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        train = self.recipe.train
+        return (
+            f"Lower train.learning_rate ({train.learning_rate:g}), raise train.warmup_fraction "
+            f"({train.warmup_fraction:g}) or set train.precision: fp32"
         )
 
     def _count(self, sums: torch.Tensor, counts: torch.Tensor, inputs: dict[str, Any]) -> None:
@@ -227,6 +240,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 count += int(self.accelerator.gather(length).sum())
             metrics[f"{metric_key_prefix}_{name}_loss"] = total / max(count, 1)
         self.log(dict(metrics))
+        for name, value in metrics.items():
+            self._stop_unless_sound(f"held-out {name.removeprefix(f'{metric_key_prefix}_')}", value)
         handler: Any = self.callback_handler
         self.control: Any = handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.window_started += time.perf_counter() - started  # the training speed is without evaluation
@@ -245,6 +260,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save beside its place, sync and rename: a checkpoint is whole or not there."""
         folder, step = Path(self.args.output_dir), self.state.global_step
+        self._stop_unless_sound("largest weight", largest_weight(self.model))
         check_room(folder, checkpoint_bytes(self.accelerator.unwrap_model(self.model)), "a checkpoint")
         place = folder / f"checkpoint-{step}"
         self._save_folder = str(folder / STAGING_NAME)
