@@ -89,7 +89,7 @@ def remove_cut_short(folder: Path) -> None:
 def held_alone(folder: Path) -> Iterator[None]:
     """Keep other processes from training into a folder meanwhile, where the system has file locks.
 
-    The lock goes with the process, however it ends, and workers do not inherit it. Of the processes of one run,
+    The lock goes with the process, however it ends, and workers do not inherit it. Of the processes of a run,
     the first holds it.
 
     Raises:
