@@ -15,7 +15,8 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.report import build_report
 from e2llm.evaluation.report_blocks import Figure, Section
 from e2llm.evaluation.report_markdown import markdown_report
-from e2llm.evaluation.run_files import read_run
+from e2llm.evaluation.report_plots import cost_figure
+from e2llm.evaluation.run_files import Run, read_run
 from e2llm.files import write_atomically
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,15 +24,20 @@ PLOTS_NAME = "plots"
 BEGIN = "<!-- made by recipes/publish_results.py: begin -->"
 END = "<!-- made by recipes/publish_results.py: end -->"
 LEFT_OUT = ("examples", "tests", "breakdowns")  # they are in the run's own report
+README_PLOT = "mini.png"
+README_TASKS = ("fairytaleqa", "qmsum", "squality")
 
 
 def published(folder: Path, docs: Path) -> str:
     """The part of a run's report that the documents show, as Markdown; its plots are written."""
-    report = build_report(read_run(folder))
+    run = read_run(folder)
+    report = build_report(run)
     prefix = f"mini-{folder.name}"
+    write_readme_plot(run, docs)
+    left_out = LEFT_OUT if "niah_heatmap" in run.tasks else (*LEFT_OUT, "needles")
     sections = []
     for section in report.sections:
-        if section.name in LEFT_OUT:
+        if section.name in left_out:
             continue
         blocks = tuple(
             replace(block, name=f"{prefix}-{block.name}") if isinstance(block, Figure) else block
@@ -43,6 +49,14 @@ def published(folder: Path, docs: Path) -> str:
         sections.append(Section(section.name, section.title, blocks))
     text = markdown_report(replace(report, title=folder.name, sections=tuple(sections)), PLOTS_NAME)
     return re.sub(r"^#(#?) ", r"##\1# ", text, flags=re.MULTILINE)
+
+
+def write_readme_plot(run: Run, docs: Path) -> None:
+    """Draw score against cost for the tasks that the README shows, if the run has them."""
+    tasks = {name: facts for name, facts in run.tasks.items() if name in README_TASKS}
+    figure = cost_figure(replace(run, tasks=tasks)) if tasks else None
+    if figure is not None:
+        write_atomically(docs / PLOTS_NAME / README_PLOT, figure.png)
 
 
 def publish(runs: list[Path], docs: Path) -> Path:

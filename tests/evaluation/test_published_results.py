@@ -53,6 +53,7 @@ def test_plots_have_names_of_their_run(script, docs, tmp_path):
     script.main([str(run_with(tmp_path / "tasks", 0.2)), "--docs", str(docs)])
     assert (docs / "plots" / "mini-tasks-score-against-cost.png").read_bytes()[1:4] == b"PNG"
     assert "(plots/mini-tasks-score-against-cost.png)" in (docs / "results.md").read_text()
+    assert (docs / "plots" / "mini.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize("spoil", ["document", "run"])

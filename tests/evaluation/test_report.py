@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import json
 import re
 import sys
@@ -9,6 +10,7 @@ from run_folders import pair_test, prediction, write_run
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.report import NO_PLOTS, file_name, write_report
+from e2llm.evaluation.report_plots import cost_figure
 from e2llm.evaluation.report_style import NUM_HEAT_STEPS, heat_colour, heat_ink, luminance
 
 HOSTILE = (
@@ -126,6 +128,11 @@ class TestTables:
         assert "**0.500**" not in markdown
         assert "(best)" not in page.text
         assert "Breakdowns" not in page.text
+
+    def test_systems_that_score_the_same_get_no_marks(self, report):
+        _, markdown = report([prediction("qmsum", system, "item-1", 0.0) for system in ("e2llm", "bm25")])
+        assert "0.000" in markdown
+        assert "**0.000**" not in markdown
 
     def test_breakdowns_are_in_the_order_of_numbers_and_say_what_was_refused(self, report):
         predictions = [
@@ -280,6 +287,13 @@ class TestPage:
         alt = next(attributes["alt"] for name, attributes in page.tags if name == "img")
         assert alt == "f1 against decoder positions on qmsum. bm25: 0.250 at 512; e2llm: 0.750 at 512."
         assert "](plots/score-against-cost.png)" in markdown
+
+    def test_scores_of_zero_have_no_axis_of_negative_ones(self, tmp_path):
+        run = read_run(write_run(tmp_path / "run", [prediction("qmsum", "bm25", "item-1", 0.0)]))
+        row = dataclasses.replace(run.rows[0], intervals_95={"f1": (0.0, 0.0)})
+        (picture,) = cost_figure(dataclasses.replace(run, rows=(row,))).pictures
+        assert ">1.0</text>" in picture.svg
+        assert "\N{MINUS SIGN}" not in picture.svg
 
     def test_plots_follow_light_and_dark_and_take_no_formula_from_a_name(self, report):
         page, _ = report([prediction("qmsum", "bm25 $x<y$", "item-1", 0.5)])

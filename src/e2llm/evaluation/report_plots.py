@@ -256,6 +256,8 @@ def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, int]) -> None:
     axes.minorticks_off()
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
     axes.margins(y=0.12)
+    if not any(y or any(interval or ()) for line in panel.series for _, y, interval in line.points):
+        axes.set_ylim(-0.05, 1)  # zeros alone would stand in the middle of a range of negative scores
     axes.yaxis.set_inverted(panel.is_reversed)
     axes.grid(axis="y", alpha=0.25, linewidth=0.6)
     for side in ("top", "right"):

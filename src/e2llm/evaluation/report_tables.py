@@ -79,7 +79,7 @@ def _items_in_words(run: Run, task: str) -> str:
 
 
 def standing(run: Run, task: str) -> dict[str, Mark]:
-    """The best systems of a task and those not significantly worse; nothing for a single system.
+    """The best systems of a task and those not significantly worse; nothing for one system, or equal ones.
 
     Only systems that answered all items that any system answered are compared: a mean over fewer items may
     be of the easier ones.
@@ -94,7 +94,7 @@ def standing(run: Run, task: str) -> dict[str, Mark]:
         if row.task == task and row.value is not None and math.isfinite(row.value)
         if answered.get(row.system) == everything
     }
-    if len(values) < 2:
+    if len(set(values.values())) < 2:  # one system, or none that is better than another
         return {}
     best = (min if lower_is_better(run.tasks[task].metric) else max)(values.values())
     marks: dict[str, Mark] = {system: "best" for system, value in values.items() if value == best}
