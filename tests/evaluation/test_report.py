@@ -12,6 +12,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.report import NO_PLOTS, file_name, write_report
 from e2llm.evaluation.report_plots import cost_figure
 from e2llm.evaluation.report_style import NUM_HEAT_STEPS, heat_colour, heat_ink, luminance
+from e2llm.evaluation.run_files import read_run
 
 HOSTILE = (
     "</pre></details><script>alert(1)</script>|a|`b`\n```\n# no heading\r\n\x1b[31m\u202e\ud800 <img src=x>"
