@@ -121,3 +121,10 @@ def test_how_the_tokenizer_was_used_last_makes_no_other_decoder_of_it(engine):
 def test_a_budget_beyond_the_window_is_refused_at_once(engine, budget):
     with pytest.raises(E2LLMError, match=f"full: the budget must be from 1 to .* 512, got {budget}"):
         create_systems(parse_systems("full"), lambda model: engine, budget)
+
+
+def test_more_soft_tokens_than_the_model_makes_are_refused_at_once(engine):
+    most = engine.model.config.max_soft_tokens
+    assert create_systems(parse_systems(f"e2llm:soft_tokens={most}"), lambda model: engine, None)
+    with pytest.raises(E2LLMError, match=f"must be from 1 to {most}, got {most + 1}"):
+        create_systems(parse_systems(f"e2llm:soft_tokens={most + 1}"), lambda model: engine, None)

@@ -58,6 +58,13 @@ def test_a_text_that_fits_is_answered_as_the_whole_text_is(engine, system):
     assert two.log_likelihood == pytest.approx(one.log_likelihood, rel=1e-4)
 
 
+def test_hybrid_gives_the_text_alone_where_all_of_it_fits(engine):
+    output = HybridSystem(engine, Readings(engine), None).answer(SHORT, 8)
+    assert output.given["soft_tokens_per_chunk"] == 0
+    covered = "".join(SHORT.context[start:end] for start, end in output.given["raw_spans"])
+    assert covered.split() == SHORT.context.split()
+
+
 def test_truncation_keeps_the_beginning_and_the_end(engine):
     view = TruncateSystem(engine, Readings(engine), 200).view(LONG, 8)
     text = view.context.chunks[0].text

@@ -240,6 +240,10 @@ class SoftSystem(System):
     select: Select = "bm25"
     name: ClassVar[str] = "e2llm"
 
+    def __post_init__(self) -> None:
+        """Refuse more soft tokens than the model makes before anything is asked of it."""
+        self.engine.model.check_num_soft_tokens(self.soft_tokens)
+
     def view(self, item: Item, max_new_tokens: int) -> View:
         """The context as it was read."""
         reading = self.readings.context(item.context)
