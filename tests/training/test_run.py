@@ -132,6 +132,15 @@ def test_a_checkpoint_that_a_kill_has_cut_short_is_passed_over_and_removed(recip
     assert not (recipe.folder / "checkpoint-5").exists()
 
 
+@pytest.mark.parametrize("below", [False, True])
+def test_an_output_that_is_a_file_is_named(recipe_of, tmp_path, below):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    with pytest.raises(E2LLMError, match="taken is a file"):
+        train(recipe_of().model_copy(update={"output": str(taken / "run" if below else taken)}))
+    assert taken.read_text() == "mine"
+
+
 def test_two_runs_at_once_do_not_write_into_one_folder(recipe_of):
     recipe = recipe_of()
     recipe.folder.mkdir(parents=True)

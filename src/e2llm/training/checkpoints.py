@@ -93,8 +93,11 @@ def held_alone(folder: Path) -> Iterator[None]:
     run, the first holds it.
 
     Raises:
-        E2LLMError: If another process holds it.
+        E2LLMError: If another process holds it, or the folder's name is that of a file.
     """
+    taken = next((place for place in (folder, *folder.parents) if place.is_file()), None)
+    if taken is not None:
+        raise E2LLMError(f"{taken} is a file where a run's folder is to be; set another output")
     if fcntl is None or not is_first_process():
         yield
         return
