@@ -50,6 +50,14 @@ def test_no_common_word_is_part_of_another_word():
             assert [other for other in {*asked, *solved} if word in other] == [word]
 
 
+def test_no_common_word_stands_in_the_question():
+    asked = "What are the 10 most common words in the above list?"
+    haystack = " ".join(["common words above list most what"] * 40)
+    for item in RULER_TASKS["cwe"]().items(request(limit=12, lengths=(4096,), haystacks=[haystack])):
+        assert item.prompt == asked
+        assert [word for word in item.references if word in asked.lower()] == []
+
+
 def test_common_words_are_shuffled_among_the_others():
     (item,) = items("cwe", limit=1, lengths=(8192,))
     asked = lists_of(item)[-1]

@@ -71,11 +71,14 @@ class CommonWords(RulerTask):
         return f"{_INTRO}{_numbered(listed)}\nQuestion: {COMMON_QUESTION}\nAnswer: {_numbered(common)}"
 
     def _answers(self, words: Iterator[str], example_words: Sequence[str]) -> list[str]:
-        """The next words that are no part of each other or of the example's: answers are found as strings."""
+        """The next words that are no part of each other, the example or the question.
+
+        Answers are found as strings: of a word of the question an answer that repeats it would count.
+        """
         answers: list[str] = []
         while len(answers) < self.num_common:
             word = next(words)
-            is_part = any(word in other for other in (*example_words, *answers))
+            is_part = any(word in other for other in (*example_words, *answers, COMMON_QUESTION.lower()))
             if not is_part and not any(answer in word for answer in answers):
                 answers.append(word)
         return answers
