@@ -57,12 +57,12 @@ TEXT_MODEL := runs/mini-cpu-text/final
 ANSWER_TASKS := fairytaleqa,qmsum,squality,covid_qa,scisummnet,code_completion,dialogue_recall,restatement,perplexity
 RULER_TASKS := niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3,\
 niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1
-SYSTEMS := e2llm,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TEXT_MODEL)
+SYSTEMS := e2llm,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TEXT_MODEL),truncate,bm25
 
 .PHONY: results
 results: $(READY)  ## Evaluate the embedded model and its baselines: make results RAW=... DATA=...
 	$(BIN)/e2llm train recipes/mini-cpu-text.yaml --data $(DATA) --resume
-	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS),$(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 20 -o $(RESULTS)/tasks
+	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS),$(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/tasks
 	$(BIN)/e2llm eval --tasks niah_heatmap --systems $(SYSTEMS) --lengths 1K,4K,16K,64K,128K --limit 11 -o $(RESULTS)/needles
 	$(BIN)/python recipes/publish_results.py $(RESULTS)/tasks $(RESULTS)/needles
 
