@@ -55,8 +55,8 @@ mini: $(READY)  ## Train the embedded model at CPU size, resuming what is there:
 RESULTS := runs/results
 TEXT_MODEL := runs/mini-cpu-text/final
 ANSWER_TASKS := fairytaleqa,qmsum,squality,covid_qa,scisummnet,code_completion,dialogue_recall,restatement,perplexity
-RULER_TASKS := niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3,\
-niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1
+NEEDLE_TASKS := niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3
+RULER_TASKS := $(NEEDLE_TASKS),niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1
 SYSTEMS := e2llm,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TEXT_MODEL),truncate,bm25
 
 .PHONY: results
