@@ -21,6 +21,7 @@ from e2llm.cli.prepare import prepare
 from e2llm.cli.read import read
 from e2llm.cli.realign import realign
 from e2llm.cli.restate import restate
+from e2llm.cli.serve import serve
 from e2llm.cli.store import app as store
 from e2llm.cli.train import train
 from e2llm.version import __version__
@@ -51,7 +52,7 @@ def options(
     """Long contexts for any decoder LLM: read once as soft tokens, ask often."""
 
 
-for command in (ask, chat, read, restate, fidelity, prepare, train, realign, info, export):
+for command in (ask, chat, read, restate, fidelity, prepare, train, realign, serve, info, export):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(store, name="store")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 
@@ -134,6 +135,31 @@ def read_content(
         repeated = sum(lengths[text] * times for text, times in repeats.items())
     num_tokens = sum(token_counts) - repeated
     return Content(tuple(documents), chunks, owners, token_counts, num_tokens, read, num_encoded)
+
+
+def join_contents(contents: Sequence[Content], empty: Content) -> Content:
+    """One content of several, in their order; each chunk stays as it is.
+
+    Args:
+        contents: Made by the same reader.
+        empty: What to give where there are none.
+    """
+    if len(contents) < 2:
+        return contents[0] if contents else empty
+    firsts = [0, *accumulate(len(item.documents) for item in contents)]
+    read = ReadChunks(
+        torch.cat([item.read.soft_tokens for item in contents]),
+        torch.cat([item.read.vectors for item in contents]),
+    )
+    return Content(
+        tuple(document for item in contents for document in item.documents),
+        [chunk for item in contents for chunk in item.chunks],
+        [owner + first for first, item in zip(firsts, contents, strict=False) for owner in item.owners],
+        [count for item in contents for count in item.token_counts],
+        sum(item.num_tokens for item in contents),
+        read,
+        sum(item.num_encoded for item in contents),
+    )
 
 
 def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:

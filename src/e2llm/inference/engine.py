@@ -17,7 +17,7 @@ from e2llm.inference.context import Context
 from e2llm.inference.documents import Document, load_documents
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity
 from e2llm.inference.generation import check_options, generate_ids, generate_pieces, searches_beams
-from e2llm.inference.layout import ContextLayout, answer_of
+from e2llm.inference.layout import ContextLayout, LaidOut, answer_of
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import check_model_name, choose_device, choose_dtype
 from e2llm.inference.planning import Plan, Request
@@ -282,6 +282,19 @@ class Engine:
             max_new_tokens=max_new_tokens,
             **options,
         )
+
+    def lay_out(self, context: Context, request: Request) -> LaidOut:
+        """Choose what stands in the window, and lay it out for whoever decodes; `ask` answers from the same.
+
+        Raises:
+            ContextOverflowError: If the input does not fit the window.
+            E2LLMError: As in `ask`.
+        """
+        return self._layout.lay_out(context, request)
+
+    def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
+        """Decoder positions of a question with its history and the template around them."""
+        return self._layout.count_positions(question, history)
 
     def score(
         self, context: Context, question: str, answers: Sequence[str], **options: Any

@@ -1,6 +1,6 @@
 """From a question to what the decoder gets: which chunks, in which form, and the ids around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -104,10 +104,13 @@ class ContextLayout:
             )
         return index
 
-    def _overhead(self, request: Request) -> int:
+    def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
         """Positions of template, question and history."""
         with self._lock:
-            return len(self.processor.lay_out([], request.question, history=request.history).input_ids)
+            return len(self.processor.lay_out([], question, history=history).input_ids)
+
+    def _overhead(self, request: Request) -> int:
+        return self.count_positions(request.question, request.history)
 
     def rank(self, context: Context, request: Request) -> list[float]:
         """Relevance of each chunk to the question; `Engine.rank` describes it."""

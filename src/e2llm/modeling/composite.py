@@ -62,7 +62,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
             )
         takes = inspect.signature(self.language_model.forward).parameters
         self._takes_position_ids = "position_ids" in takes
-        self._takes_logits_to_keep = "logits_to_keep" in takes
+        self.takes_logits_to_keep = "logits_to_keep" in takes
         for part in (chunk_encoder, language_model):
             for module in part.modules() if part is not None else ():
                 module._is_hf_initialized = True

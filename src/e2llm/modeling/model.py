@@ -225,7 +225,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         keep = places = None
         if labels is not None:
             keep = functional.pad(labels[:, 1:].ne(IGNORE_INDEX), (0, 1))
-            if only_label_logits and self._takes_logits_to_keep:
+            if only_label_logits and self.takes_logits_to_keep:
                 places = keep.any(dim=0).nonzero().squeeze(1)
                 kwargs["logits_to_keep"] = places
         outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)

@@ -1,0 +1,93 @@
+"""`e2llm serve`: answer over HTTP, in the protocol of OpenAI's API."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KEY_VARIABLE = "E2LLM_API_KEY"
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Folder, hub id, or 'mini'.")] = "mini",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's need an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8000,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Keep contexts and what was read here; by default they end with the server."),
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="Name that clients use; by default the model's own.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A key to let in; may be given several times, or in ${KEY_VARIABLE}."),
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="A file of hashed keys.")] = None,
+    new_api_key: Annotated[
+        bool, typer.Option("--new-api-key", help="Make a key, print it with its line for the file, and stop.")
+    ] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name under which the server is called, such as a proxy's.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="A page elsewhere that may call, such as https://example.org.")
+    ] = None,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Longest request body.")] = 32,
+    max_context_chars: Annotated[int, typer.Option(min=1, help="Longest context.")] = 16_000_000,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 4096,
+    max_batch: Annotated[int, typer.Option(min=1, help="Answers decoded together.")] = 16,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests at work or waiting; more get 429.")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest time for a request, in seconds.")] = 600,
+    shutdown_seconds: Annotated[
+        float, typer.Option(min=0, help="Time that running requests get when the server is stopped.")
+    ] = 30,
+    store_mb: Annotated[int | None, typer.Option(min=1, help="Most of what was read to keep.")] = None,
+) -> None:
+    """Serve a model: OpenAI's API with contexts of any length, and a page at /.
+
+    Example:
+        e2llm serve mini --port 8000 --folder kept/
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.inference.engine import Engine
+    from e2llm.serving.keys import hash_key, key_line, new_key, read_key_file
+    from e2llm.serving.run import run_server
+    from e2llm.serving.settings import ServerSettings
+
+    if new_api_key:
+        key = new_key()
+        typer.echo(f"{key}\n{key_line(key)}")
+        return
+    keys = [hash_key(key) for key in api_key or []]
+    if given := os.environ.get(KEY_VARIABLE):
+        keys.append(hash_key(given))
+    if api_key_file is not None:
+        keys += read_key_file(api_key_file)
+    if host not in LOOPBACK and not keys:
+        raise E2LLMError(
+            f"--host {host} can be reached from other machines: give --api-key, --api-key-file or "
+            f"${KEY_VARIABLE}, or stay with 127.0.0.1"
+        )
+    names = [*(allowed_host or []), *(LOOPBACK if host in LOOPBACK else ())]
+    settings = ServerSettings(
+        folder=folder,
+        model_name=model_name or Path(model).name or model,
+        api_keys=tuple(keys),
+        allowed_hosts=tuple(names),
+        cors_origins=tuple(cors_origin or ()),
+        max_body_bytes=max_body_mb * 2**20,
+        max_context_chars=max_context_chars,
+        max_new_tokens=max_new_tokens,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        timeout_seconds=timeout,
+        shutdown_seconds=shutdown_seconds,
+        store_mb=store_mb,
+    )
+    run_server(Engine.from_pretrained(model, device=device), settings, host=host, port=port)

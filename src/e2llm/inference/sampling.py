@@ -1,0 +1,100 @@
+"""How an answer's tokens are chosen, request by request: greedy or sampled, penalties, a seed of its own."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers.generation.logits_process import TopPLogitsWarper
+
+from e2llm.errors import E2LLMError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a request asks of its answer's tokens.
+
+    Attributes:
+        max_new_tokens: Longest answer, 1 or more.
+        temperature: 0 for the most likely token each time, up to 2.
+        top_p: Share of the probability that the tokens drawn from hold, above 0 up to 1.
+        seed: Fixes what is drawn, whatever else is decoded beside it; None for a fresh one.
+        stop: Texts that end the answer; they are not part of it.
+        presence_penalty: Taken off the score of each token that the answer holds already, -2 to 2.
+        frequency_penalty: The same, as often as the answer holds it.
+
+    Raises:
+        E2LLMError: If a value is out of its range.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
+            raise E2LLMError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens!r}")
+        ranges = {"temperature": (0, 2), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
+        for name, (least, most) in ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise E2LLMError(f"{name} must be from {least} to {most}, got {getattr(self, name)!r}")
+        if not 0 < self.top_p <= 1:
+            raise E2LLMError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if not all(self.stop):
+            raise E2LLMError("a stop text is empty; leave it out")
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether tokens that the answer holds already count less, or more."""
+        return bool(self.presence_penalty or self.frequency_penalty)
+
+
+@dataclass
+class TokenChooser:
+    """Chooses one answer's tokens.
+
+    Args:
+        sampling: What was asked for.
+    """
+
+    sampling: Sampling
+    _generator: torch.Generator = field(init=False)
+    _counts: dict[int, int] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator()
+        if self.sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(self.sampling.seed)
+
+    @property
+    def takes_most_likely(self) -> bool:
+        """Whether the token with the highest logit is always the one."""
+        return self.sampling.temperature == 0 and not self.sampling.has_penalties
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """Choose the next token.
+
+        Args:
+            logits: `[V]` on any device.
+        """
+        sampling = self.sampling
+        scores = logits.float().cpu()
+        if sampling.has_penalties and self._counts:
+            scores = scores.clone()
+            places = torch.tensor(list(self._counts))
+            times = torch.tensor(list(self._counts.values()), dtype=torch.float32)
+            scores[places] -= sampling.presence_penalty + sampling.frequency_penalty * times
+        if sampling.temperature == 0:
+            token = int(scores.argmax())
+        else:
+            scores = (scores / sampling.temperature)[None]
+            if sampling.top_p < 1:
+                scores = TopPLogitsWarper(sampling.top_p)(None, scores)
+            token = int(torch.multinomial(scores.softmax(dim=-1)[0], 1, generator=self._generator))
+        if sampling.has_penalties:
+            self._counts[token] = self._counts.get(token, 0) + 1
+        return token

@@ -1,0 +1,182 @@
+"""Reading for many at once: the encoder's passes hold chunks of all texts that wait, a share of each."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from e2llm.errors import E2LLMError
+from e2llm.inference.reader import ChunkReader, ReadChunks
+
+_ROUND_CHUNKS = 32  # chunks read between two looks at who waits: about a second on two cores
+
+
+class ReadingCancelledError(E2LLMError):
+    """Nobody waits for the text any more."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """One text's chunks on their way.
+
+    Attributes:
+        texts: All of them.
+        waiting: Places of those that are not read, longest last.
+        result: Room for them all.
+        done: Places as they are read, or what went wrong; None at the end.
+    """
+
+    texts: list[str]
+    waiting: list[int]
+    result: ReadChunks
+    done: "queue.SimpleQueue[list[int] | BaseException | None]" = field(default_factory=queue.SimpleQueue)
+    cancelled: bool = False
+
+
+class SharedReader(ChunkReader):
+    """A reader for many threads: each gets what `ChunkReader.read` gives, none waits for another's book.
+
+    One thread of its own runs the encoder. A round takes an equal number of chunks of each text that waits,
+    so that a page asked for beside a book is read with the book's next pages.
+
+    Args:
+        reader: Whose model, processor and settings are used.
+    """
+
+    def __init__(self, reader: ChunkReader) -> None:
+        super().__init__(reader.model, reader.processor, reader._lock)
+        self._inner = reader
+        self._jobs: list[_Job] = []
+        self._changed = threading.Condition()
+        self._watching = threading.local()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="e2llm-reading", daemon=True)
+        self._thread.start()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that soft tokens depend on, renewed when a weight changes."""
+        return self._inner.fingerprint
+
+    @contextmanager
+    def watched(
+        self, on_progress: Callable[[int, int], Any], is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
+        """Tell of the reading that this thread asks for within.
+
+        Args:
+            on_progress: Called in this thread with the number of chunks read and to read.
+            is_cancelled: Asked before each round; if true, the reading ends with `ReadingCancelledError`.
+        """
+        self._watching.by = (on_progress, is_cancelled)
+        try:
+            yield
+        finally:
+            del self._watching.by
+
+    def read(
+        self,
+        texts: Sequence[str],
+        *,
+        progress: bool | None = None,
+        on_read: Callable[[list[int], ReadChunks], Any] | None = None,
+    ) -> ReadChunks:
+        """Make the soft tokens and the vectors of chunk texts; see `ChunkReader.read`.
+
+        Args:
+            texts: C texts that each fit the encoder.
+            progress: Not used: `watched` tells of progress.
+            on_read: See `ChunkReader.read`; called in the calling thread.
+
+        Raises:
+            ReadingCancelledError: If who waits gave up, or the reader was closed.
+        """
+        on_progress, is_cancelled = getattr(self._watching, "by", (lambda *_: None, lambda: False))
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        job = _Job(list(texts), order, self.empty(len(texts)))
+        on_progress(0, len(texts))
+        if not texts:
+            return job.result
+        with self._changed:
+            if self._closed:
+                raise ReadingCancelledError("the reader is closed")
+            self._jobs.append(job)
+            self._changed.notify()
+        num_done = 0
+        try:
+            while (item := self._next(job, is_cancelled)) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                num_done += len(item)
+                if on_read is not None:
+                    on_read(item, job.result)
+                on_progress(num_done, len(texts))
+        finally:
+            job.cancelled = True  # where it ended early; a whole one has left the list already
+        return job.result
+
+    @staticmethod
+    def _next(job: _Job, is_cancelled: Callable[[], bool]) -> "list[int] | BaseException | None":
+        while True:
+            if is_cancelled():
+                raise ReadingCancelledError("the reading was given up")
+            try:
+                return job.done.get(timeout=0.25)
+            except queue.Empty:
+                continue
+
+    def close(self) -> None:
+        """Stop: texts that are not wholly read end with an error."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def num_waiting(self) -> int:
+        """Texts that are being read or wait for it."""
+        with self._changed:
+            return len(self._jobs)
+
+    # --- the thread ---------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (jobs := self._wait()) is not None:
+            share = max(1, _ROUND_CHUNKS // len(jobs))
+            taken = [(job, [job.waiting.pop() for _ in range(min(share, len(job.waiting)))]) for job in jobs]
+            try:
+                self._read_round(taken)
+            except Exception as error:  # told to those who wait
+                for job, _ in taken:
+                    job.done.put(error)
+                    job.cancelled = True
+            with self._changed:
+                self._jobs = [job for job in self._jobs if job.waiting and not job.cancelled]
+
+    def _wait(self) -> list[_Job] | None:
+        """Those whose texts are to be read, as soon as there is one; None once closed."""
+        with self._changed:
+            while True:
+                self._jobs = [job for job in self._jobs if not job.cancelled]
+                if self._closed:
+                    for job in self._jobs:
+                        job.done.put(ReadingCancelledError("the reader is closed"))
+                    return None
+                if self._jobs:
+                    return list(self._jobs)
+                self._changed.wait()
+
+    def _read_round(self, taken: list[tuple[_Job, list[int]]]) -> None:
+        texts = [job.texts[place] for job, places in taken for place in places]
+        read = self._inner.read(texts, progress=False)
+        start = 0
+        for job, places in taken:
+            rows = slice(start, start + len(places))
+            start += len(places)
+            job.result.soft_tokens[places] = read.soft_tokens[rows]
+            job.result.vectors[places] = read.vectors[rows]
+            job.done.put(places)
+            if not job.waiting:
+                job.done.put(None)

@@ -1,0 +1,426 @@
+"""`/v1/contexts`: read once, keep, change, look into."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.responses import JSONResponse
+
+from e2llm.inference.documents import Document
+from e2llm.serving.answering import Cancellation, check_documents, to_document
+from e2llm.serving.api_errors import ApiError
+from e2llm.serving.kept_contexts import KeptContext
+from e2llm.serving.request_work import DONE, EventStream, event, unless_gone, within
+from e2llm.serving.schemas import (
+    ChunkFidelityOut,
+    ChunkIn,
+    ChunkList,
+    ChunkOut,
+    ContextDeleted,
+    ContextIn,
+    ContextList,
+    ContextOut,
+    ContextSummary,
+    DocumentOut,
+    DocumentsIn,
+    Fidelity,
+    Relevance,
+    RelevanceIn,
+    Span,
+)
+from e2llm.serving.server_state import ServerState, owner_of, state_of
+
+router = APIRouter(prefix="/v1/contexts", tags=["contexts"])
+Owner = Annotated[str, Depends(owner_of)]
+State = Annotated[ServerState, Depends(state_of)]
+Id = Annotated[str, Path(pattern=r"^ctx_[0-9a-f]{24}$", description="As /v1/contexts gives it.")]
+Index = Annotated[int, Path(ge=0, le=2**31, description="The chunk's, from 0.")]
+Start = Annotated[int, Query(ge=0, le=2**31, description="First chunk.")]
+_PROGRESS_SECONDS = 0.2
+_FORM = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "name": {"type": "string"},
+        "chunk_size_chars": {"type": "integer"},
+        "stream": {"type": "boolean"},
+    },
+    "required": ["file"],
+}
+
+
+def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a body that is JSON or a form with files."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _FORM}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def _take_documents(
+    request: Request, model: type[ContextIn] | type[DocumentsIn]
+) -> tuple[ContextIn | DocumentsIn, list[Document]]:
+    """What is to be read: JSON, or files of a form; of files, only bytes and a name to show are used."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        body = model.model_validate_json(await request.body())
+        if (body.text is None) == (body.documents is None):
+            raise ApiError(400, "give text or documents, one of them", code="invalid_value", param="text")
+        if body.text is not None:
+            return body, [Document(body.name or "text 1", body.text)]
+        return body, [to_document(item, place) for place, item in enumerate(body.documents or [], 1)]
+    if kind != "multipart/form-data":
+        raise ApiError(
+            415,
+            "send application/json, or multipart/form-data with files",
+            code="unsupported_media_type",
+        )
+    async with request.form(max_files=1000, max_fields=100) as form:
+        values = {name: value for name, value in form.items() if isinstance(value, str) and name != "file"}
+        if isinstance(chosen := values.get("stream"), str):
+            values["stream"] = {"true": True, "false": False}.get(chosen.lower(), chosen)  # type: ignore[assignment]
+        if (size := values.get("chunk_size_chars", "")).isdigit():
+            values["chunk_size_chars"] = int(size)  # type: ignore[assignment]
+        body = model.model_validate(values)
+        if body.text is not None or body.documents is not None:
+            raise ApiError(400, "a form holds files, not text; send JSON for a text", code="invalid_value")
+        documents = []
+        for place, item in enumerate(form.getlist("file"), 1):
+            if not isinstance(item, UploadFile):
+                raise ApiError(400, "file must be a file", code="invalid_value", param="file")
+            name = _shown_name(item.filename) or f"file {place}"
+            documents.append(Document(name, _decoded(await item.read(), name)))
+    return body, documents
+
+
+def _shown_name(name: str | None) -> str:
+    """The last part of a file's name, without characters that do not print."""
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(mark for mark in last if mark.isprintable())[:200]
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400,
+            f"{name} is no UTF-8 text (byte {error.start}); send plain text",
+            code="invalid_value",
+            param="file",
+        ) from error
+    if "\0" in text:
+        raise ApiError(400, f"{name} is a binary file; send plain text", code="invalid_value", param="file")
+    return text
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+_Make = Callable[[], KeptContext]
+
+
+async def _read(
+    request: Request, state: ServerState, make: _Make, *, status: int, streams: bool = False
+) -> Any:
+    """Do what reads, in a thread, and tell of it."""
+    limit = state.settings.timeout_seconds
+    with ExitStack() as stack:
+        stack.enter_context(state.admission.enter())
+        if not streams:
+            started = time.monotonic()
+
+            def work(is_cancelled: Cancellation) -> KeptContext:
+                with state.reader.watched(lambda *_: None, is_cancelled):
+                    return make()
+
+            kept = await unless_gone(request, state.admission.in_thread(work), limit)
+            return JSONResponse(_told(state, kept, time.monotonic() - started), status)
+        place = stack.pop_all()
+    return EventStream(_held(state, make, place, time.monotonic() + limit), limit)
+
+
+async def _held(state: ServerState, make: _Make, place: ExitStack, deadline: float) -> AsyncIterator[str]:
+    with place:
+        async for item in within(_progress(state, make), deadline):
+            yield item
+        yield DONE
+
+
+async def _progress(state: ServerState, make: _Make) -> AsyncIterator[str]:
+    """Tell how far the reading is, and at the end of the context."""
+    started = time.monotonic()
+    counts = [0, 0]
+
+    def note(done: int, total: int) -> None:
+        counts[:] = [done, total]
+
+    def work(is_cancelled: Cancellation) -> KeptContext:
+        with state.reader.watched(note, is_cancelled):
+            return make()
+
+    working = asyncio.ensure_future(state.admission.in_thread(work))
+    try:
+        told = None
+        while not working.done():
+            await asyncio.wait({working}, timeout=_PROGRESS_SECONDS)
+            if counts != told:
+                told = list(counts)
+                yield event({"object": "context.progress", "chunks_read": told[0], "chunks": told[1]})
+        yield event(_told(state, working.result(), time.monotonic() - started))
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def _told(state: ServerState, kept: KeptContext, seconds: float) -> dict[str, Any]:
+    encoded = kept.context.content.num_encoded
+    state.metrics.reading.observe(seconds)
+    state.metrics.chunks_encoded.inc(encoded)
+    return _context(kept, encoded_chunks=encoded, read_seconds=seconds).model_dump(mode="json")
+
+
+def _context(kept: KeptContext, **more: Any) -> ContextOut:
+    facts, content = kept.facts, kept.context.content
+    counts = [0] * len(content.documents)
+    for owner in content.owners:
+        counts[owner] += 1
+    documents = [
+        DocumentOut(index=index, name=item.name, characters=len(item.text), chunks=counts[index])
+        for index, item in enumerate(content.documents)
+    ]
+    return ContextOut(
+        id=facts.id,
+        name=facts.name,
+        created_at=facts.created_at,
+        updated_at=facts.updated_at,
+        version=facts.version,
+        documents=documents,
+        characters=facts.characters,
+        chunks=len(content.chunks),
+        context_tokens=content.num_tokens,
+        **more,
+    )
+
+
+def _spans(kept: KeptContext, start: int = 0, stop: int | None = None) -> list[Span]:
+    content = kept.context.content
+    return [
+        Span(
+            chunk=index,
+            document=content.owners[index],
+            start=content.chunks[index].start,
+            end=content.chunks[index].end,
+            tokens=content.token_counts[index],
+        )
+        for index in range(len(content.chunks))[start:stop]
+    ]
+
+
+# --- routes -------------------------------------------------------------------------------------------------
+
+
+@router.post("", status_code=201, response_model=ContextOut, openapi_extra=_body_of(ContextIn))
+async def create_context(request: Request, owner: Owner, state: State) -> Any:
+    """Read texts and keep what was read.
+
+    With `stream`, events tell of it: `context.progress` with `chunks_read` of `chunks`, then the context.
+    """
+    body, documents = await _take_documents(request, ContextIn)
+    assert isinstance(body, ContextIn)
+    check_documents(documents, state.settings)
+    name = body.name or documents[0].name
+
+    def make() -> KeptContext:
+        return state.contexts.create(owner, name, documents, body.chunk_size_chars)
+
+    return await _read(request, state, make, status=201, streams=body.stream)
+
+
+@router.get("", response_model=ContextList)
+async def list_contexts(
+    owner: Owner,
+    state: State,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="Id of the last one known.", max_length=100)] = None,
+) -> ContextList:
+    """The caller's contexts, newest first."""
+    found = await state.admission.in_thread(lambda _: state.contexts.list(owner))
+    ids = [facts.id for facts in found]
+    start = ids.index(after) + 1 if after in ids else 0
+    data = [
+        ContextSummary(
+            id=facts.id,
+            name=facts.name,
+            created_at=facts.created_at,
+            updated_at=facts.updated_at,
+            version=facts.version,
+            documents=[name for name, _ in facts.documents],
+            characters=facts.characters,
+        )
+        for facts in found[start : start + limit]
+    ]
+    return ContextList(data=data, has_more=len(found) > start + limit)
+
+
+async def _get(request: Request, state: ServerState, context_id: str, owner: str) -> KeptContext:
+    """A context; fetched again from the store, or read, where it is not in memory."""
+    with state.admission.enter():
+        work = state.admission.in_thread(lambda _: state.contexts.get(context_id, owner))
+        return await unless_gone(request, work, state.settings.timeout_seconds)
+
+
+@router.get("/{context_id}", response_model=ContextOut)
+async def get_context(request: Request, context_id: Id, owner: Owner, state: State) -> ContextOut:
+    """A context with the spans of its chunks."""
+    kept = await _get(request, state, context_id, owner)
+    return _context(kept, spans=_spans(kept))
+
+
+@router.delete("/{context_id}", response_model=ContextDeleted)
+async def delete_context(context_id: Id, owner: Owner, state: State) -> ContextDeleted:
+    """Delete a context."""
+    await state.admission.in_thread(lambda _: state.contexts.delete(context_id, owner))
+    return ContextDeleted(id=context_id)
+
+
+@router.post("/{context_id}/documents", response_model=ContextOut, openapi_extra=_body_of(DocumentsIn))
+async def append_documents(request: Request, context_id: Id, owner: Owner, state: State) -> Any:
+    """Append texts; only these are read."""
+    body, documents = await _take_documents(request, DocumentsIn)
+
+    def make() -> KeptContext:
+        content = state.contexts.get(context_id, owner).context.content
+        present = len(content.documents)
+        check_documents(documents, state.settings, present=present)
+        named = [
+            Document(f"text {present + place}", item.text, item.kind)
+            if item.name == f"text {place}"
+            else item
+            for place, item in enumerate(documents, 1)
+        ]
+        _check_length(state, sum(len(item.text) for item in (*content.documents, *documents)))
+        return state.contexts.edit(context_id, owner, lambda context: context.extend(named))
+
+    return await _read(request, state, make, status=200, streams=body.stream)
+
+
+def _check_length(state: ServerState, length: int) -> None:
+    most = state.settings.max_context_chars
+    if length > most:
+        raise ApiError(
+            413,
+            f"the context would have {length:,} characters, the most is {most:,}",
+            code="context_too_long",
+            param="text",
+        )
+
+
+def _check_chunk(kept: KeptContext, index: int) -> None:
+    count = len(kept.context.chunks)
+    if index >= count:
+        raise ApiError(
+            404, f"there is no chunk {index}; the context has 0 to {count - 1}", code="chunk_not_found"
+        )
+
+
+@router.put("/{context_id}/chunks/{index}", response_model=ContextOut)
+async def replace_chunk(
+    request: Request, context_id: Id, index: Index, body: ChunkIn, owner: Owner, state: State
+) -> Any:
+    """Put a text in the place of a chunk; the document is split again around it, and only that is read."""
+
+    def make() -> KeptContext:
+        kept = state.contexts.get(context_id, owner)
+        _check_chunk(kept, index)
+        _check_length(state, kept.facts.characters + len(body.text))
+        return state.contexts.edit(context_id, owner, lambda context: context.replace(index, body.text))
+
+    return await _read(request, state, make, status=200)
+
+
+@router.delete("/{context_id}/chunks/{index}", response_model=ContextOut)
+async def delete_chunk(request: Request, context_id: Id, index: Index, owner: Owner, state: State) -> Any:
+    """Delete a chunk's text."""
+
+    def make() -> KeptContext:
+        _check_chunk(state.contexts.get(context_id, owner), index)
+        return state.contexts.edit(context_id, owner, lambda context: context.delete(index))
+
+    return await _read(request, state, make, status=200)
+
+
+@router.get("/{context_id}/chunks", response_model=ChunkList)
+async def list_chunks(
+    request: Request,
+    context_id: Id,
+    owner: Owner,
+    state: State,
+    start: Start = 0,
+    count: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ChunkList:
+    """Chunks with their texts."""
+    kept = await _get(request, state, context_id, owner)
+    content = kept.context.content
+    data = [
+        ChunkOut(
+            **span.model_dump(),
+            text=content.chunks[span.chunk].text,
+            document_name=content.sources[span.chunk],
+        )
+        for span in _spans(kept, start, start + count)
+    ]
+    return ChunkList(data=data, has_more=start + count < len(content.chunks))
+
+
+@router.post("/{context_id}/relevance", response_model=Relevance)
+async def compare_with_question(
+    request: Request, context_id: Id, body: RelevanceIn, owner: Owner, state: State
+) -> Relevance:
+    """Relevance of each chunk to a question, as `expand` uses it."""
+    kept = await _get(request, state, context_id, owner)
+    with state.admission.enter():
+        rank = state.engine.rank
+        work = state.admission.in_thread(lambda _: rank(kept.context, body.question, select=body.select))
+        return Relevance(scores=await unless_gone(request, work, state.settings.timeout_seconds))
+
+
+@router.get("/{context_id}/fidelity", response_model=Fidelity)
+async def measure_fidelity(
+    request: Request,
+    context_id: Id,
+    owner: Owner,
+    state: State,
+    start: Start = 0,
+    count: Annotated[int, Query(ge=1, le=64)] = 16,
+    soft_tokens: Annotated[int | None, Query(ge=1, le=1000)] = None,
+) -> Fidelity:
+    """How well chunks survived compression; each takes the decoder two passes, so ask for a few at a time."""
+    kept = await _get(request, state, context_id, owner)
+    num_chunks = len(kept.context.chunks)
+    chunks = list(range(num_chunks))[start : start + count]
+    most = state.engine.model.config.max_soft_tokens
+    if not chunks:
+        return Fidelity(soft_tokens=soft_tokens or most, data=[], has_more=False)
+    with state.admission.enter():
+        work = state.admission.in_thread(
+            lambda _: state.engine.fidelity(
+                kept.context, soft_tokens=soft_tokens, chunks=chunks, progress=False
+            )
+        )
+        report = await unless_gone(request, work, state.settings.timeout_seconds)
+    data = [
+        ChunkFidelityOut(
+            chunk=item.chunk,
+            score=item.score,
+            gain=item.gain,
+            token_accuracy=item.token_accuracy,
+            numbers_kept=item.numbers_kept,
+            names_kept=item.names_kept,
+        )
+        for item in report.chunks
+    ]
+    return Fidelity(soft_tokens=report.soft_tokens, data=data, has_more=start + count < num_chunks)

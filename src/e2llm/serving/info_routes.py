@@ -1,0 +1,96 @@
+"""`/v1/models`, `/health`, `/metrics` and the pages for people."""
+
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.responses import Response
+
+from e2llm.serving.answering import check_model, kv_cache_bytes_per_token
+from e2llm.serving.schemas import Health, ModelDetails, ModelList, ModelOut
+from e2llm.serving.server_state import ServerState, owner_of, state_of
+
+router = APIRouter()
+Owner = Annotated[str, Depends(owner_of)]
+State = Annotated[ServerState, Depends(state_of)]
+_STATIC = files("e2llm.serving") / "static"
+_KINDS = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+PAGES = {
+    name: (_STATIC / name).read_bytes() for name in sorted(item.name for item in _STATIC.iterdir())
+    if name.rsplit(".", 1)[-1] in _KINDS
+}  # fmt: skip
+
+
+def _model(state: ServerState) -> ModelOut:
+    config = state.engine.model.config
+    return ModelOut(
+        id=state.settings.model_name,
+        created=state.started_at,
+        e2llm=ModelDetails(
+            max_soft_tokens=config.max_soft_tokens,
+            window=state.engine.window,
+            chunk_size_chars=state.engine.processor.chunk_size_chars,
+            kv_cache_bytes_per_token=kv_cache_bytes_per_token(state.engine.model),
+        ),
+    )
+
+
+@router.get("/v1/models", response_model=ModelList, tags=["models"])
+async def list_models(owner: Owner, state: State) -> ModelList:
+    """The model that is served."""
+    return ModelList(data=[_model(state)])
+
+
+@router.get("/v1/models/{name:path}", response_model=ModelOut, tags=["models"])
+async def get_model(name: str, owner: Owner, state: State) -> ModelOut:
+    """The model, by its name."""
+    check_model(name, state.settings.model_name)
+    return _model(state)
+
+
+@router.get("/health", response_model=Health, tags=["server"])
+async def health(state: State) -> Health:
+    """Whether the server works; needs no key."""
+    return Health(
+        status="stopping" if state.is_stopping else "ok",
+        model=state.settings.model_name,
+        requests=state.admission.count,
+        max_requests=state.admission.most,
+        answers_decoding=state.backend.num_decoding,
+        texts_reading=state.reader.num_waiting,
+    )
+
+
+@router.get("/metrics", tags=["server"], responses={200: {"content": {"text/plain": {}}}})
+async def metrics(owner: Owner, state: State) -> Response:
+    """Counters for Prometheus."""
+    return Response(state.metrics.text(), media_type=state.metrics.content_type)
+
+
+def _page(name: str) -> Response:
+    return Response(
+        PAGES[name], media_type=_KINDS[name.rsplit(".", 1)[-1]], headers={"Cache-Control": "no-cache"}
+    )
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """The page."""
+    return _page("index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def api_page() -> Response:
+    """The API for people."""
+    return _page("api.html")
+
+
+@router.get("/static/{name}", include_in_schema=False)
+async def static(name: str) -> Any:
+    """A file of the pages: one of those that were there at the start, no path is opened."""
+    return _page(name) if name in PAGES else Response(status_code=404)

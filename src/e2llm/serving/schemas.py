@@ -1,0 +1,419 @@
+"""What is sent to the server and what it sends back: OpenAI's shapes, and ours for contexts.
+
+Fields that OpenAI's API does not have are told apart in their descriptions by "e2llm:".
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+
+_MAX_STOPS = 4
+_INT64 = 2**63 - 1
+
+Text = Annotated[str, StringConstraints(strict=True)]
+Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=200)]
+ContextId = Annotated[str, StringConstraints(strict=True, pattern=r"^ctx_[0-9a-f]{24}$")]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Sent(BaseModel):
+    """A part of a request: unknown fields are refused, none is passed over in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- documents and contexts ---------------------------------------------------------------------------------
+
+
+class DocumentIn(Sent):
+    """A text with a name."""
+
+    text: Text = Field(description="The whole text.")
+    name: Name | None = Field(None, description="Shown beside its chunks; by default `text 1`, `text 2`, ...")
+    kind: Literal["prose", "code", "tokens"] | None = Field(
+        None, description="How it is split; by default the model's own way."
+    )
+
+
+class ContextIn(Sent):
+    """A context to read and keep."""
+
+    name: Name | None = Field(None, description="A name for people; by default the first document's.")
+    text: Text | None = Field(None, description="One text; or `documents`.")
+    documents: list[DocumentIn] | None = Field(None, description="Several texts; or `text`.")
+    chunk_size_chars: StrictInt | None = Field(
+        None, ge=16, le=100_000, description="Longest chunk in characters; by default the model's."
+    )
+    stream: StrictBool = Field(False, description="Tell of the reading as server-sent events.")
+
+
+class DocumentsIn(Sent):
+    """Texts to add to a context."""
+
+    text: Text | None = Field(None, description="One text; or `documents`.")
+    name: Name | None = Field(None, description="Its name.")
+    documents: list[DocumentIn] | None = Field(None, description="Several texts; or `text`.")
+    stream: StrictBool = Field(False, description="Tell of the reading as server-sent events.")
+
+
+class ChunkIn(Sent):
+    """A text for the place of a chunk."""
+
+    text: Text = Field(description="Any length; an empty text deletes the chunk.")
+
+
+class RelevanceIn(Sent):
+    """A question to compare the chunks with."""
+
+    question: Text
+    select: Literal["bm25", "encoder"] = Field(
+        "bm25", description="By shared words, or by similarity of embeddings."
+    )
+
+
+class DocumentOut(BaseModel):
+    """A document of a context."""
+
+    index: int
+    name: str
+    characters: int
+    chunks: int
+
+
+class Span(BaseModel):
+    """Where a chunk lies."""
+
+    chunk: int
+    document: int = Field(description="Place of its document, from 0.")
+    start: int = Field(description="First character in the document.")
+    end: int = Field(description="One past the last.")
+    tokens: int = Field(description="Decoder tokens of its text.")
+
+
+class ContextOut(BaseModel):
+    """A context that was read."""
+
+    id: str
+    object: Literal["context"] = "context"
+    name: str
+    created_at: int = Field(description="Seconds since 1970.")
+    updated_at: int
+    version: int = Field(description="1, and one more after each edit.")
+    documents: list[DocumentOut]
+    characters: int
+    chunks: int
+    context_tokens: int = Field(description="Decoder tokens of the text.")
+    encoded_chunks: int | None = Field(
+        None, description="Chunks that the encoder read for this request; the others were known."
+    )
+    read_seconds: float | None = Field(None, description="Time that this request's reading took.")
+    spans: list[Span] | None = Field(None, description="In answers to GET of one context.")
+
+
+class ContextSummary(BaseModel):
+    """A context in a list."""
+
+    id: str
+    object: Literal["context"] = "context"
+    name: str
+    created_at: int
+    updated_at: int
+    version: int
+    documents: list[str] = Field(description="Names.")
+    characters: int
+
+
+class ContextList(BaseModel):
+    """Contexts, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ContextSummary]
+    has_more: bool
+
+
+class ContextDeleted(BaseModel):
+    """A context that is gone."""
+
+    id: str
+    object: Literal["context.deleted"] = "context.deleted"
+    deleted: bool = True
+
+
+class ChunkOut(Span):
+    """A chunk with its text."""
+
+    text: str
+    document_name: str
+
+
+class ChunkList(BaseModel):
+    """Chunks in order."""
+
+    object: Literal["list"] = "list"
+    data: list[ChunkOut]
+    has_more: bool
+
+
+class Relevance(BaseModel):
+    """Relevance of each chunk to a question."""
+
+    object: Literal["context.relevance"] = "context.relevance"
+    scores: list[float] = Field(description="One per chunk; higher is more relevant.")
+
+
+class ChunkFidelityOut(BaseModel):
+    """How well a chunk survived; docs/inference.md says how it is measured."""
+
+    chunk: int
+    score: float = Field(description="Geometric mean of its tokens' probabilities, 0 to 1.")
+    gain: float = Field(description="What the soft tokens add, in nats per token.")
+    token_accuracy: float
+    numbers_kept: float | None
+    names_kept: float | None
+
+
+class Fidelity(BaseModel):
+    """How well some chunks survived."""
+
+    object: Literal["context.fidelity"] = "context.fidelity"
+    soft_tokens: int
+    data: list[ChunkFidelityOut]
+    has_more: bool
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+class AnswerIn(Sent):
+    """What chats and completions have in common."""
+
+    model: Text = Field(description="The name that /v1/models gives.")
+    max_tokens: StrictInt | None = Field(None, ge=1, description="Longest answer; by default 256 at most.")
+    temperature: Number | None = Field(
+        None, ge=0, le=2, description="0, the default here, for the most likely answer."
+    )
+    top_p: Number | None = Field(None, gt=0, le=1)
+    n: StrictInt | None = Field(None, ge=1, description="Answers to each prompt.")
+    seed: StrictInt | None = Field(None, ge=-_INT64, le=_INT64)
+    stop: Text | Annotated[list[Text], Field(max_length=_MAX_STOPS)] | None = None
+    presence_penalty: Number | None = Field(None, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(None, ge=-2, le=2)
+    stream: StrictBool | None = None
+    stream_options: "StreamOptions | None" = None
+    user: Text | None = Field(None, description="Taken and not used.")
+    metadata: dict[Text, Text] | None = Field(None, description="Taken and not used.")
+
+    context_ids: list[ContextId] | None = Field(
+        None, description="e2llm: contexts to answer from, in this order."
+    )
+    documents: list[Text | DocumentIn] | None = Field(
+        None, description="e2llm: texts to answer from; read for this request and not kept as a context."
+    )
+    soft_tokens: StrictInt | None = Field(
+        None, ge=1, description="e2llm: soft tokens per chunk; by default as many as the window takes."
+    )
+    expand: Annotated[StrictInt, Field(ge=0)] | list[StrictInt] | None = Field(
+        None, description="e2llm: chunks given as raw text: a number, chosen by the question, or indices."
+    )
+    expand_tokens: StrictInt | None = Field(None, ge=0, description="e2llm: most tokens of chunks given raw.")
+    select: Literal["bm25", "encoder"] | None = Field(None, description="e2llm: how chunks are chosen.")
+    overflow: Literal["error", "select"] | None = Field(
+        None, description="e2llm: if even soft tokens do not fit: an error, or the most relevant chunks."
+    )
+    return_expanded: StrictBool | None = Field(
+        None, description="e2llm: give back the text of the chunks that were given raw."
+    )
+
+
+class StreamOptions(Sent):
+    """How to stream."""
+
+    include_usage: StrictBool | None = Field(None, description="Send a last chunk with the usage.")
+
+
+class TextPart(Sent):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class MessageIn(Sent):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart]
+    name: Text | None = Field(None, description="Taken and not used.")
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatIn(AnswerIn):
+    """A conversation to go on with; what does not fit the window is compressed, `usage` says so."""
+
+    messages: Annotated[list[MessageIn], Field(min_length=1)]
+    max_completion_tokens: StrictInt | None = Field(None, ge=1, description="The same as max_tokens.")
+
+
+class CompletionIn(AnswerIn):
+    """A text to go on with."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+
+
+class UsageOut(BaseModel):
+    """What an answer took, in tokens and bytes."""
+
+    prompt_tokens: int = Field(description="Positions of the decoder's window: raw and soft tokens.")
+    completion_tokens: int
+    total_tokens: int
+    original_tokens: int = Field(description="e2llm: what the prompt would take with all text given raw.")
+    context_tokens: int = Field(description="e2llm: tokens of contexts, documents and compressed messages.")
+    soft_tokens: int = Field(description="e2llm: positions that stand for text.")
+    raw_tokens: int = Field(description="e2llm: positions that are text.")
+    soft_tokens_per_chunk: int
+    chunks: int
+    chunks_left_out: int = Field(description="e2llm: chunks that the decoder did not get.")
+    messages_compressed: int = Field(description="e2llm: messages that stand as soft tokens.")
+    compression: float = Field(description="e2llm: context tokens per position that stands for them.")
+    kv_cache_bytes: int = Field(description="e2llm: the decoder's cache for this prompt.")
+    original_kv_cache_bytes: int = Field(description="e2llm: the same with all text given raw.")
+
+
+class ExpandedChunk(BaseModel):
+    """A chunk that the decoder got as text."""
+
+    chunk: int = Field(description="Index among the chunks of all contexts and documents of the request.")
+    context_id: str | None = Field(None, description="Its context, if it is kept in one.")
+    context_chunk: int | None = Field(None, description="Its index there.")
+    document: str
+    start: int
+    end: int
+    text: str | None = Field(None, description="With return_expanded.")
+
+
+class TimingOut(BaseModel):
+    """Seconds."""
+
+    read_seconds: float = Field(description="Reading what this request brought.")
+    queue_seconds: float = Field(description="From the end of reading to the first step of decoding.")
+    first_token_seconds: float | None = Field(description="From the request to its first token.")
+    prompt_seconds: float | None = Field(description="Decoder's time over the prompt.")
+    total_seconds: float
+
+
+class Details(BaseModel):
+    """What this server adds to an answer."""
+
+    expanded: list[ExpandedChunk]
+    timing: TimingOut | None = None
+
+
+class ChatMessageOut(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One of n answers."""
+
+    index: int
+    message: ChatMessageOut
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class ChatOut(BaseModel):
+    """Answers to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageOut
+    e2llm: Details
+
+
+class CompletionChoice(BaseModel):
+    """One of n continuations."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: None = None
+
+
+class CompletionOut(BaseModel):
+    """Continuations of texts."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageOut
+    e2llm: Details
+
+
+class ModelDetails(BaseModel):
+    """What a client may want to know of the model."""
+
+    max_soft_tokens: int
+    window: int | None
+    chunk_size_chars: int
+    kv_cache_bytes_per_token: int
+
+
+class ModelOut(BaseModel):
+    """The model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "e2llm"
+    e2llm: ModelDetails
+
+
+class ModelList(BaseModel):
+    """The models: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorOut(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: ErrorBody
+
+
+class Health(BaseModel):
+    """Whether the server works."""
+
+    status: Literal["ok", "stopping"]
+    model: str
+    requests: int = Field(description="At work or waiting.")
+    max_requests: int
+    answers_decoding: int
+    texts_reading: int
+
+
+def as_event(value: BaseModel | dict[str, Any]) -> dict[str, Any]:
+    """Plain values of a streamed part."""
+    return value if isinstance(value, dict) else value.model_dump(mode="json")

@@ -1,0 +1,91 @@
+"""What all routes of a server work with."""
+
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from fastapi import Request
+
+from e2llm.inference.engine import Engine
+from e2llm.inference.shared_reader import SharedReader
+from e2llm.serving.answering import Answering
+from e2llm.serving.backends import Backend
+from e2llm.serving.kept_contexts import KeptContexts
+from e2llm.serving.keys import KeyRing
+from e2llm.serving.local_backend import LocalBackend
+from e2llm.serving.metrics import Metrics
+from e2llm.serving.request_work import Admission
+from e2llm.serving.settings import ServerSettings
+from e2llm.store.chunk_store import ChunkStore
+
+logger = logging.getLogger("e2llm.serving")
+STORE_FOLDER = "store"
+CONTEXT_FOLDER = "contexts"
+
+
+class ServerState:
+    """A model, the contexts, who decodes, and the limits.
+
+    Args:
+        engine: Reads; its reader is put in the place of one that many share.
+        settings: Limits and places.
+        backend: Who decodes; by default this process.
+    """
+
+    def __init__(self, engine: Engine, settings: ServerSettings, backend: Backend | None = None) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.started_at = int(time.time())
+        self.is_stopping = False
+        self._temporary = None if settings.folder else Path(tempfile.mkdtemp(prefix="e2llm-serve-"))
+        folder = settings.folder or self._temporary
+        assert folder is not None
+        limit = None if settings.store_mb is None else settings.store_mb * 2**20
+        self.store = ChunkStore(folder / STORE_FOLDER, max_bytes=limit)
+        engine.store = self.store
+        engine.reader = self.reader = SharedReader(engine.reader)
+        self.contexts = KeptContexts(
+            folder / CONTEXT_FOLDER,
+            engine,
+            self.store,
+            memory_bytes=settings.context_memory_mb * 2**20,
+            max_contexts=settings.max_contexts,
+        )
+        self.backend: Backend = backend or LocalBackend(engine, settings.max_batch)
+        self.answering = Answering(engine, self.contexts, self.store, settings)
+        self.keys = KeyRing(settings.api_keys)
+        self.admission = Admission(settings.max_queue)
+        self.metrics = Metrics(
+            {
+                "requests_at_work": ("Requests at work or waiting.", lambda: self.admission.count),
+                "answers_decoding": ("Answers being decoded or waiting.", lambda: self.backend.num_decoding),
+                "texts_reading": ("Texts being read or waiting.", lambda: self.reader.num_waiting),
+            }
+        )
+
+    def owner(self, request: Request) -> str:
+        """Who calls; raises `ApiError` (401) without a key where one is needed."""
+        return self.keys.owner(request.headers.get("authorization"))
+
+    def close(self) -> None:
+        """Stop the threads; what is kept stays."""
+        self.is_stopping = True
+        self.backend.close()
+        self.reader.close()
+        self.admission.close()
+        self.store.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def state_of(request: Request) -> ServerState:
+    """The state of the server that a request came to."""
+    state: ServerState = request.app.state.e2llm
+    return state
+
+
+def owner_of(request: Request) -> str:
+    """Who calls, as a dependency of routes."""
+    return state_of(request).owner(request)

@@ -1,0 +1,65 @@
+"""What a server allows: sizes, times, how many at once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2llm.errors import E2LLMError
+
+_MAY_BE_ZERO = ("shutdown_seconds", "context_memory_mb")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Limits and places of a server.
+
+    Attributes:
+        folder: Where contexts and encoded chunks are kept; several servers may share it. None for a folder
+            that goes with the process.
+        model_name: The name that clients use for the model.
+        api_keys: SHA-256 of the keys that are let in, in hexadecimal; empty for anyone who reaches the port.
+        allowed_hosts: Names under which the server may be called; empty for any. Requests under other names
+            are refused, so that a page from elsewhere cannot reach a server on this machine by a name of its
+            own.
+        cors_origins: Web pages elsewhere that may call the server, as `https://example.org`.
+        max_body_bytes: Longest request body.
+        max_documents: Most documents in a request or context.
+        max_context_chars: Most characters of a context, or of all documents of a request.
+        max_contexts: Most contexts of one key.
+        max_new_tokens: Longest answer that may be asked for.
+        max_answers: Most answers to one request (`n`, and prompts of a completion).
+        max_batch: Answers decoded together.
+        max_queue: Requests that may be at work or wait; one more is told to come back later.
+        timeout_seconds: Longest time for a request, reading included.
+        shutdown_seconds: Time that running requests get when the server is told to stop.
+        context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when asked for.
+        store_mb: Size of the store of encoded chunks; None for no limit.
+
+    Raises:
+        E2LLMError: If a number is out of its range.
+    """
+
+    folder: Path | None = None
+    model_name: str = "mini"
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 32 * 2**20
+    max_documents: int = 64
+    max_context_chars: int = 16_000_000
+    max_contexts: int = 1000
+    max_new_tokens: int = 4096
+    max_answers: int = 8
+    max_batch: int = 16
+    max_queue: int = 64
+    timeout_seconds: float = 600.0
+    shutdown_seconds: float = 30.0
+    context_memory_mb: int = 1024
+    store_mb: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name in _MAY_BE_ZERO else 1
+            if isinstance(value, int | float) and value < least:
+                raise E2LLMError(f"{name} must be {least} or more, got {value!r}")
+        if not self.model_name or len(self.model_name) > 200:
+            raise E2LLMError(f"model_name must have 1 to 200 characters, got {self.model_name!r}")
