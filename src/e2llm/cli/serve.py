@@ -47,6 +47,10 @@ def serve(
     shutdown_seconds: Annotated[
         float, typer.Option(min=0, help="Time that running requests get when the server is stopped.")
     ] = 30,
+    prefix_cache_mb: Annotated[
+        int,
+        typer.Option(min=0, help="Memory for beginnings of prompts that questions about a context share."),
+    ] = 512,
     store_mb: Annotated[int | None, typer.Option(min=1, help="Most of what was read to keep.")] = None,
 ) -> None:
     """Serve a model: OpenAI's API with contexts of any length, and a page at /.
@@ -88,6 +92,7 @@ def serve(
         max_queue=max_queue,
         timeout_seconds=timeout,
         shutdown_seconds=shutdown_seconds,
+        prefix_cache_mb=prefix_cache_mb,
         store_mb=store_mb,
     )
     run_server(Engine.from_pretrained(model, device=device), settings, host=host, port=port)

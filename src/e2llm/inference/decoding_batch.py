@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from e2llm.inference.prefix_cache import PrefixCache
 from e2llm.inference.sampling import Sampling, TokenChooser
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
@@ -52,15 +53,30 @@ class _Group:
 
     Attributes:
         rows: B rows.
-        cache: What their tokens so far left, the last one of each not included.
+        cache: What their tokens so far left, the last one of each not included; None before the first.
         mask: `[B, P]` nonzero for real positions.
-        embeds: `[1, L, D]` of a prompt that is not wholly read; None for answers under way.
     """
 
     rows: list[DecodingRow]
     cache: Any
     mask: torch.Tensor
-    embeds: torch.Tensor | None = None
+
+
+@dataclass(eq=False)
+class _Prompts:
+    """Prompts that are being read.
+
+    Attributes:
+        group: Their rows; its mask is of what is read.
+        embeds: `[B, L, D]` of what is not, padded on the left.
+        mask: `[B, L]` nonzero for real positions of these.
+        whole: `[L', D]` of each row, what is read included.
+    """
+
+    group: _Group
+    embeds: torch.Tensor
+    mask: torch.Tensor
+    whole: list[torch.Tensor]
 
 
 class DecodingBatch:
@@ -70,13 +86,15 @@ class DecodingBatch:
 
     Args:
         model: In evaluation mode.
+        prefix_bytes: Memory for what prompts left, so that others which begin alike are read faster.
     """
 
-    def __init__(self, model: E2LLMForConditionalGeneration) -> None:
+    def __init__(self, model: E2LLMForConditionalGeneration, prefix_bytes: int = 0) -> None:
         self._model = model
         self._waiting: list[DecodingRow] = []
-        self._partial: _Group | None = None
+        self._prompts: _Prompts | None = None
         self._groups: list[_Group] = []
+        self._prefixes = PrefixCache(prefix_bytes)
         ends = model.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
         self._pad = next(iter(sorted(self._ends)), 0)
@@ -86,18 +104,20 @@ class DecodingBatch:
         self._waiting += rows
 
     def __len__(self) -> int:
-        partial = [] if self._partial is None else [self._partial]
-        return len(self._waiting) + sum(len(group.rows) for group in [*partial, *self._groups])
+        groups = [*self._groups, *([] if self._prompts is None else [self._prompts.group])]
+        return len(self._waiting) + sum(len(group.rows) for group in groups)
 
     def remove(self, rows: Sequence[DecodingRow]) -> None:
         """Give rows up, wherever they are; nobody waits for their answer any more."""
         gone = set(map(id, rows))
         self._waiting = [row for row in self._waiting if id(row) not in gone]
-        if self._partial is not None and id(self._partial.rows[0]) in gone:
-            self._partial = None
+        if self._prompts is not None and all(id(row) in gone for row in self._prompts.group.rows):
+            self._prompts = None  # where others are read beside them, they leave after that
         for group in self._groups:
             self._keep(group, [place for place, row in enumerate(group.rows) if id(row) not in gone])
         self._groups = [group for group in self._groups if group.rows]
+        for row in rows:
+            row.finish_reason = row.finish_reason or "length"
 
     @torch.inference_mode()
     def step(self) -> list[DecodingRow]:
@@ -120,52 +140,64 @@ class DecodingBatch:
     # --- prompts ------------------------------------------------------------------------------------------
 
     def _read_prompts(self) -> list[DecodingRow]:
-        """Read at most `PREFILL_TOKENS` positions of prompts; returns the rows that got their first token."""
-        if self._partial is None and self._waiting:
-            if len(self._waiting[0].input_ids) <= PREFILL_TOKENS:
-                return self._read_together(self._next_together())
-            row = self._waiting.pop(0)
-            embeds = self._embed(row)
-            self._partial = _Group([row], None, embeds.new_ones(1, 0, dtype=torch.long), embeds)
-        return self._read_on(self._partial) if self._partial is not None else []
+        """Read about `PREFILL_TOKENS` positions of prompts; returns the rows that got their first token."""
+        moved: list[DecodingRow] = []
+        room = PREFILL_TOKENS
+        while room > 0:
+            if self._prompts is None:
+                if not self._waiting:
+                    break
+                self._prompts = self._next_prompts()
+            room -= self._prompts.mask[:, :PREFILL_TOKENS].numel()
+            moved += self._read_on(self._prompts)
+        return moved
 
-    def _next_together(self) -> list[DecodingRow]:
-        """The rows that have waited longest, as many as fit a pass with their padding."""
-        taken: list[DecodingRow] = []
+    def _next_prompts(self) -> _Prompts:
+        """The prompt that has waited longest, and after it others that fit the same pass."""
+        taken: list[tuple[DecodingRow, torch.Tensor]] = []
         longest = 0
         while self._waiting:
-            longest = max(longest, len(self._waiting[0].input_ids))
+            row = self._waiting[0]
+            longest = max(longest, len(row.input_ids))
             if taken and longest * (len(taken) + 1) > PREFILL_TOKENS:
                 break
-            taken.append(self._waiting.pop(0))
-        return taken
+            embeds = self._embed(row)[0]
+            known = self._prefixes.find(embeds)
+            if known is not None and taken:
+                break  # in a pass of its own
+            taken.append((row, embeds))
+            self._waiting.pop(0)
+            if known is not None:
+                cache, length = known
+                mask = torch.ones(1, len(embeds), dtype=torch.long, device=embeds.device)
+                group = _Group([row], cache, mask[:, :length])
+                return _Prompts(group, embeds[None, length:], mask[:, length:], [embeds])
+        whole = [embeds for _, embeds in taken]
+        missing = [max(map(len, whole)) - len(embeds) for embeds in whole]
+        padded = [
+            functional.pad(embeds, (0, 0, count, 0)) for embeds, count in zip(whole, missing, strict=True)
+        ]
+        masks = [[0] * count + [1] * len(embeds) for embeds, count in zip(whole, missing, strict=True)]
+        mask = torch.tensor(masks, device=padded[0].device)
+        group = _Group([row for row, _ in taken], None, mask[:, :0])
+        return _Prompts(group, torch.stack(padded), mask, whole)
 
-    def _read_together(self, rows: list[DecodingRow]) -> list[DecodingRow]:
-        longest = max(len(row.input_ids) for row in rows)
-        embeds, masks = [], []
-        for row in rows:
-            missing = longest - len(row.input_ids)
-            embeds.append(functional.pad(self._embed(row), (0, 0, missing, 0)))
-            masks.append([0] * missing + [1] * len(row.input_ids))
-        mask = torch.tensor(masks, device=embeds[0].device)
-        group = _Group(rows, None, mask)
-        self._choose(group, self._forward(group, inputs_embeds=torch.cat(embeds)))
-        self._groups.append(group)
-        return rows
-
-    def _read_on(self, group: _Group) -> list[DecodingRow]:
-        """Read the next piece of a long prompt; after the last one its row is under way."""
-        assert group.embeds is not None
-        piece, rest = group.embeds[:, :PREFILL_TOKENS], group.embeds[:, PREFILL_TOKENS:]
-        group.mask = functional.pad(group.mask, (0, piece.shape[1]), value=1)
-        logits = self._forward(group, inputs_embeds=piece)
-        group.embeds = rest
-        if rest.shape[1]:
+    def _read_on(self, prompts: _Prompts) -> list[DecodingRow]:
+        """Read the next piece of prompts; after the last one their rows are under way."""
+        group = prompts.group
+        group.mask = torch.cat([group.mask, prompts.mask[:, :PREFILL_TOKENS]], dim=1)
+        logits = self._forward(group, inputs_embeds=prompts.embeds[:, :PREFILL_TOKENS])
+        prompts.embeds, prompts.mask = prompts.embeds[:, PREFILL_TOKENS:], prompts.mask[:, PREFILL_TOKENS:]
+        if prompts.mask.shape[1]:
             return []
+        self._prompts = None
+        if _keeps_all(group.cache):
+            for place, embeds in enumerate(prompts.whole):
+                self._prefixes.keep(embeds, group.cache, place)
+        under_way = [place for place, row in enumerate(group.rows) if row.finish_reason is None]
         self._choose(group, logits)
-        group.embeds, self._partial = None, None
         self._groups.append(group)
-        return group.rows
+        return [group.rows[place] for place in under_way]
 
     def _embed(self, row: DecodingRow) -> torch.Tensor:
         """`[1, L, D]` of a row's prompt, soft tokens in the places of the placeholders."""

@@ -38,10 +38,12 @@ class DecodeWorker:
     Args:
         model: In evaluation mode.
         max_batch: Answers decoded together; others wait.
+        prefix_bytes: Memory for what prompts left (see `DecodingBatch`).
     """
 
-    def __init__(self, model: E2LLMForConditionalGeneration, max_batch: int) -> None:
+    def __init__(self, model: E2LLMForConditionalGeneration, max_batch: int, prefix_bytes: int = 0) -> None:
         self._model = model
+        self._prefix_bytes = prefix_bytes
         self._max_batch = max_batch
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, Ticket] = {}
@@ -83,13 +85,13 @@ class DecodeWorker:
         self._thread.join()
 
     def _work(self) -> None:
-        batch = DecodingBatch(self._model)
+        batch = DecodingBatch(self._model, self._prefix_bytes)
         while self._take(batch):
             try:
                 moved = batch.step()
             except Exception as error:  # told to those who wait
                 self._fail(error)
-                batch = DecodingBatch(self._model)
+                batch = DecodingBatch(self._model, self._prefix_bytes)
                 continue
             for row in moved:
                 ticket = self._running[id(row)]

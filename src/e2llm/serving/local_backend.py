@@ -22,12 +22,13 @@ class LocalBackend:
     Args:
         engine: Its model.
         max_batch: Answers decoded together; others wait.
+        prefix_bytes: Memory for what prompts left (see `DecodingBatch`).
     """
 
     name = "local"
 
-    def __init__(self, engine: Engine, max_batch: int) -> None:
-        self._worker = DecodeWorker(engine.model, max_batch)
+    def __init__(self, engine: Engine, max_batch: int, prefix_bytes: int = 0) -> None:
+        self._worker = DecodeWorker(engine.model, max_batch, prefix_bytes)
         # Its own, since the engine's is switched between settings while texts are read.
         self._tokenizer: Any = copy.deepcopy(engine.processor.tokenizer)
 

@@ -53,7 +53,9 @@ class ServerState:
             memory_bytes=settings.context_memory_mb * 2**20,
             max_contexts=settings.max_contexts,
         )
-        self.backend: Backend = backend or LocalBackend(engine, settings.max_batch)
+        self.backend: Backend = backend or LocalBackend(
+            engine, settings.max_batch, settings.prefix_cache_mb * 2**20
+        )
         self.answering = Answering(engine, self.contexts, self.store, settings)
         self.keys = KeyRing(settings.api_keys)
         self.admission = Admission(settings.max_queue)

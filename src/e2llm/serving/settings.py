@@ -5,7 +5,7 @@ from pathlib import Path
 
 from e2llm.errors import E2LLMError
 
-_MAY_BE_ZERO = ("shutdown_seconds", "context_memory_mb")
+_MAY_BE_ZERO = ("shutdown_seconds", "context_memory_mb", "prefix_cache_mb")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class ServerSettings:
         timeout_seconds: Longest time for a request, reading included.
         shutdown_seconds: Time that running requests get when the server is told to stop.
         context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when asked for.
+        prefix_cache_mb: Keys and values of prompts read lately, so that the next question about a context is
+            answered sooner; 0 for none.
         store_mb: Size of the store of encoded chunks; None for no limit.
 
     Raises:
@@ -54,6 +56,7 @@ class ServerSettings:
     timeout_seconds: float = 600.0
     shutdown_seconds: float = 30.0
     context_memory_mb: int = 1024
+    prefix_cache_mb: int = 512
     store_mb: int | None = None
 
     def __post_init__(self) -> None:
