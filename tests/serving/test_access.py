@@ -5,11 +5,11 @@ import logging
 
 import httpx2
 import pytest
-from served import MODEL, serving
 
 from e2llm.errors import E2LLMError
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.keys import KeyRing, hash_key, key_line, new_key, read_key_file
+from served import MODEL, serving
 from tiny_models import TEXT
 
 ONE, TWO = "one-key-of-sixteen-or-more", "two-key-of-sixteen-or-more"

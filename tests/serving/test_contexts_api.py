@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from served import MODEL
 
+from served import MODEL
 from tiny_models import TEXT
 
 

@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from served import MODEL, serving, tiny_engine
 
 from e2llm.inference.decoding_batch import DecodingBatch
+from served import MODEL, serving, tiny_engine
 from tiny_models import TEXT
 
 MESSAGES = [{"role": "user", "content": "Where is the key?"}]
@@ -33,6 +33,23 @@ def held(monkeypatch):
     monkeypatch.setattr(DecodingBatch, "step", wait_and_step)
     yield going
     going.set()
+
+
+LONG = "".join(f"Boat {number} came home at nine o'clock. " for number in range(600))
+
+
+def hold_reading(server, monkeypatch):
+    """An event without which the reading waits before each round, and the texts of the rounds so far."""
+    going, rounds = threading.Event(), []
+    read = server.state.reader._inner.read
+
+    def wait_and_read(texts, **options):
+        rounds.append(texts)
+        assert going.wait(30)
+        return read(texts, **options)
+
+    monkeypatch.setattr(server.state.reader._inner, "read", wait_and_read)
+    return going, rounds
 
 
 def wait_until(condition):
@@ -98,31 +115,36 @@ def test_a_client_that_leaves_stops_its_work(held, stream):
             assert http.post("/v1/chat/completions", json=body()).status_code == 200
 
 
-def test_a_client_that_leaves_stops_the_reading_of_its_text():
-    text = "".join(f"Boat {number} came home at nine o'clock. " for number in range(4000))
+def test_a_client_that_leaves_stops_the_reading_of_its_text(monkeypatch):
     with serving() as server:
-        http = server.http()
-        request = http.build_request("POST", "/v1/contexts", json={"text": text, "stream": True})
-        response = http.send(request, stream=True)
-        next(response.iter_lines())
-        wait_until(lambda: server.state.reader.num_waiting == 1)
-        response.close()
-        http.close()
-        wait_until(lambda: server.state.reader.num_waiting == 0)
+        going, rounds = hold_reading(server, monkeypatch)
+        with server.http() as http:
+            request = http.build_request("POST", "/v1/contexts", json={"text": LONG, "stream": True})
+            response = http.send(request, stream=True)
+            wait_until(lambda: len(rounds) == 1)
+            response.close()
         wait_until(lambda: server.state.admission.count == 0)
+        going.set()
+        wait_until(lambda: server.state.reader.num_waiting == 0)
+        assert len(rounds) <= 2
         with server.http() as other:
             assert other.get("/v1/contexts").json()["data"] == []
 
 
-def test_a_short_text_is_read_beside_a_long_one():
-    long = "".join(f"Boat {number} came home at nine o'clock. " for number in range(4000))
-    with serving() as server, server.http() as http, ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(http.post, "/v1/contexts", json={"text": long})
-        wait_until(lambda: server.state.reader.num_waiting == 1)
-        assert http.post("/v1/contexts", json={"text": TEXT}).status_code == 201
-        assert http.post("/v1/chat/completions", json=body(documents=[TEXT[:50]])).status_code == 200
-        assert not reading.done()
-        assert reading.result(60).status_code == 201
+def test_a_short_text_is_read_beside_a_long_one(monkeypatch):
+    with serving() as server, server.http() as http, ThreadPoolExecutor(2) as pool:
+        going, rounds = hold_reading(server, monkeypatch)
+        long = pool.submit(http.post, "/v1/contexts", json={"text": LONG})
+        wait_until(lambda: len(rounds) == 1)
+        short = pool.submit(http.post, "/v1/contexts", json={"text": TEXT[:90]})
+        wait_until(lambda: server.state.reader.num_waiting == 2)
+        going.set()
+        assert short.result(60).status_code == 201
+        assert long.result(60).status_code == 201
+        places = [place for place, texts in enumerate(rounds) if TEXT[:40] in "".join(texts)]
+        assert places == [1]  # the next round, beside the long text's chunks
+        assert len(rounds) > 10
+        assert len(rounds[1]) > 10
 
 
 def test_a_client_that_takes_its_answer_slowly_keeps_nobody_waiting():
@@ -177,15 +199,23 @@ def test_a_step_that_fails_ends_its_answers_with_an_error_and_not_the_server(mon
         assert http.post("/v1/chat/completions", json=body()).status_code == 200
 
 
-def test_a_damaged_text_fails_alone(monkeypatch):
-    with serving() as server, server.http() as http:
-        read = server.state.reader._inner.read
+def test_a_text_that_cannot_be_read_fails_alone(monkeypatch):
+    with serving() as server, server.http() as http, ThreadPoolExecutor(3) as pool:
+        going, rounds = hold_reading(server, monkeypatch)
+        held_read = server.state.reader._inner.read
 
         def fail(texts, **options):
+            result = held_read(texts, **options)
             if any("poison" in text for text in texts):
                 raise RuntimeError("the encoder failed")
-            return read(texts, **options)
+            return result
 
         monkeypatch.setattr(server.state.reader._inner, "read", fail)
-        assert http.post("/v1/contexts", json={"text": "poison"}).status_code == 500
-        assert http.post("/v1/contexts", json={"text": TEXT}).status_code == 201
+        first = pool.submit(http.post, "/v1/contexts", json={"text": "Something to wait for."})
+        wait_until(lambda: len(rounds) == 1)
+        bad = pool.submit(http.post, "/v1/contexts", json={"text": "poison"})
+        good = pool.submit(http.post, "/v1/contexts", json={"text": TEXT})
+        wait_until(lambda: server.state.reader.num_waiting == 3)
+        going.set()
+        assert [item.result(60).status_code for item in (first, bad, good)] == [201, 500, 201]
+        assert any("poison" in texts and len(texts) > 1 for texts in rounds)

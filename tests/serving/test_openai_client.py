@@ -2,9 +2,9 @@
 
 import openai
 import pytest
-from served import MODEL
 
 from e2llm import Context
+from served import MODEL
 from tiny_models import TEXT
 
 QUESTION = "Where is the key?"

@@ -58,10 +58,16 @@ def serve(
     Example:
         e2llm serve mini --port 8000 --folder kept/
     """
-    from e2llm.errors import E2LLMError
+    from e2llm.errors import E2LLMError, MissingExtraError
     from e2llm.inference.engine import Engine
+
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("fastapi", "serve") from error
     from e2llm.serving.keys import hash_key, key_line, new_key, read_key_file
-    from e2llm.serving.run import run_server
+    from e2llm.serving.run import listen, run_server
     from e2llm.serving.settings import ServerSettings
 
     if new_api_key:
@@ -95,4 +101,5 @@ def serve(
         prefix_cache_mb=prefix_cache_mb,
         store_mb=store_mb,
     )
-    run_server(Engine.from_pretrained(model, device=device), settings, host=host, port=port)
+    listening = listen(host, port)  # before the model is loaded, which may take long
+    run_server(Engine.from_pretrained(model, device=device), settings, listening)
