@@ -7,6 +7,8 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from e2llm.errors import E2LLMError
 
+_LEAST_TEMPERATURE = 1e-5  # below it the likeliest token has all of the probability, and logits overflow
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -73,7 +75,11 @@ class TokenChooser:
     @property
     def takes_most_likely(self) -> bool:
         """Whether the token with the highest logit is always the one."""
-        return self.sampling.temperature == 0 and not self.sampling.has_penalties
+        return self._is_greedy and not self.sampling.has_penalties
+
+    @property
+    def _is_greedy(self) -> bool:
+        return self.sampling.temperature < _LEAST_TEMPERATURE
 
     def choose(self, logits: torch.Tensor) -> int:
         """Choose the next token.
@@ -88,7 +94,7 @@ class TokenChooser:
             places = torch.tensor(list(self._counts))
             times = torch.tensor(list(self._counts.values()), dtype=torch.float32)
             scores[places] -= sampling.presence_penalty + sampling.frequency_penalty * times
-        if sampling.temperature == 0:
+        if self._is_greedy:
             token = int(scores.argmax())
         else:
             scores = (scores / sampling.temperature)[None]
