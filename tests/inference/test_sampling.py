@@ -47,6 +47,7 @@ def test_the_presence_penalty_counts_a_token_once_and_the_frequency_penalty_each
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("stop", ("", "x")),
+        ("min_new_tokens", 5),
     ],
 )
 def test_values_out_of_range_are_refused(field, value):

@@ -178,6 +178,7 @@ def test_a_completion_longer_than_the_window_is_compressed(llm):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ({"max_tokens": 100_000}, openai.BadRequestError, "most that this server allows"),
+        ({"max_completion_tokens": 3}, openai.BadRequestError, "mean the same"),
         ({"n": 99}, openai.BadRequestError, "lower n"),
         ({"stop": [""]}, openai.BadRequestError, "stop text is empty"),
         ({"messages": []}, openai.BadRequestError, "messages"),
