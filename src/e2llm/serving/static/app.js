@@ -64,7 +64,8 @@ async function route() {
     if (isAbort(error)) return;
     if (error.status === 404) {
       saveTurns(id, []);
-      location.hash = "";
+      history.replaceState(null, "", "#");
+      show(null);
     }
     fail(error);
   }
