@@ -1,7 +1,9 @@
 """A real browser for the tests of the pages, with a watch on what must not happen in it."""
 
+import asyncio
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from e2llm.serving.backends import AnswerPart
+from tiny_models import TEXT
+
+BOOK = "".join(f"Boat {number} came home at {number + 3}. " for number in range(60)) + TEXT
+QUESTION = "Where is the key?"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 10  # conditions are waited for, so that a fast machine waits less
 
@@ -86,3 +93,51 @@ def tab_at(browser: Any, url: str, **options: Any) -> Iterator[Tab]:
         tab.check()
     finally:
         context.close()
+
+
+def expect(found: Any) -> Any:
+    """Playwright's assertions; its tests are skipped where it is missing."""
+    return pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect(found)
+
+
+def ask(page: Any, question: str = QUESTION, max_tokens: int = 8) -> None:
+    """Type a question and send it."""
+    if not page.locator("#maxTokens").is_visible():
+        page.get_by_text("More settings").click()
+    page.locator("#maxTokens").fill(str(max_tokens))
+    page.locator("#question").fill(question)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def answered(page: Any, number: int = 1) -> None:
+    """Wait for the end of the answer to a question, the first or a later one."""
+    expect(page.locator("#turns .cost .quiet").last).to_be_visible()
+    expect(page.locator("#turns li")).to_have_count(number)
+    expect(page.locator("#askButton")).to_be_visible()
+
+
+class Gate:
+    """Lets work through one step at a time."""
+
+    def __init__(self):
+        self.steps = threading.Semaphore(0)
+        self.given_up = threading.Event()
+
+    def reading(self, read_round):
+        def one_round(taken):
+            self.steps.acquire(timeout=30)
+            read_round(taken)
+
+        return one_round
+
+    async def answer(self, prompts):
+        yield AnswerPart(0, "Under the", 2, queue_seconds=0.0)
+        try:
+            await asyncio.sleep(30)
+        finally:
+            self.given_up.set()
+
+    async def two_pieces(self, prompts):
+        yield AnswerPart(0, "Under the", 2, queue_seconds=0.0)
+        await asyncio.to_thread(self.steps.acquire, timeout=30)
+        yield AnswerPart(0, "\nstone" * 60, 3, "stop")

@@ -5,13 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from browsing import chromium, tab_at
-from tiny_models import TEXT
+from browsing import BOOK, expect, tab_at
 
-expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 Image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
 
-BOOK = "".join(f"Boat {number} came home at {number + 3}. " for number in range(60)) + TEXT
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 LEAST_CONTRAST = 4.5
 
@@ -56,12 +53,6 @@ FAINT = """(least) => {
   }
   return seen > 20 ? found : [`only ${seen} texts were found`];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

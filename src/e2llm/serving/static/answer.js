@@ -93,6 +93,15 @@ function saving(name, value, share, against) {
   return make("div", {}, make("dt", {}, name), number, make("dd.quiet", {}, bar, ...against));
 }
 
+/** Earlier questions are compressed with their answers, so an odd number counts the new message as well. */
+function compressionOf(count) {
+  const older = count - (count % 2);
+  return [
+    ...(older ? [`${older} older messages are compressed`] : []),
+    ...(count % 2 ? ["the middle of this message is compressed"] : []),
+  ];
+}
+
 function notesOf(usage, timing) {
   const notes = [];
   if (usage.soft_tokens) {
@@ -101,10 +110,7 @@ function notesOf(usage, timing) {
       `${digits(usage.compression)} tokens of text per position`,
     );
   } else notes.push(`${counted(usage.prompt_tokens, "position")}, all of them text`);
-  if (usage.messages_compressed) {
-    const one = usage.messages_compressed === 1;
-    notes.push(`${counted(usage.messages_compressed, "older message")} ${one ? "is" : "are"} compressed`);
-  }
+  notes.push(...compressionOf(usage.messages_compressed));
   if (usage.chunks_left_out) notes.push(`${counted(usage.chunks_left_out, "chunk")} left out`);
   const took = timing ? ` in ${seconds(timing.total_seconds)}` : "";
   notes.push(`${counted(usage.completion_tokens, "token")} of answer${took}`);

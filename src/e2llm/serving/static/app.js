@@ -16,6 +16,7 @@ import { StripView } from "./strip_view.js";
 const TYPING_MILLISECONDS = 400;
 let context = null;
 let lastQuestion = "";
+let readFrom;
 let loading = new AbortController();
 
 const client = new Client(loadKey);
@@ -23,7 +24,7 @@ const lens = new Lens(client, onLens, fail);
 const strip = new StripView(lens, openChunk);
 const dials = new Dials(onDials);
 const panel = new ChunkPanel({ step: openChunk, measure: measureChunk, closed: () => strip.showOpen(null) });
-const reader = new Reader(client, { read: onRead, failed: fail, begun: clearProblem });
+const reader = new Reader(client, { read: onRead, failed: fail, begun: onBegun });
 const chat = new Chat(client, { openChunk: openGiven, expanded: markExpanded, failed: fail, busy: showBusy });
 
 // --- what is looked at --------------------------------------------------------------------------------------
@@ -103,16 +104,19 @@ function describeContext() {
   ].join(" · ");
 }
 
-async function onRead(read, target) {
-  if ((target?.id ?? null) !== (context?.id ?? null)) {
+function onBegun() {
+  clearProblem();
+  readFrom = context?.id;
+}
+
+/** Go to what was read, unless something else is looked at by now. */
+async function onRead(read) {
+  if (context?.id !== readFrom) {
     await listContexts().catch(fail);
     return;
   }
-  if (target) await route();
-  else {
-    history.pushState(null, "", `#${read.id}`);
-    await route();
-  }
+  if (context?.id !== read.id) history.pushState(null, "", `#${read.id}`);
+  await route();
   byId("question").focus();
 }
 
@@ -203,13 +207,20 @@ async function ask() {
     field.focus();
     return;
   }
-  if (!byId("askForm").reportValidity() || byId("askButton").hidden) return;
+  if (byId("askButton").hidden || !isValid()) return;
   clearProblem();
   field.value = "";
   lastQuestion = question;
   compare();
   const isAnswered = await chat.ask(question, dials.request);
   if (!isAnswered && !field.value) field.value = question;
+}
+
+/** Whether the settings can be sent; what cannot is shown. */
+function isValid() {
+  const form = byId("askForm");
+  if (!form.checkValidity()) form.querySelector("details").open = true;
+  return form.reportValidity();
 }
 
 function showBusy(isBusy) {
@@ -248,6 +259,7 @@ function listen() {
     start();
   });
   onClick("forgetKey", () => {
+    chat.clear();
     saveKey(null);
     location.hash = "";
     location.reload();

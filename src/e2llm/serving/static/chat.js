@@ -5,6 +5,7 @@ import { isAbort } from "./client.js";
 import { announce, byId } from "./dom.js";
 import { loadTurns, saveTurns } from "./memory.js";
 import { problemText } from "./problem.js";
+import { following, goToEnd } from "./scrolling.js";
 
 /** Asks, shows answers as they come, and keeps what was said. */
 export class Chat {
@@ -49,6 +50,7 @@ export class Chat {
   /** Forget what was said. */
   clear() {
     this.stop();
+    this.#turns.splice(0); // also for the answer that was stopped, which is kept a moment later
     saveTurns(this.#contextId, []);
     this.show(this.#contextId);
   }
@@ -120,7 +122,7 @@ export class Chat {
     this.#on.busy(true);
     this.#tidy();
     announce("Answering.");
-    document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
+    goToEnd();
   }
 
   #end(turn, isEmpty) {
@@ -140,14 +142,6 @@ export class Chat {
     if (saveTurns(contextId, kept)) return;
     announce("The conversation is too long to be kept when the page is loaded again.");
   }
-}
-
-/** Change the page and keep its end in view, unless the reader has scrolled up. */
-function following(change) {
-  const page = document.scrollingElement;
-  const isAtEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
-  change();
-  if (isAtEnd) page.scrollTop = page.scrollHeight;
 }
 
 function messagesOf(turns) {

@@ -26,7 +26,8 @@ export function showContexts(contexts, chosenId) {
   const items = contexts.map((context) => {
     const chosen = context.id === chosenId && "true";
     const size = make("span.quiet", {}, `${count(context.characters)} characters`);
-    return make("li", {}, make("a", { href: `#${context.id}`, "aria-current": chosen }, context.name, size));
+    const name = make("span.name", { title: context.name }, context.name);
+    return make("li", {}, make("a", { href: `#${context.id}`, "aria-current": chosen }, name, size));
   });
   byId("contexts").replaceChildren(...items);
 }

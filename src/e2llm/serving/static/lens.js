@@ -35,14 +35,13 @@ export class Lens {
     this.#failed = failed;
   }
 
-  /** @param {object | null} context What to look at from now on. */
+  /** @param {object | null} context What to look at from now on; the caller shows it. */
   look(context) {
     this.#asking?.abort();
     this.pause();
     this.context = context;
     this.question = "";
     this.scores = null;
-    this.#changed();
   }
 
   /**
@@ -125,7 +124,7 @@ export class Lens {
 
   async #fetch(known, start, count, signal) {
     const slice = await this.#client.fidelity(this.context.id, start, count, this.softTokens, signal);
-    for (const item of slice.data) known.set(item.chunk, item);
+    for (const item of slice.data) known.set(item.chunk, { ...item, softTokens: slice.soft_tokens });
   }
 
   // --- colours -------------------------------------------------------------------------------------------

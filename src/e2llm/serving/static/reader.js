@@ -17,9 +17,8 @@ export class Reader {
 
   /**
    * @param {import("./client.js").Client} client Asks the server.
-   * @param {{read: (context: object, target: object | null) => void, failed: (error: Error) => void,
-   *     begun: () => void}} on What to do with a context that was read (and what it was before, unless it is
-   *     new), with what went wrong, and at the start.
+   * @param {{read: (context: object) => void, failed: (error: Error) => void, begun: () => void}} on What to
+   *     do with a context that was read, with what went wrong, and at the start.
    */
   constructor(client, on) {
     this.#client = client;
@@ -59,8 +58,9 @@ export class Reader {
   #takeDrops() {
     const page = document.documentElement;
     const over = (event) => {
-      if (![...event.dataTransfer.types].some((type) => type === "Files" || type === "text/plain")) return;
-      if (event.target.matches?.("textarea, input")) return;
+      const { types } = event.dataTransfer;
+      const isText = types.includes("text/plain") && !event.target.matches?.("textarea, input");
+      if (!isText && !types.includes("Files")) return;
       event.preventDefault();
       byId("drop").classList.add("over");
     };
@@ -93,7 +93,7 @@ export class Reader {
     }
     this.#on.begun();
     const reading = (this.#reading = new AbortController());
-    const target = this.#target;
+    const target = this.#isOpen ? this.#target : null; // dropped beside a closed form: a new context
     const name = byId("readName").value.trim() || what.name;
     this.#begin();
     try {
@@ -105,7 +105,7 @@ export class Reader {
       this.#end();
       byId("readForm").reset();
       announce(`Read: ${last.name} has ${counted(last.chunks, "chunk")}.`);
-      this.#on.read(last, target);
+      this.#on.read(last);
     } catch (error) {
       this.#end();
       if (isAbort(error)) announce("Reading cancelled.");

@@ -122,10 +122,11 @@ export class StripView {
     const known = [...this.#lens.fidelity.values()];
     if (!known.length) return "How well the decoder can restate each chunk from its soft tokens.";
     const mean = known.reduce((sum, item) => sum + item.score, 0) / known.length;
-    return (
-      "How well the decoder can restate each chunk from its soft tokens: the geometric mean of its " +
-      `tokens' probabilities, 0 to 1. Mean of ${counted(known.length, "chunk")}: ${digits(mean)}; colours run from the least to the greatest.`
-    );
+    return [
+      `How well the decoder can restate each chunk from its ${counted(known[0].softTokens, "soft token")}:`,
+      "the geometric mean of its tokens' probabilities, 0 to 1.",
+      `Mean of ${counted(known.length, "chunk")}: ${digits(mean)}; colours run from the least to the greatest.`,
+    ].join(" ");
   }
 
   #showNotable() {
