@@ -14,6 +14,7 @@ import { Reader } from "./reader.js";
 import { StripView } from "./strip_view.js";
 
 const TYPING_MILLISECONDS = 400;
+const MOST_NAMES = 6;
 let context = null;
 let lastQuestion = "";
 let readFrom;
@@ -97,11 +98,16 @@ function describeContext() {
   byId("contextName").textContent = context.name;
   const documents = context.documents.map(({ name }) => name);
   byId("contextFacts").textContent = [
-    ...(documents.length > 1 ? [`${counted(documents.length, "document")}: ${documents.join(", ")}`] : []),
+    ...(documents.length > 1 ? [`${counted(documents.length, "document")}: ${listed(documents)}`] : []),
     counted(context.characters, "character"),
     counted(context.context_tokens, "token"),
     counted(context.chunks, "chunk"),
   ].join(" · ");
+}
+
+function listed(names) {
+  const more = names.length - MOST_NAMES;
+  return [...names.slice(0, MOST_NAMES), ...(more > 0 ? [`and ${more} more`] : [])].join(", ");
 }
 
 function onBegun() {

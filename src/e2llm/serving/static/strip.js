@@ -151,17 +151,23 @@ export class Strip {
     const paper = colourOf(canvas, "paper");
     for (const index of this.marks) this.#ring(pen, index, paper, ink, 0);
     if (this.open !== null) this.#ring(pen, this.open, paper, colourOf(canvas, "accent"), -1);
-    if (document.activeElement === canvas) this.#ring(pen, this.cursor, paper, colourOf(canvas, "focus"), -2);
+    if (document.activeElement === canvas) this.#ring(pen, this.cursor, paper, colourOf(canvas, "focus"), -1);
   }
 
   #paintCells(pen) {
     const colour = scaleOf(this.#canvas, this.scale);
     const line = colourOf(this.#canvas, "unknown");
+    const ink = colourOf(this.#canvas, "ink");
     const gap = this.#cells.width >= 6 ? 1 : 0.5;
     for (let index = 0; index < this.count; index += 1) {
       const { x, y, width, height } = this.#boxOf(index);
-      const left = this.breaks.has(index) ? x + Math.min(4, width / 3) : x;
+      const isBreak = this.breaks.has(index);
+      const left = isBreak ? x + Math.min(4, width / 2) : x;
       const room = width - gap - (left - x);
+      if (isBreak) {
+        pen.fillStyle = ink;
+        pen.fillRect(x, y, Math.min(2, width / 4), height - gap);
+      }
       const share = this.shares[index] ?? null;
       if (share === null) {
         pen.strokeStyle = line;

@@ -51,6 +51,7 @@ export class StripView {
       context.spans.filter(({ chunk, document }) => chunk && document !== context.spans[chunk - 1].document)
         .map(({ chunk }) => chunk),
     );
+    byId("breakKey").hidden = context.documents.length < 2;
     byId("strip").setAttribute("aria-label", `Chunks of ${context.name}`);
     byId("goTo").max = context.chunks;
     this.update();
