@@ -63,7 +63,16 @@ function costOf({ usage, timing }) {
   return [make("dl.savings", {}, ...savingsOf(usage, timing)), notes];
 }
 
+const ENOUGH_POSITIONS = 256; // a pass over fewer says little of how long many take
+let secondsPerPosition = null; // of the last answer whose prompt was read, not remembered by the server
+
+function noteSpeed(usage, timing) {
+  const read = usage.prompt_tokens - usage.prompt_tokens_details.cached_tokens;
+  if (timing?.prompt_seconds && read >= ENOUGH_POSITIONS) secondsPerPosition = timing.prompt_seconds / read;
+}
+
 function savingsOf(usage, timing) {
+  noteSpeed(usage, timing);
   const ratio = usage.original_tokens / usage.prompt_tokens;
   const fewer = `${times(ratio)} fewer`;
   const items = [
@@ -74,8 +83,8 @@ function savingsOf(usage, timing) {
       `instead of ${bytes(usage.original_kv_cache_bytes)}: ${times(usage.original_kv_cache_bytes / usage.kv_cache_bytes)} less`,
     ]),
   ];
-  if (timing?.prompt_seconds) {
-    const whole = ratio * timing.prompt_seconds;
+  if (timing?.first_token_seconds && secondsPerPosition) {
+    const whole = usage.original_tokens * secondsPerPosition;
     items.push(
       saving("Time to the first token", seconds(timing.first_token_seconds), timing.first_token_seconds / whole, [
         `estimate for full context: ${seconds(whole)}`,
