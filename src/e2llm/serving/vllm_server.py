@@ -4,7 +4,7 @@ It is asked over its OpenAI protocol at an address that the operator gives; noth
 of the address. Redirects are not followed, and proxies that the environment names are not used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx2
@@ -29,7 +29,7 @@ class VllmServer:
 
     url: str
     model: str
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     max_positions: int | None = None
     timeout_seconds: float = 600.0
 
@@ -48,7 +48,8 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port  # raises if it is no number of a port
-    except ValueError as error:
+        httpx2.URL(url)  # raises if the name of the host is none
+    except (ValueError, httpx2.InvalidURL) as error:
         raise E2LLMError(
             f"the address of vLLM is no URL ({error}); give --url http://127.0.0.1:8001"
         ) from error
@@ -90,7 +91,7 @@ def find_server(
     try:
         with httpx2.Client(timeout=CONNECT_SECONDS, trust_env=False, follow_redirects=False) as client:
             response = client.get(f"{place.url}/v1/models", headers=place.headers)
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, UnicodeError) as error:  # the latter of names with empty parts
         raise E2LLMError(
             f"no vLLM at {place.url}: {error or type(error).__name__}; start it first (e2llm export --merged "
             "prints how), or name its model with --backend-model to do without asking"
