@@ -148,3 +148,26 @@ def test_export_writes_over_nothing(run, model, tmp_path):
     assert result.code == 1
     assert "not an empty folder" in result.err
     assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_sentence_of_ones_own_is_hidden_in_the_text(run, model, text_file, engine):
+    sentence = "The code is 4817."
+    result = run(
+        "ask", text_file, "What is the code?", "--model", model, "--insert", sentence, "--insert-at", 0.5,
+        "--expand", 1, "--json",
+    )  # fmt: skip
+    assert result.code == 0
+    place = int(result.err.split("character ")[1].split(" of ")[0])
+    hidden = TEXT[: place - 1] + " " + sentence + TEXT[place - 1 :]
+    answer = json.loads(result.out)
+    assert answer["text"] == engine.ask(engine.read(hidden), "What is the code?", expand=1).text
+    start, end = answer["expanded"][0]
+    assert start <= place < end
+
+
+def test_a_sentence_is_not_inserted_into_a_saved_context(run, model, text_file, tmp_path):
+    saved = tmp_path / "saved.e2llm"
+    run("read", text_file, "--model", model, "-o", saved)
+    result = run("ask", saved, QUESTION, "--model", model, "--insert", "x")
+    assert result.code == 2
+    assert "--insert goes with texts" in result.err

@@ -92,22 +92,25 @@ def test_a_merged_export_that_fails_leaves_nothing_behind(run, model, tmp_path, 
 def started(monkeypatch):
     """What `run_server` was called with, in the place of a server."""
     calls = []
-    monkeypatch.setattr(
-        "e2llm.serving.run.run_server", lambda engine, settings, **rest: calls.append((settings, rest))
-    )
+
+    def run_server(engine, settings, listening, **rest):
+        listening.close()
+        calls.append((settings, rest))
+
+    monkeypatch.setattr("e2llm.serving.run.run_server", run_server)
     monkeypatch.delenv("E2LLM_BACKEND_API_KEY", raising=False)
     return calls
 
 
 def test_serve_decodes_here_unless_told_otherwise(run, model, started):
-    assert run("serve", model).code == 0
+    assert run("serve", model, "--port", 0).code == 0
     assert started[0][1]["backend"] is None
 
 
 def test_serve_takes_vllm_and_its_key_from_the_environment(run, chat_model, started, monkeypatch):
     monkeypatch.setenv("E2LLM_BACKEND_API_KEY", "the-key")
     arguments = ("--backend", "vllm", "--url", "http://127.0.0.1:9/v1", "--backend-model", "decoder")
-    result = run("serve", chat_model, *arguments, "--timeout", 30)
+    result = run("serve", chat_model, *arguments, "--timeout", 30, "--port", 0)
     assert (result.code, result.err) == (0, "")
     backend = started[0][1]["backend"]
     assert (backend.name, backend._server.url, backend._server.model) == (
@@ -134,7 +137,7 @@ def test_serve_takes_vllm_and_its_key_from_the_environment(run, chat_model, star
     ],
 )
 def test_serve_says_what_is_wrong_with_the_backend(run, model, started, arguments, message):
-    result = run("serve", model, *arguments)
+    result = run("serve", model, "--port", 0, *arguments)
     assert result.code in (1, 2)
     assert message in result.err
     assert started == []

@@ -177,6 +177,18 @@ def test_an_end_token_ends_a_row_with_stop():
     assert (row.new_ids, row.finish_reason) == ([0], "stop")
 
 
+def test_an_answer_is_not_ended_before_its_least_length():
+    engine = engine_with("llama")
+    engine.model.generation_config.eos_token_id = list(range(300))
+    context = engine.read(TEXT)
+    rows = [row_of(engine, context, QUESTIONS[0], min_new_tokens=3), row_of(engine, context, QUESTIONS[0])]
+    batch = DecodingBatch(engine.model)
+    batch.add(rows)
+    run(batch)
+    assert min(rows[0].new_ids[:3]) >= 300
+    assert len(rows[0].new_ids) >= 4 > len(rows[1].new_ids)
+
+
 def test_many_short_prompts_are_read_in_one_pass(monkeypatch):
     engine = engine_with("llama")
     context = engine.read(TEXT)

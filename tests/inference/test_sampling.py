@@ -14,6 +14,10 @@ def test_temperature_zero_takes_the_likeliest():
     assert TokenChooser(Sampling(1)).takes_most_likely
 
 
+def test_a_temperature_too_small_to_divide_by_takes_the_likeliest():
+    assert TokenChooser(Sampling(1, temperature=5e-324)).choose(LOGITS * 100) == 1
+
+
 def test_drawn_tokens_follow_the_probabilities_at_the_temperature():
     chooser = TokenChooser(Sampling(1, temperature=2.0, seed=3))
     counts = torch.bincount(torch.tensor([chooser.choose(LOGITS) for _ in range(4000)]), minlength=4)
@@ -43,6 +47,7 @@ def test_the_presence_penalty_counts_a_token_once_and_the_frequency_penalty_each
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("stop", ("", "x")),
+        ("min_new_tokens", 5),
     ],
 )
 def test_values_out_of_range_are_refused(field, value):

@@ -113,18 +113,20 @@ def test_the_example_file_is_read_and_built():
 # --- one replica ------------------------------------------------------------------------------------------
 
 
-def test_a_replica_loads_at_its_start_keeps_to_the_limits_and_closes_at_its_end(arguments):
+def test_a_replica_loads_at_its_start_keeps_to_the_limits_and_closes_at_its_end(arguments, monkeypatch):
     app = ReplicaApp(made := arguments(allowed_hosts=["testserver"], max_body_mb=1), made.settings())
     assert app._app is None
     with TestClient(app) as client:
-        state = app._app.state.e2llm
+        state, closed = app._app.state.e2llm, []
+        close = state.close
+        monkeypatch.setattr(state, "close", lambda: closed.append(close()))
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers=HEADERS).json()["data"][0]["id"] == "tiny"
         assert client.get("/v1/models", headers={**HEADERS, "Host": "evil.org"}).status_code == 403
         assert client.get("/v1/models", headers={**HEADERS, "Origin": "https://evil.org"}).status_code == 403
         assert client.post("/v1/contexts", headers=HEADERS, content=b" " * 2**21).status_code == 413
-        assert not state.is_stopping
-    assert state.is_stopping
+        assert closed == []
+    assert closed == [None]
 
 
 # --- two replicas -----------------------------------------------------------------------------------------

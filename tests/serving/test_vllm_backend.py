@@ -10,7 +10,6 @@ import httpx2
 import pytest
 import torch
 from starlette.testclient import TestClient
-from vllm_stand_in import VllmStandIn, running
 
 from e2llm import Engine
 from e2llm.errors import E2LLMError
@@ -22,6 +21,7 @@ from e2llm.serving.vllm_backend import VllmBackend
 from e2llm.serving.vllm_prompts import content_format, encode_rows
 from e2llm.serving.vllm_server import VllmServer, check_url, find_server
 from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_model, tiny_processor
+from vllm_stand_in import VllmStandIn, running
 
 _TURN = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\nCONTENT</s>\n{% endfor %}" + (
     "{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}"

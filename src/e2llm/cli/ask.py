@@ -55,6 +55,12 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    insert: Annotated[
+        str | None, typer.Option(help="Put this sentence into the text first, to see whether it is found.")
+    ] = None,
+    insert_at: Annotated[
+        float, typer.Option(min=0, max=1, help="Where: 0 for the beginning, 1 for the end.")
+    ] = 0.5,
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
     ] = False,
@@ -66,6 +72,8 @@ def ask(
         e2llm ask examples/anne_of_green_gables.txt "Who is Anne's best friend?"
 
         e2llm ask src/ "Where is the store opened?" --expand 3 --store ~/.cache/e2llm
+
+        e2llm ask book.txt --insert "The code of the safe is 4817." "What is the code of the safe?" --expand 1
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
@@ -87,6 +95,8 @@ def ask(
         "on_piece": None if as_json else print_piece,
     }
     source = read_source(paths)
+    if insert is not None:
+        source = insert_into(source, insert, insert_at)
     engine = load_engine(model, device, store)
     comparison = None
     if compare:
@@ -130,6 +140,17 @@ def read_source(paths: list[str]) -> "list[Document] | Path":
     if len(paths) == 1 and paths[0] != "-" and is_context_file(Path(paths[0])):
         return Path(paths[0])
     return read_documents(paths)
+
+
+def insert_into(source: "list[Document] | Path", sentence: str, depth: float) -> "list[Document]":
+    """Put a sentence into documents, and say on stderr where."""
+    from e2llm.inference.insertion import insert_sentence
+
+    if isinstance(source, Path):
+        raise typer.BadParameter("--insert goes with texts, not with a saved context")
+    insertion = insert_sentence(source, sentence, depth)
+    typer.echo(f"[inserted at character {insertion.start:,} of {insertion.name}]", err=True)
+    return insertion.documents
 
 
 def open_context(

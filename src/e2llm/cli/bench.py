@@ -232,15 +232,15 @@ def train(
         raise E2LLMError(f"nothing could be measured: {rows[0]['error']}")
 
 
-def parse_lengths(text: str) -> list[int]:
-    """Lengths such as `4096,16384`."""
+def parse_lengths(text: str, option: str = "--contexts", least: int = 64) -> list[int]:
+    """Whole numbers such as `4096,16384`."""
     try:
         lengths = [int(item.replace("_", "")) for item in text.split(",")]
     except ValueError:
         lengths = []
-    if not lengths or min(lengths) < 64:
+    if not lengths or min(lengths) < least:
         raise typer.BadParameter(
-            f"--contexts takes token counts of 64 or more, such as 4096,16384; got {text!r}"
+            f"{option} takes whole numbers of {least} or more, with commas between them; got {text!r}"
         )
     return lengths
 
@@ -263,6 +263,38 @@ def new_engine(
     return build_engine(
         shape=None if model else shape, model=model, soft_tokens=soft_tokens, device=device, dtype=dtype
     )
+
+
+@app.command("serve")
+def serving(
+    text: Annotated[Path, typer.Option(help="What all questions are about.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    clients: Annotated[str, typer.Option(help="Numbers of clients that ask at once.")] = "1,2,4,8,16",
+    requests: Annotated[int, typer.Option(min=1, help="Questions of each client.")] = 8,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,
+    soft_tokens: Annotated[int | None, typer.Option(min=1, help="Soft tokens per chunk.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have clients ask a server of ours on this machine, in batches and one answer at a time.
+
+    Example:
+        e2llm bench serve --text examples/anne_of_green_gables.txt --clients 1,8
+    """
+    from e2llm.bench.serving import format_load, measure_serving
+    from e2llm.inference.loading import choose_device
+    from e2llm.inference.machine import describe_machine
+
+    result = measure_serving(
+        model,
+        str(read_text(text)),
+        clients=parse_lengths(clients, "--clients", 1),
+        requests_per_client=requests,
+        new_tokens=new_tokens,
+        soft_tokens=soft_tokens,
+        on_progress=show_progress,
+    )
+    result["machine"] = describe_machine(choose_device(None))
+    typer.echo(json.dumps(result, indent=2) if as_json else format_load(result))
 
 
 def read_text(file: Path | None) -> str | None:

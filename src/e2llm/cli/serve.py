@@ -71,10 +71,16 @@ def serve(
         e2llm serve mini --port 8000 --folder kept/
         e2llm serve runs/my-model/final --backend vllm --url http://127.0.0.1:8001
     """
-    from e2llm.errors import E2LLMError
+    from e2llm.errors import E2LLMError, MissingExtraError
     from e2llm.inference.engine import Engine
+
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("fastapi", "serve") from error
     from e2llm.serving.keys import hash_key, key_line, new_key, read_key_file
-    from e2llm.serving.run import run_server
+    from e2llm.serving.run import listen, run_server
     from e2llm.serving.settings import ServerSettings
 
     if new_api_key:
@@ -109,13 +115,14 @@ def serve(
         store_mb=store_mb,
     )
     server = _find_backend(backend, url, backend_model, backend_api_key, timeout)
+    listening = listen(host, port)  # before the model is loaded, which may take long
     engine = Engine.from_pretrained(model, device=device)
     decoder = None
     if server is not None:
         from e2llm.serving.vllm_backend import VllmBackend
 
         decoder = VllmBackend(engine, server)
-    run_server(engine, settings, host=host, port=port, backend=decoder)
+    run_server(engine, settings, listening, backend=decoder)
 
 
 def _find_backend(

@@ -225,6 +225,9 @@ class DecodingBatch:
 
     def _choose(self, group: _Group, logits: torch.Tensor) -> None:
         logits[:, self._model.config.chunk_token_id] = -torch.inf
+        for scores, row in zip(logits, group.rows, strict=True):
+            if self._ends and len(row.new_ids) < row.sampling.min_new_tokens:
+                scores[list(self._ends)] = -torch.inf
         likeliest = logits.argmax(dim=-1).tolist()
         for row, first, scores in zip(group.rows, likeliest, logits, strict=True):
             token = first if row.chooser.takes_most_likely else row.chooser.choose(scores)

@@ -7,6 +7,8 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from e2llm.errors import E2LLMError
 
+_LEAST_TEMPERATURE = 1e-5  # below it the likeliest token has all of the probability, and logits overflow
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -20,6 +22,7 @@ class Sampling:
         stop: Texts that end the answer; they are not part of it.
         presence_penalty: Taken off the score of each token that the answer holds already, -2 to 2.
         frequency_penalty: The same, as often as the answer holds it.
+        min_new_tokens: Shortest answer before an end token, 0 to `max_new_tokens`; stop texts end it sooner.
 
     Raises:
         E2LLMError: If a value is out of its range.
@@ -32,10 +35,16 @@ class Sampling:
     stop: tuple[str, ...] = ()
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
             raise E2LLMError(f"max_new_tokens must be 1 or more, got {self.max_new_tokens!r}")
+        if type(self.min_new_tokens) is not int or not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise E2LLMError(
+                f"min_new_tokens must be from 0 to max_new_tokens, {self.max_new_tokens}, got "
+                f"{self.min_new_tokens!r}"
+            )
         ranges = {"temperature": (0, 2), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
@@ -73,7 +82,11 @@ class TokenChooser:
     @property
     def takes_most_likely(self) -> bool:
         """Whether the token with the highest logit is always the one."""
-        return self.sampling.temperature == 0 and not self.sampling.has_penalties
+        return self._is_greedy and not self.sampling.has_penalties
+
+    @property
+    def _is_greedy(self) -> bool:
+        return self.sampling.temperature < _LEAST_TEMPERATURE
 
     def choose(self, logits: torch.Tensor) -> int:
         """Choose the next token.
@@ -88,7 +101,7 @@ class TokenChooser:
             places = torch.tensor(list(self._counts))
             times = torch.tensor(list(self._counts.values()), dtype=torch.float32)
             scores[places] -= sampling.presence_penalty + sampling.frequency_penalty * times
-        if sampling.temperature == 0:
+        if self._is_greedy:
             token = int(scores.argmax())
         else:
             scores = (scores / sampling.temperature)[None]

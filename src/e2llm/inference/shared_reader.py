@@ -148,10 +148,9 @@ class SharedReader(ChunkReader):
             taken = [(job, [job.waiting.pop() for _ in range(min(share, len(job.waiting)))]) for job in jobs]
             try:
                 self._read_round(taken)
-            except Exception as error:  # told to those who wait
-                for job, _ in taken:
-                    job.done.put(error)
-                    job.cancelled = True
+            except Exception:  # one text may be at fault: the others must not suffer
+                for item in taken:
+                    self._read_alone(item)
             with self._changed:
                 self._jobs = [job for job in self._jobs if job.waiting and not job.cancelled]
 
@@ -167,6 +166,13 @@ class SharedReader(ChunkReader):
                 if self._jobs:
                     return list(self._jobs)
                 self._changed.wait()
+
+    def _read_alone(self, item: tuple[_Job, list[int]]) -> None:
+        try:
+            self._read_round([item])
+        except Exception as error:  # told to who waits
+            item[0].done.put(error)
+            item[0].cancelled = True
 
     def _read_round(self, taken: list[tuple[_Job, list[int]]]) -> None:
         texts = [job.texts[place] for job, places in taken for place in places]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 
 from e2llm.serving.answering import Prepared
 from e2llm.serving.api_errors import ApiError
-from e2llm.serving.request_work import DONE, EventStream, event, unless_gone, within
+from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.schemas import (
     ChatChoice,
     ChatIn,
@@ -154,16 +154,7 @@ async def _respond(request: Request, state: ServerState, body: ChatIn | Completi
             return await unless_gone(request, _collect(answer), limit)
         prepared = await unless_gone(request, answer.prepare(), limit)
         place = stack.pop_all()  # kept until the stream ends
-    return EventStream(_held(answer, prepared, place), limit)
-
-
-async def _held(answer: _Answer, prepared: Prepared, place: ExitStack) -> AsyncIterator[str]:
-    """The answer's events, with its place among the requests."""
-    with place:
-        async with aclosing(within(answer.events(prepared), answer.deadline)) as events:  # type: ignore[type-var]
-            async for item in events:
-                yield item
-        yield DONE
+    return EventStream(within(answer.events(prepared), answer.deadline), limit, place)
 
 
 async def _collect(answer: _Answer) -> ChatOut | CompletionOut:

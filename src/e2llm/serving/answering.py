@@ -151,6 +151,13 @@ class Answering:
         window = self._engine.window
         wanted = body.max_tokens
         if isinstance(body, ChatIn) and body.max_completion_tokens is not None:
+            if wanted not in (None, body.max_completion_tokens):
+                raise ApiError(
+                    400,
+                    "max_tokens and max_completion_tokens mean the same and differ; give one of them",
+                    code="invalid_value",
+                    param="max_tokens",
+                )
             wanted = body.max_completion_tokens
         if wanted is None:
             wanted = min(
@@ -177,6 +184,7 @@ class Answering:
             stop=tuple(stop),
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
+            min_new_tokens=body.min_tokens or 0,
         )
 
     # --- laying out ---------------------------------------------------------------------------------------

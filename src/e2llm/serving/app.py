@@ -70,7 +70,6 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(ValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_error)
     app.add_middleware(Observer, state=state)
     if settings.cors_origins:
         app.add_middleware(
@@ -106,7 +105,7 @@ class Observer:
             return
         started = time.monotonic()
         sizes = [0, 0]
-        status = 500
+        status, has_started = 500, False
 
         async def receive_on() -> Message:
             message = await receive()
@@ -114,13 +113,19 @@ class Observer:
             return message
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_started
+            has_started = True
             status = message.get("status", status)
             sizes[1] += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive_on, send_on)
+        except Exception as error:  # a fault of ours: told as one, and the connection stays
+            logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+            if has_started:
+                raise
+            await error_response(ApiError.of(error))(scope, receive, send_on)
         finally:
             seconds = time.monotonic() - started
             route = getattr(scope.get("route"), "path", "other")
@@ -151,10 +156,7 @@ def _describe_bodies(app: FastAPI) -> None:
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    problem = ApiError.of(error)
-    if problem.status >= 500 and not isinstance(error, TimeoutError):
-        logger.error("a request failed: %s", type(error).__name__, exc_info=error)
-    return error_response(problem)
+    return error_response(ApiError.of(error))
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:

@@ -15,7 +15,7 @@ from e2llm.inference.documents import Document
 from e2llm.serving.answering import Cancellation, check_documents, to_document
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.kept_contexts import KeptContext
-from e2llm.serving.request_work import DONE, EventStream, event, unless_gone, within
+from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.schemas import (
     ChunkFidelityOut,
     ChunkIn,
@@ -140,14 +140,7 @@ async def _read(
             kept = await unless_gone(request, state.admission.in_thread(work), limit)
             return JSONResponse(_told(state, kept, time.monotonic() - started), status)
         place = stack.pop_all()
-    return EventStream(_held(state, make, place, time.monotonic() + limit), limit)
-
-
-async def _held(state: ServerState, make: _Make, place: ExitStack, deadline: float) -> AsyncIterator[str]:
-    with place:
-        async for item in within(_progress(state, make), deadline):
-            yield item
-        yield DONE
+    return EventStream(within(_progress(state, make), time.monotonic() + limit), limit, place)
 
 
 async def _progress(state: ServerState, make: _Make) -> AsyncIterator[str]:
@@ -248,7 +241,8 @@ async def list_contexts(
     after: Annotated[str | None, Query(description="Id of the last one known.", max_length=100)] = None,
 ) -> ContextList:
     """The caller's contexts, newest first."""
-    found = await state.admission.in_thread(lambda _: state.contexts.list(owner))
+    with state.admission.enter():
+        found = await state.admission.in_thread(lambda _: state.contexts.list(owner))
     ids = [facts.id for facts in found]
     start = ids.index(after) + 1 if after in ids else 0
     data = [
@@ -283,7 +277,8 @@ async def get_context(request: Request, context_id: Id, owner: Owner, state: Sta
 @router.delete("/{context_id}", response_model=ContextDeleted)
 async def delete_context(context_id: Id, owner: Owner, state: State) -> ContextDeleted:
     """Delete a context."""
-    await state.admission.in_thread(lambda _: state.contexts.delete(context_id, owner))
+    with state.admission.enter():
+        await state.admission.in_thread(lambda _: state.contexts.delete(context_id, owner))
     return ContextDeleted(id=context_id)
 
 

@@ -57,7 +57,7 @@ async def get_model(name: str, owner: Owner, state: State) -> ModelOut:
 async def health(state: State) -> Health:
     """Whether the server works; needs no key."""
     return Health(
-        status="stopping" if state.is_stopping else "ok",
+        status="ok",
         model=state.settings.model_name,
         requests=state.admission.count,
         max_requests=state.admission.most,

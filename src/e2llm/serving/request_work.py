@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -118,15 +118,17 @@ class EventStream(Response):
     Args:
         events: What to send; closed in any case.
         timeout_seconds: Longest time for all of it.
+        place: The request's place among those let in; given up at the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[str], timeout_seconds: float) -> None:
+    def __init__(self, events: AsyncIterator[str], timeout_seconds: float, place: ExitStack) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._timeout_seconds = timeout_seconds
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
@@ -150,10 +152,11 @@ class EventStream(Response):
                 telling.result()
         finally:
             await _stop(telling, watching)
+            self._place.close()
 
 
 async def within(events: AsyncIterator[str], deadline: float) -> AsyncIterator[str]:
-    """The same events; what goes wrong, and the end of the time, is told as an event of its own.
+    """The same events and the mark of their end; what goes wrong, or takes too long, is told as an event.
 
     Args:
         events: Closed in any case.
@@ -172,6 +175,7 @@ async def within(events: AsyncIterator[str], deadline: float) -> AsyncIterator[s
                     await _stop(coming)
                 yield item
         except StopAsyncIteration:
-            return
+            pass
         except Exception as error:
             yield event(ApiError.of(error).body)
+    yield DONE

@@ -13,43 +13,45 @@ from e2llm.serving.backends import Backend
 from e2llm.serving.settings import ServerSettings
 
 
+def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
+    """Take an address.
+
+    Args:
+        host: Address to listen on.
+        port: 0 for a free one.
+
+    Raises:
+        E2LLMError: If it cannot be had.
+    """
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise E2LLMError(f"cannot listen on {host} port {port}: {error}; choose another --port") from error
+    return listening
+
+
 def run_server(
-    engine: Engine,
-    settings: ServerSettings,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    backend: Backend | None = None,
+    engine: Engine, settings: ServerSettings, listening: socket.socket, backend: Backend | None = None
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests then get `shutdown_seconds` to finish.
 
     Args:
         engine: The model.
         settings: Limits and places.
-        host: Address to listen on.
-        port: 0 for a free one; the address is told on stderr.
+        listening: As `listen` gives it; the address is told on stderr. Closed at the end.
         backend: Who decodes; by default this process.
-
-    Raises:
-        E2LLMError: If the address cannot be had.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("e2llm.serving").setLevel(logging.INFO)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise E2LLMError(f"cannot listen on {host} port {port}: {error}; choose another --port") from error
     with listening:
         app = create_app(engine, settings, backend)
-        shown = f"[{host}]" if family == socket.AF_INET6 else host
-        print(
-            f"e2llm serves {settings.model_name} at http://{shown}:{listening.getsockname()[1]}",
-            file=sys.stderr,
-        )
+        host, port = listening.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(f"e2llm serves {settings.model_name} at {url}", file=sys.stderr, flush=True)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -200,6 +200,7 @@ class AnswerIn(Sent):
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     stream: StrictBool | None = None
     stream_options: "StreamOptions | None" = None
+    min_tokens: StrictInt | None = Field(None, ge=0, description="e2llm: shortest answer.")
     user: Text | None = Field(None, description="Taken and not used.")
     metadata: dict[Text, Text] | None = Field(None, description="Taken and not used.")
 
@@ -406,7 +407,7 @@ class ErrorOut(BaseModel):
 class Health(BaseModel):
     """Whether the server works."""
 
-    status: Literal["ok", "stopping"]
+    status: Literal["ok"]
     model: str
     requests: int = Field(description="At work or waiting.")
     max_requests: int

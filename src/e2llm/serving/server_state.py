@@ -38,7 +38,6 @@ class ServerState:
         self.engine = engine
         self.settings = settings
         self.started_at = int(time.time())
-        self.is_stopping = False
         self._temporary = None if settings.folder else Path(tempfile.mkdtemp(prefix="e2llm-serve-"))
         folder = settings.folder or self._temporary
         assert folder is not None
@@ -73,7 +72,6 @@ class ServerState:
 
     def close(self) -> None:
         """Stop the threads; what is kept stays."""
-        self.is_stopping = True
         self.backend.close()
         self.reader.close()
         self.admission.close()

@@ -1,0 +1,35 @@
+"""`e2llm serve`: what it refuses before it serves."""
+
+import socket
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--host", "0.0.0.0"], "give --api-key"),
+        (["--api-key", "short"], "16 or more"),
+        (["--api-key-file", "/nonexistent/keys"], "keys"),
+    ],
+)
+def test_a_server_that_would_be_open_does_not_start(run, model, options, words):
+    result = run("serve", model, "--port", "0", *options)
+    assert result.code == 1
+    assert words in result.err
+
+
+def test_a_taken_port_is_an_error_that_says_so(run, model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("serve", model, "--port", taken.getsockname()[1])
+    assert result.code == 1
+    assert "choose another --port" in result.err
+
+
+def test_a_new_key_comes_with_its_line(run):
+    result = run("serve", "--new-api-key")
+    key, line = result.out.split()
+    assert key.startswith("e2llm-")
+    assert line.startswith("sha256:")

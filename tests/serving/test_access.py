@@ -1,0 +1,221 @@
+"""Who is let in: keys, names, pages from elsewhere, sizes; and what nobody is told."""
+
+import hashlib
+import logging
+
+import httpx2
+import pytest
+
+from e2llm.errors import E2LLMError
+from e2llm.serving.api_errors import ApiError
+from e2llm.serving.keys import KeyRing, hash_key, key_line, new_key, read_key_file
+from served import MODEL, serving
+from tiny_models import TEXT
+
+ONE, TWO = "one-key-of-sixteen-or-more", "two-key-of-sixteen-or-more"
+MESSAGES = [{"role": "user", "content": "Where is the key?"}]
+
+
+@pytest.fixture(scope="module")
+def locked():
+    settings = {"allowed_hosts": ("127.0.0.1", "llm.example"), "cors_origins": ("https://app.example",)}
+    with serving(api_keys=(hash_key(ONE), hash_key(TWO)), max_body_bytes=50_000, **settings) as server:
+        yield server
+
+
+def by(server, key):
+    return server.http(headers={"Authorization": f"Bearer {key}"})
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"Authorization": "Bearer wrong-key-of-sixteen"}, {"Authorization": ONE}]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/contexts"),
+        ("POST", "/v1/contexts"),
+        ("POST", "/v1/chat/completions"),
+        ("GET", f"/v1/contexts/ctx_{'0' * 24}"),
+        ("DELETE", f"/v1/contexts/ctx_{'0' * 24}"),
+        ("GET", "/metrics"),
+    ],
+)
+def test_without_the_key_nothing_is_told(locked, method, path, header):
+    with locked.http(headers=header) as http:
+        response = http.request(method, path)
+    assert response.status_code == 401
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_and_the_page_need_no_key(locked):
+    with locked.http() as http:
+        assert http.get("/health").json()["status"] == "ok"
+        assert http.get("/").status_code == 200
+
+
+def test_contexts_belong_to_their_key(locked):
+    with by(locked, ONE) as one, by(locked, TWO) as two:
+        made = one.post("/v1/contexts", json={"text": TEXT}).json()
+        url = f"/v1/contexts/{made['id']}"
+        assert one.get(url).status_code == 200
+        assert two.get("/v1/contexts").json()["data"] == []
+        chat = {"model": MODEL, "messages": MESSAGES, "context_ids": [made["id"]]}
+        tries = [
+            two.get(url),
+            two.delete(url),
+            two.get(f"{url}/chunks"),
+            two.get(f"{url}/fidelity"),
+            two.post(f"{url}/relevance", json={"question": "Where?"}),
+            two.post(f"{url}/documents", json={"text": "x"}),
+            two.put(f"{url}/chunks/0", json={"text": "x"}),
+            two.delete(f"{url}/chunks/0"),
+            two.post("/v1/chat/completions", json=chat),
+        ]
+        absent = two.get(f"/v1/contexts/ctx_{'0' * 24}").json()["error"]
+        for response in tries:
+            assert response.status_code == 404
+            assert response.json()["error"]["message"] == absent["message"].replace(
+                "ctx_" + "0" * 24, made["id"]
+            )
+        assert one.get(url).json()["version"] == 1
+
+
+def test_the_key_is_nowhere_on_the_disk(locked):
+    with by(locked, ONE) as one:
+        one.post("/v1/contexts", json={"text": TEXT})
+    folder = locked.state.store.path.parent
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert files
+    assert not any(ONE.encode() in file.read_bytes() for file in files)
+    assert not any(hash_key(ONE).encode() in file.read_bytes() for file in files)
+
+
+@pytest.mark.parametrize("size", [60_000, 10_000_000])
+def test_a_body_that_is_too_long_is_refused_whether_its_length_is_stated_or_not(locked, size):
+    with by(locked, ONE) as one:
+        stated = one.post("/v1/contexts", content=b" " * size, headers={"Content-Type": "application/json"})
+
+        def pieces():
+            for _ in range(size // 1000):
+                yield b" " * 1000
+
+        headers = {"Content-Type": "application/json"}
+        try:
+            chunked = one.post("/v1/contexts", content=pieces(), headers=headers)
+        except httpx2.WriteError:  # the server closed the connection while the rest was sent
+            chunked = None
+    assert stated.status_code == 413
+    assert stated.json()["error"]["code"] == "request_too_large"
+    if chunked is not None:
+        assert chunked.status_code == 413
+        assert chunked.json()["error"]["code"] == "request_too_large"
+    elif size < 100_000:
+        pytest.fail("a short body must get its answer")
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "evil.example"}, "host_not_allowed"),
+        ({"Host": "127.0.0.1.evil.example"}, "host_not_allowed"),
+        ({"Host": "[bad"}, "host_not_allowed"),
+        ({"Origin": "https://evil.example"}, "origin_not_allowed"),
+        ({"Origin": "null"}, "origin_not_allowed"),
+        ({"Origin": "https://["}, "origin_not_allowed"),
+    ],
+)
+def test_pages_and_names_from_elsewhere_are_refused(locked, headers, code):
+    with by(locked, ONE) as one:
+        response = one.get("/v1/models", headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (403, code)
+
+
+def test_a_page_that_is_allowed_may_call_from_elsewhere(locked):
+    origin = {"Origin": "https://app.example"}
+    with by(locked, ONE) as one:
+        response = one.get("/v1/models", headers=origin)
+        ask = {**origin, "Access-Control-Request-Method": "POST"}
+        before = one.options("/v1/chat/completions", headers=ask)
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert before.status_code == 200
+
+
+def test_every_answer_forbids_what_pages_could_do_with_it(locked):
+    with locked.http() as http:
+        for path in ("/", "/health", "/nowhere"):
+            headers = http.get(path).headers
+            assert "default-src 'self'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_no_file_beside_the_pages_is_served(locked):
+    with locked.http() as http:
+        for name in ("..%2f..%2fkeys.py", "%2e%2e/keys.py", "keys.py", "%00"):
+            response = http.get(f"/static/{name}")
+            assert response.status_code == 404, name
+
+
+def test_errors_leak_nothing_of_the_inside(locked, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("secret path /root/model")
+
+    monkeypatch.setattr(locked.state.answering, "prepare", fail)
+    with by(locked, ONE) as one, caplog.at_level(logging.CRITICAL, "e2llm.serving"):
+        response = one.post("/v1/chat/completions", json={"model": MODEL, "messages": MESSAGES})
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+
+
+def test_logs_and_metrics_hold_sizes_and_no_contents(locked, caplog):
+    with by(locked, ONE) as one, caplog.at_level(logging.INFO, "e2llm.serving"):
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Platypus?"}], "documents": [TEXT]}
+        answer = one.post("/v1/chat/completions", json=body).json()
+        metrics = one.get("/metrics").text
+    assert any("/v1/chat/completions 200" in record.getMessage() for record in caplog.records)
+    told = metrics + "".join(record.getMessage() for record in caplog.records)
+    for secret in ("Platypus", TEXT[:20], answer["choices"][0]["message"]["content"][:12], ONE):
+        assert secret not in told
+    assert 'e2llm_requests_total{route="/v1/chat/completions",status="200"}' in metrics
+    assert 'e2llm_tokens_total{kind="original"}' in metrics
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+def test_a_key_file_holds_hashes_and_lets_their_keys_in(tmp_path):
+    key = new_key()
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{key_line(key)}  # Ann's\n\n")
+    owner = KeyRing(read_key_file(file)).owner(f"Bearer {key}")
+    assert owner == hashlib.sha256(key.encode()).hexdigest()[:32]
+    assert key not in file.read_text()
+
+
+@pytest.mark.parametrize("line", ["secret-key-in-the-clear", "sha256:abc", "sha256:" + "x" * 64, "# none"])
+def test_a_key_file_with_something_else_is_refused(tmp_path, line):
+    file = tmp_path / "keys"
+    file.write_text(line)
+    with pytest.raises(E2LLMError, match=r"--new-api-key"):
+        read_key_file(file)
+
+
+@pytest.mark.parametrize("key", ["short", "with space in the key", "größer-als-sechzehn-zeichen"])
+def test_a_key_that_is_weak_or_cannot_be_sent_is_refused(key):
+    with pytest.raises(E2LLMError, match=r"16 or more"):
+        hash_key(key)
+
+
+def test_the_comparison_looks_at_every_key(monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        "e2llm.serving.keys.hmac.compare_digest", lambda one, two: compared.append(two) or one == two
+    )
+    ring = KeyRing([hash_key(ONE), hash_key(TWO)])
+    ring.owner(f"Bearer {ONE}")
+    with pytest.raises(ApiError):
+        ring.owner("Bearer nobody")
+    assert compared == [hash_key(ONE), hash_key(TWO)] * 2
