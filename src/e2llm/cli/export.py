@@ -1,4 +1,4 @@
-"""`e2llm export`: write a merged model that needs no base models."""
+"""`e2llm export`: write a merged model that needs no base models, or its decoder alone."""
 
 import json
 import os
@@ -17,15 +17,23 @@ def export(
         Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")
     ],
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged", help="The decoder alone, as vLLM loads it; prints how to start vLLM with it."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write a model as one self-contained folder: LoRA merged, base weights included.
 
     Example:
         e2llm export runs/my-model/final exported/
+        e2llm export runs/my-model/final decoder/ --merged
     """
     from e2llm.errors import E2LLMError
     from e2llm.inference.engine import Engine
+    from e2llm.modeling.decoder_export import save_decoder
 
     if dtype not in DTYPES:
         raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -38,11 +46,33 @@ def export(
     # The folder appears in one move, when it is whole.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
         staging = Path(temporary) / "model"
-        engine.model.save_pretrained(staging, self_contained=True)
-        engine.processor.save_pretrained(staging)
+        if merged:
+            save_decoder(engine.model, engine.processor.tokenizer, staging)
+        else:
+            engine.model.save_pretrained(staging, self_contained=True)
+            engine.processor.save_pretrained(staging)
         os.replace(staging, target)
     num_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    told: dict[str, Any] = {"output": str(output), "num_bytes": num_bytes}
+    kind = "merged and self-contained"
+    if merged:
+        kind = "the decoder alone, merged"
+        told["launch"] = _launch_line(target, Path(model).name or model, engine)
     if as_json:
-        typer.echo(json.dumps({"output": str(output), "num_bytes": num_bytes}))
-    else:
-        typer.echo(f"{output}: merged and self-contained, {num_bytes / 1e6:.1f} MB")
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(f"{output}: {kind}, {num_bytes / 1e6:.1f} MB")
+    if merged:
+        typer.echo(told["launch"] or "no chat template: e2llm serve --backend vllm cannot use this decoder")
+
+
+def _launch_line(folder: Path, name: str, engine: Any) -> str | None:
+    """How to start vLLM; None where its decoder's tokenizer has no chat template."""
+    from e2llm.errors import E2LLMError
+    from e2llm.serving.vllm_launch import launch_line
+
+    dtype = str(engine.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+    try:
+        return launch_line(folder, name, engine.processor.tokenizer, dtype)
+    except E2LLMError:
+        return None

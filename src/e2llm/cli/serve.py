@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "E2LLM_API_KEY"
+BACKEND_KEY_VARIABLE = "E2LLM_BACKEND_API_KEY"
+BACKENDS = ("local", "vllm")
 
 
 def serve(
@@ -52,11 +54,22 @@ def serve(
         typer.Option(min=0, help="Memory for beginnings of prompts that questions about a context share."),
     ] = 512,
     store_mb: Annotated[int | None, typer.Option(min=1, help="Most of what was read to keep.")] = None,
+    backend: Annotated[
+        str, typer.Option(help="Who decodes: local (this process) or vllm (the server at --url).")
+    ] = "local",
+    url: Annotated[str | None, typer.Option(help="Where vLLM is, such as http://127.0.0.1:8001.")] = None,
+    backend_model: Annotated[
+        str | None, typer.Option(help="Name of the decoder in vLLM; by default the one it tells.")
+    ] = None,
+    backend_api_key: Annotated[
+        str | None, typer.Option(help="vLLM's API key, where it asks for one.", envvar=BACKEND_KEY_VARIABLE)
+    ] = None,
 ) -> None:
     """Serve a model: OpenAI's API with contexts of any length, and a page at /.
 
     Example:
         e2llm serve mini --port 8000 --folder kept/
+        e2llm serve runs/my-model/final --backend vllm --url http://127.0.0.1:8001
     """
     from e2llm.errors import E2LLMError, MissingExtraError
     from e2llm.inference.engine import Engine
@@ -101,5 +114,32 @@ def serve(
         prefix_cache_mb=prefix_cache_mb,
         store_mb=store_mb,
     )
+    server = _find_backend(backend, url, backend_model, backend_api_key, timeout)
     listening = listen(host, port)  # before the model is loaded, which may take long
-    run_server(Engine.from_pretrained(model, device=device), settings, listening)
+    engine = Engine.from_pretrained(model, device=device)
+    decoder = None
+    if server is not None:
+        from e2llm.serving.vllm_backend import VllmBackend
+
+        decoder = VllmBackend(engine, server)
+    run_server(engine, settings, listening, backend=decoder)
+
+
+def _find_backend(
+    backend: str, url: str | None, model: str | None, api_key: str | None, timeout_seconds: float
+) -> Any:
+    """Where another server decodes; None for this process."""
+    from e2llm.errors import E2LLMError
+
+    if backend not in BACKENDS:
+        raise typer.BadParameter(f"--backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "local":
+        given = [name for name, value in (("--url", url), ("--backend-model", model)) if value is not None]
+        if given:
+            raise E2LLMError(f"{given[0]} goes with --backend vllm; add it, or leave {given[0]} out")
+        return None
+    if url is None:
+        raise E2LLMError("--backend vllm needs --url, the address of vLLM, such as http://127.0.0.1:8001")
+    from e2llm.serving.vllm_server import find_server
+
+    return find_server(url, model=model, api_key=api_key, timeout_seconds=timeout_seconds)
