@@ -162,6 +162,8 @@ class VllmBackend:
         }
         if sampling.seed is not None:
             fields["seed"] = (sampling.seed + _SEEDS) % (2 * _SEEDS) - _SEEDS
+        if sampling.min_new_tokens:
+            fields["min_tokens"] = sampling.min_new_tokens
         if sampling.stop:
             fields["stop"] = list(sampling.stop)
         return fields
