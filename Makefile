@@ -33,14 +33,23 @@ test: $(READY)  ## Run all tests
 
 .PHONY: lint
 lint: $(READY)  ## Check style, formatting and types
-	$(BIN)/ruff check src tests examples recipes
-	$(BIN)/ruff format --check src tests examples recipes
+	$(BIN)/ruff check src tests examples recipes docs
+	$(BIN)/ruff format --check src tests examples recipes docs
 	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(READY)  ## Build the documentation into site/, and check its links and names
+	NO_COLOR=1 $(BIN)/zensical build --clean --strict
+	$(BIN)/python docs/check_site.py site
+
+.PHONY: dist-check
+dist-check: $(READY)  ## Build wheel and sdist, install each into a clean environment, use it from outside
+	$(BIN)/python tests/check_distribution.py
 
 .PHONY: format
 format: $(READY)  ## Format the code
-	$(BIN)/ruff check --fix src tests examples recipes
-	$(BIN)/ruff format src tests examples recipes
+	$(BIN)/ruff check --fix src tests examples recipes docs
+	$(BIN)/ruff format src tests examples recipes docs
 
 .PHONY: mini-data
 mini-data: $(READY)  ## Make the records that the embedded model trains on: make mini-data RAW=... DATA=...
