@@ -28,7 +28,7 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
         "pooling": model.config.pooling,
         "encoder_type": model.config.encoder_config.model_type,
         "max_chunk_tokens": processor.max_chunk_tokens,
-        "tokenizer": processor.encoder_tokenizer.backend_tokenizer.to_str(),
+        "tokenizer": _tokenizing(processor.encoder_tokenizer),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for part in (model.chunk_encoder, model.adapter):
@@ -54,12 +54,18 @@ def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
         "reading": reading_fingerprint(model, processor),
         "decoder": _plain(model.config.text_config.to_dict()),
         "generation": _plain(model.generation_config.to_dict()),
-        "tokenizer": processor.tokenizer.backend_tokenizer.to_str(),
+        "tokenizer": _tokenizing(processor.tokenizer),
         "template": repr(processor.template),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     _add_weights(digest, model.language_model)
     return digest.hexdigest()
+
+
+def _tokenizing(tokenizer: Any) -> dict[str, Any]:
+    """How a tokenizer makes ids of text, without how it pads and cuts, which every call sets anew."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in content.items() if key not in ("padding", "truncation")}
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
