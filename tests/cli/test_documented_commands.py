@@ -28,7 +28,9 @@ def folder(tmp_path_factory):
     (folder / "texts" / "notes.txt").write_text(TEXT)
     (folder / "src").mkdir()
     (folder / "src" / "store.py").write_text("def open_store(path):\n    return sqlite3.connect(path)\n")
-    record = '{"context": "The key is under the stone. ", "prompt": "Where is it?", "answer": "under the stone"}\n'
+    record = (
+        '{"context": "The key is under the stone. ", "prompt": "Where is it?", "answer": "under the stone"}\n'
+    )
     (folder / "records.jsonl").write_text(record * 4)
     for name in ("recipes", "examples"):
         (folder / name).symlink_to(ROOT / name)
