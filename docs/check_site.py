@@ -43,9 +43,8 @@ def dead_links(site: Path) -> list[str]:
                 target = target / "index.html"
             if not target.exists():
                 dead.append(f"{file.name}: {link}")
-            elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].anchors:
-                    dead.append(f"{file.name}: {link} (no such anchor)")
+            elif target in pages and unquote(parts.fragment) not in {"", *pages[target].anchors}:
+                dead.append(f"{file.name}: {link} (no such anchor)")
     return dead
 
 

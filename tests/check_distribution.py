@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -86,21 +87,12 @@ def check_core(programs: Path, outside: Path) -> None:
     script = f"import sys, e2llm; print([name for name in {HEAVY} if name in sys.modules])"
     loaded = run(programs / "python", "-c", script, cwd=outside).strip()
     assert loaded == "[]", f"import e2llm loads {loaded}"
-    seconds = min(
-        float(
-            run(
-                programs / "python",
-                "-c",
-                "import subprocess, sys, time; start = time.perf_counter();"
-                f"subprocess.run([{str(programs / 'e2llm')!r}, '--help'], stdout=subprocess.DEVNULL, check=True);"
-                "print(time.perf_counter() - start)",
-                cwd=outside,
-            )
-        )
-        for _ in range(5)
-    )
-    say(f"core: {len(installed)} packages; e2llm --help in {seconds:.2f} s (best of 5)")
-    assert (programs.parent / "bin" / "e2llm").exists()
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        run(programs / "e2llm", "--help", cwd=outside)
+        seconds.append(time.perf_counter() - started)
+    say(f"core: {len(installed)} packages; e2llm --help in {min(seconds):.2f} s (best of 5)")
     typed = "import e2llm, pathlib; print((pathlib.Path(e2llm.__file__).parent / 'py.typed').exists())"
     assert run(programs / "python", "-c", typed, cwd=outside).strip() == "True"
     version = run(programs / "e2llm", "--version", cwd=outside).strip()
