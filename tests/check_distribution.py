@@ -63,9 +63,8 @@ def check_files(folder: Path) -> tuple[Path, Path]:
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     for field in ("Name: e2llm", "Requires-Python: >=3.11", "License-Expression: Apache-2.0", "Summary:"):
         assert field in text, f"the metadata lacks {field}"
-    say(
-        f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB; {sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB"
-    )
+    for file in (wheel, sdist):
+        say(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
     return wheel, sdist
 
 
