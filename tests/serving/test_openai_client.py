@@ -112,6 +112,14 @@ def test_a_seed_fixes_what_is_drawn_and_n_answers_differ(llm):
     assert texts != [choice.message.content for choice in other.choices]
 
 
+def test_what_an_earlier_prompt_began_with_is_not_read_again_and_usage_says_so(llm):
+    documents = {"documents": ["Nothing else begins so. " + TEXT * 8], "soft_tokens": 2}
+    first, second = chat(llm, extra=documents), chat(llm, extra=documents)
+    assert first.usage.prompt_tokens_details.cached_tokens == 0
+    assert second.usage.prompt_tokens_details.cached_tokens == second.usage.prompt_tokens - 1
+    assert second.choices == first.choices
+
+
 def test_several_answers_are_streamed_side_by_side(llm):
     options = {"temperature": 1.5, "seed": 4, "n": 2}
     whole = [choice.message.content for choice in chat(llm, **options).choices]

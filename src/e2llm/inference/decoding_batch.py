@@ -33,6 +33,7 @@ class DecodingRow:
 
     Attributes:
         new_ids: Tokens of the answer so far, its end token included.
+        num_known: Positions of the prompt that were not read again, for an earlier prompt began alike.
         finish_reason: `stop` after an end token, `length` after the last token allowed, None before.
     """
 
@@ -40,6 +41,7 @@ class DecodingRow:
     soft_tokens: torch.Tensor | None
     sampling: Sampling
     new_ids: list[int] = field(default_factory=list)
+    num_known: int = 0
     finish_reason: str | None = None
     chooser: TokenChooser = field(init=False)
 
@@ -169,6 +171,7 @@ class DecodingBatch:
             self._waiting.pop(0)
             if known is not None:
                 cache, length = known
+                row.num_known = length
                 mask = torch.ones(1, len(embeds), dtype=torch.long, device=embeds.device)
                 group = _Group([row], cache, mask[:, :length])
                 return _Prompts(group, embeds[None, length:], mask[:, length:], [embeds])

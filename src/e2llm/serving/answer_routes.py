@@ -48,6 +48,7 @@ class _Answer:
         self.first_token_at: float | None = None
         self.queue_seconds = 0.0
         self.counts: dict[int, int] = {}
+        self.cached: dict[int, int] = {}
         kind = "chatcmpl" if isinstance(body, ChatIn) else "cmpl"
         self.id = f"{kind}-{secrets.token_hex(12)}"
 
@@ -76,12 +77,18 @@ class _Answer:
                     self.first_token_at = time.monotonic()
                     self.queue_seconds = part.queue_seconds or 0.0
                 self.counts[part.index] = part.num_tokens
+                self.cached.setdefault(part.index, part.cached_tokens)
                 if part.text or part.finish_reason:
                     yield part.index, part.text, part.finish_reason
 
     def usage(self, prepared: Prepared) -> UsageOut:
         """What it took, once all pieces have come."""
-        usage = prepared.usage(sum(self.counts.values()))
+        # n answers share a prompt, which counts once: as known where it was known to all of them
+        num_prompts = len(prepared.usages)
+        copies = len(prepared.prompts) // num_prompts
+        groups = [range(place * copies, (place + 1) * copies) for place in range(num_prompts)]
+        cached = sum(min(self.cached.get(index, 0) for index in group) for group in groups)
+        usage = prepared.usage(sum(self.counts.values()), cached)
         self.state.metrics.count(usage)
         if self.first_token_at is not None:
             self.state.metrics.first_token.observe(self.first_token_at - self.started)

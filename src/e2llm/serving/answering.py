@@ -18,7 +18,15 @@ from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import DecoderPrompt
 from e2llm.serving.conversation import Compressor, Conversation, take_turns
 from e2llm.serving.kept_contexts import KeptContexts
-from e2llm.serving.schemas import AnswerIn, ChatIn, CompletionIn, DocumentIn, ExpandedChunk, UsageOut
+from e2llm.serving.schemas import (
+    AnswerIn,
+    ChatIn,
+    CompletionIn,
+    DocumentIn,
+    ExpandedChunk,
+    PromptDetails,
+    UsageOut,
+)
 from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
@@ -41,12 +49,19 @@ class Prepared:
     expanded: list[ExpandedChunk]
     read_seconds: float
 
-    def usage(self, num_new_tokens: int) -> UsageOut:
-        """What the whole request took."""
+    def usage(self, num_new_tokens: int, num_cached: int) -> UsageOut:
+        """What the whole request took: so many new tokens, and so many positions that were not read again."""
         first = self.usages[0]
         sums = {name: sum(getattr(item, name) for item in self.usages) for name in _SUMMED}
         total = sums["prompt_tokens"] + num_new_tokens
-        return first.model_copy(update={**sums, "completion_tokens": num_new_tokens, "total_tokens": total})
+        return first.model_copy(
+            update={
+                **sums,
+                "completion_tokens": num_new_tokens,
+                "total_tokens": total,
+                "prompt_tokens_details": PromptDetails(cached_tokens=num_cached),
+            }
+        )
 
 
 _SUMMED = (

@@ -34,6 +34,7 @@ class AnswerPart:
         num_tokens: Tokens of the answer so far, its end token included.
         finish_reason: With the last piece of an answer; None before.
         queue_seconds: How long it waited for a place in the batch; with the first piece.
+        cached_tokens: Positions of its prompt that were not read again; with the first piece.
     """
 
     index: int
@@ -41,6 +42,7 @@ class AnswerPart:
     num_tokens: int
     finish_reason: Literal["stop", "length"] | None = None
     queue_seconds: float | None = None
+    cached_tokens: int = 0
 
 
 class Backend(Protocol):

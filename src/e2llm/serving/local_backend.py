@@ -75,6 +75,7 @@ class LocalBackend:
                     counts[index],
                     "stop" if reason == "stop" else "length" if reason else None,
                     None if first is None else first - started,
+                    tickets[index].row.num_known if counts[index] == 1 else 0,
                 )
         finally:
             self._worker.cancel([tickets[index] for index in waiting])

@@ -265,12 +265,19 @@ class CompletionIn(AnswerIn):
     prompt: Text | Annotated[list[Text], Field(min_length=1)]
 
 
+class PromptDetails(BaseModel):
+    """More on the prompt."""
+
+    cached_tokens: int = Field(description="Positions not read again: an earlier prompt began alike.")
+
+
 class UsageOut(BaseModel):
     """What an answer took, in tokens and bytes."""
 
     prompt_tokens: int = Field(description="Positions of the decoder's window: raw and soft tokens.")
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails = PromptDetails(cached_tokens=0)
     original_tokens: int = Field(description="e2llm: what the prompt would take with all text given raw.")
     context_tokens: int = Field(description="e2llm: tokens of contexts, documents and compressed messages.")
     soft_tokens: int = Field(description="e2llm: positions that stand for text.")
