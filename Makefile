@@ -31,16 +31,37 @@ demo: $(READY)  ## Answer a question about a whole book, beside the full-context
 test: $(READY)  ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The oldest transformers that is supported, with what it needs; the other tests are of our own code.
+FLOOR := .venv-floor
+.PHONY: test-floor
+test-floor:  ## Test the model, inference and serving with the oldest transformers
+	$(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(FLOOR)/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	grep -v -E '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python -m pip install --quiet -c $(FLOOR)/constraints.txt \
+		transformers==5.20.2 -e '.[mini,data,serve]' hypothesis pytest openai
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/modeling tests/inference tests/store tests/test_prompts.py
+
 .PHONY: lint
 lint: $(READY)  ## Check style, formatting and types
-	$(BIN)/ruff check src tests examples recipes
-	$(BIN)/ruff format --check src tests examples recipes
+	$(BIN)/ruff check src tests examples recipes docs
+	$(BIN)/ruff format --check src tests examples recipes docs
 	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(READY)  ## Build the documentation into site/, and check its links and names
+	NO_COLOR=1 $(BIN)/zensical build --clean --strict
+	$(BIN)/python docs/check_site.py site
+
+.PHONY: dist-check
+dist-check: $(READY)  ## Build wheel and sdist, install each into a clean environment, use it from outside
+	$(BIN)/python tests/check_distribution.py
 
 .PHONY: format
 format: $(READY)  ## Format the code
-	$(BIN)/ruff check --fix src tests examples recipes
-	$(BIN)/ruff format src tests examples recipes
+	$(BIN)/ruff check --fix src tests examples recipes docs
+	$(BIN)/ruff format src tests examples recipes docs
 
 .PHONY: mini-data
 mini-data: $(READY)  ## Make the records that the embedded model trains on: make mini-data RAW=... DATA=...
