@@ -19,8 +19,9 @@ from e2llm.inference.engine import Engine
 from e2llm.serving import answer_routes, context_routes, info_routes
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import Backend
+from e2llm.serving.context_schemas import ContextIn, DocumentsIn
 from e2llm.serving.limits import Gate, error_response
-from e2llm.serving.schemas import ContextIn, DocumentsIn, ErrorOut
+from e2llm.serving.schemas import ErrorOut
 from e2llm.serving.server_state import ServerState
 from e2llm.serving.settings import ServerSettings
 from e2llm.version import __version__

@@ -1,0 +1,87 @@
+"""Texts that come as JSON or as the files of a form."""
+
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+
+from e2llm.inference.documents import Document
+from e2llm.serving.answering import to_document
+from e2llm.serving.api_errors import ApiError
+from e2llm.serving.context_schemas import ContextIn, DocumentsIn
+
+_FORM = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "name": {"type": "string"},
+        "chunk_size_chars": {"type": "integer"},
+        "stream": {"type": "boolean"},
+    },
+    "required": ["file"],
+}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a body that is JSON or a form with files."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _FORM}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def take_documents(
+    request: Request, model: type[ContextIn] | type[DocumentsIn]
+) -> tuple[ContextIn | DocumentsIn, list[Document]]:
+    """What is to be read: JSON, or files of a form; of files, only bytes and a name to show are used."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        body = model.model_validate_json(await request.body())
+        if (body.text is None) == (body.documents is None):
+            raise ApiError(400, "give text or documents, one of them", code="invalid_value", param="text")
+        if body.text is not None:
+            return body, [Document(body.name or "text 1", body.text)]
+        return body, [to_document(item, place) for place, item in enumerate(body.documents or [], 1)]
+    if kind != "multipart/form-data":
+        raise ApiError(
+            415,
+            "send application/json, or multipart/form-data with files",
+            code="unsupported_media_type",
+        )
+    async with request.form(max_files=1000, max_fields=100) as form:
+        values = {name: value for name, value in form.items() if isinstance(value, str) and name != "file"}
+        if isinstance(chosen := values.get("stream"), str):
+            values["stream"] = {"true": True, "false": False}.get(chosen.lower(), chosen)  # type: ignore[assignment]
+        if (size := values.get("chunk_size_chars", "")).isdigit():
+            values["chunk_size_chars"] = int(size)  # type: ignore[assignment]
+        body = model.model_validate(values)
+        if body.text is not None or body.documents is not None:
+            raise ApiError(400, "a form holds files, not text; send JSON for a text", code="invalid_value")
+        documents = []
+        for place, item in enumerate(form.getlist("file"), 1):
+            if not isinstance(item, UploadFile):
+                raise ApiError(400, "file must be a file", code="invalid_value", param="file")
+            name = _shown_name(item.filename) or f"file {place}"
+            documents.append(Document(name, _decoded(await item.read(), name)))
+    return body, documents
+
+
+def _shown_name(name: str | None) -> str:
+    """The last part of a file's name, without characters that do not print."""
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(mark for mark in last if mark.isprintable())[:200]
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400,
+            f"{name} is no UTF-8 text (byte {error.start}); send plain text",
+            code="invalid_value",
+            param="file",
+        ) from error
+    if "\0" in text:
+        raise ApiError(400, f"{name} is a binary file; send plain text", code="invalid_value", param="file")
+    return text
