@@ -58,6 +58,10 @@ docs: $(READY)  ## Build the documentation into site/, and check its links and n
 dist-check: $(READY)  ## Build wheel and sdist, install each into a clean environment, use it from outside
 	$(BIN)/python tests/check_distribution.py
 
+.PHONY: mutations
+mutations: $(READY)  ## Break the most important functions one at a time and see the tests notice
+	OMP_NUM_THREADS=1 $(BIN)/python tests/check_mutations.py
+
 .PHONY: format
 format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix src tests examples recipes docs

@@ -1,0 +1,154 @@
+"""Break the most important functions, one at a time, and see that the tests notice.
+
+Run by `make mutations`. Each break is made in a copy of the source, and the named tests run against it; a break that no
+test notices is a failure of the tests.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A break.
+
+    Attributes:
+        function: What is broken.
+        file: Under src/e2llm.
+        old: What stands there, once.
+        new: What stands there instead.
+        tests: Files that must notice.
+    """
+
+    function: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [
+    Mutation(
+        "split_text: a chunk lost at the end",
+        "chunking.py",
+        "return [Chunk(start, end, text[start:end]) for start, _, end in spans]",
+        "return [Chunk(start, end, text[start:end]) for start, _, end in spans[:-1] or spans]",
+        "tests/test_chunking.py",
+    ),
+    Mutation(
+        "encode_text: special tokens of a user's text become control tokens",
+        "prompts.py",
+        '"split_special_tokens": True, "verbose": False}',
+        '"split_special_tokens": False, "verbose": False}',
+        "tests/test_prompts.py",
+    ),
+    Mutation(
+        "AttentionPoolingAdapter.forward: padding is attended to",
+        "modeling/adapters.py",
+        "attn_mask=mask.bool()[:, None, None, :],",
+        "attn_mask=None,",
+        "tests/modeling/test_adapters.py",
+    ),
+    Mutation(
+        "CompositeModel.merge: the last soft tokens in the place of the first",
+        "modeling/composite.py",
+        "soft_tokens = chunk_embeds[:, :num_soft_tokens]",
+        "soft_tokens = chunk_embeds[:, -num_soft_tokens:]",
+        "tests/modeling/test_encode_chunks.py tests/inference/test_ask.py",
+    ),
+    Mutation(
+        "plan_passes: the order of chunks is not restored",
+        "modeling/merging.py",
+        "order = torch.argsort(lengths, descending=True, stable=True)",
+        "order = torch.argsort(lengths, descending=True, stable=True).flip(0)",
+        "tests/modeling/test_encode_chunks.py",
+    ),
+    Mutation(
+        "positions_of: padding counts as a position",
+        "modeling/merging.py",
+        "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)",
+        "torch.arange(attention_mask.shape[1]).expand_as(attention_mask)",
+        "tests/modeling/test_generation.py",
+    ),
+    Mutation(
+        "E2LLMTrainer.compute_loss: each batch by its own count, not the step's",
+        "training/trainer.py",
+        "divisors = counts if num_items_in_batch is None else num_items_in_batch",
+        "divisors = counts",
+        "tests/training/test_trainer.py",
+    ),
+    Mutation(
+        "read_content: what was known is read again under another text's row",
+        "inference/content.py",
+        "result.soft_tokens[targets] = read.soft_tokens[origins]",
+        "result.soft_tokens[targets] = read.soft_tokens[sorted(origins)]",
+        "tests/inference/test_context.py",
+    ),
+    Mutation(
+        "choose_expanded: the least relevant chunks first",
+        "inference/planning.py",
+        "ranking = sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
+        "ranking = sorted(range(len(scores)), key=lambda index: (scores[index], index))",
+        "tests/inference/test_planning.py",
+    ),
+    Mutation(
+        "ChunkStore: an entry that does not have its hash is believed",
+        "store/entry.py",
+        "digest_size=_CHECKSUM_BYTES, key=key).digest() != data[:_CHECKSUM_BYTES]:",
+        'digest_size=_CHECKSUM_BYTES, key=key).digest() == b"":',
+        "tests/store",
+    ),
+    Mutation(
+        "KeyRing.owner: any key is let in",
+        "serving/keys.py",
+        'if scheme.lower() != "bearer" or not any(matches):',
+        'if scheme.lower() != "bearer":',
+        "tests/serving/test_access.py",
+    ),
+    Mutation(
+        "DecodingBatch: caches joined without moving the shorter ones",
+        "inference/decoding_batch.py",
+        "functional.pad(tensor, (0, 0, count, 0))",
+        "functional.pad(tensor, (0, 0, 0, count))",
+        "tests/inference/test_decoding_batch.py",
+    ),
+]
+
+
+def run(mutation: Mutation, folder: Path) -> bool:
+    """Whether the tests notice a break."""
+    source = folder / "src"
+    shutil.copytree(ROOT / "src", source)
+    file = source / "e2llm" / mutation.file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(mutation.old) == 1, f"{mutation.file}: what is to be broken stands there no more"
+    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    path = os.pathsep.join([str(source), str(ROOT / "tests")])
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", *mutation.tests.split()]
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    if result.returncode not in (0, 1):
+        sys.exit(f"{mutation.function}: the tests did not run:\n{result.stdout}{result.stderr}")
+    return result.returncode == 1
+
+
+def main() -> int:
+    """Print each break and whether it was noticed; 1 if one was not."""
+    missed = 0
+    for mutation in MUTATIONS:
+        with tempfile.TemporaryDirectory(prefix="e2llm-mutation-") as name:
+            caught = run(mutation, Path(name))
+        missed += not caught
+        print(f"{'caught' if caught else 'MISSED'}  {mutation.function}  ({mutation.tests})", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
