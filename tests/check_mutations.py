@@ -1,7 +1,7 @@
 """Break the most important functions, one at a time, and see that the tests notice.
 
-Run by `make mutations`. Each break is made in a copy of the source, and the named tests run against it; a break
-that no test notices is a failure of the tests.
+Run by `make mutations`. Each break is made in a copy of the source, and the named tests run against it; a
+break that no test notices is a failure of the tests.
 """
 
 import os
