@@ -1,9 +1,9 @@
 """An hour of mixed work with `mini`, and whether memory stays flat: `make soak MINUTES=60`.
 
-Reads, asks, edits, saves and loads, chats, a store that prunes, and requests to a server in this process, drawn with a
-seed. What is kept on purpose is bounded small, so that it is full long before the end: whatever still grows then is a
-leak. Prints a line of CSV a minute, and at the end the slope of resident memory behind the warm-up; exits with 1 if it
-is steeper than the limit.
+Reads, asks, edits, saves and loads, chats, a store that prunes, and requests to a server in this process,
+drawn with a seed. What is kept on purpose is bounded small, so that it is full long before the end: whatever
+still grows then is a leak. Prints a line of CSV a minute, and at the end the slope of resident memory behind
+the warm-up; exits with 1 if it is steeper than the limit.
 """
 
 import argparse
@@ -22,10 +22,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "serving
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from e2llm import ChatSession, ChunkStore, Context, Engine
-from e2llm.errors import E2LLMError
-from e2llm.process_memory import resident_bytes, trim_heap
-from served import Served, serving
+from e2llm import ChatSession, ChunkStore, Context, Engine  # noqa: E402
+from e2llm.errors import E2LLMError  # noqa: E402
+from e2llm.process_memory import resident_bytes, trim_heap  # noqa: E402
+from served import Served, serving  # noqa: E402
 
 BOOK = Path(__file__).parents[1] / "examples" / "anne_of_green_gables.txt"
 WARM_UP = 0.25  # of the time: caches fill, libraries load what they load once
@@ -134,10 +134,10 @@ def run(minutes: float, seed: int, every_seconds: float) -> int:
     """Work for so long; returns the exit code."""
     points: list[tuple[float, float]] = []
     done: Counter[str] = Counter()
-    engine, serving_engine = (Engine.from_pretrained("mini") for _ in range(2))
+    engine, served_engine = (Engine.from_pretrained("mini") for _ in range(2))
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(serving_engine, model_name="mini", **SETTINGS) as served,
+        serving(served_engine, model_name="mini", **SETTINGS) as served,
     ):
         work = Work(engine, served, Path(folder), seed)
         names = ("read", "ask", "ask", "stream", "edit", "save_and_load", "talk", "fail", "serve")
@@ -162,8 +162,8 @@ def run(minutes: float, seed: int, every_seconds: float) -> int:
     flat = rise - 2 * error < LIMIT_MB_PER_HOUR
     print(f"# {', '.join(f'{name} {count}' for name, count in sorted(done.items()))}")
     print(
-        f"# {settled[0][1]:.0f} MB after the warm-up, {settled[-1][1]:.0f} MB at the end; slope {rise:.1f} MB an "
-        f"hour, standard error {error:.1f}: {'flat' if flat else 'it grows'} (limit {LIMIT_MB_PER_HOUR:.0f})"
+        f"# {settled[0][1]:.0f} MB after the warm-up, {settled[-1][1]:.0f} MB at the end; slope {rise:.1f} MB "
+        f"an hour, standard error {error:.1f}: {'flat' if flat else 'it grows'} (limit {LIMIT_MB_PER_HOUR:.0f})"
     )
     return 0 if flat else 1
 
