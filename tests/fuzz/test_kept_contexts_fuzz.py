@@ -80,7 +80,8 @@ def test_a_file_of_something_else_breaks_no_listing(kept, caplog, content):
     "changes",
     [
         {"created_at": "x"}, {"created_at": float("nan")}, {"version": "1"}, {"version": 0}, {"name": 5},
-        {"name": "\ud800"}, {"chunk_size_chars": "4"}, {"chunk_size_chars": 0}, {"owner": 3}, {"format": True},
+        {"name": "\ud800"}, {"chunk_size_chars": "4"}, {"chunk_size_chars": 0},
+        {"owner": 3}, {"format": True},
         {"format": 0}, {"documents": []}, {"documents": {}}, {"documents": [{"name": "a", "text": 5}]},
         {"documents": [{"name": 5, "text": "a"}]}, {"documents": [{"name": "a", "text": "\ud800"}]},
         {"documents": [{"name": "a", "text": "a", "kind": "verse"}]},
