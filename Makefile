@@ -43,6 +43,11 @@ test-floor:  ## Test the model, inference and serving with the oldest transforme
 		transformers==5.20.2 -e '.[mini,data,serve]' hypothesis pytest openai
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/modeling tests/inference tests/store tests/test_prompts.py
 
+MINUTES := 60
+.PHONY: soak
+soak: $(READY)  ## Mixed work for an hour, and whether memory stays flat: make soak MINUTES=60
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --minutes $(MINUTES)
+
 .PHONY: lint
 lint: $(READY)  ## Check style, formatting and types
 	$(BIN)/ruff check src tests examples recipes docs

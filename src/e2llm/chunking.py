@@ -118,19 +118,23 @@ def split_text(
 def _check_arguments(text: str, chunk_size_chars: int, overlap_chars: int, kind: str) -> None:
     if not isinstance(text, str):
         raise E2LLMError(f"text must be a string, got {type(text).__name__}; decode bytes first")
+    check_splitting(chunk_size_chars, overlap_chars, kind)
+    if kind == "tokens" and chunk_size_chars != DEFAULT_CHUNK_SIZE_CHARS:
+        warnings.warn(
+            f"chunk_size_chars={chunk_size_chars} is not used by kind='tokens': max_tokens sets the size",
+            stacklevel=3,
+        )
+
+
+def check_splitting(chunk_size_chars: int, overlap_chars: int, kind: str) -> None:
+    """Raise `E2LLMError` unless these are a size, an overlap and a kind that `split_text` takes together."""
     if kind not in CHUNKERS:
         raise E2LLMError(f"kind={kind!r} is unknown; choose one of: {', '.join(CHUNKERS)}")
     if type(chunk_size_chars) is not int or chunk_size_chars < 1:
         raise E2LLMError(f"chunk_size_chars={chunk_size_chars!r}; give a whole number, 1 or more")
     if type(overlap_chars) is not int or overlap_chars < 0:
         raise E2LLMError(f"overlap_chars={overlap_chars!r}; give a whole number, 0 or more")
-    if kind == "tokens":
-        if chunk_size_chars != DEFAULT_CHUNK_SIZE_CHARS:
-            warnings.warn(
-                f"chunk_size_chars={chunk_size_chars} is not used by kind='tokens': max_tokens sets the size",
-                stacklevel=3,
-            )
-    elif overlap_chars >= chunk_size_chars:
+    if kind != "tokens" and overlap_chars >= chunk_size_chars:
         raise E2LLMError(
             f"overlap_chars={overlap_chars} must be below chunk_size_chars={chunk_size_chars}; "
             "lower the overlap or raise the chunk size"

@@ -13,6 +13,10 @@ class CheckpointError(E2LLMError):
     """A checkpoint that is incomplete, damaged or made for other base models."""
 
 
+class StoreError(E2LLMError):
+    """A store of encoded chunks that is damaged, of another making, full, or not to be written to."""
+
+
 class MissingExtraError(ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
 

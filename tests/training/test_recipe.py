@@ -90,7 +90,7 @@ def test_set_reaches_into_lists_and_leaves_the_rest(write):
         ("third:train.steps=5", "no stage 'third' in this recipe; it has first, second"),
         ("train.steps.more=5", "below a value that is no mapping"),
         ("data.train.7.weight=5", "no place in a list of 2"),
-        ("train.steps={", "not a YAML value"),
+        ("train.steps={", "not valid YAML"),
         ("train..steps=5", "takes key=value"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from e2llm.chunking import Chunk
+from e2llm.chunking import CHUNKERS, Chunk, check_splitting
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.inference.content import Content, Splitting
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.reader import ReadChunks
+from e2llm.surrogates import reject_lone_surrogates
 
 if TYPE_CHECKING:
     from e2llm.inference.engine import Engine
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".e2llm"
 _HEADER_KEY = "e2llm_context"
-_DAMAGE = (SafetensorError, KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError)
+_DAMAGE = (
+    SafetensorError, KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError,
+    RecursionError,
+)  # fmt: skip
+# Chunks overlap and have headings; more text than this in them than in the documents is made to fill memory.
+_MOST_REPEATS, _MOST_HEADING_CHARS = 64, 4096
 _TENSORS = {"soft_tokens", "vectors", "chunks", "texts"}
 
 
@@ -80,7 +87,7 @@ def is_context_file(path: Path) -> bool:
         with path.open("rb") as stream:
             size, start = struct.unpack("<Q", stream.read(8))[0], stream.read(2)
             return start == b'{"' and 0 < size < path.stat().st_size and _read_manifest(path) is not None
-    except (OSError, struct.error, SafetensorError):
+    except (OSError, struct.error, *_DAMAGE):
         return False
 
 
@@ -97,6 +104,8 @@ def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]
         manifest = _read_manifest(path)
         if manifest is None:
             raise E2LLMError(f"{path}: a safetensors file, but no saved context; save one with Context.save")
+        if type(manifest["format"]) is not int or manifest["format"] < 1:
+            raise ValueError(f"its format is {manifest['format']!r}")
         if manifest["format"] > FORMAT:
             raise E2LLMError(
                 f"{path}: context format {manifest['format']} is newer than this e2llm reads ({FORMAT}); "
@@ -116,10 +125,13 @@ def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]
             raise E2LLMError(f"{path}: the tensors do not have their stated hash; the file is damaged")
         content = _content(path, manifest, tensors, engine)
         splitting = Splitting(**manifest["splitting"])
+        check_splitting(splitting.chunk_size_chars, splitting.overlap_chars, splitting.kind)
         seconds = float(manifest["read_seconds"])
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"its reading took {seconds} seconds")
         extra = dict(manifest["extra"])
     except _DAMAGE as error:
-        if isinstance(error, E2LLMError):
+        if isinstance(error, E2LLMError) and str(error).startswith(str(path)):
             raise
         raise E2LLMError(
             f"{path}: damaged or no saved context ({error}); read the documents again"
@@ -144,19 +156,9 @@ def _content(
     data = tensors["texts"].numpy().tobytes()
     if hashlib.sha256(data).hexdigest() != manifest["text_sha256"]:
         raise E2LLMError(f"{path}: the texts do not have their stated hash; the file is damaged")
-    documents, at = [], 0
-    for item in manifest["documents"]:
-        text = data[at : at + item["bytes"]].decode()
-        documents.append(Document(str(item["name"]), text, item["kind"], str(item["heading"])))
-        at += item["bytes"]
-    chunks: list[Chunk] = []
-    owners, counts = [], []
-    for owner, start, end, count in tensors["chunks"].tolist():
-        if not 0 <= start < end <= len(documents[owner].text) or owner < 0:
-            raise E2LLMError(f"{path}: chunk {len(chunks)} lies outside its document; the file is damaged")
-        chunks.append(Chunk(start, end, documents[owner].text[start:end]))
-        owners.append(owner)
-        counts.append(count)
+    documents = _documents(manifest, data)
+    rows = tensors["chunks"].tolist()
+    chunks = _chunks(path, rows, documents)
     read = ReadChunks(tensors["soft_tokens"], tensors["vectors"])
     expected = engine.reader.empty(len(chunks))
     for got, want in ((read.soft_tokens, expected.soft_tokens), (read.vectors, expected.vectors)):
@@ -165,4 +167,49 @@ def _content(
                 f"{path}: a tensor has shape {list(got.shape)} and {got.dtype}, expected "
                 f"{list(want.shape)} and {want.dtype}; the file is damaged"
             )
-    return Content(tuple(documents), chunks, owners, counts, int(manifest["num_tokens"]), read)
+        if not got.isfinite().all():
+            raise E2LLMError(f"{path}: a tensor holds values that are no numbers; read the documents again")
+    num_tokens = int(manifest["num_tokens"])
+    if num_tokens < 0:
+        raise ValueError(f"it states {num_tokens} tokens")
+    owners, counts = [row[0] for row in rows], [row[3] for row in rows]
+    return Content(tuple(documents), chunks, owners, counts, num_tokens, read)
+
+
+def _documents(manifest: dict[str, Any], data: bytes) -> list[Document]:
+    """The documents whose texts follow each other in `data`, to its end."""
+    documents, at = [], 0
+    for item in manifest["documents"]:
+        size, kind = item["bytes"], item["kind"]
+        if type(size) is not int or not 0 <= size <= len(data) - at:
+            raise ValueError(f"a document of {size!r} bytes")
+        if kind is not None and kind not in CHUNKERS:
+            raise ValueError(f"a document of kind {kind!r}")
+        reject_lone_surrogates(str(item["heading"]), "heading")
+        text = data[at : at + size].decode()
+        documents.append(Document(str(item["name"]), text, kind, str(item["heading"])))
+        at += size
+    if at != len(data):
+        raise ValueError("texts that belong to no document")
+    return documents
+
+
+def _chunks(path: Path, rows: list[list[int]], documents: list[Document]) -> list[Chunk]:
+    """The chunks of rows of owner, start, end and count: in order, within their documents, bounded."""
+    chunks: list[Chunk] = []
+    before, total = (-1, 0, 0), 0
+    for owner, start, end, count in rows:
+        if not 0 <= owner < len(documents) or not 0 <= start < end <= len(documents[owner].text):
+            raise E2LLMError(f"{path}: chunk {len(chunks)} lies outside its document; the file is damaged")
+        is_next = start >= before[1] and end > before[2]
+        if owner < before[0] or (owner == before[0] and not is_next) or count < 0:
+            raise E2LLMError(f"{path}: chunk {len(chunks)} is out of order; the file is damaged")
+        before = (owner, start, end)
+        total += end - start + len(documents[owner].heading)
+        chunks.append(Chunk(start, end, ""))
+    if total > _MOST_REPEATS * sum(len(item.text) for item in documents) + _MOST_HEADING_CHARS * len(rows):
+        raise E2LLMError(f"{path}: its chunks repeat far more text than they hold; the file is damaged")
+    return [
+        Chunk(item.start, item.end, documents[row[0]].text[item.start : item.end])
+        for item, row in zip(chunks, rows, strict=True)
+    ]

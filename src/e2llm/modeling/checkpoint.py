@@ -7,6 +7,7 @@ its fingerprint (a base with another fingerprint is refused) and each weight fil
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GenerationConfig
@@ -27,6 +29,7 @@ from e2llm.modeling.parts import (
     PART_MODULES,
     PartSource,
     ensure_embedding_row,
+    file_hash,
     fingerprint,
     listing,
     load_part,
@@ -53,6 +56,7 @@ __all__ = [
 
 _OWNED_FILES = ("model*.safetensors", INDEX_NAME, MANIFEST_NAME, "lora/*/adapter_*")
 _CONFIG_KEYS = {"encoder": "encoder_config", "decoder": "text_config"}
+_MOST_ABSENT = 10_000_000  # values that no file holds, such as of tied tensors
 _INTERNAL_OPTIONS = ("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "use_safetensors")
 
 
@@ -114,6 +118,7 @@ def _write_checkpoint(
     write_weights(select_tensors(base, saved_parts), folder, max_shard_size)
     if has_lora and not self_contained:
         lora.save_lora(model, folder / "lora", state)
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.safetensors"))}
     manifest = {
         "format": MANIFEST_FORMAT,
         "e2llm_version": __version__,
@@ -122,10 +127,8 @@ def _write_checkpoint(
             for part, saved in saved_parts.items()
         },
         "lora": has_lora and not self_contained,
-        "files": {
-            file.relative_to(folder).as_posix(): file.stat().st_size
-            for file in sorted(folder.rglob("*.safetensors"))
-        },
+        "files": {name: file.stat().st_size for name, file in files.items()},
+        "sha256": {name: value for name, file in files.items() if (value := file_hash(file)) is not None},
     }
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     model.config.dtype = widest_dtype(model)
@@ -220,6 +223,7 @@ def load_model(
         model, info = load_with_bases(model_class, source, str(name), config, manifest, moved, kwargs), {}
     else:
         with readable_errors(str(name)), quiet_loading():
+            check_sizes(model_class, config, source, str(name))
             kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
             model, info = plain_loader(source, *args, config=config, **kwargs)
         problems = [
@@ -231,8 +235,43 @@ def load_model(
             raise CheckpointError(
                 f"{name}: tensors missing, unknown or of another shape: {listing(problems)}"
             )
+    check_numbers(model, str(name))
     freeze_parts(model)
     return (model, info) if wants_info else model
+
+
+def check_sizes(model_class: Any, config: Any, source: str, name: str) -> None:
+    """Raise `CheckpointError` if a configuration asks for other tensors than the files hold.
+
+    Looks at headers only, so that a configuration with sizes of its own making takes no memory.
+    """
+    stored: dict[str, list[int]] = {}
+    for file in weight_files(source):
+        with safe_open(file, framework="pt") as opened:
+            stored |= {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
+    layers = max(
+        getattr(item, "num_hidden_layers", 0) or 0 for item in (config.encoder_config, config.text_config)
+    )
+    if layers > len(stored):
+        raise CheckpointError(
+            f"{name}: config.json asks for {layers} layers, but there are {len(stored)} tensors"
+        )
+    with torch.device("meta"):
+        wanted = model_class(config).state_dict()
+    wrong = [key for key, shape in stored.items() if key in wanted and list(wanted[key].shape) != shape]
+    absent = sum(value.numel() for key, value in wanted.items() if key not in stored)
+    if absent > _MOST_ABSENT + 4 * sum(math.prod(shape) for shape in stored.values()):
+        wrong += [key for key in wanted if key not in stored]
+    if wrong:
+        raise CheckpointError(f"{name}: tensors missing, unknown or of another shape: {listing(wrong)}")
+
+
+def check_numbers(model: nn.Module, name: str) -> None:
+    """Raise `CheckpointError` if a tensor of the adapter or of LoRA holds infinities or NaN."""
+    for key, value in model.named_parameters():
+        trained = key.startswith("adapter.") or "lora_" in key
+        if trained and not value.is_meta and not value.isfinite().all():
+            raise CheckpointError(f"{name}: {key} holds values that are no numbers; train the model again")
 
 
 def freeze_parts(model: Any) -> None:
@@ -284,7 +323,7 @@ def load_with_bases(
         if part == "decoder":
             ensure_embedding_row(parts[part], config.chunk_token_id)
         setattr(config, key, parts[part].config)
-    with quiet_loading():
+    with readable_errors(name), quiet_loading():
         model = model_class(config, chunk_encoder=parts.get("encoder"), language_model=parts.get("decoder"))
     model.part_sources = sources
     read_own_tensors(model, source, name, external=list(parts), dtype=dtype)
@@ -292,7 +331,8 @@ def load_with_bases(
         with readable_errors(name):
             lora.load_lora(model, Path(source) / "lora", dtype)
     if (Path(source) / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(source)
+        with readable_errors(f"{name}: generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(source)
     if "device_map" in placing:
         device = model.get_input_embeddings().weight.device
         model.adapter.to(device)
@@ -310,7 +350,8 @@ def read_own_tensors(
             state.update(load_file(file))
     own = ["adapter", *(PART_MODULES[part] for part in PART_MODULES if part not in external)]
     for module in own:
-        cast_like(getattr(model, module), state, dtype, f"{module}.")
+        with readable_errors(name):
+            cast_like(getattr(model, module), state, dtype, f"{module}.")
     load_state(model, state, skip=tuple(f"{PART_MODULES[part]}." for part in external), name=name)
 
 

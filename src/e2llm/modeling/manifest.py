@@ -1,18 +1,20 @@
 """The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
 
 from e2llm.errors import CheckpointError
-from e2llm.modeling.parts import INDEX_NAME, PART_MODULES
+from e2llm.modeling.parts import INDEX_NAME, PART_MODULES, file_hash, indexed_files
 from e2llm.modeling.publication import complete_folder
 
 MANIFEST_NAME = "e2llm_manifest.json"
 MANIFEST_FORMAT = 1
 HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+_FILE_NAME = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*")  # below the folder, nothing hidden
 _LORA_CONFIG, _LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -25,6 +27,7 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str,
     options = hub_options(kwargs)
     if Path(source).is_dir():
         source = str(complete_folder(Path(source)))
+        indexed_files(Path(source) / INDEX_NAME)
     path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
     if path is None:  # written by plain transformers: everything is inside
         return source, {"parts": {part: {"saved_here": True} for part in PART_MODULES}, "lora": False}
@@ -41,13 +44,18 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str,
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes instead of {size}"
             raise CheckpointError(f"{folder}: {name} {state}; the checkpoint is incomplete, copy it again")
+        wanted = manifest["sha256"].get(name)
+        if wanted is not None and file_hash(folder / name) != wanted:
+            raise CheckpointError(f"{folder}: {name} has other content than was saved; copy it again")
     return str(folder), manifest
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check a manifest."""
+    """Read and check a manifest: every value is of its type, and no name leads out of the folder."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if type(manifest["format"]) is not int or manifest["format"] < 1:
+            raise ValueError(f"format is {manifest['format']!r}")
         if manifest["format"] > MANIFEST_FORMAT:
             raise CheckpointError(
                 f"{path}: manifest format {manifest['format']} is newer than this e2llm reads "
@@ -55,13 +63,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
             )
         for part in PART_MODULES:
             entry = manifest["parts"][part]
-            if not entry["saved_here"] and not (entry["name"] and entry["fingerprint"]):
-                raise KeyError(f"parts.{part}.name")
-        for name in manifest.setdefault("files", {}):
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise KeyError(f"files.{name}")
-        manifest.setdefault("lora", False)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            if type(entry["saved_here"]) is not bool:
+                raise ValueError(f"parts.{part}.saved_here is {entry['saved_here']!r}")
+            texts = [entry["name"], entry["fingerprint"], entry.get("revision", "")]
+            if not entry["saved_here"] and not (
+                all(isinstance(text, str) for text in texts) and all(texts[:2])
+            ):
+                raise ValueError(f"parts.{part} names no base")
+        for name, size in manifest.setdefault("files", {}).items():
+            if not _FILE_NAME.fullmatch(name) or type(size) is not int:
+                raise ValueError(f"files.{name!r}")
+        hashes = manifest.setdefault("sha256", {})
+        if not all(isinstance(value, str) for value in hashes.values()):
+            raise ValueError("sha256")
+        if type(manifest.setdefault("lora", False)) is not bool:
+            raise ValueError(f"lora is {manifest['lora']!r}")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{path}: not a valid manifest ({error})") from error
     return dict(manifest)
 

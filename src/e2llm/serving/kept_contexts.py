@@ -8,6 +8,7 @@ share the folder: a file that another one has changed is loaded anew.
 
 import contextlib
 import json
+import logging
 import secrets
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from e2llm.chunking import CHUNKERS, check_splitting
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.inference.context import Context
@@ -24,11 +26,14 @@ from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.serving.api_errors import ApiError
 from e2llm.store.chunk_store import ChunkStore
+from e2llm.surrogates import reject_lone_surrogates
 
 try:
     import fcntl
 except ImportError:  # no file locks on this system: one server to a folder
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("e2llm.serving")
 
 FORMAT = 1
 _SUFFIX = ".json"
@@ -94,6 +99,7 @@ class KeptContexts:
         self._max_contexts = max_contexts
         self._loaded: OrderedDict[str, tuple[tuple[int, ...], KeptContext]] = OrderedDict()
         self._facts: dict[str, tuple[tuple[int, ...], Facts]] = {}
+        self._damaged: dict[str, tuple[int, ...]] = {}
         self._lock = threading.Lock()
         self._editing = [threading.Lock() for _ in range(_LOCKS)]
         (folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -104,7 +110,7 @@ class KeptContexts:
         """An owner's contexts, newest first."""
         found = []
         for file in self._folder.glob(f"ctx_*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError, E2LLMError):  # gone meanwhile, or damaged
+            with contextlib.suppress(FileNotFoundError, ApiError):  # gone meanwhile, or damaged
                 facts = self._facts_of(file)
                 if facts.owner == owner:
                     found.append(facts)
@@ -114,7 +120,7 @@ class KeptContexts:
         """A context, from memory or else from its file and the store.
 
         Raises:
-            ApiError: 404 if there is none of this id that is this owner's.
+            ApiError: 404 if there is none of this id that is this owner's; 500 if its file is damaged.
         """
         file = self._file(context_id)
         try:
@@ -129,7 +135,7 @@ class KeptContexts:
             if kept is not None and kept[0] == state and self._is_current(kept[1].context):
                 self._loaded.move_to_end(context_id)
                 return kept[1]
-        facts, documents = _read(file)
+        facts, documents = self._read(file)
         context = self._engine.read(
             documents, chunk_size_chars=facts.chunk_size_chars, store=self._store, progress=False
         )
@@ -212,9 +218,22 @@ class KeptContexts:
         state = _state(file)
         known = self._facts.get(file.stem)
         if known is None or known[0] != state:
-            known = (state, _read(file)[0])
+            known = (state, self._read(file)[0])
             self._facts[file.stem] = known
         return known[1]
+
+    def _read(self, file: Path) -> tuple[Facts, Sequence[Document]]:
+        """What a context's file says; a damaged one is noted in the log, once, and is the server's fault."""
+        try:
+            return _read(file)
+        except E2LLMError as error:
+            with contextlib.suppress(FileNotFoundError):
+                state = _state(file)
+                if self._damaged.get(file.stem) != state:
+                    self._damaged[file.stem] = state
+                    logger.error("%s; the context is left out: mend or delete the file", error)
+            message = f"what the server keeps of {file.stem} is damaged; make the context again"
+            raise ApiError(500, message, code="context_damaged", param="context_id") from error
 
     def _keep(self, facts: Facts, context: Context) -> KeptContext:
         file = self._file(facts.id)
@@ -274,16 +293,43 @@ def _read(file: Path) -> tuple[Facts, list[Document]]:
     """
     try:
         content = json.loads(file.read_bytes())
-        if content["format"] > FORMAT:
-            raise E2LLMError(f"{file}: format {content['format']} is newer than this e2llm reads ({FORMAT})")
-        documents = [Document(**item) for item in content["documents"]]
-        names = ("id", "owner", "name", "created_at", "updated_at", "version", "chunk_size_chars")
-        sizes = tuple((item.name, len(item.text)) for item in documents)
-        facts = Facts(**{name: content[name] for name in names}, documents=sizes)
+        found = content["format"]
+        if type(found) is int and found > FORMAT:
+            raise E2LLMError(f"{file}: format {found} is newer than this e2llm reads ({FORMAT})")
+        if type(found) is not int or found < 1:
+            raise ValueError(f"its format is {found!r}")
+        documents = [_document(item) for item in content["documents"]]
+        if not any(item.text.strip() for item in documents):
+            raise ValueError("it holds no text")
+        facts = _facts(content, documents)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        if isinstance(error, E2LLMError):
+        if isinstance(error, E2LLMError) and str(error).startswith(str(file)):
             raise
         raise E2LLMError(f"{file}: damaged context file ({error})") from error
     if facts.id != file.stem:
         raise E2LLMError(f"{file}: holds the context {facts.id}; the file was renamed")
     return facts, documents
+
+
+def _facts(content: dict[str, Any], documents: Sequence[Document]) -> Facts:
+    """What is kept beside the texts; raises for a value that cannot be."""
+    for name in ("id", "owner", "name"):
+        reject_lone_surrogates(content[name], name)
+    for name in ("created_at", "updated_at", "version"):
+        if type(content[name]) is not int or not (name == "version") <= content[name] < 2**53:
+            raise ValueError(f"{name} is {content[name]!r}")
+    if content["chunk_size_chars"] is not None:
+        check_splitting(content["chunk_size_chars"], 0, "prose")
+    names = ("id", "owner", "name", "created_at", "updated_at", "version", "chunk_size_chars")
+    sizes = tuple((item.name, len(item.text)) for item in documents)
+    return Facts(**{name: content[name] for name in names}, documents=sizes)
+
+
+def _document(item: dict[str, Any]) -> Document:
+    """One document; raises for a value that cannot be."""
+    document = Document(**item)
+    for text in (document.name, document.text, document.heading):
+        reject_lone_surrogates(text)
+    if document.kind is not None and document.kind not in CHUNKERS:
+        raise ValueError(f"a document of kind {document.kind!r}")
+    return document

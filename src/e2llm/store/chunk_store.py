@@ -19,13 +19,18 @@ from types import TracebackType
 
 import torch
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, StoreError
 from e2llm.store.entry import decode_entry, encode_entry
 from e2llm.store.reports import MergeReport, StoreInfo, VerifyReport
 
 FORMAT = 1
 FILE_NAME = "store.sqlite"
 
+_COLUMNS = (
+    "id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, value BLOB NOT NULL, size INTEGER NOT NULL, "
+    "last_used INTEGER NOT NULL"
+)
+_AS_MADE = f"create table entries ({_COLUMNS})".lower()
 _BATCH = 500  # sqlite takes at least 999 variables
 _MERGE_BATCH = 100
 _MAX_ENTRY_BYTES = 2**26
@@ -274,9 +279,9 @@ class ChunkStore:
                     self._connection = self._open()
                 yield self._connection
             except sqlite3.Error as error:
-                raise E2LLMError(self._explain(error)) from error
+                raise StoreError(self._explain(error)) from error
             except OSError as error:
-                raise E2LLMError(f"{self.path}: the store cannot be used: {error}") from error
+                raise StoreError(f"{self.path}: the store cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
         """Open the database; one that another process is just making is waited for."""
@@ -298,7 +303,7 @@ class ChunkStore:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_ENTRY_BYTES)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
-                raise E2LLMError(
+                raise StoreError(
                     f"{self.path}: store format {version} is newer than this e2llm reads ({FORMAT}); "
                     "upgrade e2llm or name another folder"
                 )
@@ -306,17 +311,31 @@ class ChunkStore:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 with _transaction(connection):
-                    connection.execute(
-                        "CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT "
-                        "NULL, value BLOB NOT NULL, size INTEGER NOT NULL, last_used INTEGER NOT NULL)"
-                    )
+                    connection.execute(f"CREATE TABLE IF NOT EXISTS entries ({_COLUMNS})")
                     connection.execute("CREATE INDEX IF NOT EXISTS by_use ON entries (last_used, size)")
                     connection.execute(f"PRAGMA user_version = {FORMAT}")
+            self._check_schema(connection)
+            connection.text_factory = bytes  # a text in the place of a value is damage, in UTF-8 or not
             connection.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Raise unless the database holds what a store holds: no other table, and nothing that runs."""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+        made = {
+            (kind, name): " ".join(sql.split()).lower() for kind, name, sql in rows if isinstance(sql, str)
+        }
+        others = set(made) - {("table", "entries"), ("index", "by_use")}
+        others -= {item for item in others if item[1].startswith("sqlite_")}
+        if version != FORMAT or others or made.get(("table", "entries")) != _AS_MADE:
+            raise StoreError(
+                f"{self.path / FILE_NAME} is a database of another making, or damaged; name another "
+                "folder, or delete this one: the chunks are read again when they are needed"
+            )
 
     def _explain(self, error: sqlite3.Error) -> str:
         text = str(error)

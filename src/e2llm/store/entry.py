@@ -62,6 +62,12 @@ def decode_entry(key: object, data: object) -> dict[str, torch.Tensor] | None:
             )
             tensors[str(name)] = values.to(dtype).reshape(shape)
             at += size
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        OverflowError,
+    ):  # a shape beyond torch's, deep JSON
         return None
     return tensors if at == len(body) else None

@@ -8,27 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
-from yaml.constructor import ConstructorError
 
 from e2llm.errors import E2LLMError
 from e2llm.training.schema import Recipe
+from e2llm.training.yaml_text import load_yaml
 
 FINAL_FOLDER = "final"
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """A safe loader to which a key that stands twice in a mapping is an error: the first would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise ConstructorError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
 
 
 def load_recipe(
@@ -72,10 +58,7 @@ def load_recipe(
 
 def parse_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), RecipeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise E2LLMError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = load_yaml(file.read_bytes(), str(file))
     if not isinstance(content, dict):
         raise E2LLMError(f"{file}: a recipe is a mapping of keys, got {type(content).__name__}")
     return content
@@ -106,6 +89,8 @@ def value_problem(item: Any) -> str:
     """What is wrong with a value, and which one was given."""
     message = str(item["msg"]).removeprefix("Value error, ")
     given = item["input"]
+    if isinstance(given, int) and given.bit_length() > 1000:  # Python writes out no more than 4300 digits
+        return f"{message}, got a number of {given.bit_length()} bits"
     return f"{message}, got {given!r}" if isinstance(given, str | int | float) else message
 
 
@@ -127,11 +112,7 @@ def parse_override(override: str, stages: Sequence[str]) -> tuple[str | None, li
     if colon and stage not in stages:
         known = ", ".join(filter(None, stages)) or "none"
         raise E2LLMError(f"--set {override!r}: no stage {stage!r} in this recipe; it has {known}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise E2LLMError(f"--set {override!r}: not a YAML value: {' '.join(str(error).split())}") from error
-    return (stage if colon else None), key.split("."), value
+    return (stage if colon else None), key.split("."), load_yaml(text, f"--set {override[:100]!r}")
 
 
 def with_value(content: Any, keys: Sequence[str], value: Any, subject: str) -> Any:
