@@ -13,6 +13,7 @@ import uvicorn
 
 from e2llm import Engine
 from e2llm.serving.app import create_app
+from e2llm.serving.connections import patient_protocol
 from e2llm.serving.server_state import ServerState
 from e2llm.serving.settings import ServerSettings
 from tiny_models import tiny_model, tiny_processor
@@ -46,7 +47,14 @@ def serving(engine: Engine | None = None, backend: Any = None, **settings: Any) 
     app = create_app(engine or tiny_engine(), ServerSettings(**options), backend)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        log_level="critical",
+        timeout_graceful_shutdown=5,
+        lifespan="on",
+        http=patient_protocol(app.state.e2llm.settings.header_seconds),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
     server = uvicorn.Server(config)
     started = threading.Event()
     startup = server.startup

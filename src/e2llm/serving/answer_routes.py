@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request
 
 from e2llm.serving.answering import Prepared
 from e2llm.serving.api_errors import ApiError
+from e2llm.serving.bodies import json_body, read_json
 from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.schemas import (
     ChatChoice,
@@ -191,16 +192,26 @@ async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
     return CompletionOut(choices=choices, **common)
 
 
-@router.post("/v1/chat/completions", response_model=ChatOut, responses={200: _STREAM})
-async def chat(request: Request, body: ChatIn, owner: Owner, state: State) -> Any:
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatOut,
+    responses={200: _STREAM},
+    openapi_extra=json_body(ChatIn),
+)
+async def chat(request: Request, owner: Owner, state: State) -> Any:
     """Go on with a conversation, about contexts or about itself.
 
     What does not fit the decoder's window is compressed; `usage` says so.
     """
-    return await _respond(request, state, body, owner)
+    return await _respond(request, state, await read_json(request, state, ChatIn), owner)
 
 
-@router.post("/v1/completions", response_model=CompletionOut, responses={200: _STREAM})
-async def complete(request: Request, body: CompletionIn, owner: Owner, state: State) -> Any:
+@router.post(
+    "/v1/completions",
+    response_model=CompletionOut,
+    responses={200: _STREAM},
+    openapi_extra=json_body(CompletionIn),
+)
+async def complete(request: Request, owner: Owner, state: State) -> Any:
     """Go on with one or several texts; contexts and documents stand before each."""
-    return await _respond(request, state, body, owner)
+    return await _respond(request, state, await read_json(request, state, CompletionIn), owner)

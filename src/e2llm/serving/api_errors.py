@@ -6,6 +6,11 @@ from typing import Any
 from e2llm.errors import ContextOverflowError, E2LLMError, StoreError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WORDS = {
+    "min_new_tokens": "min_tokens",
+    "max_new_tokens": "max_tokens",
+    "overflow='select'": 'overflow: "select"',
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -41,7 +46,8 @@ class ApiError(Exception):
         if isinstance(error, ApiError):
             return error
         if isinstance(error, ContextOverflowError):
-            return cls(400, str(error), code="context_length_exceeded", param="messages")
+            message = _in_words_of_the_api(str(error))
+            return cls(400, message, code="context_length_exceeded", param="messages")
         if getattr(error, "errno", None) in _FULL or (
             isinstance(error, StoreError) and "is full" in str(error)
         ):
@@ -49,7 +55,7 @@ class ApiError(Exception):
         if isinstance(error, StoreError):  # its message names a folder of the server
             return cls(500, "the server's store cannot be used; its log says more", code="store_unusable")
         if isinstance(error, E2LLMError):
-            return cls(400, str(error), code="invalid_value")
+            return cls(400, _in_words_of_the_api(str(error)), code="invalid_value")
         if isinstance(error, TimeoutError):
             return cls(504, "the request took longer than this server allows; send less", code="timeout")
         return cls(500, "the server failed; its log says more", code="internal_error")
@@ -68,3 +74,10 @@ class ApiError(Exception):
         """Headers that go with the status."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def _in_words_of_the_api(message: str) -> str:
+    """A library's message with the names that the API has for the same things."""
+    for ours, theirs in _WORDS.items():
+        message = message.replace(ours, theirs)
+    return message

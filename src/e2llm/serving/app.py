@@ -8,9 +8,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,16 +19,17 @@ from e2llm.inference.engine import Engine
 from e2llm.serving import answer_routes, context_routes, info_routes
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import Backend
-from e2llm.serving.context_schemas import ContextIn, DocumentsIn
+from e2llm.serving.context_schemas import ChunkIn, ContextIn, DocumentsIn, RelevanceIn
 from e2llm.serving.limits import Gate, error_response
-from e2llm.serving.schemas import ErrorOut
+from e2llm.serving.schemas import ChatIn, CompletionIn, ErrorOut
 from e2llm.serving.server_state import ServerState
 from e2llm.serving.settings import ServerSettings
 from e2llm.version import __version__
 
 logger = logging.getLogger("e2llm.serving")
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorOut} for status in (400, 401, 403, 404, 405, 409, 413, 415, 429, 500, 504)
+    status: {"model": ErrorOut}
+    for status in (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 504, 507)
 }
 
 
@@ -69,7 +70,6 @@ def create_app(
     for kind in (ApiError, E2LLMError, TimeoutError):
         app.add_exception_handler(kind, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(ValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(Observer, state=state)
     if settings.cors_origins:
@@ -82,6 +82,7 @@ def create_app(
     app.add_middleware(
         Gate,
         max_body_bytes=settings.max_body_bytes,
+        body_seconds=settings.body_seconds,
         allowed_hosts=settings.allowed_hosts,
         cors_origins=settings.cors_origins,
     )
@@ -122,6 +123,8 @@ class Observer:
 
         try:
             await self._app(scope, receive_on, send_on)
+        except ClientDisconnect:  # in the middle of what it sent
+            status = 499
         except Exception as error:  # a fault of ours: told as one, and the connection stays
             logger.error("a request failed: %s", type(error).__name__, exc_info=error)
             if has_started:
@@ -141,13 +144,13 @@ class Observer:
 
 
 def _describe_bodies(app: FastAPI) -> None:
-    """Add the schemas of bodies that are taken in more than one form."""
+    """Add the schemas of bodies, which the routes take apart themselves."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = make()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (ContextIn, DocumentsIn):
+        for model in (ChatIn, CompletionIn, ContextIn, DocumentsIn, ChunkIn, RelevanceIn):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
@@ -166,11 +169,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
-    """The first thing that is wrong with a request; what was sent is not sent back."""
-    assert isinstance(error, RequestValidationError | ValidationError)
+    """The first thing that is wrong with a path or query."""
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(item) for item in first["loc"] if item != "body")
-    message = f"{place}: {first['msg']}" if place else str(first["msg"])
-    if first["type"] == "extra_forbidden":
-        message = f"{place} is not known, or not supported by this server; leave it out"
-    return error_response(ApiError(400, message, code="invalid_value", param=place or None))
+    place = ".".join(str(item) for item in first["loc"][1:])
+    return error_response(ApiError(400, f"{place}: {first['msg']}", code="invalid_value", param=place))

@@ -1,6 +1,7 @@
 """`/v1/contexts`: read once, keep, change, look into."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse
 from e2llm.inference.documents import Document
 from e2llm.serving.answering import Cancellation, check_documents
 from e2llm.serving.api_errors import ApiError
+from e2llm.serving.bodies import json_body, read_json
 from e2llm.serving.context_schemas import (
     ChunkFidelityOut,
     ChunkIn,
@@ -29,7 +31,7 @@ from e2llm.serving.context_schemas import (
     RelevanceIn,
     Span,
 )
-from e2llm.serving.kept_contexts import KeptContext
+from e2llm.serving.kept_contexts import Facts, KeptContext
 from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.server_state import ServerState, owner_of, state_of
 from e2llm.serving.uploads import body_of, take_documents
@@ -40,7 +42,9 @@ State = Annotated[ServerState, Depends(state_of)]
 Id = Annotated[str, Path(pattern=r"^ctx_[0-9a-f]{24}$", description="As /v1/contexts gives it.")]
 Index = Annotated[int, Path(ge=0, le=2**31, description="The chunk's, from 0.")]
 Start = Annotated[int, Query(ge=0, le=2**31, description="First chunk.")]
+After = Annotated[str | None, Query(description="`next` of the page before, or an id.", max_length=100)]
 _PROGRESS_SECONDS = 0.2
+_CURSOR = re.compile(r"(\d{1,15})-(ctx_[0-9a-f]{24})")
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -147,7 +151,7 @@ async def create_context(request: Request, owner: Owner, state: State) -> Any:
 
     With `stream`, events tell of it: `context.progress` with `chunks_read` of `chunks`, then the context.
     """
-    body, documents = await take_documents(request, ContextIn)
+    body, documents = await take_documents(request, state, ContextIn)
     assert isinstance(body, ContextIn)
     check_documents(documents, state.settings)
     name = body.name or documents[0].name
@@ -163,13 +167,12 @@ async def list_contexts(
     owner: Owner,
     state: State,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(description="Id of the last one known.", max_length=100)] = None,
+    after: After = None,
 ) -> ContextList:
     """The caller's contexts, newest first."""
     with state.admission.enter():
         found = await state.admission.in_thread(lambda _: state.contexts.list(owner))
-    ids = [facts.id for facts in found]
-    start = ids.index(after) + 1 if after in ids else 0
+    start = 0 if after is None else _place_after(found, after)
     data = [
         ContextSummary(
             id=facts.id,
@@ -182,7 +185,30 @@ async def list_contexts(
         )
         for facts in found[start : start + limit]
     ]
-    return ContextList(data=data, has_more=len(found) > start + limit)
+    has_more = len(found) > start + limit
+    cursor = _cursor(found[start + limit - 1]) if has_more else None
+    return ContextList(data=data, has_more=has_more, next=cursor)
+
+
+def _cursor(facts: Facts) -> str:
+    """A place in the list that stays one when the context there is deleted."""
+    return f"{facts.created_at}-{facts.id}"
+
+
+def _place_after(found: list[Facts], after: str) -> int:
+    """Index of the first context behind a cursor, or behind a context that is still there."""
+    if (cursor := _CURSOR.fullmatch(after)) is not None:
+        place = (int(cursor[1]), cursor[2])
+        return sum((facts.created_at, facts.id) >= place for facts in found)
+    ids = [facts.id for facts in found]
+    if after not in ids:
+        raise ApiError(
+            400,
+            f"after is {after!r}, which is no context that is there; give next of the page before",
+            code="invalid_value",
+            param="after",
+        )
+    return ids.index(after) + 1
 
 
 async def _get(request: Request, state: ServerState, context_id: str, owner: str) -> KeptContext:
@@ -210,7 +236,7 @@ async def delete_context(context_id: Id, owner: Owner, state: State) -> ContextD
 @router.post("/{context_id}/documents", response_model=ContextOut, openapi_extra=body_of(DocumentsIn))
 async def append_documents(request: Request, context_id: Id, owner: Owner, state: State) -> Any:
     """Append texts; only these are read."""
-    body, documents = await take_documents(request, DocumentsIn)
+    body, documents = await take_documents(request, state, DocumentsIn)
 
     def make() -> KeptContext:
         content = state.contexts.get(context_id, owner).context.content
@@ -247,11 +273,13 @@ def _check_chunk(kept: KeptContext, index: int) -> None:
         )
 
 
-@router.put("/{context_id}/chunks/{index}", response_model=ContextOut)
-async def replace_chunk(
-    request: Request, context_id: Id, index: Index, body: ChunkIn, owner: Owner, state: State
-) -> Any:
-    """Put a text in the place of a chunk; the document is split again around it, and only that is read."""
+@router.put("/{context_id}/chunks/{index}", response_model=ContextOut, openapi_extra=json_body(ChunkIn))
+async def replace_chunk(request: Request, context_id: Id, index: Index, owner: Owner, state: State) -> Any:
+    """Put a text in the place of a chunk; the document is split again around it, and only that is read.
+
+    An empty text deletes the chunk.
+    """
+    body = await read_json(request, state, ChunkIn)
 
     def make() -> KeptContext:
         kept = state.contexts.get(context_id, owner)
@@ -296,11 +324,10 @@ async def list_chunks(
     return ChunkList(data=data, has_more=start + count < len(content.chunks))
 
 
-@router.post("/{context_id}/relevance", response_model=Relevance)
-async def compare_with_question(
-    request: Request, context_id: Id, body: RelevanceIn, owner: Owner, state: State
-) -> Relevance:
+@router.post("/{context_id}/relevance", response_model=Relevance, openapi_extra=json_body(RelevanceIn))
+async def compare_with_question(request: Request, context_id: Id, owner: Owner, state: State) -> Relevance:
     """Relevance of each chunk to a question, as `expand` uses it."""
+    body = await read_json(request, state, RelevanceIn)
     kept = await _get(request, state, context_id, owner)
     with state.admission.enter():
         rank = state.engine.rank

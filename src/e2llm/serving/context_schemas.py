@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
-from e2llm.serving.schemas import DocumentIn, Name, Sent, Text
+from e2llm.serving.schemas import Documents, Name, Sent, Text
 
 
 class ContextIn(Sent):
@@ -12,7 +12,7 @@ class ContextIn(Sent):
 
     name: Name | None = Field(None, description="A name for people; by default the first document's.")
     text: Text | None = Field(None, description="One text; or `documents`.")
-    documents: list[DocumentIn] | None = Field(None, description="Several texts; or `text`.")
+    documents: Documents | None = Field(None, description="Several texts; or `text`.")
     chunk_size_chars: StrictInt | None = Field(
         None, ge=16, le=100_000, description="Longest chunk in characters; by default the model's."
     )
@@ -24,7 +24,7 @@ class DocumentsIn(Sent):
 
     text: Text | None = Field(None, description="One text; or `documents`.")
     name: Name | None = Field(None, description="Its name.")
-    documents: list[DocumentIn] | None = Field(None, description="Several texts; or `text`.")
+    documents: Documents | None = Field(None, description="Several texts; or `text`.")
     stream: StrictBool = Field(False, description="Tell of the reading as server-sent events.")
 
 
@@ -101,6 +101,7 @@ class ContextList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ContextSummary]
     has_more: bool
+    next: str | None = Field(None, description="For `after`, to get the next page.")
 
 
 class ContextDeleted(BaseModel):

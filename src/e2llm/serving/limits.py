@@ -1,5 +1,7 @@
 """What every request passes before anything reads it: its host, its origin, its size."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -33,15 +35,22 @@ class Gate:
     Args:
         app: What comes after.
         max_body_bytes: Longest body, whether its length is stated or it comes in pieces.
+        body_seconds: Time in which a body must have come.
         allowed_hosts: Names of the server; empty for any.
         cors_origins: Pages elsewhere that may send requests.
     """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, allowed_hosts: Sequence[str], cors_origins: Sequence[str]
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        body_seconds: float,
+        allowed_hosts: Sequence[str],
+        cors_origins: Sequence[str],
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._body_seconds = body_seconds
         self._allowed_hosts = frozenset(allowed_hosts)
         self._cors_origins = frozenset(cors_origins)
 
@@ -63,16 +72,26 @@ class Gate:
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        num_bytes = 0
+        num_bytes, is_whole = 0, False
+        deadline = time.monotonic() + self._body_seconds
 
         async def receive_on() -> Message:
-            nonlocal num_bytes, refused
-            message = await receive()
-            num_bytes += len(message.get("body", b""))
-            if num_bytes <= self._max_body_bytes:
+            nonlocal num_bytes, refused, is_whole
+            if is_whole:  # what comes now is the end of the connection
+                return await receive()
+            problem = None
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+                is_whole = not message.get("more_body", False)
+                num_bytes += len(message.get("body", b""))
+                if num_bytes > self._max_body_bytes:
+                    problem = self._too_long()
+            except TimeoutError:
+                problem = self._too_slow()
+            if problem is None:
                 return message
             if not started:
-                await error_response(self._too_long())(scope, receive, send_on)
+                await error_response(problem)(scope, receive, send_on)
             refused = True
             return {"type": "http.disconnect"}
 
@@ -96,6 +115,11 @@ class Gate:
             raise ApiError(400, "Content-Length is no number", code="invalid_value")
         if len(length) > 18 or int(length) > self._max_body_bytes:
             raise self._too_long()
+
+    def _too_slow(self) -> ApiError:
+        return ApiError(
+            408, f"the request body did not come within {self._body_seconds:g} seconds", code="timeout"
+        )
 
     def _too_long(self) -> ApiError:
         return ApiError(

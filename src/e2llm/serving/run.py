@@ -10,6 +10,7 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
 from e2llm.serving.app import create_app
 from e2llm.serving.backends import Backend
+from e2llm.serving.connections import patient_protocol
 from e2llm.serving.settings import ServerSettings
 
 
@@ -59,6 +60,7 @@ def run_server(
             server_header=False,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+            http=patient_protocol(settings.header_seconds),
             h11_max_incomplete_event_size=64 * 1024,
         )
         uvicorn.Server(config).run(sockets=[listening])

@@ -8,6 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
 
 _MAX_STOPS = 4
+# No list may be long enough to keep the server busy with itself; what is allowed in the end is a setting.
+_MAX_DOCUMENTS = 1000
+_MAX_CONTEXTS = 64
+_MAX_MESSAGES = 4096
+_MAX_INDICES = 10_000
 _INT64 = 2**63 - 1
 
 Text = Annotated[str, StringConstraints(strict=True)]
@@ -35,6 +40,10 @@ class DocumentIn(Sent):
 # --- answers ------------------------------------------------------------------------------------------------
 
 
+Indices = Annotated[list[StrictInt], Field(max_length=_MAX_INDICES, fail_fast=True)]
+Documents = Annotated[list[Text | DocumentIn], Field(max_length=_MAX_DOCUMENTS, fail_fast=True)]
+
+
 class AnswerIn(Sent):
     """What chats and completions have in common."""
 
@@ -46,7 +55,7 @@ class AnswerIn(Sent):
     top_p: Number | None = Field(None, gt=0, le=1)
     n: StrictInt | None = Field(None, ge=1, description="Answers to each prompt.")
     seed: StrictInt | None = Field(None, ge=-_INT64, le=_INT64)
-    stop: Text | Annotated[list[Text], Field(max_length=_MAX_STOPS)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=_MAX_STOPS, fail_fast=True)] | None = None
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     stream: StrictBool | None = None
@@ -55,16 +64,20 @@ class AnswerIn(Sent):
     user: Text | None = Field(None, description="Taken and not used.")
     metadata: dict[Text, Text] | None = Field(None, description="Taken and not used.")
 
-    context_ids: list[ContextId] | None = Field(
+    context_ids: Annotated[list[ContextId], Field(max_length=_MAX_CONTEXTS, fail_fast=True)] | None = Field(
         None, description="e2llm: contexts to answer from, in this order."
     )
-    documents: list[Text | DocumentIn] | None = Field(
+    documents: Documents | None = Field(
         None, description="e2llm: texts to answer from; read for this request and not kept as a context."
     )
     soft_tokens: StrictInt | None = Field(
         None, ge=1, description="e2llm: soft tokens per chunk; by default as many as the window takes."
     )
-    expand: Annotated[StrictInt, Field(ge=0)] | list[StrictInt] | None = Field(
+    expand: (
+        Annotated[StrictInt, Field(ge=0)]
+        | Annotated[list[StrictInt], Field(max_length=_MAX_INDICES, fail_fast=True)]
+        | None
+    ) = Field(
         None, description="e2llm: chunks given as raw text: a number, chosen by the question, or indices."
     )
     expand_tokens: StrictInt | None = Field(None, ge=0, description="e2llm: most tokens of chunks given raw.")
@@ -94,7 +107,7 @@ class MessageIn(Sent):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+    content: Text | Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)]
     name: Text | None = Field(None, description="Taken and not used.")
 
     @property
@@ -106,14 +119,14 @@ class MessageIn(Sent):
 class ChatIn(AnswerIn):
     """A conversation to go on with; what does not fit the window is compressed, `usage` says so."""
 
-    messages: Annotated[list[MessageIn], Field(min_length=1)]
+    messages: Annotated[list[MessageIn], Field(min_length=1, max_length=_MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: StrictInt | None = Field(None, ge=1, description="The same as max_tokens.")
 
 
 class CompletionIn(AnswerIn):
     """A text to go on with."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=64, fail_fast=True)]
 
 
 class PromptDetails(BaseModel):

@@ -41,6 +41,8 @@ class ServerState:
         self._temporary = None if settings.folder else Path(tempfile.mkdtemp(prefix="e2llm-serve-"))
         folder = settings.folder or self._temporary
         assert folder is not None
+        # Texts of whoever asks are in there: for this user alone, unless it was made otherwise before.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         limit = None if settings.store_mb is None else settings.store_mb * 2**20
         self.store = ChunkStore(folder / STORE_FOLDER, max_bytes=limit)
         engine.store = self.store

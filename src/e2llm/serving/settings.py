@@ -1,10 +1,12 @@
 """What a server allows: sizes, times, how many at once."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2llm.errors import E2LLMError
 
+_ORIGIN = re.compile(r"https?://[^/\s*]+")
 _MAY_BE_ZERO = ("shutdown_seconds", "context_memory_mb", "prefix_cache_mb")
 
 
@@ -30,6 +32,8 @@ class ServerSettings:
         max_batch: Answers decoded together.
         max_queue: Requests that may be at work or wait; one more is told to come back later.
         timeout_seconds: Longest time for a request, reading included.
+        body_seconds: Time in which a request's body must have come.
+        header_seconds: Time in which a request's first line and headers must have come.
         shutdown_seconds: Time that running requests get when the server is told to stop.
         context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when asked for.
         prefix_cache_mb: Keys and values of prompts read lately, so that the next question about a context is
@@ -54,6 +58,8 @@ class ServerSettings:
     max_batch: int = 16
     max_queue: int = 64
     timeout_seconds: float = 600.0
+    body_seconds: float = 60.0
+    header_seconds: float = 20.0
     shutdown_seconds: float = 30.0
     context_memory_mb: int = 1024
     prefix_cache_mb: int = 512
@@ -64,5 +70,11 @@ class ServerSettings:
             least = 0 if name in _MAY_BE_ZERO else 1
             if isinstance(value, int | float) and value < least:
                 raise E2LLMError(f"{name} must be {least} or more, got {value!r}")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise E2LLMError(f"cors_origins takes origins such as https://example.org, got {origin!r}")
+        for host in self.allowed_hosts:
+            if not host or set(host) & set("*/ "):
+                raise E2LLMError(f"allowed_hosts takes names without port or *, got {host!r}")
         if not self.model_name or len(self.model_name) > 200:
             raise E2LLMError(f"model_name must have 1 to 200 characters, got {self.model_name!r}")

@@ -3,13 +3,15 @@
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from e2llm.inference.documents import Document
 from e2llm.serving.answering import to_document
 from e2llm.serving.api_errors import ApiError
+from e2llm.serving.bodies import fault_of, json_body, media_type, read_json
 from e2llm.serving.context_schemas import ContextIn, DocumentsIn
+from e2llm.serving.server_state import ServerState
 
 _FORM = {
     "type": "object",
@@ -25,18 +27,16 @@ _FORM = {
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI description of a body that is JSON or a form with files."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": _FORM}}
-    return {"requestBody": {"required": True, "content": content}}
+    return json_body(model, **{"multipart/form-data": _FORM})
 
 
 async def take_documents(
-    request: Request, model: type[ContextIn] | type[DocumentsIn]
+    request: Request, state: ServerState, model: type[ContextIn] | type[DocumentsIn]
 ) -> tuple[ContextIn | DocumentsIn, list[Document]]:
     """What is to be read: JSON, or files of a form; of files, only bytes and a name to show are used."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    kind = media_type(request)
     if kind == "application/json":
-        body = model.model_validate_json(await request.body())
+        body = await read_json(request, state, model)
         if (body.text is None) == (body.documents is None):
             raise ApiError(400, "give text or documents, one of them", code="invalid_value", param="text")
         if body.text is not None:
@@ -54,7 +54,7 @@ async def take_documents(
             values["stream"] = {"true": True, "false": False}.get(chosen.lower(), chosen)  # type: ignore[assignment]
         if (size := values.get("chunk_size_chars", "")).isdigit():
             values["chunk_size_chars"] = int(size)  # type: ignore[assignment]
-        body = model.model_validate(values)
+        body = take_fields(values, model)
         if body.text is not None or body.documents is not None:
             raise ApiError(400, "a form holds files, not text; send JSON for a text", code="invalid_value")
         documents = []
@@ -64,6 +64,16 @@ async def take_documents(
             name = _shown_name(item.filename) or f"file {place}"
             documents.append(Document(name, _decoded(await item.read(), name)))
     return body, documents
+
+
+def take_fields(
+    values: dict[str, Any], model: type[ContextIn] | type[DocumentsIn]
+) -> ContextIn | DocumentsIn:
+    """The fields of a form as a model; raises `ApiError` (400) with the first fault."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise fault_of(error) from error
 
 
 def _shown_name(name: str | None) -> str:
