@@ -87,7 +87,8 @@ def test_a_server_that_is_interrupted_ends_with_one_line(model, tmp_path):
     command = [sys.executable, "-m", "e2llm", "serve", str(model), "--port", "0", "--folder", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert "e2llm serves" in process.stderr.readline()
+        while "e2llm serves" not in (line := process.stderr.readline()):
+            assert line, "the server did not start"
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130

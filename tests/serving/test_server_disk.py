@@ -1,4 +1,4 @@
-"""What clients are told when the server's disk is full or not to be written to: no path, and nothing half there."""
+"""What clients are told when the server's disk is full or read-only: no path, and nothing half there."""
 
 import errno
 import os
