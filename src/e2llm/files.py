@@ -18,6 +18,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     link, the file that it leads to is replaced.
 
     Raises:
+        OSError: If it cannot be written, with its name.
         E2LLMError: If the place is a folder, a device or the like, or the name cannot be one of a file.
     """
     try:
@@ -30,8 +31,11 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
             raise
         raise E2LLMError(f"{str(file)!r} cannot be written to: {error}") from error
     file = target
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{file.name[:32]}.", dir=file.parent)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{file.name[:32]}.", dir=file.parent)
+    except OSError as error:  # it would name the file beside, which nobody knows
+        raise OSError(error.errno, error.strerror, str(file)) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -41,8 +45,10 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, file)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror, str(file)) from error
         raise
 
 

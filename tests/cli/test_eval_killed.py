@@ -1,47 +1,17 @@
 """Real processes of `e2llm eval` that are killed at chosen moments, and go on."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from e2llm import Record
 from e2llm.records import write_records
+from killing import run_struck
 from tiny_models import TEXT
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
-# The process kills itself when a function is called for the n-th time: a SIGKILL, at a known place. Of what a
-# stream would write then, the first half reaches the file.
-KILLED = """
-import importlib, os, signal, sys
-module, name, count, *arguments = sys.argv[1:]
-owner = importlib.import_module(module)
-while "." in name:
-    first, _, name = name.partition(".")
-    owner = getattr(owner, first)
-function, calls = getattr(owner, name), []
-
-def killed(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == int(count):
-        if name == "add":
-            import json
-            line = json.dumps(args[1]).encode()
-            args[0]._stream.write(line[: len(line) // 2])
-            args[0]._stream.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args, **kwargs)
-
-setattr(owner, name, killed)
-from e2llm.cli.main import entry_point
-sys.exit(entry_point(arguments))
-"""
 RUNNER = "e2llm.evaluation.runner"
 # Where, and how many whole lines there are then, and how many are begun.
 MOMENTS = {
@@ -101,11 +71,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_predictions_of_an_undisturbed_
         assert run(*arguments(whole)).code == 0
     place, num_whole, num_begun = MOMENTS[moment]
     folder = tmp_path / "killed"
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *map(str, place), *arguments(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_struck(signal.SIGKILL, place, *arguments(folder))
     assert done.returncode == -signal.SIGKILL, done.stderr
     written = (folder / "predictions.jsonl").read_bytes()
     assert (written.count(b"\n"), bool(written.rpartition(b"\n")[2])) == (num_whole, bool(num_begun))

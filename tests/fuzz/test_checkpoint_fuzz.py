@@ -82,8 +82,8 @@ def test_a_damaged_manifest_is_refused_by_its_file_or_valid(on_bases, tmp_path, 
         {"files": ["model.safetensors"]}, {"files": {"model.safetensors": "12"}}, {"files": {"a\0b": 1}},
         {"files": {"lora/../../x": 1}}, {"files": {"": 1}}, {"files": {"a\\..\\..\\x": 1}}, {"lora": "yes"},
         {"format": True}, {"format": float("nan")}, {"format": 0}, {"format": "1"},
-        {"parts": dict.fromkeys(PARTS, {"saved_here": False, "name": 5, "fingerprint": 6})},
-        {"parts": dict.fromkeys(PARTS, {"saved_here": "no", "name": "a", "fingerprint": "b"})},
+        {"parts": {part: {"saved_here": False, "name": 5, "fingerprint": 6} for part in PARTS}},
+        {"parts": {part: {"saved_here": "no", "name": "a", "fingerprint": "b"} for part in PARTS}},
     ],
 )  # fmt: skip
 def test_a_manifest_of_other_types_is_refused(folder, changes):

@@ -1,10 +1,6 @@
 """Real processes that are killed at chosen moments, and go on."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,32 +8,10 @@ import yaml
 from small_parts import make_recipe, weights
 
 from e2llm.training.run import train
+from killing import run_struck
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
-# The process kills itself when a function is called for the n-th time: a SIGKILL, at a known place.
-KILLED = """
-import importlib, os, signal, sys
-module, name, count, recipe = sys.argv[1:]
-owner = importlib.import_module(module)
-while "." in name:
-    first, _, name = name.partition(".")
-    owner = getattr(owner, first)
-function, calls = getattr(owner, name), []
-
-def killed(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == int(count):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args, **kwargs)
-
-setattr(owner, name, killed)
-from e2llm.training.recipe import load_recipe
-from e2llm.training.run import train
-for recipe in load_recipe(recipe):
-    train(recipe, resume=True)
-"""
 TRAINER = "e2llm.training.trainer"
 MOMENTS = {
     "in a step": (TRAINER, "E2LLMTrainer.compute_loss", 5),
@@ -82,11 +56,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_undisturbed_one(
     recipe = recipe_of(output="killed", **SECTIONS)
     file = tmp_path / "killed.yaml"
     file.write_text(yaml.safe_dump(recipe.model_dump(exclude_none=True)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, module, name, str(count), str(file)],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_struck(signal.SIGKILL, (module, name, count), "train", file, "--resume")
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (recipe.folder / "result.json").exists()
     result, theirs = undisturbed

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
 from e2llm.training import arguments, build, run
+from e2llm.training.arguments import training_arguments
 from e2llm.training.collator import SampleCollator
 from e2llm.training.run import prepare
 from e2llm.training.samples import OBJECTIVES
@@ -317,3 +318,10 @@ def test_a_constant_learning_rate_warms_up_all_the_same(recipe_of):
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
     assert rates == pytest.approx([0.0, 5e-4, 1e-3, 1e-3])
+
+
+def test_a_run_of_a_single_step_learns_something(recipe_of):
+    recipe = recipe_of(train={"steps": 1, "evaluate_every_steps": 1, "save_every_steps": 1})
+    assert training_arguments(recipe, None).get_warmup_steps(1) == 0
+    recipe.train.steps = 100
+    assert training_arguments(recipe, None).get_warmup_steps(100) == 5

@@ -24,6 +24,8 @@ from e2llm.cli.restate import restate
 from e2llm.cli.serve import serve
 from e2llm.cli.store import app as store
 from e2llm.cli.train import train
+from e2llm.cli.write_errors import write_problem
+from e2llm.errors import E2LLMError
 from e2llm.version import __version__
 
 app = typer.Typer(
@@ -88,6 +90,8 @@ def entry_point(argv: list[str] | None = None) -> int:
             return fail_usage(error)
         if debug:
             raise
+        if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
+            return fail(problem, 1)
         if isinstance(error, ValueError | OSError | ImportError):
             return fail(str(error) or type(error).__name__, 1)
         return fail(f"unexpected {type(error).__name__}: {error}; run with --debug to see where", 1)

@@ -35,7 +35,8 @@ def training_arguments(
         gradient_accumulation_steps=train.gradient_accumulation,
         learning_rate=train.learning_rate,
         lr_scheduler_type=_SCHEDULES[train.schedule],
-        warmup_steps=train.warmup_fraction,
+        # The first step of a warm-up has the learning rate 0: of a single step it would leave nothing.
+        warmup_steps=train.warmup_fraction if train.steps > 1 else 0,
         weight_decay=train.weight_decay,
         adam_beta2=train.adam_beta2,
         max_grad_norm=train.max_grad_norm,
