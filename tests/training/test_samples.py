@@ -341,3 +341,22 @@ def test_sorting_keeps_the_samples_of_each_step(sample_set):
         assert set(group) == set(range(first, min(first + 8, 60)))
         lengths = [len(samples[index].decoder_input.input_ids) for index in group]
         assert lengths == sorted(lengths)
+
+
+def test_positions_skip_up_to_the_window_and_never_within_an_answer(sample_set):
+    train = {"position_skips": 0.5}
+    samples = sample_set(80, only="reasoning", window=900, train=train, sources=[needle_source(3)])
+    skipped = 0
+    for index in range(80):
+        sample = samples[index]
+        if sample.positions is None:
+            continue
+        labels = sample.decoder_input.labels
+        assert len(sample.positions) == len(labels)
+        assert sample.positions == sorted(set(sample.positions))
+        assert sample.positions[-1] < 900
+        steps = zip(sample.positions[:-1], sample.positions[1:], labels[1:], strict=True)
+        assert all(after == before + 1 for before, after, label in steps if label != -100)
+        skipped += sample.positions[-1] >= len(labels)
+    assert 20 < skipped < 60
+    assert all(sample_set(8, window=900)[index].positions is None for index in range(8))

@@ -72,6 +72,7 @@ QUESTIONS_FOR_ALL_KEYS = (
 )
 
 ASSIGNMENTS = (  # (a variable gets a number, a variable gets the value of another)
+    ("VAR {name} = {value}", "VAR {name} = VAR {other}"),
     ("VAR {name} = {value}.", "VAR {name} = VAR {other}."),
     ("Let {name} = {value}.", "Let {name} = {other}."),
     ("{name} = {value};", "{name} = {other};"),
@@ -80,6 +81,7 @@ ASSIGNMENTS = (  # (a variable gets a number, a variable gets the value of anoth
 )
 
 QUESTIONS_FOR_VARIABLES = (
+    "Find all variables that are assigned the value {value} in the text above. There are {count} of them.",
     "Which variables have the value {value}?",
     "Find all variables that hold the value {value} in the text.",
     "List every variable that ends up with the value {value}, separated by commas.",

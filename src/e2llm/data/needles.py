@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from string import ascii_uppercase
+from typing import TypeVar
 
 from e2llm.data import needle_wording as wording
 from e2llm.data.converter import Converter
@@ -34,6 +35,7 @@ MIN_LENGTH_CHARS = 60
 _NEEDLE_ROOM_CHARS = 100  # a needle with its space, rounded up: how many fit is reckoned with it
 _MAX_NEEDLE_FRACTION = 0.7  # of the context, so that there is a haystack
 _RULER_FRACTION = 0.3
+_Phrase = TypeVar("_Phrase")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
 
 
@@ -178,7 +180,7 @@ def _values(rng: random.Random, noun: str, count: int) -> list[str]:
     return list(values)
 
 
-def _wording(rng: random.Random, phrases: Sequence[str]) -> str:
+def _wording(rng: random.Random, phrases: Sequence[_Phrase]) -> _Phrase:
     """A way to say it; the first, RULER's own, more often than the others."""
     return phrases[0] if rng.random() < _RULER_FRACTION else rng.choice(phrases)
 
@@ -255,7 +257,7 @@ def _variables(asks_for_names: bool) -> Callable[[random.Random, int], _Task]:
         names = iter(_variable_names(rng, num_chains * num_links))
         chains = [[next(names) for _ in range(num_links)] for _ in range(num_chains)]
         values = _values(rng, "number", num_chains)
-        first, further = rng.choice(wording.ASSIGNMENTS)
+        first, further = _wording(rng, wording.ASSIGNMENTS)
         order = [number for number in range(num_chains) for _ in range(num_links)]
         rng.shuffle(order)  # chains run through one another, each in its own order
         needles: list[str] = []
@@ -269,7 +271,8 @@ def _variables(asks_for_names: bool) -> Callable[[random.Random, int], _Task]:
             other = chain[place - 1] if place else ""
             needles.append(template.format(name=chain[place], other=other, value=values[number]))
         if asks_for_names:
-            prompt = rng.choice(wording.QUESTIONS_FOR_VARIABLES).format(value=values[0])
+            question = _wording(rng, wording.QUESTIONS_FOR_VARIABLES)
+            prompt = question.format(value=values[0], count=num_links)
             return _Task(needles, gold, prompt, ", ".join(chains[0]))
         asked = rng.randrange(num_links)
         prompt = rng.choice(wording.QUESTIONS_FOR_A_VARIABLE).format(name=chains[0][asked])

@@ -37,11 +37,13 @@ class Sample:
         decoder_input: Its tokens, labels and chunk texts.
         objective: The objective it serves, an index into `OBJECTIVES`.
         index: Its number in the run.
+        positions: Where its tokens stand for the decoder; None for one after another.
     """
 
     decoder_input: DecoderInput
     objective: int
     index: int = 0
+    positions: list[int] | None = None
 
 
 @dataclass
@@ -226,7 +228,22 @@ class SampleSet(Dataset[Sample]):
                 f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
                 f"lower {_SIZE_KEYS[objective]}"
             )
-        return Sample(decoder_input, number, index)
+        return Sample(decoder_input, number, index, self._positions(decoder_input, rng))
+
+    def _positions(self, decoder_input: DecoderInput, rng: random.Random) -> list[int] | None:
+        """Positions with two skips up to the end of the window, for a share of the training samples."""
+        share = self.recipe.train.position_skips if self.salt == "train" else 0.0
+        length = len(decoder_input.input_ids)
+        if self.window is None or not share or rng.random() >= share:
+            return None
+        # Within an answer each token follows the one before it.
+        places = [place for place, label in enumerate(decoder_input.labels) if label == IGNORE_INDEX]
+        skipped = rng.randint(0, self.window - length)
+        first = rng.randint(0, skipped)
+        positions = list(range(length))
+        for place, gap in zip(rng.choices(places, k=2), (first, skipped - first), strict=True):
+            positions[place:] = [position + gap for position in positions[place:]]
+        return positions
 
     def _draw(self, index: int, rng: random.Random) -> tuple[str, int, Record]:
         """The objective of a sample, the place of its pool among those of the objective, and its record.

@@ -211,6 +211,9 @@ class TrainSection(Section):
     """Folder of a store that keeps these states on disk, for later runs and for all processes."""
     sort_by_length: bool = False
     """Share a step's samples out to its forward passes by length, so that less padding is read."""
+    position_skips: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples whose positions skip, at two places, up to the end of the decoder's window: short
+    samples then teach distances of long ones (PoSE, arXiv 2309.10400)."""
     attention: Literal["default", "eager", "sdpa"] = "default"
     """How the decoder's attention is computed; eager is quicker on CPUs in bf16 where samples are short."""
     packing: bool = False
@@ -236,6 +239,8 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSection":
+        if self.packing and self.position_skips:
+            raise ValueError("position_skips does not go with packing: set one of them to 0 or false")
         if self.save_every_steps % self.evaluate_every_steps:
             raise ValueError(
                 f"save_every_steps={self.save_every_steps} must be a multiple of evaluate_every_steps="
