@@ -360,3 +360,12 @@ def test_positions_skip_up_to_the_window_and_never_within_an_answer(sample_set):
         skipped += sample.positions[-1] >= len(labels)
     assert 20 < skipped < 60
     assert all(sample_set(8, window=900)[index].positions is None for index in range(8))
+
+
+def test_all_gold_chunks_can_be_expanded_at_once():
+    gold = [True, False, True, False, True]
+    draws = [choose_expanded(gold, 4, 0.7, random.Random(seed), all_gold=True) for seed in range(200)]
+    counts = Counter(len({0, 2, 4} & set(chosen)) for chosen in draws)
+    assert set(counts) == {0, 3}
+    assert 0.6 < counts[3] / 200 < 0.8
+    assert any(len(chosen) == 4 for chosen in draws)

@@ -38,9 +38,10 @@ class SampleCollator:
 
         Returns:
             `input_ids`, `labels`, `objectives` (indices into `OBJECTIVES`) and `attention_mask` or, where
-            samples are packed, `position_ids`, each `[R, L]`; both where positions are skipped. If there are chunks, each distinct one
-            once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index` `[P]`, if one stands at
-            several places; `chunk_gradient_mask` `[C]`, if gradients flow through some of them alone.
+            samples are packed, `position_ids`, each `[R, L]`; both where positions skip. If there are chunks,
+            each distinct one once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index`
+            `[P]`, if one stands at several places; `chunk_gradient_mask` `[C]`, if gradients flow through
+            some of them alone.
         """
         rows = pack(samples) if self.packs else [[sample] for sample in samples]
         chunks = [text for row in rows for sample in row for text in sample.decoder_input.chunks]

@@ -67,6 +67,7 @@ _KEYS_OF_SOFT_TOKENS = (
     "expand_fraction",
     "expand_max_chunks",
     "expand_gold_fraction",
+    "expand_all_gold",
     "distractor_fraction",
     "distractor_max_chunks",
     "questions_per_context",
@@ -93,6 +94,8 @@ class ReasoningObjective(Section):
     """Most chunks that are raw in such a sample."""
     expand_gold_fraction: float = Field(default=0.7, ge=0, le=1)
     """Share of those samples in which a chunk that holds evidence is among them."""
+    expand_all_gold: bool = False
+    """Whether all of these are raw where one is, even beyond expand_max_chunks; else as many as are drawn."""
     distractor_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the samples whose context is surrounded by chunks of other contexts: those of the files that
     list `distractors` under `objectives`, by default those that reasoning is asked of."""

@@ -315,7 +315,13 @@ class SampleSet(Dataset[Sample]):
             gold = [*[False] * len(before), *gold, *[False] * len(after)]
         expand: list[int] = []
         if rng.random() < settings.expand_fraction:
-            expand = choose_expanded(gold, settings.expand_max_chunks, settings.expand_gold_fraction, rng)
+            expand = choose_expanded(
+                gold,
+                settings.expand_max_chunks,
+                settings.expand_gold_fraction,
+                rng,
+                all_gold=settings.expand_all_gold,
+            )
         num_soft_tokens = self.num_soft_tokens(index)
 
         def lay_out() -> DecoderInput:
@@ -402,15 +408,20 @@ def crop(
     return first, first + max_chunks
 
 
-def choose_expanded(gold: Sequence[bool], most: int, gold_fraction: float, rng: random.Random) -> list[int]:
-    """Indices of chunks to give as raw text, with a gold one among them in `gold_fraction` of the draws."""
+def choose_expanded(
+    gold: Sequence[bool], most: int, gold_fraction: float, rng: random.Random, *, all_gold: bool = False
+) -> list[int]:
+    """Indices of chunks to give as raw text, with gold ones among them in `gold_fraction` of the draws.
+
+    As many as are drawn, at most `most`; with `all_gold` all that there are, even where these are more.
+    """
     count = rng.randint(1, min(most, len(gold)))
     golden = [index for index, is_gold in enumerate(gold) if is_gold]
     others = [index for index, is_gold in enumerate(gold) if not is_gold]
     chosen: list[int] = []
     if golden and rng.random() < gold_fraction:
-        chosen = rng.sample(golden, min(count, len(golden)))
-    chosen += rng.sample(others, min(count - len(chosen), len(others)))
+        chosen = golden if all_gold else rng.sample(golden, min(count, len(golden)))
+    chosen = [*chosen, *rng.sample(others, max(0, min(count - len(chosen), len(others))))]
     return sorted(chosen)
 
 
