@@ -30,7 +30,7 @@ MAX_SHARD_SIZE = "15MB"  # every file of the repository stays under 16 MB
 def main(run: Path) -> None:
     """Copy the final model of a run and what it was made with."""
     target = EMBEDDED_FOLDER / "mini"
-    final = run / STAGES[-1] / "final"
+    final = [run / stage / "final" for stage in STAGES if (run / stage / "final").is_dir()][-1]
     model = E2LLMForConditionalGeneration.from_pretrained(final)
     model.config.encoder_batch_tokens = E2LLMConfig().encoder_batch_tokens  # those of a CPU
     E2LLMProcessor.from_pretrained(final).save_pretrained(target)
