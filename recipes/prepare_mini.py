@@ -7,6 +7,7 @@ recipes/README.md says where each is to be had. A file of records that is there 
 """
 
 import argparse
+import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ SHORT_CHARS = (200, 250, 300, 450, 600, 900)
 LONG_CHARS = (1200, 2000, 3000, 4000)
 FAR_CHARS = (6000, 12000, 24000, 34000)
 RECALL = ("number", "word", "multi_key")
+SINGLE = ("number", "number", "number", "word", "uuid")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,31 @@ class Needles:
         write_records(output, records)
 
 
+@dataclass(frozen=True)
+class Passages:
+    """Stretches of haystacks, each a chunk to put around what is asked about, as text-only records."""
+
+    haystacks: str
+    seed: int
+    num_records: int
+    shortest_chars: int
+    longest_chars: int
+
+    def __call__(self, raw: Path, output: Path) -> None:
+        """Write the records."""
+        rng = random.Random(self.seed)
+        texts = [record.context for record in read_records(output.parent / f"{self.haystacks}.jsonl")]
+        lengths = [len(text) for text in texts]
+        write_records(output, (self._draw(rng, texts, lengths) for _ in range(self.num_records)))
+
+    def _draw(self, rng: random.Random, texts: list[str], lengths: list[int]) -> Record:
+        text = rng.choices(texts, lengths)[0]
+        length = rng.randint(self.shortest_chars, self.longest_chars)
+        start = rng.randrange(max(1, len(text) - length))
+        start = text.find(" ", start) + 1 if start else 0
+        return Record(text[start : start + length].strip(), "", "")
+
+
 def unique_texts(records: Iterable[Record]) -> Iterator[Record]:
     """A text-only record for each context, with the id of the first record that has it."""
     seen: set[str] = set()
@@ -163,6 +190,65 @@ JOBS: dict[str, Job] = {
     ),
     "needles-long-validation": Job(
         Needles("haystacks-validation", 4, 200, (2000, 4000, 8000), RECALL, noise_fraction=0.0),
+        after=("haystacks-validation",),
+    ),
+    # One chunk each, of short ones many: copying and reading of soft tokens are learned from these.
+    "needles-plain": Job(
+        Needles("haystacks", 111, 40_000, (60, 60, 80), ("number", "number", "number", "word")),
+        after=("haystacks",),
+    ),
+    "needles-bare": Job(Needles("haystacks", 101, 30_000, (60, 70, 80, 100), SINGLE), after=("haystacks",)),
+    "needles-hay": Job(
+        Needles("haystacks", 102, 30_000, (120, 160, 200, 250, 300), (*SINGLE, "multi_key", "multi_key")),
+        after=("haystacks",),
+    ),
+    "needles-chunk": Job(
+        Needles(
+            "haystacks",
+            112,
+            12_000,
+            (300, 400, 500, 500),
+            ("number", "number", "word", "uuid", "uuid", "multi_key"),
+        ),
+        after=("haystacks",),
+    ),
+    "needles-dull": Job(
+        Needles("haystacks", 123, 4_000, (200, 300, 500), ("number", "number", "uuid", "word"), 1.0),
+        after=("haystacks",),
+    ),
+    "needles-several": Job(
+        Needles("haystacks", 122, 6_000, (400, 700, 1000, 1500), ("multi_key", "multi_value", "multi_query")),
+        after=("haystacks",),
+    ),
+    "variables": Job(
+        Needles(
+            "haystacks",
+            121,
+            4_000,
+            (300, 400, 500, 800, 1200),
+            ("variables", "variables", "variables", "variable_value"),
+            0.6,
+        ),
+        after=("haystacks",),
+    ),
+    "passages-short": Job(Passages("haystacks", 1, 3_000, 150, 400), after=("haystacks",)),
+    "passages": Job(Passages("haystacks", 2, 3_000, 300, 500), after=("haystacks",)),
+    "needles-bare-validation": Job(
+        Needles("haystacks-validation", 103, 300, (60, 80, 100), ("number", "word", "uuid")),
+        after=("haystacks-validation",),
+    ),
+    "needles-hay-validation": Job(
+        Needles(
+            "haystacks-validation",
+            104,
+            600,
+            (160, 200, 250, 300),
+            ("number", "word", "uuid", "multi_key"),
+        ),
+        after=("haystacks-validation",),
+    ),
+    "needles-chunk-validation": Job(
+        Needles("haystacks-validation", 105, 300, (400, 500), ("number", "word", "uuid")),
         after=("haystacks-validation",),
     ),
     # All kinds, and lengths up to those that fill the decoder's window: for mini-gpu only.

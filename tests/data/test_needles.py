@@ -96,8 +96,8 @@ def test_short_haystacks_are_joined_to_reach_the_length():
     ("arguments", "message"),
     [
         ({"kinds": ["novel"]}, "unknown kind"),
-        ({"lengths": (100,)}, "at least 200"),
-        ({"lengths": ()}, "at least 200"),
+        ({"lengths": (50,)}, "at least 60"),
+        ({"lengths": ()}, "at least 60"),
         ({"count": -1}, "num_records"),
         ({"noise_fraction": 2.0}, "between 0 and 1"),
     ],

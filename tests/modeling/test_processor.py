@@ -36,6 +36,19 @@ def test_labels_are_the_answer_and_its_end_and_nothing_else(processor):
     assert set(processor.lay_out(["one"], "Why?").labels) == {-100}
 
 
+def test_the_answers_of_a_history_can_be_predicted_too(processor):
+    history = [("Who?", "We."), ("When?", "Now.")]
+    sample = processor.lay_out(["one"], "Why?", "So.", history=history, labels_history=True)
+    plain = processor.lay_out(["one"], "Why?", "So.", history=history)
+    assert sample.input_ids == plain.input_ids
+    labelled = [label for label in sample.labels if label != -100]
+    assert processor.tokenizer.decode(labelled) == " We.</s> Now.</s> So.</s>"
+    pairs = zip(sample.labels, sample.input_ids, strict=True)
+    assert all(label in (-100, token) for label, token in pairs)
+    last = [label for label in plain.labels if label != -100]
+    assert processor.tokenizer.decode(last) == " So.</s>"
+
+
 def test_an_expanded_chunk_stands_as_text_in_its_place(processor):
     sample = processor.lay_out(["one", "two", "three"], "Why?", num_soft_tokens=2, expand=[1])
     hole = processor.chunk_token_id

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +30,14 @@ def test_samples_are_padded_on_the_left_and_chunks_lie_flat(processor):
         [2, first + 3, 3, 0, 0],
     ]
     assert batch["chunk_attention_mask"].sum(dim=1).tolist() == [4, 5, 3]
+
+
+def test_positions_that_skip_stand_beside_those_that_do_not(processor):
+    far = replace(LONG, positions=[0, 1, 30, 31])
+    batch = SampleCollator(processor)([far, SHORT])
+    assert batch["position_ids"].tolist() == [[0, 1, 30, 31], [0, 0, 0, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert "position_ids" not in SampleCollator(processor)([LONG, SHORT])
 
 
 def test_a_chunk_that_stands_twice_is_there_once(processor):

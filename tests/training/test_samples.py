@@ -262,3 +262,110 @@ def test_a_limit_reads_the_first_records_only(recipe_of):
     recipe = recipe_of(data={"train": [{"path": "questions.jsonl", "limit": 5}]})
     (source,) = load_sources(recipe.data.train)
     assert [record.id for record in source.records] == [f"boat-{number}" for number in range(5)]
+
+
+def needle_source(most_turns, count=20):
+    texts = [f"The number of box {number} is {number * 11}." for number in range(1, count)]
+    records = [
+        Record(text, f"What is in box {number}?", str(number * 11), evidence=((0, len(text)),))
+        for number, text in enumerate(texts, 1)
+    ]
+    return Source(DataFile(path="needles", most_turns=most_turns), records)
+
+
+def test_records_of_a_file_are_asked_one_after_another_and_all_answers_are_predicted(sample_set, processor):
+    samples = sample_set(100, only="reasoning", sources=[needle_source(most_turns=3)])
+    numbers_of_turns = Counter()
+    for index in range(100):
+        layout = samples[index].decoder_input
+        numbers = [chunk.split()[-1].rstrip(".") for chunk in layout.chunks]
+        assert len(set(numbers)) == len(numbers)
+        given = answer_of(processor, samples[index])
+        assert sorted(given.split()) == sorted(numbers)
+        numbers_of_turns[len(numbers)] += 1
+    assert set(numbers_of_turns) == {1, 2, 3}
+    assert min(numbers_of_turns.values()) > 15
+
+
+def test_a_file_of_distractors_gives_chunks_and_no_questions(sample_set):
+    others = [Record(f"Other text {number}.", "Why?", "So.") for number in range(9)]
+    distractors = Source(DataFile(path="others", objectives=["distractors"]), others)
+    reasoning = {"distractor_fraction": 1.0, "distractor_max_chunks": 4}
+    samples = sample_set(
+        only="reasoning", sources=[needle_source(1), distractors], objectives={"reasoning": reasoning}
+    )
+    for index in range(40):
+        chunks = samples[index].decoder_input.chunks
+        assert sum(chunk.startswith("The number") for chunk in chunks) == 1
+    assert any("Other text" in chunk for i in range(40) for chunk in samples[i].decoder_input.chunks)
+
+
+def test_raw_chunks_of_other_contexts_become_soft_where_the_window_is_full(sample_set, processor):
+    others = [Record("Long words follow one another here. " * 2, "", "") for _ in range(3)]
+    distractors = Source(DataFile(path="others", objectives=["distractors"]), others)
+    reasoning = {
+        "distractor_fraction": 1.0,
+        "distractor_max_chunks": 8,
+        "expand_fraction": 1.0,
+        "expand_max_chunks": 9,
+        "expand_gold_fraction": 1.0,
+    }
+    sources = [needle_source(1), distractors]
+    free = sample_set(40, only="reasoning", sources=sources, objectives={"reasoning": reasoning})
+    tight = sample_set(40, only="reasoning", sources=sources, objectives={"reasoning": reasoning}, window=120)
+    lengths = [len(free[i].decoder_input.input_ids) for i in range(40)]
+    assert max(lengths) > 120
+    for index in range(40):
+        layout = tight[index].decoder_input
+        assert len(layout.input_ids) <= 120
+        assert not any(chunk.startswith("The number") for chunk in layout.chunks)  # the gold one stays raw
+
+
+def test_a_window_can_be_restated_from_its_text(sample_set, processor):
+    understanding = {"window_chunks": [2], "expand_fraction": 1.0}
+    samples = sample_set(only="understanding", objectives={"understanding": understanding})
+    for index in range(10):
+        layout = samples[index].decoder_input
+        assert not layout.chunks
+        answer = [label for label in layout.labels if label != -100]
+        context = layout.input_ids[: len(layout.labels) - len(answer)]
+        assert answer_of(processor, samples[index])[:20] in processor.decode_answer(context)
+
+
+def test_sorting_keeps_the_samples_of_each_step(sample_set):
+    samples = sample_set(60, group_size=8)
+    order = list(samples.by_length())
+    assert sorted(order) == list(range(60))
+    for first in range(0, 60, 8):
+        group = order[first : first + 8]
+        assert set(group) == set(range(first, min(first + 8, 60)))
+        lengths = [len(samples[index].decoder_input.input_ids) for index in group]
+        assert lengths == sorted(lengths)
+
+
+def test_positions_skip_up_to_the_window_and_never_within_an_answer(sample_set):
+    train = {"position_skips": 0.5}
+    samples = sample_set(80, only="reasoning", window=900, train=train, sources=[needle_source(3)])
+    skipped = 0
+    for index in range(80):
+        sample = samples[index]
+        if sample.positions is None:
+            continue
+        labels = sample.decoder_input.labels
+        assert len(sample.positions) == len(labels)
+        assert sample.positions == sorted(set(sample.positions))
+        assert sample.positions[-1] < 900
+        steps = zip(sample.positions[:-1], sample.positions[1:], labels[1:], strict=True)
+        assert all(after == before + 1 for before, after, label in steps if label != -100)
+        skipped += sample.positions[-1] >= len(labels)
+    assert 20 < skipped < 60
+    assert all(sample_set(8, window=900)[index].positions is None for index in range(8))
+
+
+def test_all_gold_chunks_can_be_expanded_at_once():
+    gold = [True, False, True, False, True]
+    draws = [choose_expanded(gold, 4, 0.7, random.Random(seed), all_gold=True) for seed in range(200)]
+    counts = Counter(len({0, 2, 4} & set(chosen)) for chosen in draws)
+    assert set(counts) == {0, 3}
+    assert 0.6 < counts[3] / 200 < 0.8
+    assert any(len(chosen) == 4 for chosen in draws)

@@ -41,6 +41,7 @@ def smaller(file, encoder, decoder, folder):
         f"encoder.source={encoder}", f"output={folder / 'run'}", "train.steps=1", "train.batch_size=2",
         "train.gradient_accumulation=1", "train.dataloader_workers=0", "train.evaluate_samples=2",
         "train.evaluate_every_steps=1", "train.save_every_steps=1", "train.precision=fp32",
+        "train.compile=false",
         "data.validation_fraction=0.3",
     ]  # fmt: skip
     content = yaml.safe_load(file.read_text())
@@ -49,7 +50,7 @@ def smaller(file, encoder, decoder, folder):
     if (content.get("decoder") or {}).get("new"):
         shape = {
             "hidden_size": 32,
-            "num_layers": 1,
+            "num_layers": 6,  # of which a stage may keep some
             "num_heads": 4,
             "intermediate_size": 48,
             "vocab_size": 300,

@@ -143,6 +143,17 @@ def test_packed_samples_train_as_samples_in_rows_of_their_own(recipe_of):
     assert_same_step(plain, one_step(recipe))
 
 
+def test_samples_sorted_by_length_and_eager_attention_train_the_same(recipe_of):
+    plain = one_step(recipe_of(train=ONE_STEP, **ALL_OBJECTIVES))
+    settings = {"batch_size": 2, "gradient_accumulation": 4, "sort_by_length": True, "attention": "eager"}
+    recipe = recipe_of(output="again", train={**ONE_STEP, **settings}, **ALL_OBJECTIVES)
+    trainer = prepare(recipe)
+    lengths = [batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()]
+    assert lengths == sorted(lengths)
+    assert trainer.model.language_model.config._attn_implementation == "eager"
+    assert_same_step(plain, one_step(recipe))
+
+
 def test_questions_of_one_context_read_it_once_and_train_as_if_each_read_it(
     recipe_of, steady_encoder, monkeypatch
 ):

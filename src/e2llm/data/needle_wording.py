@@ -1,7 +1,8 @@
 """Words and phrasings of the generated needle tasks: several ways to say a fact and to ask for it.
 
-The tasks are those of RULER (Hsieh et al. 2024, arXiv 2404.06654) in words of our own, so that a model which
-trains on them meets the benchmark's sentences for the first time when it is scored.
+The tasks are those of RULER (Hsieh et al. 2024, arXiv 2404.06654). The first phrase of the needles'
+statements and questions is the benchmark's own, the others are ours: a model that trains on them knows the
+sentence when it is scored, but neither the key and the value in it nor the text around it.
 """
 
 _ADJECTIVES = """
@@ -34,6 +35,7 @@ walnut water weaver whale wheel willow window winter wolf
 NOUNS = tuple(_NOUNS.split())
 
 STATEMENTS = (
+    "One of the special magic {noun}s for {key} is: {value}.",
     "The secret {noun} for {key} is {value}.",
     "A special magic {noun} for {key} is: {value}.",
     "Remember that the {noun} for {key} is {value}.",
@@ -45,6 +47,7 @@ STATEMENTS = (
 )
 
 QUESTIONS = (
+    "What is the special magic {noun} for {key} mentioned in the provided text?",
     "What is the secret {noun} for {key}?",
     "Which {noun} does the text give for {key}?",
     "What special magic {noun} for {key} is mentioned in the text?",
@@ -54,6 +57,7 @@ QUESTIONS = (
 )
 
 QUESTIONS_FOR_ALL_VALUES = (
+    "What are all the special magic {noun}s for {key} mentioned in the provided text?",
     "What are all the {noun}s for {key} in the text?",
     "List every {noun} that the text gives for {key}, separated by commas.",
     "What are all the special magic {noun}s for {key} mentioned in the text?",
@@ -61,12 +65,14 @@ QUESTIONS_FOR_ALL_VALUES = (
 )
 
 QUESTIONS_FOR_ALL_KEYS = (
+    "What are all the special magic {noun}s for {keys} mentioned in the provided text?",
     "What are the {noun}s for {keys}?",
     "Give the {noun}s for {keys}, in this order, separated by commas.",
     "What are all the special magic {noun}s for {keys} mentioned in the text?",
 )
 
 ASSIGNMENTS = (  # (a variable gets a number, a variable gets the value of another)
+    ("VAR {name} = {value}", "VAR {name} = VAR {other}"),
     ("VAR {name} = {value}.", "VAR {name} = VAR {other}."),
     ("Let {name} = {value}.", "Let {name} = {other}."),
     ("{name} = {value};", "{name} = {other};"),
@@ -75,6 +81,7 @@ ASSIGNMENTS = (  # (a variable gets a number, a variable gets the value of anoth
 )
 
 QUESTIONS_FOR_VARIABLES = (
+    "Find all variables that are assigned the value {value} in the text above. There are {count} of them.",
     "Which variables have the value {value}?",
     "Find all variables that hold the value {value} in the text.",
     "List every variable that ends up with the value {value}, separated by commas.",

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from string import ascii_uppercase
+from typing import TypeVar
 
 from e2llm.data import needle_wording as wording
 from e2llm.data.converter import Converter
@@ -30,9 +31,11 @@ from e2llm.data.plain_text import PlainTextConverter
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_records
 
-MIN_LENGTH_CHARS = 200
+MIN_LENGTH_CHARS = 60
 _NEEDLE_ROOM_CHARS = 100  # a needle with its space, rounded up: how many fit is reckoned with it
 _MAX_NEEDLE_FRACTION = 0.7  # of the context, so that there is a haystack
+_RULER_FRACTION = 0.3
+_Phrase = TypeVar("_Phrase")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
 
 
@@ -59,7 +62,7 @@ def generate_needles(
     Args:
         haystacks: Texts to hide needles in; a place is drawn uniformly over all their characters.
         num_records: How many records, at least 0.
-        lengths_chars: Lengths of the contexts in characters, drawn uniformly; each at least 200.
+        lengths_chars: Lengths of the contexts in characters, drawn uniformly; each at least 60.
         kinds: Which kinds, drawn uniformly; empty means every kind of `KINDS`.
         seed: Any integer.
         noise_fraction: Share of the records (0..1) whose haystack is a few dull sentences over and over,
@@ -152,8 +155,8 @@ def _stretch(rng: random.Random, haystacks: Sequence[str], ends: list[int], leng
 
 
 def _noise(rng: random.Random, length: int) -> str:
-    sentences = rng.choice(wording.NOISE)
-    return " ".join([sentences] * (length // len(sentences) + 1))[:length].rstrip()
+    sentences, joint = rng.choice(wording.NOISE), rng.choice((" ", "\n"))
+    return joint.join([sentences] * (length // len(sentences) + 1))[:length].rstrip()
 
 
 def _keys(rng: random.Random, count: int) -> list[str]:
@@ -177,11 +180,16 @@ def _values(rng: random.Random, noun: str, count: int) -> list[str]:
     return list(values)
 
 
+def _wording(rng: random.Random, phrases: Sequence[_Phrase]) -> _Phrase:
+    """A way to say it; the first, RULER's own, more often than the others."""
+    return phrases[0] if rng.random() < _RULER_FRACTION else rng.choice(phrases)
+
+
 def _single(noun: str) -> Callable[[random.Random, int], _Task]:
     def make(rng: random.Random, max_needles: int) -> _Task:
         (key,), (value,) = _keys(rng, 1), _values(rng, noun, 1)
-        needle = rng.choice(wording.STATEMENTS).format(noun=noun, key=key, value=value)
-        return _Task([needle], [0], rng.choice(wording.QUESTIONS).format(noun=noun, key=key), value)
+        needle = _wording(rng, wording.STATEMENTS).format(noun=noun, key=key, value=value)
+        return _Task([needle], [0], _wording(rng, wording.QUESTIONS).format(noun=noun, key=key), value)
 
     return make
 
@@ -190,12 +198,12 @@ def _multi_key(rng: random.Random, max_needles: int) -> _Task:
     noun = rng.choice(("number", "word"))
     count = rng.randint(2, min(8, max_needles))
     keys, values = _keys(rng, count), _values(rng, noun, count)
-    statement = rng.choice(wording.STATEMENTS)
+    statement = _wording(rng, wording.STATEMENTS)
     gold = rng.randrange(count)
     needles = [
         statement.format(noun=noun, key=key, value=value) for key, value in zip(keys, values, strict=True)
     ]
-    prompt = rng.choice(wording.QUESTIONS).format(noun=noun, key=keys[gold])
+    prompt = _wording(rng, wording.QUESTIONS).format(noun=noun, key=keys[gold])
     return _Task(needles, [gold], prompt, values[gold])
 
 
@@ -206,12 +214,12 @@ def _multi_value(rng: random.Random, max_needles: int) -> _Task:
     gold = sorted(rng.sample(range(count), num_gold))
     key, *others = _keys(rng, 1 + count - num_gold)
     values = _values(rng, noun, count)
-    statement = rng.choice(wording.STATEMENTS)
+    statement = _wording(rng, wording.STATEMENTS)
     needles = [
         statement.format(noun=noun, key=key if place in gold else others.pop(), value=value)
         for place, value in enumerate(values)
     ]
-    prompt = rng.choice(wording.QUESTIONS_FOR_ALL_VALUES).format(noun=noun, key=key)
+    prompt = _wording(rng, wording.QUESTIONS_FOR_ALL_VALUES).format(noun=noun, key=key)
     return _Task(needles, gold, prompt, ", ".join(values[place] for place in gold))
 
 
@@ -220,13 +228,13 @@ def _multi_query(rng: random.Random, max_needles: int) -> _Task:
     count = rng.randint(2, min(7, max_needles))
     asked = rng.sample(range(count), rng.randint(2, min(4, count)))
     keys, values = _keys(rng, count), _values(rng, noun, count)
-    statement = rng.choice(wording.STATEMENTS)
+    statement = _wording(rng, wording.STATEMENTS)
     needles = [
         statement.format(noun=noun, key=key, value=value) for key, value in zip(keys, values, strict=True)
     ]
     names = [keys[place] for place in asked]
     listed = f"{', '.join(names[:-1])} and {names[-1]}"
-    prompt = rng.choice(wording.QUESTIONS_FOR_ALL_KEYS).format(noun=noun, keys=listed)
+    prompt = _wording(rng, wording.QUESTIONS_FOR_ALL_KEYS).format(noun=noun, keys=listed)
     return _Task(needles, asked, prompt, ", ".join(values[place] for place in asked))
 
 
@@ -249,7 +257,7 @@ def _variables(asks_for_names: bool) -> Callable[[random.Random, int], _Task]:
         names = iter(_variable_names(rng, num_chains * num_links))
         chains = [[next(names) for _ in range(num_links)] for _ in range(num_chains)]
         values = _values(rng, "number", num_chains)
-        first, further = rng.choice(wording.ASSIGNMENTS)
+        first, further = _wording(rng, wording.ASSIGNMENTS)
         order = [number for number in range(num_chains) for _ in range(num_links)]
         rng.shuffle(order)  # chains run through one another, each in its own order
         needles: list[str] = []
@@ -263,7 +271,8 @@ def _variables(asks_for_names: bool) -> Callable[[random.Random, int], _Task]:
             other = chain[place - 1] if place else ""
             needles.append(template.format(name=chain[place], other=other, value=values[number]))
         if asks_for_names:
-            prompt = rng.choice(wording.QUESTIONS_FOR_VARIABLES).format(value=values[0])
+            question = _wording(rng, wording.QUESTIONS_FOR_VARIABLES)
+            prompt = question.format(value=values[0], count=num_links)
             return _Task(needles, gold, prompt, ", ".join(chains[0]))
         asked = rng.randrange(num_links)
         prompt = rng.choice(wording.QUESTIONS_FOR_A_VARIABLE).format(name=chains[0][asked])

@@ -235,6 +235,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         num_soft_tokens: int | None = None,
         expand: Sequence[int] = (),
         history: Sequence[tuple[str, str]] = (),
+        labels_history: bool = False,
     ) -> DecoderInput:
         """Lay out one sample.
 
@@ -245,6 +246,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             num_soft_tokens: K placeholders per chunk.
             expand: Indices of chunks whose raw text stands in the place of their soft tokens.
             history: Earlier instructions with their answers, between the chunks and the prompt.
+            labels_history: Predict the answers of the history, too.
 
         Raises:
             E2LLMError: If K is below 1, `expand` names no chunk, or there is a history and the chat template
@@ -263,14 +265,19 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         ids += template.before_prompt
         if history and template.between_turns is None:
             raise E2LLMError("the decoder's chat template takes one turn only; ask without a history")
+        earlier: list[tuple[int, int]] = []
         for earlier_prompt, earlier_answer in history:
             ids += self.encode(template.answer_prefix + earlier_prompt)
             ids += template.before_answer
+            start = len(ids)
             ids += self.encode(template.answer_prefix + earlier_answer)
+            earlier.append((start, len(ids) + len(template.after_answer)))
             ids += template.between_turns or []
         ids += self.encode(template.answer_prefix + prompt)
         ids += template.before_answer
         labels = [IGNORE_INDEX] * len(ids)
+        for start, end in earlier if labels_history else []:
+            labels[start:end] = ids[start:end]
         if answer is not None:
             answer_ids = [*self.encode(template.answer_prefix + answer), *template.after_answer]
             ids, labels = ids + answer_ids, labels + answer_ids

@@ -54,9 +54,36 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
         )
     if recipe.decoder.source and dtype != "auto":
         hold_base_in(model.language_model, getattr(torch, dtype))
+    if recipe.decoder.keep_layers:
+        keep_layers(model, recipe.decoder.keep_layers)
     if recipe.adapter.reset:
         model.reset_adapter()
     return model, open_processor(recipe)
+
+
+def keep_layers(model: E2LLMForConditionalGeneration, kept: Sequence[int]) -> None:
+    """Leave out all other layers of the decoder: a shallower one that starts with what a deeper one knows.
+
+    Args:
+        model: A model whose decoder has a list of layers of one kind, as Llama's has.
+        kept: Places of the layers that stay, counted from 0, in ascending order.
+
+    Raises:
+        E2LLMError: If the decoder holds no such list, or a place is not in it.
+    """
+    body = model.language_model.base_model
+    layers = getattr(body, "layers", None)
+    if not isinstance(layers, nn.ModuleList) or getattr(body.config, "layer_types", None):
+        raise E2LLMError("decoder.keep_layers: the decoder has no list of layers of one kind; leave it out")
+    if not set(kept) <= set(range(len(layers))):
+        raise E2LLMError(
+            f"decoder.keep_layers: the decoder has layers 0 to {len(layers) - 1}, got {list(kept)}"
+        )
+    body.layers = nn.ModuleList([layers[place] for place in kept])
+    for place, layer in enumerate(body.layers):
+        layer.self_attn.layer_idx = place  # its place in the cache
+    for config in (body.config, model.language_model.config, model.config.text_config):
+        config.num_hidden_layers = len(kept)
 
 
 def existing_start(recipe: Recipe) -> str:

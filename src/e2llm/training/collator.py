@@ -38,9 +38,10 @@ class SampleCollator:
 
         Returns:
             `input_ids`, `labels`, `objectives` (indices into `OBJECTIVES`) and `attention_mask` or, where
-            samples are packed, `position_ids`, each `[R, L]`. If there are chunks, each distinct one
-            once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index` `[P]`, if one stands at
-            several places; `chunk_gradient_mask` `[C]`, if gradients flow through some of them alone.
+            samples are packed, `position_ids`, each `[R, L]`; both where positions skip. If there are chunks,
+            each distinct one once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index`
+            `[P]`, if one stands at several places; `chunk_gradient_mask` `[C]`, if gradients flow through
+            some of them alone.
         """
         rows = pack(samples) if self.packs else [[sample] for sample in samples]
         chunks = [text for row in rows for sample in row for text in sample.decoder_input.chunks]
@@ -61,6 +62,10 @@ class SampleCollator:
         batch = dict(self.processor.collate(inputs, with_labels=True))
         objectives = torch.tensor([sample.objective for sample in samples])
         batch["objectives"] = objectives[:, None].expand_as(batch["labels"]).contiguous()
+        if any(sample.positions for sample in samples):
+            length = batch["labels"].shape[1]
+            rows = [sample.positions or range(len(sample.decoder_input.labels)) for sample in samples]
+            batch["position_ids"] = torch.tensor([[0] * (length - len(row)) + [*row] for row in rows])
         return batch
 
     def _pack(self, rows: Sequence[Sequence[Sample]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from e2llm.training.section import Section
 
 ObjectiveName = Literal["language", "understanding", "reasoning"]
+Purpose = ObjectiveName | Literal["distractors"]
 PositiveInt = Annotated[int, Field(ge=1)]
 _ROUNDING = 1e-9  # 1 - 0.7 - 0.3 is not 0 in binary
 
@@ -35,6 +36,8 @@ class UnderstandingObjective(Section):
     """Windows start at multiples of this."""
     chunk_sizes_chars: list[Annotated[int, Field(ge=16)]] = Field(default=[])
     """Chunk sizes to draw from; by default only chunking.chunk_size_chars. Short ones make a curriculum."""
+    expand_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples whose window stands as raw text, so that restating it is copying."""
 
 
 class TextViews(Section):
@@ -64,6 +67,7 @@ _KEYS_OF_SOFT_TOKENS = (
     "expand_fraction",
     "expand_max_chunks",
     "expand_gold_fraction",
+    "expand_all_gold",
     "distractor_fraction",
     "distractor_max_chunks",
     "questions_per_context",
@@ -90,8 +94,11 @@ class ReasoningObjective(Section):
     """Most chunks that are raw in such a sample."""
     expand_gold_fraction: float = Field(default=0.7, ge=0, le=1)
     """Share of those samples in which a chunk that holds evidence is among them."""
+    expand_all_gold: bool = False
+    """Whether all of these are raw where one is, even beyond expand_max_chunks; else as many as are drawn."""
     distractor_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples whose context is surrounded by chunks of other contexts."""
+    """Share of the samples whose context is surrounded by chunks of other contexts: those of the files that
+    list `distractors` under `objectives`, by default those that reasoning is asked of."""
     distractor_max_chunks: int = Field(default=8, ge=1)
     """Most chunks of other contexts in such a sample."""
     questions_per_context: int = Field(default=1, ge=1)

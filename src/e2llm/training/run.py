@@ -106,6 +106,8 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         data.finish()
     report = set_modes(model, recipe)
     check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
+    if recipe.train.attention != "default":
+        model.language_model.set_attn_implementation(recipe.train.attention)
     if recipe.train.compile:
         say(f"{compile_layers(model)} layers are compiled when they first run")
     if recipe.encoder.backward_fraction < 1:

@@ -37,11 +37,13 @@ class Sample:
         decoder_input: Its tokens, labels and chunk texts.
         objective: The objective it serves, an index into `OBJECTIVES`.
         index: Its number in the run.
+        positions: Where its tokens stand for the decoder; None for one after another.
     """
 
     decoder_input: DecoderInput
     objective: int
     index: int = 0
+    positions: list[int] | None = None
 
 
 @dataclass
@@ -153,21 +155,36 @@ class SampleSet(Dataset[Sample]):
                     "file whose records can serve it (text-only records never serve reasoning), or set its "
                     "share to 0"
                 )
+        self._distracting = _pool(sources, "distractors")
+        if not self._distracting[0]:
+            self._distracting = self.pools.get("reasoning", ([], []))
+        # Most turns of each pool of records to reason about, in their order.
+        self._most_turns = [source.file.most_turns for source, _ in _served(sources, "reasoning")]
         self._questions: dict[str, list[Record]] = {}
         for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
             self._questions.setdefault(record.context, []).append(record)
         self._start_caches()
 
     def _start_caches(self) -> None:
+        self._made: dict[int, Sample] = {}  # of the group that `by_length` is at
         self._spans = lru_cache(maxsize=4096)(self._find_spans)
         settings = self.recipe.objectives.reasoning
         self._texts: TextContexts | None = None
         if settings.context == "text":
             self._texts = TextContexts(self.processor, settings, self.window)
 
+    def by_length(self) -> Iterator[int]:
+        """All indices, those of a group sorted by the decoder tokens of their samples."""
+        for first in range(0, self.num_samples, self.group_size):
+            group = range(first, min(first + self.group_size, self.num_samples))
+            self._made = {index: self[index] for index in group}
+            yield from sorted(group, key=lambda index: len(self._made[index].decoder_input.input_ids))
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the caches behind on the way to a worker process."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_spans", "_texts")}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("_spans", "_texts", "_made")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start with empty caches."""
@@ -195,24 +212,41 @@ class SampleSet(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.num_samples:
             raise IndexError(index)
+        if index in self._made:
+            return self._made[index]
         rng = random.Random(f"{self.recipe.seed}/{self.salt}/{index}")
-        objective, record = self._draw(index, rng)
-        build = {
-            "language": self._language,
-            "understanding": self._understanding,
-            "reasoning": self._reasoning,
-        }
-        decoder_input, number = build[objective](record, index, rng), OBJECTIVES.index(objective)
+        objective, place, record = self._draw(index, rng)
+        if objective == "reasoning":
+            decoder_input = self._reasoning(record, place, index, rng)
+        else:
+            build = self._language if objective == "language" else self._understanding
+            decoder_input = build(record, index, rng)
+        number = OBJECTIVES.index(objective)
         if self.window is not None and len(decoder_input.input_ids) > self.window:
             raise E2LLMError(
                 f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs "
                 f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
                 f"lower {_SIZE_KEYS[objective]}"
             )
-        return Sample(decoder_input, number, index)
+        return Sample(decoder_input, number, index, self._positions(decoder_input, rng))
 
-    def _draw(self, index: int, rng: random.Random) -> tuple[str, Record]:
-        """The objective and the record of a sample.
+    def _positions(self, decoder_input: DecoderInput, rng: random.Random) -> list[int] | None:
+        """Positions with two skips up to the end of the window, for a share of the training samples."""
+        share = self.recipe.train.position_skips if self.salt == "train" else 0.0
+        length = len(decoder_input.input_ids)
+        if self.window is None or not share or rng.random() >= share:
+            return None
+        # Within an answer each token follows the one before it.
+        places = [place for place, label in enumerate(decoder_input.labels) if label == IGNORE_INDEX]
+        skipped = rng.randint(0, self.window - length)
+        first = rng.randint(0, skipped)
+        positions = list(range(length))
+        for place, gap in zip(rng.choices(places, k=2), (first, skipped - first), strict=True):
+            positions[place:] = [position + gap for position in positions[place:]]
+        return positions
+
+    def _draw(self, index: int, rng: random.Random) -> tuple[str, int, Record]:
+        """The objective of a sample, the place of its pool among those of the objective, and its record.
 
         With `questions_per_context` Q, samples Q*i to Q*i + Q - 1 serve one objective, and if that is
         reasoning, ask different questions of one context, as long as it has so many.
@@ -224,13 +258,14 @@ class SampleSet(Dataset[Sample]):
         if together > 1 and objective != "reasoning":
             rng = random.Random(f"{self.recipe.seed}/{self.salt}/record/{index}")
         pools, weights = self.pools[objective]
-        record = rng.choice(rng.choices(pools, weights)[0])
+        place = rng.choices(range(len(pools)), weights)[0]
+        record = rng.choice(pools[place])
         if together == 1 or objective != "reasoning":
-            return objective, record
+            return objective, place, record
         others = self._questions[record.context]
-        start, place = others.index(record), index % together
+        start, number = others.index(record), index % together
         order = [start, *rng.sample([n for n in range(len(others)) if n != start], len(others) - 1)]
-        return objective, others[order[place % len(order)]]
+        return objective, place, others[order[number % len(order)]]
 
     # --- the three objectives ---------------------------------------------------------------------------
 
@@ -256,33 +291,79 @@ class SampleSet(Dataset[Sample]):
         start = rng.randrange((len(chunks) - count) // settings.stride_chunks + 1) * settings.stride_chunks
         run = chunks[start : start + count]
         answer = record.context[run[0][0] : run[-1][1]].strip()
+        is_raw = settings.expand_fraction > 0 and rng.random() < settings.expand_fraction
         return self.processor.lay_out(
-            texts_of(record, run), UNDERSTANDING_PROMPT, answer, num_soft_tokens=self.num_soft_tokens(index)
+            texts_of(record, run),
+            UNDERSTANDING_PROMPT,
+            answer,
+            num_soft_tokens=self.num_soft_tokens(index),
+            expand=range(count) if is_raw else (),
         )
 
-    def _reasoning(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
+    def _reasoning(self, record: Record, place: int, index: int, rng: random.Random) -> DecoderInput:
         if self._texts is not None:
             return self._texts.draw(record, rng)
         settings = self.recipe.objectives.reasoning
-        chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
-        gold = [any(a < end and start < b for a, b in record.evidence) for start, end in chunks]
-        first, last = crop(gold, settings.max_chunks, rng, keep_all=settings.keep_all_evidence)
-        texts = texts_of(record, chunks[first:last])
-        gold = gold[first:last]
+        records = self._asked_together(record, place, rng)
+        pieces = [self._cropped(item, rng) for item in records]
+        rng.shuffle(pieces)
+        texts = [text for piece, _ in pieces for text in piece]
+        gold = [is_gold for _, piece in pieces for is_gold in piece]
         if rng.random() < settings.distractor_fraction:
             before, after = self._distractors(rng), self._distractors(rng)
             texts = [*before, *texts, *after]
             gold = [*[False] * len(before), *gold, *[False] * len(after)]
         expand: list[int] = []
         if rng.random() < settings.expand_fraction:
-            expand = choose_expanded(gold, settings.expand_max_chunks, settings.expand_gold_fraction, rng)
-        return self.processor.lay_out(
-            texts, record.prompt, record.answer, num_soft_tokens=self.num_soft_tokens(index), expand=expand
-        )
+            expand = choose_expanded(
+                gold,
+                settings.expand_max_chunks,
+                settings.expand_gold_fraction,
+                rng,
+                all_gold=settings.expand_all_gold,
+            )
+        num_soft_tokens = self.num_soft_tokens(index)
+
+        def lay_out() -> DecoderInput:
+            return self.processor.lay_out(
+                texts,
+                records[-1].prompt,
+                records[-1].answer,
+                num_soft_tokens=num_soft_tokens,
+                expand=expand,
+                history=[(item.prompt, item.answer) for item in records[:-1]],
+                labels_history=True,
+            )
+
+        sample = lay_out()
+        # Chunks of other contexts, whose length no check has seen, are raw only as far as there is room.
+        while self.window is not None and len(sample.input_ids) > self.window:
+            others = [place for place in expand if not gold[place]]
+            if not others:
+                break
+            expand.remove(rng.choice(others))
+            sample = lay_out()
+        return sample
+
+    def _asked_together(self, record: Record, place: int, rng: random.Random) -> list[Record]:
+        """The record, and others of its file that the sample asks as well, as many as the file allows."""
+        if self._most_turns[place] == 1:
+            return [record]
+        pool = self.pools["reasoning"][0][place]
+        others = [rng.choice(pool) for _ in range(rng.randint(1, self._most_turns[place]) - 1)]
+        return list({item.prompt: item for item in [record, *others]}.values())
+
+    def _cropped(self, record: Record, rng: random.Random) -> tuple[list[str], list[bool]]:
+        """The chunks of a record that a sample holds, and which of them hold evidence."""
+        settings = self.recipe.objectives.reasoning
+        chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
+        gold = [any(a < end and start < b for a, b in record.evidence) for start, end in chunks]
+        first, last = crop(gold, settings.max_chunks, rng, keep_all=settings.keep_all_evidence)
+        return texts_of(record, chunks[first:last]), gold[first:last]
 
     def _distractors(self, rng: random.Random) -> list[str]:
         """A run of chunks of another context, half of the recipe's most at the longest."""
-        pools, weights = self.pools["reasoning"]
+        pools, weights = self._distracting
         other = rng.choice(rng.choices(pools, weights)[0])
         chunks = self._split(other.context, self.recipe.chunking.chunk_size_chars)
         count = rng.randint(
@@ -327,25 +408,34 @@ def crop(
     return first, first + max_chunks
 
 
-def choose_expanded(gold: Sequence[bool], most: int, gold_fraction: float, rng: random.Random) -> list[int]:
-    """Indices of chunks to give as raw text, with a gold one among them in `gold_fraction` of the draws."""
+def choose_expanded(
+    gold: Sequence[bool], most: int, gold_fraction: float, rng: random.Random, *, all_gold: bool = False
+) -> list[int]:
+    """Indices of chunks to give as raw text, with gold ones among them in `gold_fraction` of the draws.
+
+    As many as are drawn, at most `most`; with `all_gold` all that there are, even where these are more.
+    """
     count = rng.randint(1, min(most, len(gold)))
     golden = [index for index, is_gold in enumerate(gold) if is_gold]
     others = [index for index, is_gold in enumerate(gold) if not is_gold]
     chosen: list[int] = []
     if golden and rng.random() < gold_fraction:
-        chosen = rng.sample(golden, min(count, len(golden)))
-    chosen += rng.sample(others, min(count - len(chosen), len(others)))
+        chosen = golden if all_gold else rng.sample(golden, min(count, len(golden)))
+    chosen = [*chosen, *rng.sample(others, max(0, min(count - len(chosen), len(others))))]
     return sorted(chosen)
 
 
 def _pool(sources: list[Source], objective: str) -> tuple[list[list[Record]], list[float]]:
-    """The records that serve an objective, per source, and the sources' weights.
+    """The records that serve an objective or are distractors, per source, and the sources' weights."""
+    served = list(_served(sources, objective))
+    return [records for _, records in served], [source.file.weight for source, _ in served]
 
-    Understanding and language see each context once however many questions it has.
+
+def _served(sources: list[Source], objective: str) -> Iterator[tuple[Source, list[Record]]]:
+    """Sources with the records of theirs that serve an objective, where there are any.
+
+    Only reasoning sees a context as often as it has questions.
     """
-    pools: list[list[Record]] = []
-    weights: list[float] = []
     for source in sources:
         if objective not in source.file.objectives:
             continue
@@ -354,6 +444,4 @@ def _pool(sources: list[Source], objective: str) -> tuple[list[list[Record]], li
         else:
             records = list({record.context: record for record in source.records}.values())
         if records:
-            pools.append(records)
-            weights.append(source.file.weight)
-    return pools, weights
+            yield source, records

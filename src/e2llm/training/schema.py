@@ -4,12 +4,12 @@ The docstrings below the fields become the tables of docs/training.md.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from e2llm.chunking import CHUNKERS
-from e2llm.training.objectives import ObjectiveName, ObjectivesSection
+from e2llm.training.objectives import ObjectivesSection, Purpose
 from e2llm.training.section import Section
 
 
@@ -90,6 +90,8 @@ class DecoderSection(Section):
     """Revision of a hub id."""
     new: NewDecoder | None = None
     """Shape of a decoder from scratch."""
+    keep_layers: list[Annotated[int, Field(ge=0)]] = Field(default=[])
+    """Layers of the decoder of `init_from` that stay, counted from 0; the others are left out."""
     mode: Literal["frozen", "lora", "full"] = "lora"
     """What trains, as for the encoder; a decoder from scratch needs full."""
     lora: DecoderLoraSection = DecoderLoraSection()
@@ -154,10 +156,13 @@ class DataFile(Section):
     """The file; relative paths are looked up under --data if that is given, else beside the recipe."""
     weight: float = Field(default=1.0, gt=0)
     """How often it is drawn: its share is weight / sum of the weights of files that serve the objective."""
-    objectives: list[ObjectiveName] = Field(default=["understanding", "reasoning"], min_length=1)
-    """What it serves; text-only records never serve reasoning."""
+    objectives: list[Purpose] = Field(default=["understanding", "reasoning"], min_length=1)
+    """What it serves; text-only records never serve reasoning. `distractors`: chunks around its samples."""
     limit: int | None = Field(default=None, ge=1)
     """Read only the first records."""
+    most_turns: int = Field(default=1, ge=1)
+    """Most records whose contexts stand in one reasoning sample and that are asked one after another. For
+    questions that say which context they are about, as those of needles do."""
 
 
 class DataSection(Section):
@@ -204,6 +209,13 @@ class TrainSection(Section):
     """Memory for token states of a frozen encoder, so that a chunk seen again is not encoded again."""
     encoder_state_store: str | None = None
     """Folder of a store that keeps these states on disk, for later runs and for all processes."""
+    sort_by_length: bool = False
+    """Share a step's samples out to its forward passes by length, so that less padding is read."""
+    position_skips: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples whose positions skip, at two places, up to the end of the decoder's window: short
+    samples then teach distances of long ones (PoSE, arXiv 2309.10400)."""
+    attention: Literal["default", "eager", "sdpa"] = "default"
+    """How the decoder's attention is computed; eager is quicker on CPUs in bf16 where samples are short."""
     packing: bool = False
     """Put several samples into a row of the decoder's batch in the place of padding; none sees another."""
     compile: bool = False
@@ -227,6 +239,8 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSection":
+        if self.packing and self.position_skips:
+            raise ValueError("position_skips does not go with packing: set one of them to 0 or false")
         if self.save_every_steps % self.evaluate_every_steps:
             raise ValueError(
                 f"save_every_steps={self.save_every_steps} must be a multiple of evaluate_every_steps="

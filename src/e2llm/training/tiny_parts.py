@@ -95,6 +95,7 @@ def shrink(recipes: Sequence[Recipe], folder: Path) -> list[Recipe]:
         else:
             source = _decoder(recipe, folder, texts)
             content["decoder"].update(source=source, revision=None, dtype="float32")
+        content["decoder"]["keep_layers"] = []  # the tiny decoder has few
         content["objectives"]["reasoning"]["text_budgets"] = []  # too short for as many tokens, as well
         content["init_from"] = str(tiny[-1].folder / "final") if tiny else None
         if not tiny:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import SequentialSampler
+from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -26,6 +26,19 @@ from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, 
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import Recipe
 from e2llm.training.state_cache import EncoderStates
+
+
+class LengthSampler(Sampler[int]):
+    """The samples of each optimizer step, shortest first, so that those of a forward pass are alike."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[int]:
+        return self.samples.by_length()
 
 
 class E2LLMTrainer(Trainer):  # type: ignore[misc]
@@ -94,8 +107,9 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             autocast=self.accelerator.autocast,
         )
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        samples: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return LengthSampler(samples) if self.recipe.train.sort_by_length else SequentialSampler(samples)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
