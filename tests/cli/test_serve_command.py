@@ -1,8 +1,11 @@
 """`e2llm serve`: what it refuses before it serves."""
 
+import json
 import socket
 
 import pytest
+
+from e2llm.serving.keys import key_line
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,21 @@ def test_a_taken_port_is_an_error_that_says_so(run, model):
         result = run("serve", model, "--port", taken.getsockname()[1])
     assert result.code == 1
     assert "choose another --port" in result.err
+
+
+def test_a_new_key_is_printed_for_programs(run):
+    made = json.loads(run("serve", "--new-api-key", "--json").out)
+    assert key_line(made["key"]) == made["line"]
+
+
+def test_a_program_is_told_the_address(run, model, monkeypatch):
+    def serve_nobody(engine, settings, listening, backend, on_start):
+        on_start("http://127.0.0.1:1")
+        listening.close()
+
+    monkeypatch.setattr("e2llm.serving.run.run_server", serve_nobody)
+    result = run("serve", model, "--port", 0, "--model-name", "named", "--json")
+    assert json.loads(result.out) == {"url": "http://127.0.0.1:1", "model": "named"}
 
 
 def test_a_new_key_comes_with_its_line(run):

@@ -1,5 +1,6 @@
 """`e2llm serve`: answer over HTTP, in the protocol of OpenAI's API."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +65,9 @@ def serve(
     backend_api_key: Annotated[
         str | None, typer.Option(help="vLLM's API key, where it asks for one.", envvar=BACKEND_KEY_VARIABLE)
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the address, or the new key, as JSON.")
+    ] = False,
 ) -> None:
     """Serve a model: OpenAI's API with contexts of any length, and a page at /.
 
@@ -85,7 +89,8 @@ def serve(
 
     if new_api_key:
         key = new_key()
-        typer.echo(f"{key}\n{key_line(key)}")
+        line = key_line(key)
+        typer.echo(json.dumps({"key": key, "line": line}) if as_json else f"{key}\n{line}")
         return
     keys = [hash_key(key) for key in api_key or []]
     if given := os.environ.get(KEY_VARIABLE):
@@ -122,7 +127,11 @@ def serve(
         from e2llm.serving.vllm_backend import VllmBackend
 
         decoder = VllmBackend(engine, server)
-    run_server(engine, settings, listening, backend=decoder)
+
+    def tell(url: str) -> None:
+        print(json.dumps({"url": url, "model": settings.model_name}), flush=True)
+
+    run_server(engine, settings, listening, backend=decoder, on_start=tell if as_json else None)
 
 
 def _find_backend(

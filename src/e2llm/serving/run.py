@@ -3,6 +3,8 @@
 import logging
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
@@ -36,7 +38,11 @@ def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
 
 
 def run_server(
-    engine: Engine, settings: ServerSettings, listening: socket.socket, backend: Backend | None = None
+    engine: Engine,
+    settings: ServerSettings,
+    listening: socket.socket,
+    backend: Backend | None = None,
+    on_start: Callable[[str], Any] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests then get `shutdown_seconds` to finish.
 
@@ -45,6 +51,7 @@ def run_server(
         settings: Limits and places.
         listening: As `listen` gives it; the address is told on stderr. Closed at the end.
         backend: Who decodes; by default this process.
+        on_start: Told the address before the first request, in the place of a line on stderr.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("e2llm.serving").setLevel(logging.INFO)
@@ -52,7 +59,10 @@ def run_server(
         app = create_app(engine, settings, backend)
         host, port = listening.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        print(f"e2llm serves {settings.model_name} at {url}", file=sys.stderr, flush=True)
+        if on_start is None:
+            print(f"e2llm serves {settings.model_name} at {url}", file=sys.stderr, flush=True)
+        else:
+            on_start(url)
         config = uvicorn.Config(
             app,
             log_level="warning",
