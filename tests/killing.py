@@ -9,7 +9,8 @@ from signal import Signals
 SOURCE = Path(__file__).parents[1] / "src"
 # Of what a stream would write then, the first half reaches the file.
 _CODE = """
-import importlib, os, sys
+import importlib, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 number, module, name, count, *arguments = sys.argv[1:]
 owner = importlib.import_module(module)
 while "." in name:

@@ -86,7 +86,14 @@ def test_a_command_that_is_interrupted_leaves_nothing_half_there_and_then_runs(r
 def test_a_server_that_is_interrupted_ends_with_one_line(model, tmp_path):
     command = [sys.executable, "-m", "e2llm", "serve", str(model), "--port", "0", "--folder", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # a shell's job in the background ignores it, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         while "e2llm serves" not in (line := process.stderr.readline()):
             assert line, "the server did not start"
         process.send_signal(signal.SIGINT)

@@ -59,10 +59,6 @@ def run_server(
         app = create_app(engine, settings, backend)
         host, port = listening.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        if on_start is None:
-            print(f"e2llm serves {settings.model_name} at {url}", file=sys.stderr, flush=True)
-        else:
-            on_start(url)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -73,4 +69,22 @@ def run_server(
             http=patient_protocol(settings.header_seconds),
             h11_max_incomplete_event_size=64 * 1024,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        tell = on_start or (lambda url: _tell(settings.model_name, url))
+        _Server(config, lambda: tell(url)).run(sockets=[listening])
+
+
+def _tell(name: str, url: str) -> None:
+    print(f"e2llm serves {name} at {url}", file=sys.stderr, flush=True)
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it can be reached, and stopped: a signal sent before that could be lost."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], Any]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_start()
