@@ -24,8 +24,9 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 .PHONY: demo
-demo: $(READY)  ## Answer a question about a whole book, beside the full-context way
-	$(BIN)/e2llm ask $(BOOK) "Who is Anne's best friend?" --compare
+demo: $(READY)  ## Hide a sentence in a whole book and ask for it, beside the full-context way
+	$(BIN)/e2llm ask $(BOOK) "What is the special magic number for lighthouse mentioned in the provided text?" \
+		--insert "One of the special magic numbers for lighthouse is: 4817362." --expand 1 --compare
 
 .PHONY: test
 test: $(READY)  ## Run all tests
