@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from e2llm.serving.settings import BACKEND_KEY_VARIABLE, LOOPBACK
+
 KEY_VARIABLE = "E2LLM_API_KEY"
-BACKEND_KEY_VARIABLE = "E2LLM_BACKEND_API_KEY"
 BACKENDS = ("local", "vllm")
 
 

@@ -11,7 +11,7 @@ from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 
-_TURN = "User: {}\nAssistant: {}\n"
+TURN = "User: {}\nAssistant: {}\n"
 _EXTRA_KEY = "chat"
 
 
@@ -135,7 +135,7 @@ class ChatSession:
                 break  # the last turn stays, unless it is too long by itself
             turn = waiting.pop(0)
             raw -= turn.num_tokens
-            text = _TURN.format(turn.question, turn.answer)
+            text = TURN.format(turn.question, turn.answer)
             documents.append(Document(f"turn {self.num_compressed + len(documents) + 1}", text))
         self.context.extend(documents)  # should this fail, the turns stay raw and are tried again
         self.num_compressed += len(documents)

@@ -200,9 +200,16 @@ def rank_chunks(
 def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:
     """An answer with what it took."""
     content, plan = laid.content, laid.plan
+    spans = [(content.chunks[index].start, content.chunks[index].end) for index in plan.expand]
+    return Answer(text, usage_of(laid, new_tokens), timing, spans, list(plan.expand), plan.left_out)
+
+
+def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:
+    """What a laid-out input takes of the decoder's window, and an answer of so many tokens."""
+    content, plan = laid.content, laid.plan
     soft = len(laid.sample.chunks) * plan.soft_tokens
     expanded_tokens = sum(content.token_counts[index] for index in plan.expand)
-    usage = Usage(
+    return Usage(
         context_tokens=content.num_tokens,
         chunks=len(content.chunks),
         soft_tokens_per_chunk=plan.soft_tokens,
@@ -211,5 +218,3 @@ def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answ
         new_tokens=new_tokens,
         compression=round(content.num_tokens / max(1, soft + expanded_tokens), 2),
     )
-    spans = [(content.chunks[index].start, content.chunks[index].end) for index in plan.expand]
-    return Answer(text, usage, timing, spans, list(plan.expand), plan.left_out)

@@ -1,6 +1,5 @@
 """From a request to what the decoder gets, and to what the caller is told about it."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from e2llm.inference.content import Content, Splitting, join_contents
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
-from e2llm.inference.layout import LaidOut
+from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.planning import Request
 from e2llm.inference.sampling import Sampling
 from e2llm.inference.shared_reader import SharedReader
@@ -279,24 +278,23 @@ class Answering:
     # --- telling ------------------------------------------------------------------------------------------
 
     def _usage(self, laid: LaidOut, conversation: Conversation) -> UsageOut:
-        content, plan = laid.content, laid.plan
-        soft = len(laid.sample.chunks) * plan.soft_tokens
+        content, plan, usage = laid.content, laid.plan, usage_of(laid)
         positions = len(laid.sample.input_ids)
         expanded = sum(content.token_counts[index] for index in plan.expand)
-        original = positions - soft - expanded + content.num_tokens
+        original = usage.raw_tokens - expanded + usage.context_tokens
         return UsageOut(
             prompt_tokens=positions,
             completion_tokens=0,
             total_tokens=positions,
             original_tokens=original,
-            context_tokens=content.num_tokens,
-            soft_tokens=soft,
-            raw_tokens=positions - soft,
-            soft_tokens_per_chunk=plan.soft_tokens if soft else 0,
-            chunks=len(content.chunks),
+            context_tokens=usage.context_tokens,
+            soft_tokens=usage.soft_tokens,
+            raw_tokens=usage.raw_tokens,
+            soft_tokens_per_chunk=plan.soft_tokens if usage.soft_tokens else 0,
+            chunks=usage.chunks,
             chunks_left_out=plan.left_out,
             messages_compressed=conversation.num_compressed,
-            compression=round(content.num_tokens / max(1, soft + expanded), 2),
+            compression=usage.compression,
             kv_cache_bytes=positions * self._bytes_per_token,
             original_kv_cache_bytes=original * self._bytes_per_token,
         )
@@ -376,18 +374,3 @@ def kv_cache_bytes_per_token(model: Any) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     size = model.get_input_embeddings().weight.element_size()
     return int(2 * config.num_hidden_layers * heads * width * size)
-
-
-class Cancellation:
-    """Tells a working thread that nobody waits for it any more."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def cancel(self) -> None:
-        """Say so."""
-        self._event.set()
-
-    def __call__(self) -> bool:
-        """Whether it was said."""
-        return self._event.is_set()

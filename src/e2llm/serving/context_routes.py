@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
 from e2llm.inference.documents import Document
-from e2llm.serving.answering import Cancellation, check_documents
+from e2llm.serving.answering import check_documents
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.bodies import json_body, read_json
 from e2llm.serving.context_schemas import (
@@ -62,7 +62,7 @@ async def _read(
         if not streams:
             started = time.monotonic()
 
-            def work(is_cancelled: Cancellation) -> KeptContext:
+            def work(is_cancelled: Callable[[], bool]) -> KeptContext:
                 with state.reader.watched(lambda *_: None, is_cancelled):
                     return make()
 
@@ -80,7 +80,7 @@ async def _progress(state: ServerState, make: _Make) -> AsyncIterator[str]:
     def note(done: int, total: int) -> None:
         counts[:] = [done, total]
 
-    def work(is_cancelled: Cancellation) -> KeptContext:
+    def work(is_cancelled: Callable[[], bool]) -> KeptContext:
         with state.reader.watched(note, is_cancelled):
             return make()
 

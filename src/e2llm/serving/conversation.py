@@ -8,11 +8,11 @@ done with a text that they paste.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from e2llm.inference.chat import TURN
 from e2llm.inference.documents import Document
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.schemas import MessageIn
 
-_TURN = "User: {}\nAssistant: {}\n"
 _KEPT_SHARE = 4  # of the room, one part in this many stays text of a message that is cut
 
 
@@ -99,7 +99,7 @@ class Compressor:
                 turn = history.pop(0)
                 costs.pop(0)
                 num_turns += 1
-                self._documents.append(Document(f"turn {num_turns}", _TURN.format(*turn)))
+                self._documents.append(Document(f"turn {num_turns}", TURN.format(*turn)))
         num_cut = 0
         if asked > room:
             question, num_cut = self._cut(question, room), 1

@@ -4,7 +4,6 @@ import asyncio
 import copy
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from e2llm.inference.answer_text import AnswerText
 from e2llm.inference.decoding_batch import DecodingRow
@@ -30,7 +29,7 @@ class LocalBackend:
     def __init__(self, engine: Engine, max_batch: int, prefix_bytes: int = 0) -> None:
         self._worker = DecodeWorker(engine.model, max_batch, prefix_bytes)
         # Its own, since the engine's is switched between settings while texts are read.
-        self._tokenizer: Any = copy.deepcopy(engine.processor.tokenizer)
+        self._processor = copy.deepcopy(engine.processor)
 
     def check(self, sampling: Sampling) -> None:
         """Everything that `Sampling` takes can be done."""
@@ -47,7 +46,7 @@ class LocalBackend:
                 loop.call_soon_threadsafe(events.put_nowait, (index, token, reason))
 
             tickets.append(Ticket(row, tell))
-        texts = [AnswerText(self._decode, sampling.stop) for _, sampling in prompts]
+        texts = [AnswerText(self._processor.decode_answer, sampling.stop) for _, sampling in prompts]
         started = time.perf_counter()
         waiting = set(range(len(prompts)))
         counts = [0] * len(prompts)
@@ -79,9 +78,6 @@ class LocalBackend:
                 )
         finally:
             self._worker.cancel([tickets[index] for index in waiting])
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     @property
     def num_decoding(self) -> int:

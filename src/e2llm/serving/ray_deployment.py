@@ -18,12 +18,10 @@ from e2llm.inference.engine import Engine
 from e2llm.serving.app import create_app
 from e2llm.serving.backends import Backend
 from e2llm.serving.keys import read_key_file
-from e2llm.serving.settings import ServerSettings
+from e2llm.serving.settings import BACKEND_KEY_VARIABLE, LOOPBACK, ServerSettings
 from e2llm.serving.vllm_backend import VllmBackend
 from e2llm.serving.vllm_server import find_server
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-BACKEND_KEY_VARIABLE = "E2LLM_BACKEND_API_KEY"
 NAME = "e2llm"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from e2llm.serving.answering import Cancellation
 from e2llm.serving.api_errors import ApiError
 
 Result = TypeVar("Result")
@@ -54,14 +54,14 @@ class Admission:
             self.count -= 1
             self._seconds += 0.2 * (time.monotonic() - started - self._seconds)
 
-    async def in_thread(self, work: Callable[[Cancellation], Result]) -> Result:
-        """Do blocking work in a thread; given up, the work is told so."""
-        cancellation = Cancellation()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancellation)
+    async def in_thread(self, work: Callable[[Callable[[], bool]], Result]) -> Result:
+        """Do blocking work in a thread; it is given a function that says whether it was given up."""
+        cancelled = threading.Event()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancelled.is_set)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            cancellation.cancel()
+            cancelled.set()
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
 

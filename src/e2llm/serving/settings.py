@@ -6,6 +6,8 @@ from pathlib import Path
 
 from e2llm.errors import E2LLMError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # who calls by these is on this machine
+BACKEND_KEY_VARIABLE = "E2LLM_BACKEND_API_KEY"  # holds the key of the server that decodes
 _ORIGIN = re.compile(r"https?://[^/\s*]+")
 _MAY_BE_ZERO = ("shutdown_seconds", "context_memory_mb", "prefix_cache_mb")
 
