@@ -1,9 +1,19 @@
 """The page at / in a real browser: answers, what they took, and what goes wrong."""
 
+import pytest
+
 from browsing import QUESTION, answered, ask, expect, tab_at
 from e2llm.serving.keys import hash_key
 from served import MODEL, serving
 from tiny_models import TEXT
+
+
+@pytest.fixture(scope="module")
+def served():
+    """A server that reads every prompt: how long that takes is shown, and must not depend on other tests."""
+    with serving(prefix_cache_mb=0) as server:
+        yield server
+
 
 # --- answers ------------------------------------------------------------------------------------------------
 
