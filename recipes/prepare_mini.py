@@ -106,12 +106,19 @@ class Needles:
     lengths_chars: tuple[int, ...]
     kinds: tuple[str, ...]
     noise_fraction: float = 0.1
+    needle_fraction: float = 0.7
 
     def __call__(self, raw: Path, output: Path) -> None:
         """Write the records."""
         texts = [record.context for record in read_records(output.parent / f"{self.haystacks}.jsonl")]
         records = generate_needles(
-            texts, self.num_records, self.lengths_chars, self.kinds, self.seed, self.noise_fraction
+            texts,
+            self.num_records,
+            self.lengths_chars,
+            self.kinds,
+            self.seed,
+            self.noise_fraction,
+            self.needle_fraction,
         )
         write_records(output, records)
 
@@ -230,6 +237,37 @@ JOBS: dict[str, Job] = {
             0.6,
         ),
         after=("haystacks",),
+    ),
+    # One fact, or one of several that only their keys tell apart.
+    "facts-bare": Job(
+        Needles("haystacks", 131, 30_000, (60, 80, 100, 140), ("fact", "fact", "facts"), needle_fraction=1.0),
+        after=("haystacks",),
+    ),
+    "facts-chunk": Job(
+        Needles("haystacks", 132, 12_000, (200, 300, 400, 500), ("fact", "facts")), after=("haystacks",)
+    ),
+    "keys-bare": Job(
+        Needles("haystacks", 133, 30_000, (160, 200, 300), ("multi_key", "multi_key", "facts"), 0.1, 1.0),
+        after=("haystacks",),
+    ),
+    "keys-chunk": Job(
+        Needles(
+            "haystacks",
+            134,
+            12_000,
+            (300, 400, 500, 500),
+            ("multi_key", "multi_key", "multi_value", "multi_query", "facts"),
+            needle_fraction=0.9,
+        ),
+        after=("haystacks",),
+    ),
+    "words": Job(
+        Needles("haystacks", 135, 4_000, (300, 450, 600), ("common_words", "frequent_words")),
+        after=("haystacks",),
+    ),
+    "facts-validation": Job(
+        Needles("haystacks-validation", 106, 300, (100, 300, 500), ("fact", "facts", "multi_key"), 0.1, 0.9),
+        after=("haystacks-validation",),
     ),
     "passages-short": Job(Passages("haystacks", 1, 3_000, 150, 400), after=("haystacks",)),
     "passages": Job(Passages("haystacks", 2, 3_000, 300, 500), after=("haystacks",)),

@@ -1,9 +1,12 @@
+import random
 import re
+from collections import Counter
 
 import pytest
 from made_samples import write_json_lines, write_text
 
-from e2llm.data.needles import KINDS, NeedlesConverter, generate_needles, read_haystacks
+from e2llm.data.needle_kinds import KINDS, Room
+from e2llm.data.needles import NeedlesConverter, generate_needles, read_haystacks
 from e2llm.errors import E2LLMError
 
 HAYSTACKS = [f"The made walk number {number} was long. We rested. " * 400 for number in range(3)]
@@ -25,7 +28,7 @@ def test_record_i_does_not_depend_on_how_many_are_drawn():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_part_of_the_answer_stands_in_the_evidence(kind):
     for record in generate(60, kinds=[kind]):
-        evidence = " ".join(record.context[start:end] for start, end in record.evidence)
+        evidence = " ".join(record.context[start:end] for start, end in record.evidence) or record.context
         assert all(part in evidence for part in record.answer.split(", "))
 
 
@@ -70,8 +73,34 @@ def test_a_chain_of_variables_leads_to_its_number():
         )
 
 
+def test_only_one_of_several_facts_answers_the_question():
+    rng = random.Random(1)
+    for _ in range(200):
+        task = KINDS["facts"](rng, Room(1000, 0.7))
+        (gold,) = task.gold
+        assert task.answer in task.needles[gold]
+        told_apart = [needle.replace(task.answer, "") for needle in task.needles]
+        assert told_apart.count(told_apart[gold]) == 1
+
+
+@pytest.mark.parametrize("kind", ["common_words", "frequent_words"])
+def test_words_asked_for_are_those_that_stand_most_often(kind):
+    for record in generate(60, kinds=[kind]):
+        listed = record.context.split("others.\n")[-1].split()
+        words = [word for word in listed if not re.fullmatch(r"\d+\.|\.\.\.", word)]
+        answer = record.answer.split(", ")
+        assert {word for word, _ in Counter(words).most_common(len(answer))} == set(answer)
+
+
+def test_needles_may_take_the_share_of_the_context_that_is_given():
+    few = max(len(KINDS["multi_key"](random.Random(seed), Room(1000, 0.3)).needles) for seed in range(50))
+    many = max(len(KINDS["multi_key"](random.Random(seed), Room(1000, 1.0)).needles) for seed in range(50))
+    assert (few, many) == (3, 8)
+
+
 def test_contexts_have_about_the_length_asked_for():
-    for record in generate(lengths=(1000, 5000)):
+    with_haystack = [kind for kind in KINDS if not kind.endswith("_words")]
+    for record in generate(lengths=(1000, 5000), kinds=with_haystack):
         wanted = int(record.id.split("-")[1])
         assert wanted - 10 <= len(record.context) <= wanted + 10
 
@@ -100,6 +129,7 @@ def test_short_haystacks_are_joined_to_reach_the_length():
         ({"lengths": ()}, "at least 60"),
         ({"count": -1}, "num_records"),
         ({"noise_fraction": 2.0}, "between 0 and 1"),
+        ({"needle_fraction": -0.1}, "needle_fraction must be between 0 and 1"),
     ],
 )
 def test_arguments_out_of_range_are_errors(arguments, message):

@@ -34,6 +34,65 @@ walnut water weaver whale wheel willow window winter wolf
 """
 NOUNS = tuple(_NOUNS.split())
 
+_NAMES = """
+Ada Agnes Albert Alice Amos Anna Arthur Basil Beatrice Ben Bertha Bruno Carl Cecil Clara Conrad Cora Daisy
+Daniel Dora Edgar Edith Edmund Ella Elsa Emil Emma Eric Ernest Esther Eva Felix Fiona Flora Frank Fred
+Frieda George Gilbert Grace Greta Gus Hannah Harold Harriet Hector Helen Henry Herman Hilda Hugo Ida Ines
+Iris Isaac Ivan Ivy Jacob Jane Jasper Joan Jonas Judith Julia Karl Kate Klara Laura Lena Leo Lewis Lily
+Louis Lucy Luke Mabel Magnus Marian Mark Martha Martin Mary Maud Max Milo Minna Mira Nancy Ned Nina Nora
+Oliver Olga Oscar Otto Paul Peggy Percy Peter Philip Phoebe Polly Ralph Rhoda Robert Roland Rosa Ruben Rufus
+Ruth Sam Sarah Silas Simon Sophie Stella Susan Sybil Thea Theo Thomas Tilda Tobias Ursula Vera Victor Viola
+Walter Wanda Wilma Yara Zoe
+"""
+NAMES = tuple(_NAMES.split())
+
+_PLACE_BEGINNINGS = "Ash Bram Brin Cor Dal Elm Fen Gar Hal Kel Lan Mar Nor Oak Pel Rav Sel Tor Wex Yar"
+PLACE_BEGINNINGS = tuple(_PLACE_BEGINNINGS.split())
+_PLACE_ENDINGS = "bridge bury by combe dale field ford ham holm hurst ley mere mouth ton wick worth"
+PLACE_ENDINGS = tuple(_PLACE_ENDINGS.split())
+
+_COLOURS = "black blue brown crimson golden green grey orange pink purple red silver white yellow"
+COLOURS = tuple(_COLOURS.split())
+
+_ATTRIBUTES = """
+account address age badge balance code combination depth height key length licence limit number order password
+pin price rank reference registration room score serial size speed ticket total value weight width
+"""
+ATTRIBUTES = tuple(_ATTRIBUTES.split())
+
+# (statement, question, answer): facts of plain prose. `{thing}` or `{name}` tells one fact from another.
+FACTS = (
+    ("The {attribute} of {thing} is {number}.", "What is the {attribute} of {thing}?", "{number}"),
+    ("The {attribute} for {thing} is {number}.", "What is the {attribute} for {thing}?", "{number}"),
+    ("The {attribute} of {thing} was {number}.", "What was the {attribute} of {thing}?", "{number}"),
+    ("Remember: the {attribute} of {thing} is {number}.", "Tell me the {attribute} of {thing}.", "{number}"),
+    ("{number} is the {attribute} of {thing}.", "Which {attribute} does {thing} have?", "{number}"),
+    ("The {attribute} of {thing} is now {number}.", "Give the {attribute} of {thing}.", "{number}"),
+    ("{name}'s {attribute} is {number}.", "What is {name}'s {attribute}?", "{number}"),
+    ("{name} paid {number} dollars for {thing}.", "How many dollars did {name} pay?", "{number}"),
+    ("{name} owns {number} {noun}s.", "How many {noun}s does {name} own?", "{number}"),
+    ("{name} was born in {year}.", "In which year was {name} born?", "{year}"),
+    ("{name} left in the year {year}.", "When did {name} leave?", "{year}"),
+    ("The coach to {place} leaves at {time}.", "When does the coach to {place} leave?", "{time}"),
+    ("{name} arrives at {time}.", "When does {name} arrive?", "{time}"),
+    ("{name} lives in {place}.", "Where does {name} live?", "{place}"),
+    ("{name} came from {place}.", "Where did {name} come from?", "{place}"),
+    ("The owner of {thing} is {name}.", "Who is the owner of {thing}?", "{name}"),
+    ("{name} gave away {thing}.", "Who gave away {thing}?", "{name}"),
+    ("The colour of {thing} is {colour}.", "What is the colour of {thing}?", "{colour}"),
+    ("The password of {thing} is {word}.", "What is the password of {thing}?", "{word}"),
+    ("The secret word of {name} is {word}.", "What is the secret word of {name}?", "{word}"),
+    ("{name} hid the {noun} under {thing}.", "Where did {name} hide the {noun}?", "under {thing}"),
+)
+
+WORD_LIST = "This is a numbered list of words, some of which stand in it more often than the others.\n"
+COMMON_QUESTION = "What are the {count} most common words in the above list?"
+COMMON_QUESTION_FOR_ONE = "What is the most common word in the above list?"
+FREQUENT_QUESTION = (
+    "What are the three most frequently appeared words in the above coded text? "
+    "Ignore the dots and answer with the words alone."
+)
+
 STATEMENTS = (
     "One of the special magic {noun}s for {key} is: {value}.",
     "The secret {noun} for {key} is {value}.",

@@ -1,25 +1,20 @@
 """RULER's aggregation tasks: common and frequent words (Hsieh et al. 2024, arXiv 2404.06654, section 3.3)."""
 
 import itertools
-import math
 import random
 import re
 from collections.abc import Iterator, Sequence
-from string import ascii_lowercase
 from typing import ClassVar
 
+from e2llm.data import needle_wording as wording
 from e2llm.data.needle_wording import ADJECTIVES, NOUNS
+from e2llm.data.word_lists import LEAST_CODED_WORDS, coded_vocabulary, made_up_word, numbered, zipf_words
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.ruler_haystacks import Passage
 from e2llm.evaluation.ruler_task import Draft, DraftStream, RulerTask
 
-COMMON_QUESTION = "What are the 10 most common words in the above list?"
-FREQUENT_QUESTION = (
-    "What are the three most frequently appeared words in the above coded text? "
-    "Ignore the dots and answer with the words alone."
-)
+COMMON_QUESTION = wording.COMMON_QUESTION.format(count=10)
 SHORT_LENGTH_TOKENS = 4096  # below it, the published code makes lists with fewer repetitions
-_INTRO = "This is a numbered list of words, some of which stand in it more often than the others.\n"
 _WORD = re.compile(r"(?<![\w'’-])[a-z]{4,12}(?![\w'’-])")
 _WORD_SOURCE_CHARS = 20_000_000
 _BLOCK_WORDS = 2000
@@ -57,7 +52,7 @@ class CommonWords(RulerTask):
             taken.extend(itertools.islice(others, max(0, num_others - len(taken))))
             listed = answers * num_answer_repeats + taken[:num_others] * num_other_repeats
             random.Random(seed).shuffle(listed)
-            return Passage(f"{example}\n\n{_INTRO}{_numbered(listed)}")
+            return Passage(f"{example}\n\n{wording.WORD_LIST}{numbered(listed)}")
 
         first_size = length // (8 * num_other_repeats)
         return Draft(build, first_size, COMMON_QUESTION, tuple(answers), smallest_size=1)
@@ -68,7 +63,9 @@ class CommonWords(RulerTask):
         common, others = list(words[: self.num_common]), list(words[self.num_common :])
         listed = common * num_common_repeats + others * num_other_repeats
         rng.shuffle(listed)
-        return f"{_INTRO}{_numbered(listed)}\nQuestion: {COMMON_QUESTION}\nAnswer: {_numbered(common)}"
+        return (
+            f"{wording.WORD_LIST}{numbered(listed)}\nQuestion: {COMMON_QUESTION}\nAnswer: {numbered(common)}"
+        )
 
     def _answers(self, words: Iterator[str], example_words: Sequence[str]) -> list[str]:
         """The next words that are no part of each other, the example or the question.
@@ -84,10 +81,6 @@ class CommonWords(RulerTask):
         return answers
 
 
-def _numbered(words: Sequence[str]) -> str:
-    return " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
-
-
 class FrequentWords(RulerTask):
     """Coded words of six letters with Zipf frequencies; the three most frequent after the dots are asked.
 
@@ -97,33 +90,22 @@ class FrequentWords(RulerTask):
     name: ClassVar[str] = "fwe"
     description: ClassVar[str] = "RULER: the three coded words that stand most often in a long text"
     max_new_tokens: ClassVar[int] = 50
-    alpha: ClassVar[float] = 2.0
-    num_letters: ClassVar[int] = 6
     num_answers: ClassVar[int] = 3
 
     def _prepare(self, request: TaskRequest) -> DraftStream:
         return self._endless(request, lambda rng, length, _: self._draft(rng, length))
 
     def _draft(self, rng: random.Random, length: int) -> Draft:
-        words: dict[str, None] = {"...": None}
-        while len(words) < max(length // 50, self.num_answers + 2):
-            words["".join(rng.choices(ascii_lowercase, k=self.num_letters))] = None
-        vocabulary = list(words)
+        vocabulary = coded_vocabulary(rng, max(length // 50, self.num_answers + 2))
         seed = rng.getrandbits(64)
 
         def build(num_words: int) -> Passage:
-            counts = (int(num_words * rank**-self.alpha / _ZETA) for rank in itertools.count(1))
-            drawn = [word for word, count in zip(vocabulary, counts, strict=False) for _ in range(count)]
+            drawn = zipf_words(vocabulary, num_words)
             random.Random(seed).shuffle(drawn)
             return Passage(" ".join(drawn))
 
         answers = tuple(vocabulary[1 : 1 + self.num_answers])
-        return Draft(build, length // 2, FREQUENT_QUESTION, answers, smallest_size=_SMALLEST_NUM_WORDS)
-
-
-_ZETA = math.pi**2 / 6  # zeta(alpha) for alpha = 2
-# From here on the third answer stands at least once more often than the word after it.
-_SMALLEST_NUM_WORDS = math.ceil(_ZETA / (1 / 4**2 - 1 / 5**2))
+        return Draft(build, length // 2, wording.FREQUENT_QUESTION, answers, smallest_size=LEAST_CODED_WORDS)
 
 
 class Vocabulary:
@@ -171,5 +153,4 @@ def _made_up_words() -> Iterator[str]:
     """Words of three and more syllables, such as `nodavi`; the same ones every time."""
     rng = random.Random("made-up words")
     while True:
-        syllables = (rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((3, 4))))
-        yield "".join(syllables)
+        yield made_up_word(rng, (3, 4))
