@@ -109,6 +109,24 @@ def test_other_settings_on_the_same_folder_are_refused_in_one_line(evaluate):
     assert "seed: 0 there, 5 now" in result.err
 
 
+def test_a_run_that_measured_nothing_is_an_error_after_its_table(run, model, records, tmp_path):
+    options = ("--systems", "full", "--budget", 30, "-o", tmp_path / "out", "--model", model)
+    result = run("eval", "--tasks", f"answers={records}", *options)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "every item was refused" in result.err
+    assert "2 (2 refused)" in result.out
+
+
+def test_a_run_that_another_wrote_to_meanwhile_stops(evaluate, tmp_path, monkeypatch):
+    from e2llm.evaluation import runner
+
+    found = iter([None, "settings of another run"])
+    monkeypatch.setattr(runner, "read_settings", lambda folder: next(found))
+    result = evaluate()
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "another run wrote to" in result.err
+
+
 def test_two_runs_are_compared_item_by_item(run, evaluate, tmp_path):
     evaluate(output="a")
     evaluate("--seed", 5, output="b")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
+from e2llm.errors import E2LLMError
 
 _LENGTH = re.compile(r"(\d+)([kKmM]?)")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20}
@@ -103,9 +104,14 @@ def evaluate(
         raise
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), **scores}, indent=2))
-        return
-    typer.echo(format_scores(scores))
-    typer.echo(f"Report: {folder / 'report.html'}")
+    else:
+        typer.echo(format_scores(scores))
+        typer.echo(f"Report: {folder / 'report.html'}")
+    if all(row["num_refused"] == row["num_items"] for row in scores["rows"]):
+        raise E2LLMError(
+            f"every item was refused, so nothing was measured; {folder / 'report.html'} says why; "
+            "give more --budget, shorter --lengths, or systems that cut"
+        )
 
 
 def list_choices(as_json: bool) -> None:

@@ -145,6 +145,10 @@ def evaluate(
     check_items(run)
     folder.mkdir(parents=True, exist_ok=True)
     with PredictionFile(folder) as predictions:
+        if read_settings(folder) != before:
+            raise E2LLMError(
+                f"another run wrote to {folder} just now; give the command again, or another folder"
+            )
         run.settings.write(folder)
         with cheap_collections():
             answer_all(run, predictions, sys.stderr.isatty() if progress is None else progress)
