@@ -261,6 +261,15 @@ JOBS: dict[str, Job] = {
         ),
         after=("haystacks",),
     ),
+    # Without UUIDs, which no 8 soft tokens carry.
+    "numbers-hay": Job(
+        Needles("haystacks", 136, 30_000, (100, 160, 200, 250, 300), ("number", "number", "number", "word")),
+        after=("haystacks",),
+    ),
+    "numbers-chunk": Job(
+        Needles("haystacks", 137, 20_000, (300, 400, 500, 500), ("number", "number", "number", "word")),
+        after=("haystacks",),
+    ),
     "words": Job(
         Needles("haystacks", 135, 4_000, (300, 450, 600), ("common_words", "frequent_words")),
         after=("haystacks",),
