@@ -8,7 +8,7 @@ from tiny_models import TEXT, tiny_model, tiny_processor
 
 
 def test_a_server_that_does_not_start_is_told_of_with_its_own_words(tmp_path):
-    with pytest.raises(E2LLMError, match="the server did not start: .*nowhere"):
+    with pytest.raises(E2LLMError, match=r"the server did not start: .*nowhere"):
         measure_serving(str(tmp_path / "nowhere"), TEXT)
 
 

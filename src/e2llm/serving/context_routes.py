@@ -32,11 +32,12 @@ from e2llm.serving.context_schemas import (
     Span,
 )
 from e2llm.serving.kept_contexts import Facts, KeptContext
+from e2llm.serving.queries import check_query
 from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.server_state import ServerState, owner_of, state_of
 from e2llm.serving.uploads import body_of, take_documents
 
-router = APIRouter(prefix="/v1/contexts", tags=["contexts"])
+router = APIRouter(prefix="/v1/contexts", tags=["contexts"], dependencies=[Depends(check_query)])
 Owner = Annotated[str, Depends(owner_of)]
 State = Annotated[ServerState, Depends(state_of)]
 Id = Annotated[str, Path(pattern=r"^ctx_[0-9a-f]{24}$", description="As /v1/contexts gives it.")]
