@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor, Engine
-from e2llm.modeling.adapters import ADAPTERS
+from e2llm.modeling.adapters import ADAPTERS, Adapter
 
 
-class PartsAdapter(nn.Module):
+class PartsAdapter(Adapter):
     """Each soft token is a projection of the mean over one of the chunk's parts.
 
     The first K soft tokens must not depend on K, so there are always as many parts as soft tokens at most.

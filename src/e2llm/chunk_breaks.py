@@ -35,6 +35,9 @@ _LAST_SPACE = re.compile(r"(?s:.*)\s")
 _LAST_BLANK_LINE = re.compile(r"(?s:.*)\n[ \t]*\r?\n")
 _LAST_LINE = re.compile(r"(?s:.*)\n")
 
+# Where a sentence of one's own may stand behind another: a mark and what closes it, with white space behind.
+SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
+
 _INDENT = r"[ \t]{0,4}"
 _MODIFIERS = (
     r"export|default|declare|async|public|private|protected|internal|static|final|abstract|sealed|partial|"

@@ -8,16 +8,19 @@ from e2llm import Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.record_tasks import AnswersTask, DataSetTask, RecallTask
+from e2llm.evaluation.ruler_task import RulerTask
 from e2llm.evaluation.shipped_samples import default_haystacks
 from e2llm.evaluation.tasks import FILE_TASKS, TASKS, create_task
 from e2llm.records import write_records
 
-STANDALONE = ["fairytaleqa", "qmsum", "code_completion", "dialogue_recall", "restatement", "perplexity"]
+# Tasks that make their items themselves, those of RULER aside, and two whose data come with the package.
+STANDALONE = [name for name, task in TASKS.items() if not issubclass(task, (DataSetTask, RulerTask))]
+STANDALONE += ["fairytaleqa", "qmsum"]
 
 
-def make_items(name, data=None):
+def make_items(name, data=None, limit=4):
     haystacks = default_haystacks()
-    request = TaskRequest(lambda text: len(text.split()), 4, 0, data, haystacks, (600, 1500))
+    request = TaskRequest(lambda text: len(text.split()), limit, 0, data, haystacks, (600, 1500))
     return list(create_task(name).items(request))
 
 
@@ -59,6 +62,22 @@ def test_items_without_data_are_made_from_what_is_shipped(name):
         assert item.references[0].strip()
         assert item.groups["length_tokens"]
         assert all(0 <= start < end <= len(item.context) for start, end in item.evidence)
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_a_larger_limit_asks_the_items_of_a_smaller_one_too(name):
+    few, many = make_items(name, limit=2), {item.id: item for item in make_items(name)}
+    assert few
+    assert len(few) < len(many)
+    assert all(many[item.id] == item for item in few)
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_no_other_answer_scores_above_the_reference(name):
+    task, item = create_task(name), make_items(name)[0]
+    best, other = task.score(item, item.references[0]), task.score(item, "Nothing of that kind.")
+    assert set(best) == set(other)
+    assert task.kind == "continue" or best[task.metric] > other[task.metric]
 
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if issubclass(task, DataSetTask)])

@@ -202,12 +202,23 @@ def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, wor
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(b"\xff\xfe", "no UTF-8"), (b"a\0b", "binary"), (b"", "the text is empty")]
+    ("data", "words"),
+    [
+        (b"\xff\xfe", "x.bin: byte 0 is not valid utf-8; give UTF-8 text"),
+        (b"a\0b", "x.bin: holds zero bytes, so it is a binary file"),
+        (b"", "the text is empty"),
+    ],
 )
 def test_a_file_that_is_no_text_is_refused(client, data, words):
     response = client.post("/v1/contexts", files={"file": ("x.bin", data)})
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
+
+
+def test_a_file_is_the_same_text_as_for_a_command(client):
+    response = client.post("/v1/contexts", files={"file": ("x.txt", b"\xef\xbb\xbfOne.\r\nTwo.\rThree.")})
+    chunks = client.get(f"/v1/contexts/{response.json()['id']}/chunks").json()["data"]
+    assert "".join(item["text"] for item in chunks) == "One.\nTwo.\nThree."
 
 
 def test_other_kinds_of_bodies_are_refused(client):

@@ -107,27 +107,27 @@ def measure_serving(
 def _server(model: str, folder: Path, max_batch: int) -> Iterator[str]:
     """A server in a process of its own; gives its address."""
     command = [sys.executable, "-m", "e2llm", "serve", model, "--model-name", _NAME, "--port", "0"]
-    options = ["--folder", str(folder), "--max-batch", str(max_batch), "--max-queue", "256"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    options = ["--folder", str(folder / "kept"), "--max-batch", str(max_batch), "--max-queue", "256"]
+    log = folder / "server.log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [*command, *options, "--json"], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
     timer = threading.Timer(_START_SECONDS, process.kill)
     timer.start()
-    assert process.stderr is not None
+    assert process.stdout is not None
     try:
-        told = []
-        for line in process.stderr:
-            told.append(line)
-            if found := re.search(r"at (http://\S+)", line):
-                break
-        else:
-            raise E2LLMError(f"the server did not start: {''.join(told).strip() or 'it said nothing'}")
+        line = process.stdout.readline()  # the address, once it can be reached; nothing if it ended before
         timer.cancel()
-        rest = process.stderr
-        threading.Thread(target=lambda: [None for _ in rest], daemon=True).start()
-        yield found.group(1)
+        if not line:
+            told = log.read_text(encoding="utf-8", errors="replace").strip()
+            raise E2LLMError(f"the server did not start: {told or 'it said nothing'}")
+        yield json.loads(line)["url"]
     finally:
         timer.cancel()
         process.terminate()
         process.wait()
+        process.stdout.close()
 
 
 def _read(url: str, text: str) -> str:

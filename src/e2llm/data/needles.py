@@ -18,13 +18,13 @@ Kinds, made by `needle_kinds` and worded by `needle_wording`, after RULER (arXiv
 """
 
 import random
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from e2llm.chunk_breaks import SENTENCE_END
 from e2llm.data import needle_wording as wording
 from e2llm.data.converter import Converter
 from e2llm.data.needle_kinds import KINDS, Room, Task
@@ -34,7 +34,6 @@ from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_records
 
 MIN_LENGTH_CHARS = 60
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
 
 
 def generate_needles(
@@ -102,7 +101,7 @@ def _check_arguments(
 
 def _hide(rng: random.Random, task: Task, hay: str, label: str, index: int) -> Record:
     """Put the needles at sentence ends of `hay`, at depths drawn uniformly, keeping their order."""
-    places = [0, *(match.end() for match in _SENTENCE_END.finditer(hay)), len(hay)]
+    places = [0, *(match.end() for match in SENTENCE_END.finditer(hay)), len(hay)]
     depths = sorted(rng.random() for _ in task.needles)
     context = ""
     spans: list[tuple[int, int]] = []
@@ -138,7 +137,7 @@ def _stretch(rng: random.Random, haystacks: Sequence[str], ends: list[int], leng
         text = haystacks[which]
         start = max(0, min(place - (ends[which] - len(text)), len(text) - missing))
         if start:
-            sentence = _SENTENCE_END.search(text, start, start + 500)
+            sentence = SENTENCE_END.search(text, start, start + 500)
             start = sentence.end() if sentence and len(text) - sentence.end() >= missing else start
         piece = text[start : start + missing].strip()
         pieces.append(piece)

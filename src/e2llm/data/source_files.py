@@ -29,15 +29,31 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
     Raises:
         E2LLMError: If the file is binary, is not in `encoding`, or the encoding is unknown.
     """
-    data = path.read_bytes()
+    advice = "save the file as UTF-8 or name its encoding"
+    return decode_text(path.read_bytes(), str(path), encoding, advice=advice)
+
+
+def decode_text(
+    data: bytes, name: str, encoding: str = "utf-8-sig", *, advice: str = "give UTF-8 text"
+) -> str:
+    """Bytes as text, wherever they come from; line ends become `\\n`.
+
+    Args:
+        data: All of a text.
+        name: What errors call it.
+        encoding: The default drops a byte-order mark.
+        advice: What errors tell to do.
+
+    Raises:
+        E2LLMError: If the data are binary, are not in `encoding`, or the encoding is unknown.
+    """
     if b"\0" in data and "16" not in encoding and "32" not in encoding:
-        raise E2LLMError(f"{path}: holds zero bytes, so it is a binary file or UTF-16; save it as UTF-8 text")
+        raise E2LLMError(f"{name}: holds zero bytes, so it is a binary file or UTF-16; {advice}")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise E2LLMError(
-            f"{path}: byte {error.start} is not valid {encoding.removesuffix('-sig')}; "
-            "save the file as UTF-8 or name its encoding"
+            f"{name}: byte {error.start} is not valid {encoding.removesuffix('-sig')}; {advice}"
         ) from error
     except LookupError as error:
         raise E2LLMError(

@@ -25,24 +25,27 @@ from e2llm.evaluation.record_tasks import (
 from e2llm.evaluation.restated_records import RestatedRecordsTask
 from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
 
-_OTHER_TASKS: tuple[type[Task], ...] = (
-    NeedleHeatMap,
-    FairytaleQATask,
-    NarrativeQATask,
-    TriviaQATask,
-    CovidQATask,
-    QMSumTask,
-    SqualityTask,
-    GovReportTask,
-    SciSummNetTask,
-    QualityTask,
-    LongBenchV2Task,
-    CodeCompletionTask,
-    DialogueRecallTask,
-    RestatementTask,
-    PerplexityTask,
-)
-TASKS: dict[str, type[Task]] = {**RULER_TASKS, **{task.name: task for task in _OTHER_TASKS}}
+TASKS: dict[str, type[Task]] = dict(RULER_TASKS)
+TASKS |= {
+    task.name: task
+    for task in (
+        NeedleHeatMap,
+        FairytaleQATask,
+        NarrativeQATask,
+        TriviaQATask,
+        CovidQATask,
+        QMSumTask,
+        SqualityTask,
+        GovReportTask,
+        SciSummNetTask,
+        QualityTask,
+        LongBenchV2Task,
+        CodeCompletionTask,
+        DialogueRecallTask,
+        RestatementTask,
+        PerplexityTask,
+    )
+}
 
 FILE_TASKS: dict[str, type[RecordsTask]] = {
     task.name: task for task in (AnswersTask, RecallTask, RestatedRecordsTask)

@@ -6,7 +6,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import BinaryIO
 
-from e2llm.data.source_files import read_text
+from e2llm.data.source_files import decode_text, read_text
 from e2llm.errors import E2LLMError
 from e2llm.inference.folders import is_code, list_folder
 
@@ -87,13 +87,7 @@ def read_stream(stream: BinaryIO, name: str) -> Document:
     Raises:
         E2LLMError: If there is no text, or it is not UTF-8.
     """
-    data = stream.read()
-    if b"\0" in data:
-        raise E2LLMError(f"{name}: holds zero bytes, so it is binary or UTF-16; give UTF-8 text")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise E2LLMError(f"{name}: byte {error.start} is not valid UTF-8; give UTF-8 text") from error
+    text = decode_text(stream.read(), name)
     if not text.strip():
         raise E2LLMError(f"{name} is empty; there is nothing to read")
-    return Document(name, text.replace("\r\n", "\n").replace("\r", "\n"))
+    return Document(name, text)

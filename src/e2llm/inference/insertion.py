@@ -1,14 +1,12 @@
 """Hiding a sentence of one's own in a text, to see whether a question finds it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from e2llm.chunk_breaks import SENTENCE_END
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
-
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def insert_sentence(documents: Sequence[Document], sentence: str, depth: float =
     index = next(number for number, end in enumerate(ends) if wanted <= end and documents[number].text)
     text = documents[index].text
     within = wanted - (ends[index] - len(text))
-    places = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    places = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     place = min(places, key=lambda item: abs(item - within))
     before = "" if place == 0 or text[place - 1].isspace() else " "
     after = "" if text[place : place + 1].isspace() or place == len(text) else " "

@@ -1,7 +1,7 @@
 """Adapters: from an encoder's token states of one chunk to its soft tokens.
 
 Shapes: C chunks, T encoder tokens per chunk, E encoder width, K soft tokens per chunk, D decoder width.
-A new adapter is one class with this call signature and one line in `ADAPTERS`.
+A new adapter is one subclass of `Adapter` and one line in `ADAPTERS`; docs/extending.md shows one.
 """
 
 from typing import Any
@@ -43,7 +43,37 @@ def pad_rows(rows: torch.Tensor) -> torch.Tensor:
     return rows if missing <= 0 or torch.is_grad_enabled() else functional.pad(rows, (0, 0, 0, missing))
 
 
-class MLPAdapter(nn.Module):
+class Adapter(nn.Module):
+    """What every adapter is: made from widths and settings, called with the states of some chunks.
+
+    A class is made as `(encoder_size, decoder_size, max_soft_tokens=, num_heads=, pooling=, scale=)`,
+    uses of these what it needs, and refuses with `E2LLMError` what it cannot do. The model asks of it:
+
+    - the first K soft tokens do not depend on K: contexts are encoded at the most and sliced;
+    - states at masked places do not matter, nor do the other chunks of a call;
+    - every parameter trains; linear layers and norms are initialised by the model, others by the adapter.
+
+    Attributes:
+        scale: `[]`, a learned factor of the soft tokens that starts at the `scale` it was made with.
+    """
+
+    scale: nn.Parameter
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
+        """Make soft tokens.
+
+        Args:
+            states: `[C, T, E]` token states of the encoder.
+            mask: `[C, T]`, nonzero for real tokens; every chunk has one at least.
+            num_soft_tokens: K, from 1 to `max_soft_tokens`.
+
+        Returns:
+            `[C, K, D]` soft tokens, in the dtype of the adapter.
+        """
+        raise NotImplementedError
+
+
+class MLPAdapter(Adapter):
     """Two linear layers with GELU over one vector per chunk (paper v1): one soft token per chunk.
 
     The vector is the first token's state or the mean of the chunk's token states.
@@ -91,7 +121,7 @@ class MLPAdapter(nn.Module):
         return soft_token.unsqueeze(1)
 
 
-class AttentionPoolingAdapter(nn.Module):
+class AttentionPoolingAdapter(Adapter):
     """Learned queries attend to all token states of a chunk (paper v2), with nested soft tokens.
 
     For each query q: `h = LN(MHA(q, X W_K, X W_V) + q)`, `c = LN(h + FFN(h))`. The paper has one query; here
@@ -163,13 +193,13 @@ class AttentionPoolingAdapter(nn.Module):
         return soft_tokens[: num_chunks * num_soft_tokens].view(num_chunks, num_soft_tokens, width)
 
 
-ADAPTERS: dict[str, type[MLPAdapter] | type[AttentionPoolingAdapter]] = {
+ADAPTERS: dict[str, type[Adapter]] = {
     "mlp": MLPAdapter,
     "attention": AttentionPoolingAdapter,
 }
 
 
-def new_adapter(config: Any, decoder_size: int) -> MLPAdapter | AttentionPoolingAdapter:
+def new_adapter(config: Any, decoder_size: int) -> Adapter:
     """Make the adapter that an `E2LLMConfig` asks for, with random weights.
 
     Args:

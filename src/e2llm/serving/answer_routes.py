@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from e2llm.serving.answering import Prepared
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.bodies import json_body, read_json
+from e2llm.serving.queries import check_query
 from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.schemas import (
     ChatChoice,
@@ -26,7 +27,7 @@ from e2llm.serving.schemas import (
 )
 from e2llm.serving.server_state import ServerState, owner_of, state_of
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], dependencies=[Depends(check_query)])
 Owner = Annotated[str, Depends(owner_of)]
 State = Annotated[ServerState, Depends(state_of)]
 _STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
@@ -32,17 +32,19 @@ from e2llm.serving.context_schemas import (
     Span,
 )
 from e2llm.serving.kept_contexts import Facts, KeptContext
+from e2llm.serving.queries import check_query
 from e2llm.serving.request_work import EventStream, event, unless_gone, within
 from e2llm.serving.server_state import ServerState, owner_of, state_of
 from e2llm.serving.uploads import body_of, take_documents
 
-router = APIRouter(prefix="/v1/contexts", tags=["contexts"])
+router = APIRouter(prefix="/v1/contexts", tags=["contexts"], dependencies=[Depends(check_query)])
 Owner = Annotated[str, Depends(owner_of)]
 State = Annotated[ServerState, Depends(state_of)]
 Id = Annotated[str, Path(pattern=r"^ctx_[0-9a-f]{24}$", description="As /v1/contexts gives it.")]
 Index = Annotated[int, Path(ge=0, le=2**31, description="The chunk's, from 0.")]
 Start = Annotated[int, Query(ge=0, le=2**31, description="First chunk.")]
 After = Annotated[str | None, Query(description="`next` of the page before, or an id.", max_length=100)]
+_Made = TypeVar("_Made")
 _PROGRESS_SECONDS = 0.2
 _CURSOR = re.compile(r"(\d{1,15})-(ctx_[0-9a-f]{24})")
 
@@ -211,11 +213,16 @@ def _place_after(found: list[Facts], after: str) -> int:
     return ids.index(after) + 1
 
 
+async def _in_turn(request: Request, state: ServerState, work: Callable[[], _Made]) -> _Made:
+    """Do work that makes the caller wait, in a thread, with a place among the requests."""
+    with state.admission.enter():
+        working = state.admission.in_thread(lambda _: work())
+        return await unless_gone(request, working, state.settings.timeout_seconds)
+
+
 async def _get(request: Request, state: ServerState, context_id: str, owner: str) -> KeptContext:
     """A context; fetched again from the store, or read, where it is not in memory."""
-    with state.admission.enter():
-        work = state.admission.in_thread(lambda _: state.contexts.get(context_id, owner))
-        return await unless_gone(request, work, state.settings.timeout_seconds)
+    return await _in_turn(request, state, lambda: state.contexts.get(context_id, owner))
 
 
 @router.get("/{context_id}", response_model=ContextOut)
@@ -329,10 +336,9 @@ async def compare_with_question(request: Request, context_id: Id, owner: Owner, 
     """Relevance of each chunk to a question, as `expand` uses it."""
     body = await read_json(request, state, RelevanceIn)
     kept = await _get(request, state, context_id, owner)
-    with state.admission.enter():
-        rank = state.engine.rank
-        work = state.admission.in_thread(lambda _: rank(kept.context, body.question, select=body.select))
-        return Relevance(scores=await unless_gone(request, work, state.settings.timeout_seconds))
+    rank = state.engine.rank
+    scores = await _in_turn(request, state, lambda: rank(kept.context, body.question, select=body.select))
+    return Relevance(scores=scores)
 
 
 @router.get("/{context_id}/fidelity", response_model=Fidelity)
@@ -352,13 +358,12 @@ async def measure_fidelity(
     most = state.engine.model.config.max_soft_tokens
     if not chunks:
         return Fidelity(soft_tokens=soft_tokens or most, data=[], has_more=False)
-    with state.admission.enter():
-        work = state.admission.in_thread(
-            lambda _: state.engine.fidelity(
-                kept.context, soft_tokens=soft_tokens, chunks=chunks, progress=False
-            )
-        )
-        report = await unless_gone(request, work, state.settings.timeout_seconds)
+    measure = state.engine.fidelity
+    report = await _in_turn(
+        request,
+        state,
+        lambda: measure(kept.context, soft_tokens=soft_tokens, chunks=chunks, progress=False),
+    )
     data = [
         ChunkFidelityOut(
             chunk=item.chunk,

@@ -7,12 +7,14 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from e2llm.serving.answering import check_model, kv_cache_bytes_per_token
+from e2llm.serving.queries import check_query
 from e2llm.serving.schemas import Health, ModelDetails, ModelList, ModelOut
 from e2llm.serving.server_state import ServerState, owner_of, state_of
 
 router = APIRouter()
 Owner = Annotated[str, Depends(owner_of)]
 State = Annotated[ServerState, Depends(state_of)]
+_CHECKED = [Depends(check_query)]  # of what programs call; a page or a probe may have anything there
 _STATIC = files("e2llm.serving") / "static"
 _KINDS = {
     "css": "text/css; charset=utf-8",
@@ -40,13 +42,13 @@ def _model(state: ServerState) -> ModelOut:
     )
 
 
-@router.get("/v1/models", response_model=ModelList, tags=["models"])
+@router.get("/v1/models", response_model=ModelList, tags=["models"], dependencies=_CHECKED)
 async def list_models(owner: Owner, state: State) -> ModelList:
     """The model that is served."""
     return ModelList(data=[_model(state)])
 
 
-@router.get("/v1/models/{name:path}", response_model=ModelOut, tags=["models"])
+@router.get("/v1/models/{name:path}", response_model=ModelOut, tags=["models"], dependencies=_CHECKED)
 async def get_model(name: str, owner: Owner, state: State) -> ModelOut:
     """The model, by its name."""
     check_model(name, state.settings.model_name)

@@ -5,7 +5,10 @@ Fields that OpenAI's API does not have are told apart in their descriptions by "
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from e2llm.chunking import CHUNKERS
 
 _MAX_STOPS = 4
 # No list may be long enough to keep the server busy with itself; what is allowed in the end is a setting.
@@ -21,6 +24,19 @@ ContextId = Annotated[str, StringConstraints(strict=True, pattern=r"^ctx_[0-9a-f
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
+def _known_kind(kind: str) -> str:
+    if kind not in CHUNKERS:
+        raise PydanticCustomError("unknown_kind", "give one of {kinds}", {"kinds": ", ".join(CHUNKERS)})
+    return kind
+
+
+def _list_kinds(schema: dict[str, Any]) -> None:
+    schema["enum"] = [*CHUNKERS]  # asked when the description is made, so that later kinds are in it
+
+
+Kind = Annotated[Text, AfterValidator(_known_kind), Field(json_schema_extra=_list_kinds)]
+
+
 class Sent(BaseModel):
     """A part of a request: unknown fields are refused, none is passed over in silence."""
 
@@ -32,9 +48,7 @@ class DocumentIn(Sent):
 
     text: Text = Field(description="The whole text.")
     name: Name | None = Field(None, description="Shown beside its chunks; by default `text 1`, `text 2`, ...")
-    kind: Literal["prose", "code", "tokens"] | None = Field(
-        None, description="How it is split; by default the model's own way."
-    )
+    kind: Kind | None = Field(None, description="How it is split; by default the model's own way.")
 
 
 # --- answers ------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
+from e2llm.data.source_files import decode_text
+from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
 from e2llm.serving.answering import to_document
 from e2llm.serving.api_errors import ApiError
@@ -84,14 +86,6 @@ def _shown_name(name: str | None) -> str:
 
 def _decoded(data: bytes, name: str) -> str:
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ApiError(
-            400,
-            f"{name} is no UTF-8 text (byte {error.start}); send plain text",
-            code="invalid_value",
-            param="file",
-        ) from error
-    if "\0" in text:
-        raise ApiError(400, f"{name} is a binary file; send plain text", code="invalid_value", param="file")
-    return text
+        return decode_text(data, name)
+    except E2LLMError as error:
+        raise ApiError(400, str(error), code="invalid_value", param="file") from error
