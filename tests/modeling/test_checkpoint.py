@@ -392,7 +392,7 @@ def test_a_truncated_weight_file_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model.safetensors has \d+ bytes instead of \d+"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors has [\d,]+ bytes instead of [\d,]+"):
         load(tmp_path)
 
 

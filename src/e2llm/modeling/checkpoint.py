@@ -3,7 +3,7 @@ trust.
 
 A checkpoint folder holds `config.json`, the tokenizers, `e2llm_manifest.json`, `model*.safetensors` (the
 adapter and every part that has no unchanged base) and, with LoRA, `lora/`. The manifest names each base with
-its fingerprint (a base with another fingerprint is refused) and each weight file with its size.
+its fingerprint (a base with another fingerprint is refused) and each weight file with its size and hash.
 """
 
 import json
@@ -23,13 +23,20 @@ from transformers import GenerationConfig
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.manifest import HUB_OPTIONS, MANIFEST_FORMAT, MANIFEST_NAME, open_checkpoint, read_config
+from e2llm.modeling.manifest import (
+    HUB_OPTIONS,
+    MANIFEST_FORMAT,
+    MANIFEST_NAME,
+    list_files,
+    open_checkpoint,
+    read_config,
+)
 from e2llm.modeling.parts import (
+    HASH_WHOLE_FILE_BYTES,
     INDEX_NAME,
     PART_MODULES,
     PartSource,
     ensure_embedding_row,
-    file_hash,
     fingerprint,
     listing,
     load_part,
@@ -118,7 +125,6 @@ def _write_checkpoint(
     write_weights(select_tensors(base, saved_parts), folder, max_shard_size)
     if has_lora and not self_contained:
         lora.save_lora(model, folder / "lora", state)
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.safetensors"))}
     manifest = {
         "format": MANIFEST_FORMAT,
         "e2llm_version": __version__,
@@ -127,8 +133,7 @@ def _write_checkpoint(
             for part, saved in saved_parts.items()
         },
         "lora": has_lora and not self_contained,
-        "files": {name: file.stat().st_size for name, file in files.items()},
-        "sha256": {name: value for name, file in files.items() if (value := file_hash(file)) is not None},
+        **list_files(folder, folder.rglob("*.safetensors"), max_hashed_bytes=HASH_WHOLE_FILE_BYTES),
     }
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     model.config.dtype = widest_dtype(model)

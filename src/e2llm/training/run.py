@@ -60,8 +60,8 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         E2LLMError: If the folder holds another run and `resume` is not set, another process is training into
             it, the data do not serve the objectives, or the loss is no number any more.
     """
-    checkpoint = last_checkpoint(recipe.folder)
     finished = finished_result(recipe)
+    checkpoint = None if finished else last_checkpoint(recipe.folder)
     if not resume and (checkpoint or finished):
         raise E2LLMError(
             f"{recipe.folder} holds a run already; use --resume to go on with it, or set another output"
