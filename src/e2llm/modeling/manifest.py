@@ -28,14 +28,13 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str,
         The folder to read (`source` itself where there is no manifest) and the manifest.
     """
     options = hub_options(kwargs)
+    source, path = find_manifest(source, options)
     if Path(source).is_dir():
-        source = str(complete_folder(Path(source)))
         indexed_files(Path(source) / INDEX_NAME)
-    path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
     if path is None:  # written by plain transformers: everything is inside
         return source, {"parts": {part: {"saved_here": True} for part in PART_MODULES}, "lora": False}
-    manifest = read_manifest(Path(path))
-    folder = Path(path).parent
+    manifest = read_manifest(path)
+    folder = path.parent
     names = ["config.json", *manifest["files"]]
     if manifest["lora"] and not Path(source).is_dir():
         names += [name.replace(_LORA_WEIGHTS, _LORA_CONFIG) for name in names if name.startswith("lora/")]
@@ -45,6 +44,19 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str,
     if problem := changed_file(folder, manifest["files"], manifest["sha256"]):
         raise CheckpointError(f"{folder}: {problem}; the checkpoint is incomplete or damaged, copy it again")
     return str(folder), manifest
+
+
+def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | None]:
+    """The folder or hub id to read a checkpoint from, and its manifest if it has one.
+
+    Args:
+        source: Folder or hub id; of a folder whose saving was interrupted, what is complete is found.
+        options: Of `hub_options`.
+    """
+    if Path(source).is_dir():
+        source = str(complete_folder(Path(source)))
+    path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
+    return source, None if path is None else Path(path)
 
 
 def list_files(

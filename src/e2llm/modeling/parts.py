@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from e2llm.errors import CheckpointError, E2LLMError, MissingExtraError
+from e2llm.modeling.configuration import E2LLMConfig
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -188,6 +189,11 @@ def load_part(
         pinned = {"revision": revision} if revision else {}
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
         reject_remote_code(config, name)
+        if config.model_type == E2LLMConfig.model_type:
+            raise CheckpointError(
+                f"{part} {name}: is a whole E2LLM checkpoint; name its {part}, or start from all of it: "
+                "from_pretrained, or init_from in a recipe"
+            )
         if config.is_encoder_decoder:
             raise CheckpointError(
                 f"{part} {name}: is an encoder-decoder model ({config.model_type}), which is not supported"
