@@ -21,8 +21,9 @@ from e2llm.training.data_check import has_parts, open_parts, read_data
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.provenance import changes_since_start, write_provenance
-from e2llm.training.samples import SampleSet, Source
+from e2llm.training.samples import SampleSet
 from e2llm.training.schema import FINAL_FOLDER, Recipe
+from e2llm.training.sources import Source
 from e2llm.training.tracking import TensorBoardCallback
 from e2llm.training.trainer import CurveCallback, E2LLMTrainer
 
