@@ -80,7 +80,7 @@ def test_damage_is_told_by_the_exit_code_until_it_is_repaired(run, model, text_f
     folder = tmp_path / "store"
     run("read", text_file, "--store", folder, "--model", model)
     with ChunkStore(folder) as store:
-        store._connection.execute("UPDATE entries SET value = x'00' WHERE id = 1")
+        store._database.connection.execute("UPDATE entries SET value = x'00' WHERE id = 1")
     result = run("store", "verify", folder)
     assert (result.code, "remove them with --repair" in result.err) == (1, True)
     assert run("store", "verify", folder, "--repair").code == 0

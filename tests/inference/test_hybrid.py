@@ -112,7 +112,7 @@ def test_fidelity_is_measured_once_per_content(engine, monkeypatch):
         calls.append(options["num_soft_tokens"])
         return FidelityReport([], options["num_soft_tokens"])
 
-    monkeypatch.setattr("e2llm.inference.engine.measure_fidelity", measure)
+    monkeypatch.setattr("e2llm.inference.restating.measure_fidelity", measure)
     for _ in range(2):
         engine.ask(context, "Who?", soft_tokens=2, raw_below=0.5, max_new_tokens=1)
     context.delete(0)

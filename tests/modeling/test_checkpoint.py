@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling import checkpoint, lora, parts, publication
+from e2llm.modeling import checkpoint_writing, lora, parts, publication
 from tiny_models import (
     TEXT,
     assert_same_model,
@@ -307,7 +307,7 @@ def test_an_error_while_writing_leaves_the_former_checkpoint(model, tmp_path, in
     def full_disk(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint_writing, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         change(tiny_model(), seed=9).save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == before
@@ -392,7 +392,7 @@ def test_a_truncated_weight_file_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model.safetensors has \d+ bytes instead of \d+"):
+    with pytest.raises(CheckpointError, match=r"model.safetensors has [\d,]+ bytes instead of [\d,]+"):
         load(tmp_path)
 
 

@@ -121,7 +121,7 @@ def test_a_row_of_the_wrong_types_is_damage(store, change):
 
 
 def test_a_full_disk_is_said_and_loses_nothing(store):
-    store._connection.execute("PRAGMA max_page_count = 20")
+    store._database.connection.execute("PRAGMA max_page_count = 20")
     with pytest.raises(E2LLMError, match="the disk is full"):
         store.put_many({key(100 + i): entry(i, 5000) for i in range(20)})
     assert len(store.get_many([key(i) for i in range(10)])) == 10
@@ -167,7 +167,7 @@ def test_a_stated_size_is_not_trusted(store):
 
 def test_a_repair_that_cannot_be_made_is_an_error(store):
     execute(store, "UPDATE entries SET value = x'00' WHERE id = 1")
-    store._connection.execute("PRAGMA query_only = 1")
+    store._database.connection.execute("PRAGMA query_only = 1")
     with pytest.raises(E2LLMError, match="the store cannot be used"):
         store.verify(repair=True)
     assert len(store.get_many([key(0), key(1)])) == 1  # reading goes on
@@ -222,7 +222,7 @@ def test_a_process_forked_while_another_thread_uses_the_store_is_not_stuck(store
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with store._lock:
+        with store._database._lock:
             held.set()
             done.wait()
 

@@ -12,8 +12,9 @@ from e2llm.training import data_check, run
 from e2llm.training.build import build, open_processor
 from e2llm.training.data_check import open_parts, read_data
 from e2llm.training.positions import Positions, reachable_runs
-from e2llm.training.samples import SampleSet, Source, crop, load_sources
+from e2llm.training.samples import SampleSet, crop
 from e2llm.training.schema import DataFile
+from e2llm.training.sources import Source, load_sources
 
 BOTH = ["understanding", "reasoning"]
 HELD_OUT = Record("The owl slept until noon and then it read.", "What did it do?", "It read.")

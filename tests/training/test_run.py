@@ -16,6 +16,7 @@ from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.records import Record, write_records
 from e2llm.training.build import open_processor
+from e2llm.training.checkpoints import damage as damage_of
 from e2llm.training.checkpoints import last_checkpoint, load_weights
 from e2llm.training.data_check import read_data
 from e2llm.training.recipe import load_recipe
@@ -156,29 +157,88 @@ def test_two_runs_at_once_do_not_write_into_one_folder(recipe_of):
     assert train(recipe).steps == 4
 
 
+def shortened(file):
+    os.truncate(file, 100)
+
+
+def flipped(file):
+    """One bit of the byte in the middle is another; of a text the first byte is no JSON any more."""
+    content = bytearray(file.read_bytes())
+    content[0 if file.suffix == ".json" else len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def unhashed(file):
+    """The hash of one file is gone."""
+    content = json.loads(file.read_text())
+    content["sha256"].popitem()
+    file.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
-    ("name", "size", "problem"),
+    ("name", "damage", "problem"),
     [
-        ("optimizer.pt", None, "optimizer.pt is missing"),
-        ("model.safetensors", 100, r"model.safetensors has 100 bytes, [\d,]+ were written"),
-        ("files.json", 3, "files.json cannot be read"),
+        ("optimizer.pt", Path.unlink, "optimizer.pt is missing"),
+        ("model.safetensors", shortened, r"model.safetensors has 100 bytes instead of [\d,]+"),
+        (
+            "model.safetensors",
+            flipped,
+            r"model.safetensors has other content than was saved \(another SHA-256\)",
+        ),
+        ("optimizer.pt", flipped, r"optimizer.pt has other content than was saved \(another SHA-256\)"),
+        ("files.json", flipped, "files.json cannot be read"),
+        ("files.json", unhashed, "files.json cannot be read"),
     ],
 )
 def test_a_run_goes_on_from_the_checkpoint_before_one_that_was_damaged(
-    recipe_of, killed, capsys, name, size, problem
+    recipe_of, killed, capsys, name, damage, problem
 ):
     undisturbed = train(recipe_of(train={"steps": 6}))
     recipe = recipe_of(output="resumed", train={"steps": 6})
     killed(recipe, 5)
-    file = recipe.folder / "checkpoint-4" / name
-    if size is None:
-        file.unlink()
-    else:
-        os.truncate(file, size)
+    damage(recipe.folder / "checkpoint-4" / name)
     resumed = train(recipe, resume=True)
     assert re.search(rf"checkpoint-4 is damaged \({problem}\)", capsys.readouterr().err)
     assert_same_weights(undisturbed.folder, resumed.folder)
     assert last_checkpoint(recipe.folder) == str(recipe.folder / "checkpoint-6")
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"a": "b"}', '{"files": {"a": "b"}, "sha256": {"a": "c"}}'])
+def test_a_list_of_files_that_is_none_is_damage(tmp_path, content):
+    (tmp_path / "files.json").write_text(content)
+    assert damage_of(tmp_path) == "files.json cannot be read"
+
+
+def test_a_checkpoint_that_lists_sizes_alone_is_gone_on_from_and_its_sizes_hold(recipe_of, killed):
+    recipe = recipe_of(train={"steps": 6})
+    killed(recipe, 5)
+    checkpoint = recipe.folder / "checkpoint-4"
+    listed = json.loads((checkpoint / "files.json").read_text())
+    assert set(listed["sha256"]) == set(listed["files"]) > {"model.safetensors", "optimizer.pt"}
+    (checkpoint / "files.json").write_text(json.dumps(listed["files"]))
+    assert last_checkpoint(recipe.folder) == str(checkpoint)
+    shortened(checkpoint / "optimizer.pt")
+    assert last_checkpoint(recipe.folder) == str(recipe.folder / "checkpoint-2")
+
+
+def test_the_best_weights_are_not_taken_from_a_checkpoint_that_was_damaged(recipe_of, monkeypatch):
+    steps = []
+
+    def evaluate(self, *args, **kwargs):
+        steps.append(self.state.global_step)
+        if steps == [2, 4]:
+            flipped(Path(self.args.output_dir) / "checkpoint-2" / "model.safetensors")
+        metrics = {"eval_reasoning_loss": float(self.state.global_step)}  # the first is the best
+        self.log(dict(metrics))
+        return metrics
+
+    monkeypatch.setattr(E2LLMTrainer, "evaluate", evaluate)
+    recipe = recipe_of()
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2 holds the weights of the best .* is damaged \(mo"
+    ):
+        train(recipe)
+    assert not (recipe.folder / "final").exists()
 
 
 def test_a_kill_between_the_last_checkpoint_and_the_result_loses_nothing(recipe_of):
@@ -196,6 +256,7 @@ def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, 
     recipe = recipe_of()
     result = train(recipe)
     monkeypatch.setattr("e2llm.training.run.prepare", lambda recipe: pytest.fail("it began anew"))
+    monkeypatch.setattr("e2llm.modeling.manifest.file_hash", lambda file: pytest.fail("for nothing"))
     assert train(recipe, resume=True) == result
     recipe.train.steps = 9
     assert train(recipe, resume=True) == result

@@ -18,7 +18,8 @@ from e2llm.training.overfit import overfit, overfit_recipe
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import train
 from e2llm.training.sample_sizes import Assumptions, longest_samples, mean_samples
-from e2llm.training.samples import SampleSet, load_sources
+from e2llm.training.samples import SampleSet
+from e2llm.training.sources import load_sources
 from e2llm.training.text_contexts import TextContexts
 
 DIAL = [1, 2, 4, 8]

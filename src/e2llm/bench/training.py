@@ -32,8 +32,9 @@ from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.records import read_records
 from e2llm.training.arguments import resolve_precision, training_arguments
 from e2llm.training.build import compile_layers, set_modes
-from e2llm.training.samples import Sample, SampleSet, Source
+from e2llm.training.samples import Sample, SampleSet
 from e2llm.training.schema import DataFile, Recipe
+from e2llm.training.sources import Source
 from e2llm.training.trainer import E2LLMTrainer
 
 WAYS = ("plain", "e2llm", "cached")

@@ -107,7 +107,8 @@ def open_store(folder: Path) -> "ChunkStore":
     Raises:
         FileNotFoundError: If the folder is none.
     """
-    from e2llm.store.chunk_store import FILE_NAME, ChunkStore
+    from e2llm.store.chunk_store import ChunkStore
+    from e2llm.store.database import FILE_NAME
 
     if not (folder / FILE_NAME).is_file():
         raise FileNotFoundError(f"no store in {folder}; e2llm read FILE --store {folder} makes one")

@@ -31,6 +31,29 @@ class Document:
     heading: str = ""
 
 
+def documents_of(
+    source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
+) -> list[Document]:
+    """The texts, with their names, of a text (`str`), a path, a document, or several paths and documents.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        E2LLMError: If it is none of these, or a file cannot be read as text.
+    """
+    if source is None or isinstance(source, bytes | int | float):
+        raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
+    items = [source] if isinstance(source, str | PathLike | Document) else list(source)
+    documents = []
+    for item in items:
+        if isinstance(item, str):
+            documents.append(Document("text", item))
+        elif isinstance(item, Document):
+            documents.append(item)
+        else:
+            documents += load_documents([Path(item)])
+    return documents
+
+
 def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
     """Read files, and all text files of folders, in the order of their paths.
 

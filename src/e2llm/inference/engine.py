@@ -4,9 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,21 +12,20 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
-from e2llm.inference.documents import Document, load_documents
-from e2llm.inference.fidelity import FidelityReport, measure_fidelity
+from e2llm.inference.documents import Document, documents_of
+from e2llm.inference.fidelity import FidelityReport
 from e2llm.inference.generation import check_options, generate_ids, generate_pieces, searches_beams
 from e2llm.inference.layout import ContextLayout, LaidOut, answer_of
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
-from e2llm.inference.loading import check_model_name, choose_device, choose_dtype
+from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.planning import Plan, Request
 from e2llm.inference.reader import ChunkReader
+from e2llm.inference.restating import Restater
 from e2llm.inference.streaming import FirstTokenClock, PieceStreamer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.prompts import SUMMARY_PROMPT, UNDERSTANDING_PROMPT
+from e2llm.prompts import SUMMARY_PROMPT
 from e2llm.store.chunk_store import ChunkStore
-
-_HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 
 
 class Engine:
@@ -62,7 +59,7 @@ class Engine:
         self._layout = ContextLayout(
             self.reader, self._tokenizing, lambda context, rate: self.fidelity(context, soft_tokens=rate)
         )
-        self._fidelity: WeakKeyDictionary[Content, dict[int, FidelityReport]] = WeakKeyDictionary()
+        self._restater = Restater(model, processor, self._tokenizing)
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
                 f"the processor's placeholder has id {processor.chunk_token_id}, the model's "
@@ -90,16 +87,7 @@ class Engine:
         Raises:
             E2LLMError: If the device is unknown or not there, or the checkpoint cannot be loaded.
         """
-        place = choose_device(device)
-        check_model_name(str(name))
-        if (dtype := choose_dtype(place)) is not None:
-            kwargs.setdefault("dtype", dtype)
-        model = E2LLMForConditionalGeneration.from_pretrained(str(name), **kwargs)
-        options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-        processor = E2LLMProcessor.from_pretrained(str(name), **options)
-        if "device_map" not in kwargs:
-            model.to(place)
-        return cls(model, processor, store=store)
+        return cls(*load_pair(str(name), choose_device(device), kwargs), store=store)
 
     @property
     def window(self) -> int | None:
@@ -171,18 +159,7 @@ class Engine:
         source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
     ) -> list[Document]:
         """The texts, with their names, of what `read` takes."""
-        if source is None or isinstance(source, bytes | int | float):
-            raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
-        items = [source] if isinstance(source, str | PathLike | Document) else list(source)
-        documents = []
-        for item in items:
-            if isinstance(item, str):
-                documents.append(Document("text", item))
-            elif isinstance(item, Document):
-                documents.append(item)
-            else:
-                documents += load_documents([Path(item)])
-        return documents
+        return documents_of(source)
 
     # --- answering ----------------------------------------------------------------------------------------
 
@@ -252,11 +229,7 @@ class Engine:
         if not searches_beams(self.model, generation):
             generation["streamer"] = clock
         ids = generate_ids(
-            self.model,
-            laid.sample.input_ids,
-            laid.soft_tokens,
-            max_new_tokens=max_new_tokens,
-            **generation,
+            self.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=max_new_tokens, **generation
         )
         text = self._decode(ids)
         first = None if clock.first_token_at is None else clock.first_token_at - started
@@ -376,17 +349,10 @@ class Engine:
         """
         content = self._layout.content_of(context)
         per_chunk = self.model.check_num_soft_tokens(soft_tokens)
-        texts = []
-        for index in chunks:
-            text = content.texts[self._layout.check_chunk(content, index)]
-            with self._tokenizing:
-                sample = self.processor.lay_out([text], UNDERSTANDING_PROMPT, num_soft_tokens=per_chunk)
-            longest = content.token_counts[index] * 3 // 2 + 8
-            soft = content.read.soft_tokens[index : index + 1]
-            texts.append(
-                self._decode(generate_ids(self.model, sample.input_ids, soft, max_new_tokens=longest))
-            )
-        return texts
+        return [
+            self._restater.restate(content, self._layout.check_chunk(content, index), per_chunk)
+            for index in chunks
+        ]
 
     def summarize(self, context: Context, **options: Any) -> Answer:
         """Summarize a context; options are those of `ask`, with 256 new tokens by default."""
@@ -413,28 +379,8 @@ class Engine:
         """
         content = self._layout.content_of(context)
         per_chunk = self.model.check_num_soft_tokens(soft_tokens)
-        known = self._fidelity.setdefault(content, {})
-        if per_chunk in known and chunks is None:
-            return known[per_chunk]
-        indices = list(range(len(content.chunks))) if chunks is None else list(chunks)
-        for index in indices:
-            self._layout.check_chunk(content, index)
-        report = measure_fidelity(
-            self.model,
-            self.processor,
-            [content.texts[index] for index in indices],
-            content.read.soft_tokens[indices],
-            num_soft_tokens=per_chunk,
-            places=[
-                (index, content.sources[index], content.chunks[index].start, content.chunks[index].end)
-                for index in indices
-            ],
-            progress=progress,
-            lock=self._tokenizing,
-        )
-        if chunks is None:
-            known[per_chunk] = report
-        return report
+        indices = chunks if chunks is None else [self._layout.check_chunk(content, index) for index in chunks]
+        return self._restater.fidelity(content, indices, per_chunk, progress)
 
     # --- pieces -------------------------------------------------------------------------------------------
 

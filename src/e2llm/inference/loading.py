@@ -1,15 +1,19 @@
-"""What to load and where to: names and devices, checked before anything heavy begins."""
+"""What to load and where to: names and devices are checked before anything heavy begins."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import resolve_source
+from e2llm.modeling.processor import E2LLMProcessor
 
 EMBEDDED_MODEL = "mini"
 
+_HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -57,3 +61,28 @@ def choose_dtype(device: torch.device) -> torch.dtype | None:
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def load_pair(
+    name: str, place: torch.device, kwargs: dict[str, Any]
+) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
+    """A model and its processor.
+
+    Args:
+        name: Folder, hub id or the name of an embedded model.
+        place: Where the model goes, unless a `device_map` says where.
+        kwargs: For the model's `from_pretrained`; the precision is `choose_dtype`'s unless it has a `dtype`.
+
+    Raises:
+        FileNotFoundError: If a folder is meant and not there.
+        E2LLMError: If the checkpoint cannot be loaded.
+    """
+    check_model_name(name)
+    if (dtype := choose_dtype(place)) is not None:
+        kwargs = {"dtype": dtype, **kwargs}
+    model = E2LLMForConditionalGeneration.from_pretrained(name, **kwargs)
+    options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+    processor = E2LLMProcessor.from_pretrained(name, **options)
+    if "device_map" not in kwargs:
+        model.to(place)
+    return model, processor

@@ -1,14 +1,17 @@
 """The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
 
+import hashlib
 import json
+import math
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
 
 from e2llm.errors import CheckpointError
-from e2llm.modeling.parts import INDEX_NAME, PART_MODULES, file_hash, indexed_files
+from e2llm.modeling.parts import INDEX_NAME, PART_MODULES, indexed_files
 from e2llm.modeling.publication import complete_folder
 
 MANIFEST_NAME = "e2llm_manifest.json"
@@ -25,29 +28,79 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str,
         The folder to read (`source` itself where there is no manifest) and the manifest.
     """
     options = hub_options(kwargs)
+    source, path = find_manifest(source, options)
     if Path(source).is_dir():
-        source = str(complete_folder(Path(source)))
         indexed_files(Path(source) / INDEX_NAME)
-    path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
     if path is None:  # written by plain transformers: everything is inside
         return source, {"parts": {part: {"saved_here": True} for part in PART_MODULES}, "lora": False}
-    manifest = read_manifest(Path(path))
-    folder = Path(path).parent
+    manifest = read_manifest(path)
+    folder = path.parent
     names = ["config.json", *manifest["files"]]
     if manifest["lora"] and not Path(source).is_dir():
         names += [name.replace(_LORA_WEIGHTS, _LORA_CONFIG) for name in names if name.startswith("lora/")]
     if not Path(source).is_dir():
         for name in (*names, INDEX_NAME, "generation_config.json"):
             cached_file(source, name, _raise_exceptions_for_missing_entries=name in names, **options)
-    for name, size in manifest["files"].items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-            raise CheckpointError(f"{folder}: {name} {state}; the checkpoint is incomplete, copy it again")
-        wanted = manifest["sha256"].get(name)
-        if wanted is not None and file_hash(folder / name) != wanted:
-            raise CheckpointError(f"{folder}: {name} has other content than was saved; copy it again")
+    if problem := changed_file(folder, manifest["files"], manifest["sha256"]):
+        raise CheckpointError(f"{folder}: {problem}; the checkpoint is incomplete or damaged, copy it again")
     return str(folder), manifest
+
+
+def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | None]:
+    """The folder or hub id to read a checkpoint from, and its manifest if it has one.
+
+    Args:
+        source: Folder or hub id; of a folder whose saving was interrupted, what is complete is found.
+        options: Of `hub_options`.
+    """
+    if Path(source).is_dir():
+        source = str(complete_folder(Path(source)))
+    path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
+    return source, None if path is None else Path(path)
+
+
+def list_files(
+    folder: Path, files: Iterable[Path], *, max_hashed_bytes: float = math.inf
+) -> dict[str, dict[str, Any]]:
+    """The sizes and hashes of files, by which `changed_file` finds out later what has become of them.
+
+    Args:
+        folder: What their names are relative to.
+        files: The files, in any order.
+        max_hashed_bytes: Files of this size or more are listed without a hash.
+
+    Returns:
+        `files`: name to size in bytes, and `sha256`: name to hash in hexadecimal digits.
+    """
+    named = {file.relative_to(folder).as_posix(): file for file in sorted(files)}
+    sizes = {name: file.stat().st_size for name, file in named.items()}
+    hashes = {name: file_hash(named[name]) for name, size in sizes.items() if size < max_hashed_bytes}
+    return {"files": sizes, "sha256": hashes}
+
+
+def changed_file(folder: Path, sizes: Mapping[str, int], hashes: Mapping[str, str]) -> str:
+    """What is wrong with the first file that is gone or is not as it was listed; empty if all are.
+
+    Args:
+        folder: What the names are relative to.
+        sizes: Size of each file, in bytes.
+        hashes: SHA-256 of files, in hexadecimal digits; of one without a hash the size alone is looked at.
+    """
+    for name, size in sizes.items():  # of all files before the first hash, which takes long
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (found := (folder / name).stat().st_size) != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
+    for name in sizes:
+        if name in hashes and file_hash(folder / name) != hashes[name]:
+            return f"{name} has other content than was saved (another SHA-256)"
+    return ""
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits, read piece by piece."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

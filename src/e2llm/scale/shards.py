@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from e2llm.errors import E2LLMError
-from e2llm.store.chunk_store import FILE_NAME, ChunkStore
+from e2llm.store.chunk_store import ChunkStore
+from e2llm.store.database import FILE_NAME
 
 _FOLDER = "shards"
 _LOCK = "lock.sqlite"

@@ -1,40 +1,26 @@
 """Encoded chunks on disk under a hash of who read them and what they say: read once, by whomever.
 
-A store is a folder with an sqlite database in write-ahead mode, so that readers and a writer, threads and
-processes, do not wait for each other, and a process killed at any moment leaves either the whole of its last
-write or nothing of it. After a power cut the last writes may be gone, but nothing is half there
-(`synchronous=NORMAL`). A store holds only what can be read again: losing one costs time.
+A store is a folder with a database (`e2llm.store.database`). It holds only what can be read again: losing one
+costs time.
 """
 
 import contextlib
-import os
 import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
-from e2llm.errors import E2LLMError, StoreError
+from e2llm.errors import E2LLMError
+from e2llm.store.database import FILE_NAME, WAIT_SECONDS, Database, transaction
 from e2llm.store.entry import decode_entry, encode_entry
 from e2llm.store.reports import MergeReport, StoreInfo, VerifyReport
 
-FORMAT = 1
-FILE_NAME = "store.sqlite"
-
-_COLUMNS = (
-    "id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, value BLOB NOT NULL, size INTEGER NOT NULL, "
-    "last_used INTEGER NOT NULL"
-)
-_AS_MADE = f"create table entries ({_COLUMNS})".lower()
 _BATCH = 500  # sqlite takes at least 999 variables
 _MERGE_BATCH = 100
-_MAX_ENTRY_BYTES = 2**26
-_WAIT_SECONDS = 60.0
 # When an entry was last used is noted to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
 _PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to make room
@@ -63,15 +49,10 @@ class ChunkStore:
         self.path = Path(fspath(path))
         self.max_bytes = max_bytes
         self.num_corrupt = 0
-        self._lock = threading.RLock()
-        self._inherited: list[sqlite3.Connection] = []
-        if hasattr(os, "register_at_fork"):
-            store = weakref.ref(self)
-            os.register_at_fork(after_in_child=lambda: _after_fork(store()))
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(self.path)
         if self.path.is_file():
             raise E2LLMError(f"{self.path} is a file; a store is a folder")
-        with self._session():
+        with self._database.session():
             pass
 
     # --- reading and writing ------------------------------------------------------------------------------
@@ -82,7 +63,7 @@ class ChunkStore:
         damaged: list[int] = []
         stale: list[int] = []
         now = int(time.time())
-        with self._session() as connection:
+        with self._database.session() as connection:
             for start in range(0, len(keys), _BATCH):
                 batch = list(keys[start : start + _BATCH])
                 marks = ",".join("?" * len(batch))
@@ -108,12 +89,12 @@ class ChunkStore:
         """Note when entries were used, unless the store is busy or cannot be written to: reading goes on."""
         connection.execute("PRAGMA busy_timeout = 0").fetchall()
         try:
-            with contextlib.suppress(sqlite3.OperationalError), _transaction(connection):
+            with contextlib.suppress(sqlite3.OperationalError), transaction(connection):
                 connection.executemany(
                     "UPDATE entries SET last_used = ? WHERE id = ?", [(now, number) for number in numbers]
                 )
         finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(_WAIT_SECONDS * 1000)}").fetchall()
+            connection.execute(f"PRAGMA busy_timeout = {int(WAIT_SECONDS * 1000)}").fetchall()
 
     def put_many(self, entries: Mapping[bytes, Mapping[str, torch.Tensor]]) -> None:
         """Keep entries, all or none of them; those that are there already stay as they are.
@@ -147,7 +128,7 @@ class ChunkStore:
             raise E2LLMError(f"{self.path}: a store cannot be merged with itself; name another one")
         num_added = num_present = num_corrupt = last = 0
         while True:
-            with other._session() as connection:
+            with other._database.session() as connection:
                 rows = connection.execute(
                     "SELECT key, value, length(value), last_used, id FROM entries WHERE id > ? "
                     "ORDER BY id LIMIT ?",
@@ -166,9 +147,9 @@ class ChunkStore:
 
     def _insert(self, rows: list[tuple[bytes, bytes, int, int]]) -> int:
         """Keep rows of key, value, size and time of last use; returns how many were not there."""
-        with self._session() as connection:
+        with self._database.session() as connection:
             before = connection.total_changes
-            with _transaction(connection):
+            with transaction(connection):
                 connection.executemany(
                     "INSERT OR IGNORE INTO entries (key, value, size, last_used) VALUES (?, ?, ?, ?)", rows
                 )
@@ -178,18 +159,18 @@ class ChunkStore:
         return num_added
 
     def __len__(self) -> int:
-        with self._session() as connection:
+        with self._database.session() as connection:
             return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
 
     def __contains__(self, key: bytes) -> bool:
-        with self._session() as connection:
+        with self._database.session() as connection:
             return connection.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone() is not None
 
     # --- keeping it in order ------------------------------------------------------------------------------
 
     def info(self) -> StoreInfo:
         """What the store holds."""
-        with self._session() as connection:
+        with self._database.session() as connection:
             count, total, oldest, newest = connection.execute(
                 "SELECT count(*), coalesce(sum(length(value)), 0), min(last_used), max(last_used) "
                 "FROM entries WHERE typeof(last_used) = 'integer'"
@@ -205,7 +186,7 @@ class ChunkStore:
             repair: Remove damaged entries; they are read again when they are next needed.
         """
         checked, damaged, last = 0, [], 0
-        with self._session() as connection:
+        with self._database.session() as connection:
             while True:
                 rows = connection.execute(
                     "SELECT id, key, value, last_used, size FROM entries WHERE id > ? ORDER BY id LIMIT ?",
@@ -238,11 +219,11 @@ class ChunkStore:
             raise E2LLMError("say what to remove: max_bytes or older_than_days")
         if min(max_bytes or 0, older_than_days or 0) < 0:
             raise E2LLMError("max_bytes and older_than_days must be 0 or more")
-        with self._session() as connection:
+        with self._database.session() as connection:
             before = len(self)
             if older_than_days is not None:
                 limit = time.time() - older_than_days * 86400
-                with _transaction(connection):
+                with transaction(connection):
                     connection.execute("DELETE FROM entries WHERE last_used <= ?", (limit,))
             if max_bytes is not None:
                 self._evict(connection, max_bytes)
@@ -252,10 +233,7 @@ class ChunkStore:
 
     def close(self) -> None:
         """Close the database; the next use opens it again."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+        self._database.close()
 
     def __enter__(self) -> "ChunkStore":
         return self
@@ -268,86 +246,6 @@ class ChunkStore:
     ) -> None:
         self.close()
 
-    # --- the database -------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _session(self) -> Iterator[sqlite3.Connection]:
-        """The connection of this process, held by one thread at a time."""
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._open()
-                yield self._connection
-            except sqlite3.Error as error:
-                raise StoreError(self._explain(error)) from error
-            except OSError as error:
-                raise StoreError(f"{self.path}: the store cannot be used: {error}") from error
-
-    def _open(self) -> sqlite3.Connection:
-        """Open the database; one that another process is just making is waited for."""
-        for attempt in range(50):
-            try:
-                return self._open_once()
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or attempt == 49:
-                    raise
-                time.sleep(0.02 * (attempt + 1))
-        raise AssertionError("not reached")
-
-    def _open_once(self) -> sqlite3.Connection:
-        self.path.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self.path / FILE_NAME, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_ENTRY_BYTES)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > FORMAT:
-                raise StoreError(
-                    f"{self.path}: store format {version} is newer than this e2llm reads ({FORMAT}); "
-                    "upgrade e2llm or name another folder"
-                )
-            if version == 0:
-                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                connection.execute("PRAGMA journal_mode = WAL").fetchall()
-                with _transaction(connection):
-                    connection.execute(f"CREATE TABLE IF NOT EXISTS entries ({_COLUMNS})")
-                    connection.execute("CREATE INDEX IF NOT EXISTS by_use ON entries (last_used, size)")
-                    connection.execute(f"PRAGMA user_version = {FORMAT}")
-            self._check_schema(connection)
-            connection.text_factory = bytes  # a text in the place of a value is damage, in UTF-8 or not
-            connection.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _check_schema(self, connection: sqlite3.Connection) -> None:
-        """Raise unless the database holds what a store holds: no other table, and nothing that runs."""
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-        made = {
-            (kind, name): " ".join(sql.split()).lower() for kind, name, sql in rows if isinstance(sql, str)
-        }
-        others = set(made) - {("table", "entries"), ("index", "by_use")}
-        others -= {item for item in others if item[1].startswith("sqlite_")}
-        if version != FORMAT or others or made.get(("table", "entries")) != _AS_MADE:
-            raise StoreError(
-                f"{self.path / FILE_NAME} is a database of another making, or damaged; name another "
-                "folder, or delete this one: the chunks are read again when they are needed"
-            )
-
-    def _explain(self, error: sqlite3.Error) -> str:
-        text = str(error)
-        if isinstance(error, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
-            return (
-                f"{self.path / FILE_NAME} is damaged ({text}); delete or move the folder: the chunks are "
-                "read again when they are needed"
-            )
-        if "full" in text:
-            return f"{self.path}: the disk is full; free some room elsewhere, or delete the store's folder"
-        return f"{self.path}: the store cannot be used: {text}"
-
     def _remove(self, connection: sqlite3.Connection, numbers: list[int]) -> None:
         """Remove damaged entries where that is possible: from a read-only store they are only not given."""
         with contextlib.suppress(sqlite3.OperationalError):
@@ -355,7 +253,7 @@ class ChunkStore:
 
     def _evict(self, connection: sqlite3.Connection, max_bytes: int) -> None:
         """Remove the least recently used entries until the rest has at most `max_bytes`."""
-        with _transaction(connection):
+        with transaction(connection):
             excess = _total_bytes(connection) - max_bytes
             numbers = []
             for number, size in connection.execute(
@@ -368,34 +266,8 @@ class ChunkStore:
             connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
 
 
-def _after_fork(store: ChunkStore | None) -> None:
-    """Give a forked process a lock and, when it needs one, a connection of its own.
-
-    The parent's lock may be held by a thread that the child does not have. The parent's connection is kept
-    unused: closing it in the child would release the parent's locks.
-    """
-    if store is not None:
-        store._lock = threading.RLock()
-        if store._connection is not None:
-            store._inherited.append(store._connection)
-            store._connection = None
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing; waits for other writers at its start, not half-way."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # sqlite may have rolled back by itself
-            connection.execute("ROLLBACK")
-        raise
-
-
 def _delete(connection: sqlite3.Connection, numbers: list[int]) -> None:
-    with _transaction(connection):
+    with transaction(connection):
         connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number in numbers])
 
 

@@ -16,9 +16,8 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.quantization import is_quantized, nf4_config
-from e2llm.training.recipe import FINAL_FOLDER
-from e2llm.training.samples import Source
-from e2llm.training.schema import DecoderSection, LoraSection, NewDecoder, Recipe
+from e2llm.training.schema import FINAL_FOLDER, DecoderSection, LoraSection, NewDecoder, Recipe
+from e2llm.training.sources import Source
 from e2llm.training.tokenizer import train_tokenizer
 
 

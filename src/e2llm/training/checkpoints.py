@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,7 @@ from torch import nn
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.files import sync, write_atomically
 from e2llm.modeling.lora import file_name
+from e2llm.modeling.manifest import changed_file, list_files
 from e2llm.modeling.parts import PART_MODULES
 from e2llm.training.console import is_first_process, say
 
@@ -44,23 +46,33 @@ def is_saved(checkpoint: Path) -> bool:
 
 
 def damage(checkpoint: Path) -> str:
-    """What has become of a checkpoint since it was saved: the first file that is gone or of another size.
+    """What has become of a checkpoint since it was saved: the first file that is gone or has other content.
 
-    Empty for one as it was saved, and for one that has no list of its files.
+    Reads every file, for its SHA-256, where the checkpoint lists hashes; older ones list sizes alone.
+
+    Returns:
+        Empty for a checkpoint as it was saved, and for one that has no list of its files.
     """
     try:
-        sizes = json.loads((checkpoint / FILES_NAME).read_text(encoding="utf-8"))
+        content = json.loads((checkpoint / FILES_NAME).read_text(encoding="utf-8"))
+        sizes, hashes = _listed(content)
     except FileNotFoundError:
         return ""
     except (OSError, ValueError):
         return f"{FILES_NAME} cannot be read"
-    for name, size in sizes.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} bytes, {size:,} were written"
-    return ""
+    return changed_file(checkpoint, sizes, hashes)
+
+
+def _listed(content: Any) -> tuple[dict[str, int], dict[str, str]]:
+    """Sizes and hashes by name; raises `ValueError` for what is no list of files."""
+    hashes: Any = {}
+    if isinstance(content, dict) and isinstance(content.get("files"), dict):
+        content, hashes = content["files"], content.get("sha256")
+        if not isinstance(hashes, dict) or set(hashes) != set(content):
+            raise ValueError("sha256 is not of the same files")
+    if not isinstance(content, dict) or not all(type(size) is int for size in content.values()):
+        raise ValueError("not sizes by name")
+    return content, hashes
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -115,9 +127,8 @@ def held_alone(folder: Path) -> Iterator[None]:
 
 def publish(staged: Path, place: Path) -> None:
     """Have a checkpoint's files and the list of them written to the disk, then rename it into its place."""
-    files = [item for item in sorted(staged.rglob("*")) if item.is_file()]
-    sizes = {item.relative_to(staged).as_posix(): item.stat().st_size for item in files}
-    write_atomically(staged / FILES_NAME, (json.dumps(sizes, indent=2) + "\n").encode())
+    listed = list_files(staged, (item for item in staged.rglob("*") if item.is_file()))
+    write_atomically(staged / FILES_NAME, (json.dumps(listed, indent=2) + "\n").encode())
     for item in [*staged.rglob("*"), staged]:
         sync(item)
     if place.exists():  # a run that goes on from an older checkpoint comes by here again

@@ -16,8 +16,8 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.build import existing_start, learn_tokenizer, open_processor
 from e2llm.training.console import is_first_process, say
 from e2llm.training.positions import Positions
-from e2llm.training.samples import Source, hold_out, load_sources
 from e2llm.training.schema import Recipe
+from e2llm.training.sources import Source, hold_out, load_sources
 from e2llm.training.text_contexts import text_budgets
 
 REPORT_FILE = "data.json"

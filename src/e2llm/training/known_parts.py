@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.parts import is_folder_name, readable_errors, reject_remote_code, resolve_source
 
 
@@ -79,7 +80,7 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
 
     Args:
         part: `encoder` or `decoder`.
-        name: Hub id or local folder.
+        name: Hub id or local folder, or an E2LLM checkpoint that has such a part.
         revision: Revision of a hub id, where the cache has it.
 
     Returns:
@@ -93,7 +94,7 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
         with readable_errors(f"{part} {name}"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         reject_remote_code(config, name)
-        return config
+        return _part_of(part, config)
     known = (KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS).get(name)
     if not is_folder_name(name):
         options: dict[str, Any] = {"revision": revision} if revision else {}
@@ -105,7 +106,7 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
             config = None
         if config is not None:
             reject_remote_code(config, name)
-            return config
+            return _part_of(part, config)
     if known is None:
         table = KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS
         raise E2LLMError(
@@ -114,3 +115,10 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
             f"config.json: --set {part}.source=FOLDER"
         )
     return AutoConfig.for_model(**known)
+
+
+def _part_of(part: str, config: Any) -> Any:
+    """The configuration of a part where that of a whole E2LLM checkpoint was found."""
+    if config.model_type != E2LLMConfig.model_type:
+        return config
+    return config.encoder_config if part == "encoder" else config.text_config

@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_records, write_records
 from e2llm.training.console import only_one_process
-from e2llm.training.recipe import FINAL_FOLDER
 from e2llm.training.run import TrainResult, train
 from e2llm.training.samples import OBJECTIVES
-from e2llm.training.schema import DataFile, Recipe
+from e2llm.training.schema import FINAL_FOLDER, DataFile, Recipe
+from e2llm.training.start import is_checkpoint
 
 MAX_STEPS = 400
 NEAR_ZERO = 0.1
@@ -115,7 +115,9 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
     num_steps = steps or MAX_STEPS
     start = recipe.init_from
     if start is not None and Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
-        start = None  # the stage before was not trained: a new model learns a few records just as well
+        # The stage before was not trained: what that starts from learns a few records just as well.
+        source = recipe.decoder.source
+        start = source if source is not None and is_checkpoint(source) else None
     content.update(output=str(file.parent), stage="", init_from=start)
     if start is None:
         content["adapter"]["reset"] = False

@@ -20,6 +20,7 @@ from e2llm.modeling.parts import PartSource, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import training_arguments
 from e2llm.training.build import set_chunking, set_modes
+from e2llm.training.checkpoints import STATE_NAME, is_saved, numbered_checkpoints
 from e2llm.training.console import only_one_process, say
 from e2llm.training.data_check import RunData, read_data
 from e2llm.training.matching import match
@@ -184,12 +185,10 @@ def held_out_losses(pair: Pair, recipe: Recipe, data: RunData) -> Losses:
 
 def curve_of_held_out(folder: Path) -> dict[int, Losses]:
     """Held-out losses by step, from a run's newest checkpoint."""
-    from e2llm.training.checkpoints import STATE_NAME, last_checkpoint
-
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None:
+    saved = [item for item in numbered_checkpoints(folder) if is_saved(item)]
+    if not saved:
         return {}
-    log = json.loads((Path(checkpoint) / STATE_NAME).read_text(encoding="utf-8"))["log_history"]
+    log = json.loads((saved[-1] / STATE_NAME).read_text(encoding="utf-8"))["log_history"]
     return {
         entry["step"]: {
             name.removeprefix("eval_"): value

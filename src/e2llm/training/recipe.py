@@ -1,6 +1,7 @@
 """Reading recipes: YAML files, resolved as `defaults < YAML < --set key=value`.
 
-A recipe is one run, or a list of `stages` that each change some keys and start from the stage before.
+A recipe is one run, or a list of `stages` that each change some keys and start from the stage before. What
+the recipe of a run that starts from a checkpoint leaves out is the checkpoint's (`e2llm.training.start`).
 """
 
 import os
@@ -11,10 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from e2llm.errors import E2LLMError
-from e2llm.training.schema import Recipe
+from e2llm.training.schema import FINAL_FOLDER, Recipe
+from e2llm.training.start import check_adapter, completed, start_settings
 from e2llm.training.yaml_text import load_yaml
-
-FINAL_FOLDER = "final"
 
 
 def load_recipe(
@@ -50,7 +50,7 @@ def load_recipe(
                 merged = with_value(merged, keys, value, ".".join(keys))
         if recipes and merged.get("init_from") is None:
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
-        recipe = validate(merged, f"{file}, stage {name}" if name else str(file))
+        recipe = validate(merged, f"{file}, stage {name}" if name else str(file), recipes)
         resolve_data(recipe, file.parent if data is None else Path(data))
         recipes.append(recipe)
     return recipes
@@ -72,10 +72,20 @@ def check_stage_names(names: Sequence[str], subject: str) -> None:
         )
 
 
-def validate(content: dict[str, Any], subject: str) -> Recipe:
-    """Check a recipe's keys and values; every problem in one line."""
+def validate(content: dict[str, Any], subject: str, stages: Sequence[Recipe] = ()) -> Recipe:
+    """Check a recipe's keys and values, and take what it leaves out from the checkpoint of `init_from`.
+
+    Args:
+        content: Nested mappings.
+        subject: What errors name.
+        stages: The stages before it.
+
+    Raises:
+        E2LLMError: With every problem in one line.
+    """
+    start = start_settings(content, stages, subject)
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content if start is None else completed(content, start))
     except ValidationError as error:
         problems = []
         for item in error.errors():
@@ -83,6 +93,9 @@ def validate(content: dict[str, Any], subject: str) -> Recipe:
             what = "unknown key" if item["type"] == "extra_forbidden" else value_problem(item)
             problems.append(f"{key}: {what}" if key else what)
         raise E2LLMError(f"{subject}: {'; '.join(problems)}") from error
+    if start is not None:
+        check_adapter(recipe, start, subject)
+    return recipe
 
 
 def value_problem(item: Any) -> str:

@@ -21,9 +21,9 @@ from e2llm.training.data_check import has_parts, open_parts, read_data
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.provenance import changes_since_start, write_provenance
-from e2llm.training.recipe import FINAL_FOLDER
-from e2llm.training.samples import SampleSet, Source
-from e2llm.training.schema import Recipe
+from e2llm.training.samples import SampleSet
+from e2llm.training.schema import FINAL_FOLDER, Recipe
+from e2llm.training.sources import Source
 from e2llm.training.tracking import TensorBoardCallback
 from e2llm.training.trainer import CurveCallback, E2LLMTrainer
 
@@ -60,8 +60,8 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         E2LLMError: If the folder holds another run and `resume` is not set, another process is training into
             it, the data do not serve the objectives, or the loss is no number any more.
     """
-    checkpoint = last_checkpoint(recipe.folder)
     finished = finished_result(recipe)
+    checkpoint = None if finished else last_checkpoint(recipe.folder)
     if not resume and (checkpoint or finished):
         raise E2LLMError(
             f"{recipe.folder} holds a run already; use --resume to go on with it, or set another output"

@@ -3,11 +3,10 @@
 Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run sees what it would have seen.
 """
 
-import hashlib
 import random
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch.utils.data import Dataset
 from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
-from e2llm.records import Record, read_numbered
-from e2llm.training.schema import DataFile, Recipe
+from e2llm.records import Record
+from e2llm.training.schema import Recipe
+from e2llm.training.sources import Source, pool_of, serving
 from e2llm.training.text_contexts import TextContexts
 
 OBJECTIVES = ("language", "understanding", "reasoning")
@@ -44,72 +44,6 @@ class Sample:
     objective: int
     index: int = 0
     positions: list[int] | None = None
-
-
-@dataclass
-class Source:
-    """The records of one data file that take part, and the numbers of their lines."""
-
-    file: DataFile
-    records: list[Record]
-    lines: "array[int]" = field(default_factory=lambda: array("q"))
-
-    def part(self, takes_part: Sequence[bool]) -> "Source":
-        """The source with some of its records only: one answer per record."""
-        return Source(
-            self.file,
-            [record for record, taken in zip(self.records, takes_part, strict=True) if taken],
-            array("q", [line for line, taken in zip(self.lines, takes_part, strict=False) if taken]),
-        )
-
-
-def load_sources(
-    files: Sequence[DataFile], read: Callable[[str], Iterator[tuple[int, Record]]] | None = None
-) -> list[Source]:
-    """Read data files whole.
-
-    Args:
-        files: The files.
-        read: Gives the records of a file with the numbers of their lines; it is then its matter what becomes
-            of bad lines and of files without records, which are left out.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        E2LLMError: At the first bad line, with file and line number, or for a file without records.
-    """
-    sources = []
-    for file in files:
-        source = Source(file, [])
-        contexts: dict[str, str] = {}
-        for number, record in (read or read_numbered)(file.path):
-            # The questions of one document share its text in memory.
-            context = contexts.setdefault(record.context, record.context)
-            source.records.append(replace(record, context=context))
-            source.lines.append(number)
-            if file.limit and len(source.records) >= file.limit:
-                break
-        if source.records:
-            sources.append(source)
-        elif read is None:
-            raise E2LLMError(f"{file.path}: holds no records")
-    return sources
-
-
-def hold_out(sources: list[Source], fraction: float) -> tuple[list[Source], list[Source]]:
-    """Split sources by a hash of the context, so that no context is on both sides."""
-
-    def is_held_out(record: Record) -> bool:
-        digest = hashlib.sha256(record.context.encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8]) < fraction * 2**64
-
-    train, validation = [], []
-    for source in sources:
-        held = [is_held_out(record) for record in source.records]
-        if not all(held):
-            train.append(source.part([not item for item in held]))
-        if any(held):
-            validation.append(source.part(held))
-    return train, validation
 
 
 class SampleSet(Dataset[Sample]):
@@ -147,7 +81,7 @@ class SampleSet(Dataset[Sample]):
         fractions = recipe.objectives.fractions()
         self.objectives = [only] if only else [name for name in OBJECTIVES if fractions[name] > 0]
         self.objective_weights = [1.0 if only else fractions[name] for name in self.objectives]
-        self.pools = {name: _pool(sources, name) for name in self.objectives}
+        self.pools = {name: pool_of(sources, name) for name in self.objectives}
         for name, (records, _) in self.pools.items():
             if not records:
                 raise E2LLMError(
@@ -155,11 +89,11 @@ class SampleSet(Dataset[Sample]):
                     "file whose records can serve it (text-only records never serve reasoning), or set its "
                     "share to 0"
                 )
-        self._distracting = _pool(sources, "distractors")
+        self._distracting = pool_of(sources, "distractors")
         if not self._distracting[0]:
             self._distracting = self.pools.get("reasoning", ([], []))
         # Most turns of each pool of records to reason about, in their order.
-        self._most_turns = [source.file.most_turns for source, _ in _served(sources, "reasoning")]
+        self._most_turns = [source.file.most_turns for source, _ in serving(sources, "reasoning")]
         self._questions: dict[str, list[Record]] = {}
         for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
             self._questions.setdefault(record.context, []).append(record)
@@ -423,25 +357,3 @@ def choose_expanded(
         chosen = golden if all_gold else rng.sample(golden, min(count, len(golden)))
     chosen = [*chosen, *rng.sample(others, max(0, min(count - len(chosen), len(others))))]
     return sorted(chosen)
-
-
-def _pool(sources: list[Source], objective: str) -> tuple[list[list[Record]], list[float]]:
-    """The records that serve an objective or are distractors, per source, and the sources' weights."""
-    served = list(_served(sources, objective))
-    return [records for _, records in served], [source.file.weight for source, _ in served]
-
-
-def _served(sources: list[Source], objective: str) -> Iterator[tuple[Source, list[Record]]]:
-    """Sources with the records of theirs that serve an objective, where there are any.
-
-    Only reasoning sees a context as often as it has questions.
-    """
-    for source in sources:
-        if objective not in source.file.objectives:
-            continue
-        if objective == "reasoning":
-            records = [record for record in source.records if not record.is_text_only]
-        else:
-            records = list({record.context: record for record in source.records}.values())
-        if records:
-            yield source, records

@@ -12,6 +12,8 @@ from e2llm.chunking import CHUNKERS
 from e2llm.training.objectives import ObjectivesSection, Purpose
 from e2llm.training.section import Section
 
+FINAL_FOLDER = "final"
+
 
 class LoraSection(Section):
     """LoRA of the encoder."""
@@ -39,7 +41,7 @@ class EncoderSection(Section):
     """The text encoder."""
 
     source: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub id or local folder."""
+    """Hub id or local folder. With init_from, the encoder is that of the checkpoint."""
     revision: str | None = None
     """Revision of a hub id."""
     mode: Literal["frozen", "lora", "full"] = "frozen"
@@ -85,7 +87,7 @@ class DecoderSection(Section):
     """The decoder LLM: a pretrained one (`source`) or one made from scratch (`new`)."""
 
     source: str | None = None
-    """Hub id or local folder."""
+    """Hub id or local folder. With init_from, the decoder is that of the checkpoint."""
     revision: str | None = None
     """Revision of a hub id."""
     new: NewDecoder | None = None
@@ -261,9 +263,10 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, data order and every draw."""
     init_from: str | None = None
-    """Checkpoint to start from; a stage starts from the one before it."""
+    """Checkpoint to start from; a stage starts from the one before it. What the recipe leaves out of encoder,
+    decoder, adapter and chunking is then the checkpoint's."""
     encoder: EncoderSection = EncoderSection()
-    decoder: DecoderSection
+    decoder: DecoderSection = DecoderSection()
     adapter: AdapterSection = AdapterSection()
     chunking: ChunkingSection = ChunkingSection()
     data: DataSection
@@ -273,7 +276,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if (self.decoder.source is None) == (self.decoder.new is None):
-            raise ValueError("give one of decoder.source and decoder.new")
+            raise ValueError(
+                "give one of decoder.source and decoder.new; both can be left out only with init_from, whose "
+                "checkpoint has a decoder"
+            )
         if self.decoder.new and self.init_from is None and self.decoder.mode != "full":
             raise ValueError(f"a decoder from scratch needs decoder.mode: full, got {self.decoder.mode}")
         if self.adapter.reset and self.init_from is None:

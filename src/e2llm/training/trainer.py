@@ -13,11 +13,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.store.chunk_store import ChunkStore
-from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, load_weights, publish
+from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
 from e2llm.training.collator import SampleCollator
 from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
@@ -312,6 +312,13 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        """Load the weights of the best evaluation, unless their checkpoint was damaged since."""
+        best = Path(self.state.best_model_checkpoint)
+        if problem := damage(best):
+            raise CheckpointError(
+                f"{best} holds the weights of the best evaluation and is damaged ({problem}); bring it back "
+                f"from a copy and use --resume, or take another of {best.parent}: each loads as a model"
+            )
         if self.is_deepspeed_enabled:  # it saves and loads weights with its optimizer's
             super()._load_best_model()
             return

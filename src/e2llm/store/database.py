@@ -1,0 +1,159 @@
+"""The database of a store: opened when needed, shared by threads, and not inherited by forked processes.
+
+It is an sqlite database in write-ahead mode, so that readers and a writer, threads and processes, do not wait
+for each other, and a process killed at any moment leaves either the whole of its last write or nothing of it.
+After a power cut the last writes may be gone, but nothing is half there (`synchronous=NORMAL`).
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from e2llm.errors import StoreError
+
+FORMAT = 1
+FILE_NAME = "store.sqlite"
+WAIT_SECONDS = 60.0
+
+_COLUMNS = (
+    "id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, value BLOB NOT NULL, size INTEGER NOT NULL, "
+    "last_used INTEGER NOT NULL"
+)
+_AS_MADE = f"create table entries ({_COLUMNS})".lower()
+_MAX_ENTRY_BYTES = 2**26
+
+
+class Database:
+    """The table of a store's entries.
+
+    Args:
+        folder: Of the store; made, with the database in it, when that is first used.
+
+    Attributes:
+        connection: That of this process while it is open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+        self._inherited: list[sqlite3.Connection] = []
+        if hasattr(os, "register_at_fork"):
+            database = weakref.ref(self)
+            os.register_at_fork(after_in_child=lambda: _after_fork(database()))
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        with self._lock:
+            if self.connection is not None:
+                self.connection.close()
+            self.connection = None
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[sqlite3.Connection]:
+        """The connection of this process, held by one thread at a time."""
+        with self._lock:
+            try:
+                if self.connection is None:
+                    self.connection = self._open()
+                yield self.connection
+            except sqlite3.Error as error:
+                raise StoreError(self._explain(error)) from error
+            except OSError as error:
+                raise StoreError(f"{self.folder}: the store cannot be used: {error}") from error
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the database; one that another process is just making is waited for."""
+        for attempt in range(50):
+            try:
+                return self._open_once()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or attempt == 49:
+                    raise
+                time.sleep(0.02 * (attempt + 1))
+        raise AssertionError("not reached")
+
+    def _open_once(self) -> sqlite3.Connection:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self.folder / FILE_NAME, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_ENTRY_BYTES)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > FORMAT:
+                raise StoreError(
+                    f"{self.folder}: store format {version} is newer than this e2llm reads ({FORMAT}); "
+                    "upgrade e2llm or name another folder"
+                )
+            if version == 0:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                with transaction(connection):
+                    connection.execute(f"CREATE TABLE IF NOT EXISTS entries ({_COLUMNS})")
+                    connection.execute("CREATE INDEX IF NOT EXISTS by_use ON entries (last_used, size)")
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
+            self._check_schema(connection)
+            connection.text_factory = bytes  # a text in the place of a value is damage, in UTF-8 or not
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Raise unless the database holds what a store holds: no other table, and nothing that runs."""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+        made = {
+            (kind, name): " ".join(sql.split()).lower() for kind, name, sql in rows if isinstance(sql, str)
+        }
+        others = set(made) - {("table", "entries"), ("index", "by_use")}
+        others -= {item for item in others if item[1].startswith("sqlite_")}
+        if version != FORMAT or others or made.get(("table", "entries")) != _AS_MADE:
+            raise StoreError(
+                f"{self.folder / FILE_NAME} is a database of another making, or damaged; name another "
+                "folder, or delete this one: the chunks are read again when they are needed"
+            )
+
+    def _explain(self, error: sqlite3.Error) -> str:
+        text = str(error)
+        if isinstance(error, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
+            return (
+                f"{self.folder / FILE_NAME} is damaged ({text}); delete or move the folder: the chunks are "
+                "read again when they are needed"
+            )
+        if "full" in text:
+            return f"{self.folder}: the disk is full; free some room elsewhere, or delete the store's folder"
+        return f"{self.folder}: the store cannot be used: {text}"
+
+
+def _after_fork(database: Database | None) -> None:
+    """Give a forked process a lock and, when it needs one, a connection of its own.
+
+    The parent's lock may be held by a thread that the child does not have. The parent's connection is kept
+    unused: closing it in the child would release the parent's locks.
+    """
+    if database is not None:
+        database._lock = threading.RLock()
+        if database.connection is not None:
+            database._inherited.append(database.connection)
+            database.connection = None
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing; waits for other writers at its start, not half-way."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # sqlite may have rolled back by itself
+            connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,98 @@
+"""The records that samples are drawn from: data files, what is held out of them, what serves an objective."""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from e2llm.errors import E2LLMError
+from e2llm.records import Record, read_numbered
+from e2llm.training.schema import DataFile
+
+
+@dataclass
+class Source:
+    """The records of one data file that take part, and the numbers of their lines."""
+
+    file: DataFile
+    records: list[Record]
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def part(self, takes_part: Sequence[bool]) -> "Source":
+        """The source with some of its records only: one answer per record."""
+        return Source(
+            self.file,
+            [record for record, taken in zip(self.records, takes_part, strict=True) if taken],
+            array("q", [line for line, taken in zip(self.lines, takes_part, strict=False) if taken]),
+        )
+
+
+def load_sources(
+    files: Sequence[DataFile], read: Callable[[str], Iterator[tuple[int, Record]]] | None = None
+) -> list[Source]:
+    """Read data files whole.
+
+    Args:
+        files: The files.
+        read: Gives the records of a file with the numbers of their lines; it is then its matter what becomes
+            of bad lines and of files without records, which are left out.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        E2LLMError: At the first bad line, with file and line number, or for a file without records.
+    """
+    sources = []
+    for file in files:
+        source = Source(file, [])
+        contexts: dict[str, str] = {}
+        for number, record in (read or read_numbered)(file.path):
+            # The questions of one document share its text in memory.
+            context = contexts.setdefault(record.context, record.context)
+            source.records.append(replace(record, context=context))
+            source.lines.append(number)
+            if file.limit and len(source.records) >= file.limit:
+                break
+        if source.records:
+            sources.append(source)
+        elif read is None:
+            raise E2LLMError(f"{file.path}: holds no records")
+    return sources
+
+
+def hold_out(sources: list[Source], fraction: float) -> tuple[list[Source], list[Source]]:
+    """Split sources by a hash of the context, so that no context is on both sides."""
+
+    def is_held_out(record: Record) -> bool:
+        digest = hashlib.sha256(record.context.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8]) < fraction * 2**64
+
+    train, validation = [], []
+    for source in sources:
+        held = [is_held_out(record) for record in source.records]
+        if not all(held):
+            train.append(source.part([not item for item in held]))
+        if any(held):
+            validation.append(source.part(held))
+    return train, validation
+
+
+def pool_of(sources: list[Source], objective: str) -> tuple[list[list[Record]], list[float]]:
+    """The records that serve an objective or are distractors, per source, and the sources' weights."""
+    served = list(serving(sources, objective))
+    return [records for _, records in served], [source.file.weight for source, _ in served]
+
+
+def serving(sources: list[Source], objective: str) -> Iterator[tuple[Source, list[Record]]]:
+    """Sources with the records of theirs that serve an objective, where there are any.
+
+    Only reasoning sees a context as often as it has questions.
+    """
+    for source in sources:
+        if objective not in source.file.objectives:
+            continue
+        if objective == "reasoning":
+            records = [record for record in source.records if not record.is_text_only]
+        else:
+            records = list({record.context: record for record in source.records}.values())
+        if records:
+            yield source, records

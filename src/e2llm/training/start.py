@@ -1,0 +1,156 @@
+"""What a run takes over from where it starts: the parts, adapter and chunking that its recipe leaves out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling.configuration import E2LLMConfig
+from e2llm.modeling.manifest import find_manifest, read_config, read_manifest
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.parts import first_line, is_folder_name, readable_errors, resolve_source
+from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.training.console import say
+from e2llm.training.schema import FINAL_FOLDER, Recipe
+
+_ADAPTER_ATTRIBUTES = {
+    "kind": "adapter",
+    "max_soft_tokens": "max_soft_tokens",
+    "num_heads": "adapter_num_heads",
+    "pooling": "pooling",
+}
+_DECODER_KEYS = ("source", "new", "revision", "dtype", "quantization")
+_PART_CHOICES = {"encoder": ("source",), "decoder": ("source", "new")}
+
+Settings = dict[str, dict[str, Any]]
+
+
+def start_settings(content: Mapping[str, Any], stages: Sequence[Recipe], subject: str) -> Settings | None:
+    """The settings of the model that a recipe's `init_from` names, as sections of a recipe.
+
+    Args:
+        content: The recipe's mapping, not validated yet.
+        stages: Stages before it, one of which `init_from` may name, trained or not.
+        subject: What errors name.
+
+    Returns:
+        None without `init_from`, and with a note for one that cannot be read, such as in planning.
+
+    Raises:
+        E2LLMError: If it cannot be read and the recipe leaves its decoder out.
+    """
+    name = content.get("init_from")
+    if not isinstance(name, str):
+        return None
+    for stage in stages:
+        if Path(name) == stage.folder / FINAL_FOLDER:
+            return settings_of_stage(stage)
+    try:
+        return settings_of_checkpoint(name)
+    except (OSError, ValueError) as error:
+        problem = f"{name} cannot be read ({first_line(error)})"
+        if leaves_out("decoder", content.get("decoder", {})):
+            raise E2LLMError(
+                f"{subject}: the decoder is left to init_from, and {problem}; name one that is there, "
+                "or give one of decoder.source and decoder.new"
+            ) from error
+        say(f"init_from: {problem}; what the recipe leaves out has its default")
+        return None
+
+
+def settings_of_stage(recipe: Recipe) -> Settings:
+    """The settings that the model of a stage comes to have."""
+    content = recipe.model_dump()
+    return {
+        "encoder": {key: content["encoder"][key] for key in ("source", "revision")},
+        "decoder": {key: content["decoder"][key] for key in _DECODER_KEYS},
+        "adapter": {key: content["adapter"][key] for key in _ADAPTER_ATTRIBUTES},
+        "chunking": content["chunking"],
+    }
+
+
+def settings_of_checkpoint(name: str) -> Settings:
+    """The settings of a checkpoint; no weights are read.
+
+    The source of a part is its base where the checkpoint refers to one, else the checkpoint itself. A run
+    that starts from it reads neither, but planning does (`known_parts.part_config`).
+
+    Args:
+        name: Folder, hub id or embedded name.
+
+    Raises:
+        E2LLMError: If it cannot be read, or is no E2LLM checkpoint.
+    """
+    source = resolve_source(name)
+    if not Path(source).is_dir() and (is_folder_name(source) or Path(source).name == FINAL_FOLDER):
+        raise E2LLMError("there is no such folder")
+    with readable_errors(name):
+        source, file = find_manifest(source, {})
+        parts = {} if file is None else read_manifest(file)["parts"]
+        config = read_config(E2LLMForConditionalGeneration, source, {})
+        processor = E2LLMProcessor.from_pretrained(name)
+    settings: Settings = {
+        "adapter": {key: getattr(config, attribute) for key, attribute in _ADAPTER_ATTRIBUTES.items()},
+        "chunking": {
+            "chunk_size_chars": processor.chunk_size_chars,
+            "overlap_chars": processor.overlap_chars,
+            "kind": processor.chunk_kind,
+        },
+    }
+    for part in _PART_CHOICES:
+        base = parts.get(part, {})
+        settings[part] = {"source": base.get("name") or name, "revision": base.get("revision") or None}
+    settings["decoder"].update(dtype="auto", quantization="nf4" if holds_nf4(config) else "none")
+    return settings
+
+
+def holds_nf4(config: E2LLMConfig) -> bool:
+    """Whether a checkpoint's decoder was held in 4 bits when it was saved."""
+    saved: Any = getattr(config.text_config, "quantization_config", None) or {}
+    settings = saved if isinstance(saved, dict) else saved.to_dict()
+    return bool(settings.get("bnb_4bit_quant_type") == "nf4")
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a local or embedded E2LLM checkpoint, not of an encoder or a decoder."""
+    source = resolve_source(name)
+    if not (Path(source) / "config.json").is_file():
+        return False
+    found, _ = E2LLMConfig.get_config_dict(source)
+    return bool(found.get("model_type") == E2LLMConfig.model_type)
+
+
+def leaves_out(part: str, section: Any) -> bool:
+    """Whether a section `encoder` or `decoder`, not validated yet, does not say which model it is."""
+    return isinstance(section, dict) and all(section.get(key) is None for key in _PART_CHOICES[part])
+
+
+def completed(content: Mapping[str, Any], start: Settings) -> dict[str, Any]:
+    """A copy of a recipe's mapping in which what it leaves out is set as where the run starts from.
+
+    Args:
+        content: The recipe's mapping, not validated yet; what it states stays.
+        start: Of `start_settings`.
+    """
+    filled = dict(content)
+    for name, settings in start.items():
+        stated = content.get(name, {})
+        if not isinstance(stated, dict):
+            continue  # the schema says what is wrong with it
+        if name in _PART_CHOICES:
+            if not leaves_out(name, stated):
+                continue
+            stated = {key: value for key, value in stated.items() if key not in _PART_CHOICES[name]}
+        filled[name] = {**settings, **stated}
+    return filled
+
+
+def check_adapter(recipe: Recipe, start: Settings, subject: str) -> None:
+    """Raise `E2LLMError` if a recipe states another adapter than it starts with, which would not be built."""
+    for key, value in start["adapter"].items():
+        if (stated := getattr(recipe.adapter, key)) != value:
+            raise E2LLMError(
+                f"{subject}: adapter.{key} is {stated!r}, but {recipe.init_from}, where the run starts, has "
+                f"{value!r}, which stays (adapter.reset makes a new adapter of the same kind and sizes); "
+                f"leave adapter.{key} out"
+            )
