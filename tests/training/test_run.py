@@ -278,7 +278,8 @@ def test_a_changed_recipe_is_told_on_resume(recipe_of, killed, capsys):
     assert "changed since this run began: train.learning_rate: 0.001 -> 0.0005" in capsys.readouterr().err
 
 
-def test_the_weights_of_the_best_evaluation_are_kept(recipe_of, monkeypatch):
+@pytest.mark.parametrize(("final", "step"), [("best", 2), ("last", 4)])
+def test_the_weights_of_the_best_evaluation_or_the_last_are_kept(recipe_of, monkeypatch, final, step):
     def evaluate(self, *args, **kwargs):
         step = self.state.global_step
         metrics = {"eval_reasoning_loss": float(step), "eval_understanding_loss": -float(step)}
@@ -286,10 +287,10 @@ def test_the_weights_of_the_best_evaluation_are_kept(recipe_of, monkeypatch):
         return metrics
 
     monkeypatch.setattr(E2LLMTrainer, "evaluate", evaluate)
-    recipe = recipe_of()
+    recipe = recipe_of(train={"final": final})
     result = train(recipe)
-    assert result.eval_losses == {"reasoning_loss": 2.0, "understanding_loss": -2.0}
-    assert_same_weights(result.folder, recipe.folder / "checkpoint-2")
+    assert result.eval_losses == {"reasoning_loss": step, "understanding_loss": -step}
+    assert_same_weights(result.folder, recipe.folder / f"checkpoint-{step}")
 
 
 def test_the_last_step_is_evaluated_however_the_steps_divide(recipe_of):

@@ -52,7 +52,7 @@ def training_arguments(
         eval_steps=train.evaluate_every_steps,
         metric_for_best_model=metric,
         greater_is_better=False if metric else None,
-        load_best_model_at_end=metric is not None,
+        load_best_model_at_end=metric is not None and train.final == "best",
         save_strategy="steps",
         save_steps=train.save_every_steps,
         save_total_limit=train.keep_checkpoints,

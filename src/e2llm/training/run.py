@@ -37,7 +37,7 @@ class TrainResult:
         steps: Optimizer steps done in all.
         first_losses: Mean training loss per objective in the first log line.
         last_losses: The same in the last one.
-        eval_losses: Held-out losses of the weights that were saved: those of the best evaluation.
+        eval_losses: Held-out losses of the weights that were saved.
     """
 
     folder: Path
@@ -137,7 +137,8 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     """Save the trained model, then the result, which marks the run as finished."""
     final = recipe.folder / FINAL_FOLDER
     state = trainer.state
-    result = summarize_log(final, state.log_history, state.global_step, state.best_global_step)
+    taken = state.best_global_step if recipe.train.final == "best" else state.global_step
+    result = summarize_log(final, state.log_history, state.global_step, taken)
     state_dict = gathered_state_dict(trainer)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -176,9 +177,9 @@ def evaluation_sets(
 
 
 def summarize_log(
-    folder: Path, log_history: list[dict[str, Any]], steps: int, best_step: int | None = None
+    folder: Path, log_history: list[dict[str, Any]], steps: int, taken_step: int | None = None
 ) -> TrainResult:
-    """Pick the first and last training losses, and the held-out ones of the best step, out of a log."""
+    """Pick the first and last training losses, and the held-out ones of the step whose weights are taken."""
 
     def losses(entries: list[dict[str, Any]], prefix: str = "") -> dict[str, float]:
         return {
@@ -192,7 +193,7 @@ def summarize_log(
 
     logged = [entry for entry in log_history if "loss" in entry]
     evaluated = [entry for entry in log_history if any(key.startswith("eval_") for key in entry)]
-    evaluated = [entry for entry in evaluated if best_step is None or entry.get("step") == best_step]
+    evaluated = [entry for entry in evaluated if taken_step is None or entry.get("step") == taken_step]
     return TrainResult(
         folder, steps, losses(logged[:1]), losses(logged[-1:]), losses(evaluated[-1:], "eval_")
     )

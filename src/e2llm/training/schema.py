@@ -238,6 +238,8 @@ class TrainSection(Section):
     """How often a checkpoint to resume from is saved; a multiple of evaluate_every_steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Checkpoints to keep, the best one not counted."""
+    final: Literal["best", "last"] = "best"
+    """Whose weights become the model: those of the best evaluation, or the last."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSection":
