@@ -75,11 +75,11 @@ format: $(READY)  ## Format the code
 
 .PHONY: mini-data
 mini-data: $(READY)  ## Make the records that the embedded model trains on: make mini-data RAW=... DATA=...
-	$(BIN)/python recipes/prepare_mini.py $(RAW) $(DATA)
+	$(BIN)/python recipes/mini/prepare_mini.py $(RAW) $(DATA)
 
 .PHONY: mini
 mini: $(READY)  ## Train the embedded model at CPU size, resuming what is there: make mini DATA=...
-	$(BIN)/e2llm train recipes/mini-cpu.yaml --data $(DATA) --resume
+	$(BIN)/e2llm train recipes/mini/mini-cpu.yaml --data $(DATA) --resume
 
 # Needs the mini-data folder and the unpacked data sets; goes on where it stopped. Needles by depth and length have a
 # run of their own, for lengths are those of a whole run.
@@ -92,7 +92,7 @@ SYSTEMS := e2llm,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TE
 
 .PHONY: results
 results: $(READY)  ## Evaluate the embedded model and its baselines: make results RAW=... DATA=...
-	$(BIN)/e2llm train recipes/mini-cpu-text.yaml --data $(DATA) --resume
+	$(BIN)/e2llm train recipes/mini/mini-cpu-text.yaml --data $(DATA) --resume
 	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS),$(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/tasks
 	$(BIN)/e2llm eval --tasks niah_heatmap --systems $(SYSTEMS) --lengths 1K,4K,16K,64K,128K --limit 11 -o $(RESULTS)/needles
 	$(BIN)/python recipes/publish_results.py $(RESULTS)/tasks $(RESULTS)/needles

@@ -15,7 +15,7 @@ from e2llm.training.recipe import load_recipe
 from e2llm.training.tiny_parts import first_records, tiny_config
 from tiny_models import DECODERS, ENCODERS
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)

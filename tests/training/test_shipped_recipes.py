@@ -14,7 +14,7 @@ from e2llm.training.recipe import load_recipe
 from e2llm.training.run import train
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,9 @@ LONG_RECORD = Record("A long context goes on and on. " * 60, "What does it do?",
 
 @pytest.fixture(scope="module")
 def prepare_mini():
-    spec = importlib.util.spec_from_file_location("prepare_mini", ROOT / "recipes" / "prepare_mini.py")
+    spec = importlib.util.spec_from_file_location(
+        "prepare_mini", ROOT / "recipes" / "mini" / "prepare_mini.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["prepare_mini"] = module
     spec.loader.exec_module(module)
@@ -94,7 +96,10 @@ def prepare_mini():
 
 @pytest.mark.parametrize("name", ["mini-cpu", "mini-gpu"])
 def test_the_script_makes_every_file_that_a_mini_recipe_names(prepare_mini, name):
-    names = {Path(path).stem for path in data_paths(load_recipe(ROOT / "recipes" / f"{name}.yaml", data="d"))}
+    names = {
+        Path(path).stem
+        for path in data_paths(load_recipe(ROOT / "recipes" / "mini" / f"{name}.yaml", data="d"))
+    }
     assert names <= set(prepare_mini.JOBS)
 
 

@@ -1,6 +1,6 @@
 """Estimates as text: lines for a terminal, an object for JSON, and the table of docs/scaling.md.
 
-    python -m e2llm.training.estimate_report docs/scaling.md recipes/*.yaml
+    python -m e2llm.training.estimate_report docs/scaling.md recipes/*.yaml recipes/mini/*.yaml
 
 writes the table between the two marks in that file.
 """
@@ -20,7 +20,7 @@ from e2llm.training.sample_sizes import Assumptions
 from e2llm.training.schema import Recipe
 
 BEGIN, END = (
-    "<!-- estimates: made by python -m e2llm.training.estimate_report docs/scaling.md recipes/*.yaml -->",
+    "<!-- estimates: made by e2llm.training.estimate_report -->",
     "<!-- end of estimates -->",
 )
 _SMALL_GIB = 0.05

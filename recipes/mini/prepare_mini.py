@@ -1,9 +1,9 @@
 """Make the records that `mini-cpu.yaml` and `mini-gpu.yaml` train on.
 
-    python recipes/prepare_mini.py RAW_DIR OUT_DIR [--only NAME ...] [--workers N]
+    python recipes/mini/prepare_mini.py RAW_DIR OUT_DIR [--only NAME ...] [--workers N]
 
 RAW_DIR holds the public data sets, unpacked, in folders of the names below, and two Parquet files of books;
-recipes/README.md says where each is to be had. A file of records that is there already is kept.
+recipes/mini/README.md says where each is to be had. A file of records that is there already is kept.
 """
 
 import argparse

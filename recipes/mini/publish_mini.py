@@ -1,4 +1,4 @@
-"""Put a trained run in the place of the embedded model: `python recipes/publish_mini.py RUN`.
+"""Put a trained run in the place of the embedded model: `python recipes/mini/publish_mini.py RUN`.
 
 RUN is the output folder of `e2llm train recipes/mini-*.yaml`. The last stage's model, and the curves and the
 provenance of every stage that is there, are copied; the model card is written by hand, with the measured
@@ -23,6 +23,11 @@ STAGES = (
     "far",
     "skipping",
     "exact",
+    "digits",
+    "asking",
+    "gathering",
+    "keys",
+    "settling",
 )
 MAX_SHARD_SIZE = "15MB"  # every file of the repository stays under 16 MB
 
