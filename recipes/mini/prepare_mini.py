@@ -1,4 +1,4 @@
-"""Make the records that `mini-cpu.yaml` and `mini-gpu.yaml` train on.
+"""Make the records that the recipes of this folder train on.
 
     python recipes/mini/prepare_mini.py RAW_DIR OUT_DIR [--only NAME ...] [--workers N]
 
@@ -280,6 +280,10 @@ JOBS: dict[str, Job] = {
     ),
     "passages-short": Job(Passages("haystacks", 1, 3_000, 150, 400), after=("haystacks",)),
     "passages": Job(Passages("haystacks", 2, 3_000, 300, 500), after=("haystacks",)),
+    "needles-plain-validation": Job(
+        Needles("haystacks-validation", 107, 400, (60, 60, 80), ("number", "number", "number", "word")),
+        after=("haystacks-validation",),
+    ),
     "needles-bare-validation": Job(
         Needles("haystacks-validation", 103, 300, (60, 80, 100), ("number", "word", "uuid")),
         after=("haystacks-validation",),

@@ -94,7 +94,7 @@ def prepare_mini():
     return module
 
 
-@pytest.mark.parametrize("name", ["mini-cpu", "mini-gpu"])
+@pytest.mark.parametrize("name", ["mini-cpu", "mini-cpu-text", "mini-gpu", "ablation"])
 def test_the_script_makes_every_file_that_a_mini_recipe_names(prepare_mini, name):
     names = {
         Path(path).stem
