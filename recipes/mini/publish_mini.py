@@ -23,11 +23,6 @@ STAGES = (
     "far",
     "skipping",
     "exact",
-    "digits",
-    "asking",
-    "gathering",
-    "keys",
-    "settling",
 )
 MAX_SHARD_SIZE = "15MB"  # every file of the repository stays under 16 MB
 

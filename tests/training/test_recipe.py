@@ -72,6 +72,15 @@ def test_a_stage_changes_some_keys_and_starts_from_the_one_before(write, tmp_pat
     assert second.folder == tmp_path / "run" / "second"
 
 
+def test_the_start_of_the_whole_recipe_is_that_of_its_first_stage(write, tmp_path):
+    file = write(stages=STAGES, init_from="some/start")
+    assert [recipe.init_from for recipe in load_recipe(file)] == [
+        "some/start", str(tmp_path / "run" / "first" / "final")
+    ]  # fmt: skip
+    second = load_recipe(file, ["second:init_from=other/start"])[1]
+    assert second.init_from == "other/start"
+
+
 def test_set_with_a_stage_changes_that_stage_alone(write):
     first, second = load_recipe(write(stages=STAGES), ["second:train.steps=5", "seed=8"])
     assert (first.train.steps, second.train.steps) == (3, 5)

@@ -47,6 +47,8 @@ def smaller(file, encoder, decoder, folder):
     content = yaml.safe_load(file.read_text())
     if content.get("init_from"):
         settings.append("init_from=null")
+        first = (content.get("stages") or [{}])[0]
+        settings += [f"{first['stage']}:adapter.reset=false"] if first.get("adapter") else []
     if (content.get("decoder") or {}).get("new"):
         shape = {
             "hidden_size": 32,

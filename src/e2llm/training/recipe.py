@@ -48,7 +48,13 @@ def load_recipe(
         for only_stage, keys, value in settings:
             if only_stage in (None, name):
                 merged = with_value(merged, keys, value, ".".join(keys))
-        if recipes and merged.get("init_from") is None:
+        own = {
+            **stage,
+            **{keys[0]: value for only, keys, value in settings if only == name and len(keys) == 1},
+        }
+        if (
+            recipes and own.get("init_from") is None
+        ):  # that of the whole recipe is where its first stage starts
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
         recipe = validate(merged, f"{file}, stage {name}" if name else str(file), recipes)
         resolve_data(recipe, file.parent if data is None else Path(data))

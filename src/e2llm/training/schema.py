@@ -265,8 +265,8 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, data order and every draw."""
     init_from: str | None = None
-    """Checkpoint to start from; a stage starts from the one before it. What the recipe leaves out of encoder,
-    decoder, adapter and chunking is then the checkpoint's."""
+    """Checkpoint to start from, the first stage that is; each other starts from the one before it. What the
+    recipe leaves out of encoder, decoder, adapter and chunking is then the checkpoint's."""
     encoder: EncoderSection = EncoderSection()
     decoder: DecoderSection = DecoderSection()
     adapter: AdapterSection = AdapterSection()
