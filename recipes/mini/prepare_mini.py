@@ -9,13 +9,14 @@ recipes/mini/README.md says where each is to be had. A file of records that is t
 import argparse
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
-from e2llm.data.needles import generate_needles
+from e2llm.data.needles import NeedlesConverter
 from e2llm.data.prepare import prepare_records
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_records, write_records
@@ -25,20 +26,8 @@ SHORT_CHARS = (200, 250, 300, 450, 600, 900)
 LONG_CHARS = (1200, 2000, 3000, 4000)
 FAR_CHARS = (6000, 12000, 24000, 34000)
 RECALL = ("number", "word", "multi_key")
-SINGLE = ("number", "number", "number", "word", "uuid")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to make: by a function of the raw folder and the output folder, after other files.
-
-    Attributes:
-        make: Writes the file at the path that it is given, from the raw folder.
-        after: Names of files that it reads, made before it.
-    """
-
-    make: Callable[[Path, Path], None]
-    after: tuple[str, ...] = ()
+NUMBERS = ("number", "number", "number", "word")
+SINGLE = (*NUMBERS, "uuid")
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,7 @@ class Converted:
     split: str = "train"
     max_per_context: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+    after: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, raw: Path, output: Path) -> None:
         """Write the records."""
@@ -68,6 +58,7 @@ class Books:
     """The classic books of children's authors, or the others, without the book that is held out."""
 
     for_children: bool
+    after: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, raw: Path, output: Path) -> None:
         """Write the records."""
@@ -88,11 +79,11 @@ class Books:
 class Haystacks:
     """The texts of other files, each once, as text-only records."""
 
-    names: tuple[str, ...]
+    after: tuple[str, ...]
 
     def __call__(self, raw: Path, output: Path) -> None:
         """Write the records."""
-        records = chain.from_iterable(read_records(output.parent / f"{name}.jsonl") for name in self.names)
+        records = chain.from_iterable(read_records(output.parent / f"{name}.jsonl") for name in self.after)
         write_records(output, unique_texts(records))
 
 
@@ -101,26 +92,28 @@ class Needles:
     """Facts hidden in haystacks."""
 
     haystacks: str
-    seed: int
-    num_records: int
-    lengths_chars: tuple[int, ...]
-    kinds: tuple[str, ...]
-    noise_fraction: float = 0.1
-    needle_fraction: float = 0.7
+    converter: NeedlesConverter
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The haystacks."""
+        return (self.haystacks,)
 
     def __call__(self, raw: Path, output: Path) -> None:
         """Write the records."""
-        texts = [record.context for record in read_records(output.parent / f"{self.haystacks}.jsonl")]
-        records = generate_needles(
-            texts,
-            self.num_records,
-            self.lengths_chars,
-            self.kinds,
-            self.seed,
-            self.noise_fraction,
-            self.needle_fraction,
-        )
-        write_records(output, records)
+        write_records(output, self.converter.convert(output.parent / f"{self.haystacks}.jsonl", "train"))
+
+
+def needles(
+    haystacks: str,
+    seed: int,
+    num_records: int,
+    lengths_chars: tuple[int, ...],
+    kinds: tuple[str, ...] = (),
+    **fractions: float,
+) -> Needles:
+    """What `e2llm prepare needles` makes with these options."""
+    return Needles(haystacks, NeedlesConverter(num_records, lengths_chars, kinds, seed, **fractions))
 
 
 @dataclass(frozen=True)
@@ -132,6 +125,11 @@ class Passages:
     num_records: int
     shortest_chars: int
     longest_chars: int
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The haystacks."""
+        return (self.haystacks,)
 
     def __call__(self, raw: Path, output: Path) -> None:
         """Write the records."""
@@ -160,153 +158,106 @@ def unique_texts(records: Iterable[Record]) -> Iterator[Record]:
 TRAIN_HAYSTACKS = ("fairytaleqa-train", "storybooks", "classic-children")
 ARTICLE = (("context", "article"),)
 
-JOBS: dict[str, Job] = {
+# Each writes the file at the path that it is given, from the raw folder and the files that it comes `after`.
+JOBS: dict[str, Converted | Books | Haystacks | Needles | Passages] = {
     # Plain text.
-    "tinystories": Job(Converted("tinystories", "tinystories")),
-    "storybooks": Job(Converted("storybooks", "storybooks_asp_pb")),
-    "classic-children": Job(Books(for_children=True)),
-    "classic-other": Job(Books(for_children=False)),
-    "novels": Job(Converted("parquet", "novels.parquet")),
+    "tinystories": Converted("tinystories", "tinystories"),
+    "storybooks": Converted("storybooks", "storybooks_asp_pb"),
+    "classic-children": Books(for_children=True),
+    "classic-other": Books(for_children=False),
+    "novels": Converted("parquet", "novels.parquet"),
     # Questions.
-    "fairytaleqa-train": Job(Converted("fairytaleqa", "fairytaleqa")),
-    "fairytaleqa-validation": Job(Converted("fairytaleqa", "fairytaleqa", "validation")),
-    "qamr": Job(Converted("qamr", "qamr", "all")),
-    "squad-paragraph-train": Job(Converted("squad", "squad_dev")),
-    "squad-paragraph-validation": Job(Converted("squad", "squad_dev", "validation")),
-    "squad-article-train": Job(Converted("squad", "squad_dev", options=ARTICLE)),
-    "squad-article-validation": Job(Converted("squad", "squad_dev", "validation", options=ARTICLE)),
-    "qmsum-train": Job(Converted("qmsum", "qmsum")),
-    "qmsum-validation": Job(Converted("qmsum", "qmsum", "validation")),
-    "squality-train": Job(Converted("squality", "squality")),
-    "squality-validation": Job(Converted("squality", "squality", "validation")),
-    "covid_qa": Job(Converted("covid_qa", "covid_qa")),
-    "scisummnet": Job(Converted("scisummnet", "scisummnet")),
-    "sgd-train": Job(Converted("sgd", "sgd_dialogues")),
-    "factbook": Job(Converted("factbook", "world_factbook", max_per_context=40)),
-    "medquad": Job(Converted("medquad", "medquad")),
-    "openstax": Job(Converted("openstax", "openstax_ccby")),
+    "fairytaleqa-train": Converted("fairytaleqa", "fairytaleqa"),
+    "fairytaleqa-validation": Converted("fairytaleqa", "fairytaleqa", "validation"),
+    "qamr": Converted("qamr", "qamr", "all"),
+    "squad-paragraph-train": Converted("squad", "squad_dev"),
+    "squad-paragraph-validation": Converted("squad", "squad_dev", "validation"),
+    "squad-article-train": Converted("squad", "squad_dev", options=ARTICLE),
+    "squad-article-validation": Converted("squad", "squad_dev", "validation", options=ARTICLE),
+    "qmsum-train": Converted("qmsum", "qmsum"),
+    "qmsum-validation": Converted("qmsum", "qmsum", "validation"),
+    "squality-train": Converted("squality", "squality"),
+    "squality-validation": Converted("squality", "squality", "validation"),
+    "covid_qa": Converted("covid_qa", "covid_qa"),
+    "scisummnet": Converted("scisummnet", "scisummnet"),
+    "sgd-train": Converted("sgd", "sgd_dialogues"),
+    "factbook": Converted("factbook", "world_factbook", max_per_context=40),
+    "medquad": Converted("medquad", "medquad"),
+    "openstax": Converted("openstax", "openstax_ccby"),
     # Haystacks, and needles in them.
-    "haystacks": Job(Haystacks(TRAIN_HAYSTACKS), after=TRAIN_HAYSTACKS),
-    "haystacks-validation": Job(Haystacks(("fairytaleqa-validation",)), after=("fairytaleqa-validation",)),
-    "needles-short": Job(
-        Needles("haystacks", 1, 40_000, SHORT_CHARS, ("number", *RECALL)), after=("haystacks",)
-    ),
-    "needles-long": Job(Needles("haystacks", 2, 10_000, LONG_CHARS, ()), after=("haystacks",)),
-    "needles-short-validation": Job(
-        Needles("haystacks-validation", 3, 400, SHORT_CHARS, RECALL), after=("haystacks-validation",)
-    ),
-    "needles-long-validation": Job(
-        Needles("haystacks-validation", 4, 200, (2000, 4000, 8000), RECALL, noise_fraction=0.0),
-        after=("haystacks-validation",),
+    "haystacks": Haystacks(TRAIN_HAYSTACKS),
+    "haystacks-validation": Haystacks(("fairytaleqa-validation",)),
+    "needles-short": needles("haystacks", 1, 40_000, SHORT_CHARS, ("number", *RECALL)),
+    "needles-long": needles("haystacks", 2, 10_000, LONG_CHARS),
+    "needles-short-validation": needles("haystacks-validation", 3, 400, SHORT_CHARS, RECALL),
+    "needles-long-validation": needles(
+        "haystacks-validation", 4, 200, (2000, 4000, 8000), RECALL, noise_fraction=0.0
     ),
     # One chunk each, of short ones many: copying and reading of soft tokens are learned from these.
-    "needles-plain": Job(
-        Needles("haystacks", 111, 40_000, (60, 60, 80), ("number", "number", "number", "word")),
-        after=("haystacks",),
+    "needles-plain": needles("haystacks", 111, 40_000, (60, 60, 80), NUMBERS),
+    "needles-bare": needles("haystacks", 101, 30_000, (60, 70, 80, 100), SINGLE),
+    "needles-hay": needles(
+        "haystacks", 102, 30_000, (120, 160, 200, 250, 300), (*SINGLE, "multi_key", "multi_key")
     ),
-    "needles-bare": Job(Needles("haystacks", 101, 30_000, (60, 70, 80, 100), SINGLE), after=("haystacks",)),
-    "needles-hay": Job(
-        Needles("haystacks", 102, 30_000, (120, 160, 200, 250, 300), (*SINGLE, "multi_key", "multi_key")),
-        after=("haystacks",),
+    "needles-chunk": needles(
+        "haystacks",
+        112,
+        12_000,
+        (300, 400, 500, 500),
+        ("number", "number", "word", "uuid", "uuid", "multi_key"),
     ),
-    "needles-chunk": Job(
-        Needles(
-            "haystacks",
-            112,
-            12_000,
-            (300, 400, 500, 500),
-            ("number", "number", "word", "uuid", "uuid", "multi_key"),
-        ),
-        after=("haystacks",),
+    "needles-dull": needles(
+        "haystacks", 123, 4_000, (200, 300, 500), ("number", "number", "uuid", "word"), noise_fraction=1.0
     ),
-    "needles-dull": Job(
-        Needles("haystacks", 123, 4_000, (200, 300, 500), ("number", "number", "uuid", "word"), 1.0),
-        after=("haystacks",),
+    "needles-several": needles(
+        "haystacks", 122, 6_000, (400, 700, 1000, 1500), ("multi_key", "multi_value", "multi_query")
     ),
-    "needles-several": Job(
-        Needles("haystacks", 122, 6_000, (400, 700, 1000, 1500), ("multi_key", "multi_value", "multi_query")),
-        after=("haystacks",),
-    ),
-    "variables": Job(
-        Needles(
-            "haystacks",
-            121,
-            4_000,
-            (300, 400, 500, 800, 1200),
-            ("variables", "variables", "variables", "variable_value"),
-            0.6,
-        ),
-        after=("haystacks",),
+    "variables": needles(
+        "haystacks",
+        121,
+        4_000,
+        (300, 400, 500, 800, 1200),
+        ("variables", "variables", "variables", "variable_value"),
+        noise_fraction=0.6,
     ),
     # One fact, or one of several that only their keys tell apart.
-    "facts-bare": Job(
-        Needles("haystacks", 131, 30_000, (60, 80, 100, 140), ("fact", "fact", "facts"), needle_fraction=1.0),
-        after=("haystacks",),
+    "facts-bare": needles(
+        "haystacks", 131, 30_000, (60, 80, 100, 140), ("fact", "fact", "facts"), needle_fraction=1.0
     ),
-    "facts-chunk": Job(
-        Needles("haystacks", 132, 12_000, (200, 300, 400, 500), ("fact", "facts")), after=("haystacks",)
+    "facts-chunk": needles("haystacks", 132, 12_000, (200, 300, 400, 500), ("fact", "facts")),
+    "keys-bare": needles(
+        "haystacks", 133, 30_000, (160, 200, 300), ("multi_key", "multi_key", "facts"), needle_fraction=1.0
     ),
-    "keys-bare": Job(
-        Needles("haystacks", 133, 30_000, (160, 200, 300), ("multi_key", "multi_key", "facts"), 0.1, 1.0),
-        after=("haystacks",),
-    ),
-    "keys-chunk": Job(
-        Needles(
-            "haystacks",
-            134,
-            12_000,
-            (300, 400, 500, 500),
-            ("multi_key", "multi_key", "multi_value", "multi_query", "facts"),
-            needle_fraction=0.9,
-        ),
-        after=("haystacks",),
+    "keys-chunk": needles(
+        "haystacks",
+        134,
+        12_000,
+        (300, 400, 500, 500),
+        ("multi_key", "multi_key", "multi_value", "multi_query", "facts"),
+        needle_fraction=0.9,
     ),
     # Without UUIDs, which no 8 soft tokens carry.
-    "numbers-hay": Job(
-        Needles("haystacks", 136, 30_000, (100, 160, 200, 250, 300), ("number", "number", "number", "word")),
-        after=("haystacks",),
+    "numbers-hay": needles("haystacks", 136, 30_000, (100, 160, 200, 250, 300), NUMBERS),
+    "numbers-chunk": needles("haystacks", 137, 20_000, (300, 400, 500, 500), NUMBERS),
+    "words": needles("haystacks", 135, 4_000, (300, 450, 600), ("common_words", "frequent_words")),
+    "facts-validation": needles(
+        "haystacks-validation", 106, 300, (100, 300, 500), ("fact", "facts", "multi_key"), needle_fraction=0.9
     ),
-    "numbers-chunk": Job(
-        Needles("haystacks", 137, 20_000, (300, 400, 500, 500), ("number", "number", "number", "word")),
-        after=("haystacks",),
+    "passages-short": Passages("haystacks", 1, 3_000, 150, 400),
+    "passages": Passages("haystacks", 2, 3_000, 300, 500),
+    "needles-plain-validation": needles("haystacks-validation", 107, 400, (60, 60, 80), NUMBERS),
+    "needles-bare-validation": needles(
+        "haystacks-validation", 103, 300, (60, 80, 100), ("number", "word", "uuid")
     ),
-    "words": Job(
-        Needles("haystacks", 135, 4_000, (300, 450, 600), ("common_words", "frequent_words")),
-        after=("haystacks",),
+    "needles-hay-validation": needles(
+        "haystacks-validation", 104, 600, (160, 200, 250, 300), ("number", "word", "uuid", "multi_key")
     ),
-    "facts-validation": Job(
-        Needles("haystacks-validation", 106, 300, (100, 300, 500), ("fact", "facts", "multi_key"), 0.1, 0.9),
-        after=("haystacks-validation",),
-    ),
-    "passages-short": Job(Passages("haystacks", 1, 3_000, 150, 400), after=("haystacks",)),
-    "passages": Job(Passages("haystacks", 2, 3_000, 300, 500), after=("haystacks",)),
-    "needles-plain-validation": Job(
-        Needles("haystacks-validation", 107, 400, (60, 60, 80), ("number", "number", "number", "word")),
-        after=("haystacks-validation",),
-    ),
-    "needles-bare-validation": Job(
-        Needles("haystacks-validation", 103, 300, (60, 80, 100), ("number", "word", "uuid")),
-        after=("haystacks-validation",),
-    ),
-    "needles-hay-validation": Job(
-        Needles(
-            "haystacks-validation",
-            104,
-            600,
-            (160, 200, 250, 300),
-            ("number", "word", "uuid", "multi_key"),
-        ),
-        after=("haystacks-validation",),
-    ),
-    "needles-chunk-validation": Job(
-        Needles("haystacks-validation", 105, 300, (400, 500), ("number", "word", "uuid")),
-        after=("haystacks-validation",),
+    "needles-chunk-validation": needles(
+        "haystacks-validation", 105, 300, (400, 500), ("number", "word", "uuid")
     ),
     # All kinds, and lengths up to those that fill the decoder's window: for mini-gpu only.
-    "needles-all": Job(
-        Needles("haystacks", 5, 60_000, (*SHORT_CHARS, *LONG_CHARS), ()), after=("haystacks",)
-    ),
-    "needles-far": Job(Needles("novels", 6, 8_000, FAR_CHARS, ()), after=("novels",)),
+    "needles-all": needles("haystacks", 5, 60_000, (*SHORT_CHARS, *LONG_CHARS)),
+    "needles-far": needles("novels", 6, 8_000, FAR_CHARS),
 }
 
 
@@ -315,7 +266,7 @@ def make(name: str, raw: Path, out: Path) -> str:
     output = out / f"{name}.jsonl"
     if output.is_file():
         return f"{output}: kept"
-    JOBS[name].make(raw, output)
+    JOBS[name](raw, output)
     return f"{output}: {output.stat().st_size / 1e6:.1f} MB"
 
 

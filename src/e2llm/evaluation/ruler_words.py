@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from e2llm.data import needle_wording as wording
-from e2llm.data.needle_wording import ADJECTIVES, NOUNS
 from e2llm.data.word_lists import LEAST_CODED_WORDS, coded_vocabulary, made_up_word, numbered, zipf_words
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.ruler_haystacks import Passage
@@ -134,7 +133,7 @@ class Vocabulary:
 
 def _distinct_words(haystacks: Sequence[str]) -> Iterator[str]:
     seen: set[str] = set()
-    for word in itertools.chain(ADJECTIVES, NOUNS, _words_of(haystacks), _made_up_words()):
+    for word in itertools.chain(wording.ADJECTIVES, wording.NOUNS, _words_of(haystacks), _made_up_words()):
         if word not in seen:
             seen.add(word)
             yield word

@@ -19,11 +19,7 @@ from transformers import GenerationConfig
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.manifest import (
-    HUB_OPTIONS,
-    open_checkpoint,
-    read_config,
-)
+from e2llm.modeling.manifest import HUB_OPTIONS, open_checkpoint, read_config
 from e2llm.modeling.parts import (
     PART_MODULES,
     PartSource,

@@ -13,17 +13,8 @@ from torch import nn
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.manifest import (
-    MANIFEST_FORMAT,
-    MANIFEST_NAME,
-    list_files,
-)
-from e2llm.modeling.parts import (
-    HASH_WHOLE_FILE_BYTES,
-    INDEX_NAME,
-    PART_MODULES,
-    PartSource,
-)
+from e2llm.modeling.manifest import MANIFEST_FORMAT, MANIFEST_NAME, list_files
+from e2llm.modeling.parts import HASH_WHOLE_FILE_BYTES, INDEX_NAME, PART_MODULES, PartSource
 from e2llm.modeling.publication import publishing
 from e2llm.version import __version__
 

@@ -5,7 +5,7 @@ the recipe of a run that starts from a checkpoint leaves out is the checkpoint's
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,29 @@ def load_recipe(
         for only_stage, keys, value in settings:
             if only_stage in (None, name):
                 merged = with_value(merged, keys, value, ".".join(keys))
-        own = {
-            **stage,
-            **{keys[0]: value for only, keys, value in settings if only == name and len(keys) == 1},
-        }
-        if (
-            recipes and own.get("init_from") is None
-        ):  # that of the whole recipe is where its first stage starts
+        if recipes and own_start(stage, name, settings) is None:
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
         recipe = validate(merged, f"{file}, stage {name}" if name else str(file), recipes)
         resolve_data(recipe, file.parent if data is None else Path(data))
         recipes.append(recipe)
     return recipes
+
+
+def own_start(
+    stage: Mapping[str, Any], name: str, settings: Sequence[tuple[str | None, list[str], Any]]
+) -> Any:
+    """The `init_from` of a stage itself; that of the whole recipe is where its first stage starts.
+
+    Args:
+        stage: As the recipe has it.
+        name: Of the stage.
+        settings: Of `parse_override`.
+    """
+    start = stage.get("init_from")
+    for only_stage, keys, value in settings:
+        if only_stage == name and keys == ["init_from"]:
+            start = value
+    return start
 
 
 def parse_yaml(file: Path) -> dict[str, Any]:
