@@ -165,6 +165,7 @@ def longest_drawn(recipe, record, objective):
         {},
         {"max_chunks": 3},
         {"distractor_fraction": 0.9, "distractor_max_chunks": 3},
+        {"distractor_fraction": 0.9, "distractor_max_soft_tokens": 7},
         {"expand_fraction": 0.8, "max_chunks": 2},
         {"expand_fraction": 0.8, "expand_max_chunks": 3},
     ],

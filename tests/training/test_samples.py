@@ -153,6 +153,33 @@ def test_distractors_are_chunks_of_other_contexts_around_the_whole_one(sample_se
     assert more > 10
 
 
+def test_lower_rates_allow_more_distractors_within_the_same_soft_tokens(sample_set):
+    reasoning = {"distractor_fraction": 1.0, "distractor_max_chunks": 9, "distractor_max_soft_tokens": 8}
+    most = {}
+    for k in (1, 2):
+        mix = {"reasoning": reasoning, "soft_tokens": [k]}
+        samples, plain = (sample_set(100, only="reasoning", objectives=asked) for asked in (mix, {}))
+        counts = [
+            len(samples[index].decoder_input.chunks) - len(plain[index].decoder_input.chunks)
+            for index in range(100)
+        ]
+        most[k] = max(counts)
+    assert most == {1: 8, 2: 4}
+
+
+def test_a_file_has_its_own_share_of_raw_chunks(sample_set):
+    def raw_share(share, own):
+        source = needle_source(1)
+        source.file.expand_fraction = own
+        reasoning = {"expand_fraction": share, "expand_max_chunks": 1, "expand_gold_fraction": 1.0}
+        samples = sample_set(40, only="reasoning", sources=[source], objectives={"reasoning": reasoning})
+        return sum(not samples[index].decoder_input.chunks for index in range(40)) / 40
+
+    assert raw_share(0.0, 1.0) == 1.0
+    assert raw_share(1.0, 0.0) == 0.0
+    assert raw_share(1.0, None) == 1.0
+
+
 def test_a_language_sample_predicts_every_token_of_its_text_but_the_first(sample_set, processor):
     mix = {"language": {"fraction": 1.0, "sequence_tokens": 24}, "understanding": {"fraction": 0.0}}
     samples = sample_set(

@@ -70,6 +70,7 @@ _KEYS_OF_SOFT_TOKENS = (
     "expand_all_gold",
     "distractor_fraction",
     "distractor_max_chunks",
+    "distractor_max_soft_tokens",
     "questions_per_context",
 )
 _KEYS_OF_TEXT = ("text_views", "text_budgets")
@@ -101,8 +102,22 @@ class ReasoningObjective(Section):
     list `distractors` under `objectives`, by default those that reasoning is asked of."""
     distractor_max_chunks: int = Field(default=8, ge=1)
     """Most chunks of other contexts in such a sample."""
+    distractor_max_soft_tokens: int | None = Field(default=None, ge=1)
+    """Most soft tokens of these chunks, so that a sample has more of them at lower rates: with 240 there are
+    30 chunks at most at 8 soft tokens and 240 at one, if distractor_max_chunks allows them."""
     questions_per_context: int = Field(default=1, ge=1)
     """Samples in a row that ask of one context; in a batch its chunks are then read once for all of them."""
+
+    def most_distractors_per_side(self, num_soft_tokens: int) -> int:
+        """Most chunks of other contexts before a sample's own, and after them.
+
+        Args:
+            num_soft_tokens: Soft tokens per chunk of the sample.
+        """
+        most = (self.distractor_max_chunks + 1) // 2
+        if self.distractor_max_soft_tokens is not None:
+            most = min(most, self.distractor_max_soft_tokens // num_soft_tokens // 2)
+        return most if self.distractor_fraction else 0
 
     @model_validator(mode="after")
     def _check(self) -> "ReasoningObjective":

@@ -33,8 +33,8 @@ class Positions:
         self.window = window
         settings = recipe.objectives
         weights = settings.soft_token_weights or [1.0] * len(settings.soft_tokens)
-        drawn = [k for k, weight in zip(settings.soft_tokens, weights, strict=True) if weight]
-        self.num_soft_tokens = max(drawn)
+        self.soft_tokens = [k for k, weight in zip(settings.soft_tokens, weights, strict=True) if weight]
+        self.num_soft_tokens = max(self.soft_tokens)
         self.fractions = settings.fractions()
         # Numbers are kept for all contexts, which the records hold anyhow, spans for a few.
         self._restating = lru_cache(maxsize=None)(self._restate)
@@ -64,13 +64,14 @@ class Positions:
         settings = self.recipe.objectives.reasoning
         if settings.context == "text":  # the context is cut to what question and answer leave
             return len(lay_out_raw(self.processor, "", record.prompt, record.answer).input_ids)
-        around = 2 * ((settings.distractor_max_chunks + 1) // 2) if settings.distractor_fraction else 0
-        most_raw = self._most_raw(record.context) if settings.expand_fraction else 0
+        most_raw = self._most_raw(record.context)
         texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
         for bound in (len, self._num_chunks):  # a chunk has a character at least
             num_chunks = bound(record.context)
             most_chunks = min(settings.max_chunks or num_chunks, num_chunks)
-            soft = self.num_soft_tokens * (most_chunks + around)
+            soft = max(
+                k * (most_chunks + 2 * settings.most_distractors_per_side(k)) for k in self.soft_tokens
+            )
             if texts + soft + most_raw <= self.window:
                 return texts + soft + most_raw
         texts = len(self.processor.lay_out([], record.prompt, record.answer).input_ids)
@@ -83,8 +84,7 @@ class Positions:
 
     def _most_raw(self, context: str) -> int:
         """A bound of the tokens that raw chunks have."""
-        settings = self.recipe.objectives.reasoning
-        return settings.expand_max_chunks * self._most_restated(
+        return self.recipe.most_expanded * self._most_restated(
             context, self.recipe.chunking.chunk_size_chars, 1
         )
 

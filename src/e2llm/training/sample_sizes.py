@@ -71,11 +71,11 @@ def longest_samples(recipe: Recipe, window: int | None, guess: Assumptions) -> d
         tokens = budget or guess.context_chars / guess.chars_per_token
         sizes["reasoning"] = _asked_of_text(tokens, budget, guess)
     elif fractions["reasoning"]:
-        expanded = reasoning.expand_max_chunks if reasoning.expand_fraction else 0
+        expanded = recipe.most_expanded
         raw_tokens = expanded * size / guess.chars_per_token
         fixed = raw_tokens + guess.question_tokens + guess.answer_tokens
         chunks = reasoning.max_chunks
-        around = 2 * ((reasoning.distractor_max_chunks + 1) // 2) if reasoning.distractor_fraction else 0
+        around = 2 * reasoning.most_distractors_per_side(most)
         if chunks is None:
             free = (window - fixed) / most if window else guess.context_chars / size
             chunks, around = max(1, int(free)), 0
@@ -102,7 +102,7 @@ def mean_samples(recipe: Recipe, window: int | None, guess: Assumptions) -> dict
         chunks = max(1.0, guess.context_chars / size)
         if reasoning.max_chunks is not None:
             chunks = min(chunks, reasoning.max_chunks)
-        chunks += reasoning.distractor_fraction * ((reasoning.distractor_max_chunks + 1) // 2)
+        chunks += reasoning.distractor_fraction * reasoning.most_distractors_per_side(round(rate))
         expanded = reasoning.expand_fraction * (1 + reasoning.expand_max_chunks) / 2
         sizes["reasoning"] = _asked(chunks, expanded, size, rate, guess, window)
     return sizes

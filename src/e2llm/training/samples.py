@@ -92,8 +92,8 @@ class SampleSet(Dataset[Sample]):
         self._distracting = pool_of(sources, "distractors")
         if not self._distracting[0]:
             self._distracting = self.pools.get("reasoning", ([], []))
-        # Most turns of each pool of records to reason about, in their order.
-        self._most_turns = [source.file.most_turns for source, _ in serving(sources, "reasoning")]
+        # The files of the pools of records to reason about, in their order.
+        self._asked_files = [source.file for source, _ in serving(sources, "reasoning")]
         self._questions: dict[str, list[Record]] = {}
         for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
             self._questions.setdefault(record.context, []).append(record)
@@ -243,12 +243,14 @@ class SampleSet(Dataset[Sample]):
         rng.shuffle(pieces)
         texts = [text for piece, _ in pieces for text in piece]
         gold = [is_gold for _, piece in pieces for is_gold in piece]
+        num_soft_tokens = self.num_soft_tokens(index)
         if rng.random() < settings.distractor_fraction:
-            before, after = self._distractors(rng), self._distractors(rng)
+            most = settings.most_distractors_per_side(num_soft_tokens)
+            before, after = self._distractors(most, rng), self._distractors(most, rng)
             texts = [*before, *texts, *after]
             gold = [*[False] * len(before), *gold, *[False] * len(after)]
         expand: list[int] = []
-        if rng.random() < settings.expand_fraction:
+        if rng.random() < self.recipe.expand_fraction(self._asked_files[place]):
             expand = choose_expanded(
                 gold,
                 settings.expand_max_chunks,
@@ -256,7 +258,6 @@ class SampleSet(Dataset[Sample]):
                 rng,
                 all_gold=settings.expand_all_gold,
             )
-        num_soft_tokens = self.num_soft_tokens(index)
 
         def lay_out() -> DecoderInput:
             return self.processor.lay_out(
@@ -281,10 +282,10 @@ class SampleSet(Dataset[Sample]):
 
     def _asked_together(self, record: Record, place: int, rng: random.Random) -> list[Record]:
         """The record, and others of its file that the sample asks as well, as many as the file allows."""
-        if self._most_turns[place] == 1:
+        if self._asked_files[place].most_turns == 1:
             return [record]
         pool = self.pools["reasoning"][0][place]
-        others = [rng.choice(pool) for _ in range(rng.randint(1, self._most_turns[place]) - 1)]
+        others = [rng.choice(pool) for _ in range(rng.randint(1, self._asked_files[place].most_turns) - 1)]
         return list({item.prompt: item for item in [record, *others]}.values())
 
     def _cropped(self, record: Record, rng: random.Random) -> tuple[list[str], list[bool]]:
@@ -295,14 +296,12 @@ class SampleSet(Dataset[Sample]):
         first, last = crop(gold, settings.max_chunks, rng, keep_all=settings.keep_all_evidence)
         return texts_of(record, chunks[first:last]), gold[first:last]
 
-    def _distractors(self, rng: random.Random) -> list[str]:
-        """A run of chunks of another context, half of the recipe's most at the longest."""
+    def _distractors(self, most: int, rng: random.Random) -> list[str]:
+        """A run of chunks of another context, `most` at the longest."""
         pools, weights = self._distracting
         other = rng.choice(rng.choices(pools, weights)[0])
         chunks = self._split(other.context, self.recipe.chunking.chunk_size_chars)
-        count = rng.randint(
-            0, min(len(chunks), (self.recipe.objectives.reasoning.distractor_max_chunks + 1) // 2)
-        )
+        count = rng.randint(0, min(len(chunks), most))
         start = rng.randrange(len(chunks) - count + 1)
         return texts_of(other, chunks[start : start + count])
 

@@ -165,6 +165,9 @@ class DataFile(Section):
     most_turns: int = Field(default=1, ge=1)
     """Most records whose contexts stand in one reasoning sample and that are asked one after another. For
     questions that say which context they are about, as those of needles do."""
+    expand_fraction: float | None = Field(default=None, ge=0, le=1)
+    """For this file, in the place of objectives.reasoning.expand_fraction: 1 for answers that no soft tokens
+    carry, such as UUIDs."""
 
 
 class DataSection(Section):
@@ -312,6 +315,19 @@ class Recipe(Section):
             )
         return self
 
+    def expand_fraction(self, file: DataFile) -> float:
+        """Share of the reasoning samples of a file in which some chunks stand as raw text."""
+        own = file.expand_fraction
+        return self.objectives.reasoning.expand_fraction if own is None else own
+
+    @property
+    def most_expanded(self) -> int:
+        """Most chunks of a reasoning sample that stand as raw text; 0 where none ever does."""
+        files = [*self.data.train, *self.data.validation]
+        reasoning = self.objectives.reasoning
+        shares = [reasoning.expand_fraction, *map(self.expand_fraction, files)]
+        return reasoning.expand_max_chunks if any(shares) else 0
+
     def _check_text(self, keeps: dict[str, Any]) -> None:
         """Refuse to train or to keep what raw text in the place of soft tokens does not touch."""
         for part, mode in (("encoder", self.encoder.mode), ("adapter", self.adapter.mode)):
@@ -321,6 +337,11 @@ class Recipe(Section):
                     f"set {part}.mode: frozen"
                 )
         idle = {**keeps, "adapter.reset": self.adapter.reset}
+        for part, files in (("train", self.data.train), ("validation", self.data.validation)):
+            idle |= {
+                f"data.{part}[{place}].expand_fraction": file.expand_fraction
+                for place, file in enumerate(files)
+            }
         for key in (key for key, value in idle.items() if value):
             raise ValueError(f"{key} has no effect with objectives.reasoning.context: text; leave it out")
 
