@@ -35,7 +35,7 @@ test: $(READY)  ## Run all tests
 # The oldest transformers that is supported, with what it needs; the other tests are of our own code.
 FLOOR := .venv-floor
 .PHONY: test-floor
-test-floor:  ## Test the model, inference and serving with the oldest transformers
+test-floor:  ## Test the model, inference and the store with the oldest transformers
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
