@@ -25,9 +25,23 @@ def engine(model):
 def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model)
     assert result.code == 0
+    assert result.out == engine.ask(engine.read(TEXT), QUESTION, expand=1).text + "\n"
+    assert result.err.startswith("[84 tokens in 5 chunks as 16 soft tokens and 1 chunks as text ")
+    assert result.err.count("\n") == 1
+
+
+def test_ask_answers_from_soft_tokens_alone_on_request(run, model, text_file, engine):
+    result = run("ask", text_file, QUESTION, "--model", model, "--expand", 0)
     assert result.out == engine.ask(engine.read(TEXT), QUESTION).text + "\n"
     assert result.err.startswith("[84 tokens in 5 chunks as 20 soft tokens (4.2x); read ")
-    assert result.err.count("\n") == 1
+
+
+def test_without_room_for_a_raw_chunk_soft_tokens_answer_alone(run, model, text_file, engine):
+    usage = engine.ask(engine.read(TEXT), QUESTION, soft_tokens=1, max_new_tokens=1).usage
+    room = engine.window - usage.soft_tokens - usage.raw_tokens
+    asked = ["ask", text_file, QUESTION, "--model", model, "--soft-tokens", 1, "--max-new-tokens", room]
+    assert json.loads(run(*asked, "--json").out)["expanded"] == []
+    assert run(*asked, "--expand", 1).code == 1
 
 
 def test_the_answer_comes_in_pieces(run, model, text_file, monkeypatch):
@@ -53,7 +67,7 @@ def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, mod
     data = json.loads(result.out)
     assert list(data) == ["text", "usage", "timing", "expanded", "expanded_chunks", "left_out"]
     assert data["text"] + "\n" == plain.out
-    assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)
+    assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (8, 9)
     assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds"}
     assert result.err == ""
 

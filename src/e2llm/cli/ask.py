@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from e2llm.errors import ContextOverflowError
+
 if TYPE_CHECKING:
     from e2llm.inference.answer import Answer
     from e2llm.inference.context import Context
@@ -32,8 +34,13 @@ def ask(
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,
     expand: Annotated[
-        int, typer.Option(min=0, help="Give the raw text of so many chunks that the question points at.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Give the raw text of so many chunks that the question points at; by default one, if the "
+            "window has room. 0: soft tokens alone.",
+        ),
+    ] = None,
     expand_tokens: Annotated[
         int | None,
         typer.Option(min=0, help="Most tokens of these chunks, in place of a number or beside it."),
@@ -73,7 +80,7 @@ def ask(
 
         e2llm ask src/ "Where is the store opened?" --expand 3 --store ~/.cache/e2llm
 
-        e2llm ask book.txt --insert "The code of the safe is 4817." "What is the code of the safe?" --expand 1
+        e2llm ask book.txt --insert "The code of the safe is 4817." "What is the code of the safe?"
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
@@ -82,11 +89,11 @@ def ask(
     *paths, question = arguments
     if os.path.isfile(question):
         raise typer.BadParameter(f"{question!r} is a file; give the question last")
-    if fit and (soft_tokens is not None or expand or expand_tokens is not None):
+    if fit and not (soft_tokens is expand is expand_tokens is None):
         raise typer.BadParameter("--fit chooses --soft-tokens and --expand; leave them out")
     options: dict[str, Any] = {
         "soft_tokens": soft_tokens,
-        "expand": expand,
+        "expand": (expand or 0) if expand_tokens is not None else (1 if expand is None else expand),
         "expand_tokens": expand_tokens,
         "select": select,
         "raw_below": raw_below,
@@ -119,7 +126,12 @@ def ask(
             options.update(soft_tokens=plan.soft_tokens, expand=plan.expand)
             if not as_json:
                 typer.echo(f"[{plan}]", err=True)
-        answer = engine.ask(context, question, **options)
+        try:
+            answer = engine.ask(context, question, **options)
+        except ContextOverflowError:
+            if expand is not None or not options["expand"] or fit:
+                raise
+            answer = engine.ask(context, question, **{**options, "expand": 0})
     if as_json:
         result = dataclasses.asdict(answer)
         if comparison is not None:
