@@ -81,6 +81,21 @@ def test_the_start_of_the_whole_recipe_is_that_of_its_first_stage(write, tmp_pat
     assert second.init_from == "other/start"
 
 
+def test_a_stage_is_averaged_with_one_before_it_or_with_a_checkpoint(write, tmp_path):
+    second, third = (
+        {"stage": "second", "average_with": "first"},
+        {"stage": "third", "average_with": "an/other"},
+    )
+    recipes = load_recipe(write(stages=[{"stage": "first"}, second, third]))
+    first_final = str(tmp_path / "run" / "first" / "final")
+    assert [recipe.average_with for recipe in recipes] == [None, first_final, "an/other"]
+
+
+def test_nothing_is_averaged_with_new_parts(write):
+    with pytest.raises(E2LLMError, match="average_with has no effect without init_from"):
+        load_recipe(write(average_with="an/other"))
+
+
 def test_set_with_a_stage_changes_that_stage_alone(write):
     first, second = load_recipe(write(stages=STAGES), ["second:train.steps=5", "seed=8"])
     assert (first.train.steps, second.train.steps) == (3, 5)

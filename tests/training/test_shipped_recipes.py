@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from small_parts import questions, save_decoder
 
-from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.records import Record, write_records
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import train
@@ -87,18 +85,15 @@ def test_each_of_its_stages_trains_a_step(file, encoder, wide_decoder, tmp_path)
 LONG_RECORD = Record("A long context goes on and on. " * 60, "What does it do?", "It goes on.")
 
 
-def script(name):
-    """A script of the embedded model's folder, as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / "mini" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def prepare_mini():
-    return script("prepare_mini")
+    spec = importlib.util.spec_from_file_location(
+        "prepare_mini", ROOT / "recipes" / "mini" / "prepare_mini.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["prepare_mini"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("name", ["mini-cpu", "mini-cpu-text", "mini-gpu", "ablation"])
@@ -143,29 +138,3 @@ def test_the_book_of_the_demo_is_held_out(prepare_mini, tmp_path):
 def test_missing_raw_data_is_one_line_on_stderr(prepare_mini, tmp_path, capsys):
     assert prepare_mini.main([str(tmp_path), str(tmp_path / "out"), "--only", "tinystories"]) == 1
     assert capsys.readouterr().err.startswith("prepare_mini: ")
-
-
-def test_weights_are_averaged_between_two_checkpoints(encoder, wide_decoder, tmp_path):
-    parts = (str(encoder), str(wide_decoder))
-    processor = E2LLMProcessor.from_parts(*parts)
-    for name in ("first", "second"):
-        E2LLMForConditionalGeneration.from_parts(*parts, max_soft_tokens=2).save_pretrained(tmp_path / name)
-        processor.save_pretrained(tmp_path / name)
-    folders = [str(tmp_path / name) for name in ("first", "second", "mean")]
-    assert script("average_weights").main([*folders, "--second-fraction", "0.25"]) == 0
-    first, second, mean = (
-        E2LLMForConditionalGeneration.from_pretrained(folder).adapter.state_dict() for folder in folders
-    )
-    name = next(name for name in first if not torch.equal(first[name], second[name]))
-    torch.testing.assert_close(mean[name], 0.75 * first[name] + 0.25 * second[name])
-
-
-def test_weights_of_other_shapes_are_not_averaged(encoder, wide_decoder, tmp_path, capsys):
-    parts = (str(encoder), str(wide_decoder))
-    for name, most in (("first", 2), ("second", 3)):
-        model = E2LLMForConditionalGeneration.from_parts(*parts, max_soft_tokens=most)
-        model.save_pretrained(tmp_path / name)
-    folders = [str(tmp_path / name) for name in ("first", "second", "mean")]
-    assert script("average_weights").main(folders) == 1
-    assert "differ in the shape of adapter" in capsys.readouterr().err
-    assert not (tmp_path / "mean").exists()

@@ -16,6 +16,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.quantization import is_quantized, nf4_config
+from e2llm.training.averaging import average_weights
 from e2llm.training.schema import FINAL_FOLDER, DecoderSection, LoraSection, NewDecoder, Recipe
 from e2llm.training.sources import Source
 from e2llm.training.tokenizer import train_tokenizer
@@ -40,7 +41,7 @@ def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditiona
 
 def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
     """The model and processor of `init_from`, with the recipe's chunking."""
-    start = existing_start(recipe)
+    start = existing(recipe.init_from, "init_from")
     options = decoder_options(recipe.decoder)
     dtype = options.pop("dtype")
     options.setdefault("quantization_config", None)
@@ -53,6 +54,9 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
         )
     if recipe.decoder.source and dtype != "auto":
         hold_base_in(model.language_model, getattr(torch, dtype))
+    if recipe.average_with is not None:
+        other = existing(recipe.average_with, "average_with")
+        average_weights(model, E2LLMForConditionalGeneration.from_pretrained(other, dtype="auto", **options))
     if recipe.decoder.keep_layers:
         keep_layers(model, recipe.decoder.keep_layers)
     if recipe.adapter.reset:
@@ -85,12 +89,12 @@ def keep_layers(model: E2LLMForConditionalGeneration, kept: Sequence[int]) -> No
         config.num_hidden_layers = len(kept)
 
 
-def existing_start(recipe: Recipe) -> str:
-    """The checkpoint of `init_from`; raises `E2LLMError` for that of a stage which has not been trained."""
-    start = str(recipe.init_from)
-    if Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
-        raise E2LLMError(f"init_from: {start} does not exist yet; train the stage before this one first")
-    return start
+def existing(checkpoint: str | None, key: str) -> str:
+    """The checkpoint that a key names; raises `E2LLMError` for that of a stage which has not been trained."""
+    name = str(checkpoint)
+    if Path(name).name == FINAL_FOLDER and not Path(name).is_dir():
+        raise E2LLMError(f"{key}: {name} does not exist yet; train the stage before this one first")
+    return name
 
 
 def open_processor(recipe: Recipe, decoder_tokenizer: Any = None) -> E2LLMProcessor:
@@ -113,7 +117,7 @@ def open_processor(recipe: Recipe, decoder_tokenizer: Any = None) -> E2LLMProces
             chunk_kind=recipe.chunking.kind,
             num_soft_tokens=recipe.adapter.max_soft_tokens,
         )
-    processor: E2LLMProcessor = E2LLMProcessor.from_pretrained(existing_start(recipe))
+    processor: E2LLMProcessor = E2LLMProcessor.from_pretrained(existing(recipe.init_from, "init_from"))
     set_chunking(processor, recipe)
     return processor
 

@@ -13,7 +13,7 @@ from e2llm.files import write_atomically
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.parts import readable_errors, resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.build import existing_start, learn_tokenizer, open_processor
+from e2llm.training.build import existing, learn_tokenizer, open_processor
 from e2llm.training.console import is_first_process, say
 from e2llm.training.positions import Positions
 from e2llm.training.schema import Recipe
@@ -121,7 +121,9 @@ def open_parts(recipe: Recipe, data: RunData) -> tuple[E2LLMProcessor, int | Non
     if recipe.init_from is not None:
         processor = open_processor(recipe)
         with readable_errors(f"config of {recipe.init_from}"):
-            config: Any = E2LLMConfig.from_pretrained(resolve_source(existing_start(recipe))).text_config
+            config: Any = E2LLMConfig.from_pretrained(
+                resolve_source(existing(recipe.init_from, "init_from"))
+            ).text_config
     elif recipe.decoder.new is not None:
         return open_processor(
             recipe, learn_tokenizer(recipe.decoder.new, data.train)

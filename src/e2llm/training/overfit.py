@@ -118,7 +118,7 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
         # The stage before was not trained: what that starts from learns a few records just as well.
         source = recipe.decoder.source
         start = source if source is not None and is_checkpoint(source) else None
-    content.update(output=str(file.parent), stage="", init_from=start)
+    content.update(output=str(file.parent), stage="", init_from=start, average_with=None)
     if start is None:
         content["adapter"]["reset"] = False
         if recipe.decoder.new is not None:

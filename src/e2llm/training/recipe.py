@@ -50,6 +50,9 @@ def load_recipe(
                 merged = with_value(merged, keys, value, ".".join(keys))
         if recipes and own_start(stage, name, settings) is None:
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
+        before = {item.stage: str(item.folder / FINAL_FOLDER) for item in recipes}
+        if merged.get("average_with") in before:
+            merged["average_with"] = before[merged["average_with"]]
         recipe = validate(merged, f"{file}, stage {name}" if name else str(file), recipes)
         resolve_data(recipe, file.parent if data is None else Path(data))
         recipes.append(recipe)

@@ -270,6 +270,9 @@ class Recipe(Section):
     init_from: str | None = None
     """Checkpoint to start from, the first stage that is; each other starts from the one before it. What the
     recipe leaves out of encoder, decoder, adapter and chunking is then the checkpoint's."""
+    average_with: str | None = None
+    """A stage before this one, or a checkpoint: the start is the mean of its weights and those of init_from,
+    which often has the skills of both (model soups, arXiv 2203.05482)."""
     encoder: EncoderSection = EncoderSection()
     decoder: DecoderSection = DecoderSection()
     adapter: AdapterSection = AdapterSection()
@@ -289,6 +292,8 @@ class Recipe(Section):
             raise ValueError(f"a decoder from scratch needs decoder.mode: full, got {self.decoder.mode}")
         if self.adapter.reset and self.init_from is None:
             raise ValueError("adapter.reset has no effect without init_from or a stage before; leave it out")
+        if self.average_with is not None and self.init_from is None:
+            raise ValueError("average_with has no effect without init_from or a stage before; leave it out")
         if (self.encoder.mode, self.adapter.mode, self.decoder.mode) == ("frozen",) * 3:
             raise ValueError("encoder, adapter and decoder are all frozen; let one of them train")
         keeps = {

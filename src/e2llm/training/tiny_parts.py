@@ -98,6 +98,9 @@ def shrink(recipes: Sequence[Recipe], folder: Path) -> list[Recipe]:
         content["decoder"]["keep_layers"] = []  # the tiny decoder has few
         content["objectives"]["reasoning"]["text_budgets"] = []  # too short for as many tokens, as well
         content["init_from"] = str(tiny[-1].folder / "final") if tiny else None
+        finals = {str(done.folder / "final"): item.folder for done, item in zip(recipes, tiny, strict=False)}
+        average = finals.get(recipe.average_with or "")
+        content["average_with"] = None if average is None else str(average / "final")
         if not tiny:
             content["adapter"]["reset"] = False
             if recipe.init_from and recipe.decoder.new is not None:
