@@ -9,7 +9,7 @@ from tiny_models import tiny_model, tiny_processor
 
 def different_model():
     torch.manual_seed(5)
-    model = tiny_model()
+    model = tiny_model(max_soft_tokens=2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.rand_like(parameter))
@@ -17,7 +17,7 @@ def different_model():
 
 
 def test_every_weight_is_the_mean_of_both():
-    model, other = tiny_model(), different_model()
+    model, other = tiny_model(max_soft_tokens=2), different_model()
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     average_weights(model, other)
     others = dict(other.named_parameters())
@@ -35,7 +35,7 @@ def test_models_of_other_shapes_are_refused_and_nothing_changes():
 
 
 def test_a_run_starts_from_the_mean_of_two_checkpoints(recipe_of, tmp_path):
-    models = {"one": tiny_model(), "two": different_model()}
+    models = {"one": tiny_model(max_soft_tokens=2), "two": different_model()}
     for name, model in models.items():
         model.save_pretrained(tmp_path / name)
         tiny_processor().save_pretrained(tmp_path / name)
@@ -47,7 +47,7 @@ def test_a_run_starts_from_the_mean_of_two_checkpoints(recipe_of, tmp_path):
 
 
 def test_a_stage_that_was_not_trained_is_named(recipe_of, tmp_path):
-    tiny_model().save_pretrained(tmp_path / "one")
+    tiny_model(max_soft_tokens=2).save_pretrained(tmp_path / "one")
     recipe = recipe_of(init_from=str(tmp_path / "one"), average_with=str(tmp_path / "other" / "final"))
     with pytest.raises(E2LLMError, match=r"average_with: .*final does not exist yet"):
         load_start(recipe)
