@@ -23,6 +23,14 @@ STAGES = (
     "far",
     "skipping",
     "exact",
+    "digits",
+    "asking",
+    "gathering",
+    "keys",
+    "settling",
+    "many",
+    "whole",
+    "last",
 )
 MAX_SHARD_SIZE = "15MB"  # every file of the repository stays under 16 MB
 
