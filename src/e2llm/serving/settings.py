@@ -1,5 +1,6 @@
 """What a server allows: sizes, times, how many at once."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = 0 if name in _MAY_BE_ZERO else 1
-            if isinstance(value, int | float) and value < least:
-                raise E2LLMError(f"{name} must be {least} or more, got {value!r}")
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                raise E2LLMError(f"{name} must be {least} or more and have an end, got {value!r}")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise E2LLMError(f"cors_origins takes origins such as https://example.org, got {origin!r}")
