@@ -217,7 +217,8 @@ def test_a_file_that_is_no_text_is_refused(client, data, words):
 
 @pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "large"])
 def test_a_chunk_size_of_a_form_that_is_no_number_is_refused(client, size):
-    response = client.post("/v1/contexts", files={"file": ("x.txt", b"One.")}, data={"chunk_size_chars": size})
+    form = {"chunk_size_chars": size}
+    response = client.post("/v1/contexts", files={"file": ("x.txt", b"One.")}, data=form)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "chunk_size_chars")
 
 
