@@ -59,8 +59,9 @@ def ask(
         str | None, typer.Option(help="Put this sentence into the text first, to see whether it is found.")
     ] = None,
     insert_at: Annotated[
-        float, typer.Option(min=0, max=1, help="Where: 0 for the beginning, 1 for the end.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Where: 0 for the beginning, 1 for the end; by default 0.5."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
     ] = False,
@@ -80,8 +81,11 @@ def ask(
     if len(arguments) < 2:
         raise typer.BadParameter("give at least one file and, last, the question")
     *paths, question = arguments
-    if os.path.isfile(question):
-        raise typer.BadParameter(f"{question!r} is a file; give the question last")
+    if os.path.exists(question):
+        kind = "folder" if os.path.isdir(question) else "file"
+        raise typer.BadParameter(f"{question!r} is a {kind}; give the question last")
+    if insert_at is not None and insert is None:
+        raise typer.BadParameter("--insert-at says where --insert puts its sentence; give --insert too")
     if fit and (soft_tokens is not None or expand or expand_tokens is not None):
         raise typer.BadParameter("--fit chooses --soft-tokens and --expand; leave them out")
     options: dict[str, Any] = {
@@ -96,7 +100,7 @@ def ask(
     }
     source = read_source(paths)
     if insert is not None:
-        source = insert_into(source, insert, insert_at)
+        source = insert_into(source, insert, 0.5 if insert_at is None else insert_at)
     engine = load_engine(model, device, store)
     comparison = None
     if compare:
