@@ -163,6 +163,18 @@ def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monk
     assert "is no command; there are /add FILE..." in result.err
 
 
+@pytest.mark.parametrize("name", ["harbour.txt", "harbour.txt/x.e2llm"])
+def test_a_failed_save_does_not_end_a_conversation_on_a_terminal(run, model, text_file, monkeypatch, name):
+    place = text_file.parent / name
+    terminal = io.StringIO(f"/save {place}\n{QUESTION}\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    result = run("chat", "--model", model)
+    (told,) = [line for line in result.err.splitlines() if "error: " in line]
+    assert str(place) in told
+    assert (result.code, result.out.count("\n")) == (0, 1)
+
+
 def test_a_file_that_holds_anything_else_is_not_written_over(run, model, text_file, book):
     before = text_file.read_bytes()
     assert run("read", text_file, "-o", text_file, "--model", model).code == 2
