@@ -271,6 +271,13 @@ def test_a_key_file_with_something_else_is_refused(tmp_path, line):
         read_key_file(file)
 
 
+def test_a_key_file_that_is_no_text_is_refused_by_name(tmp_path):
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(E2LLMError, match=r"keys: is no UTF-8 text"):
+        read_key_file(file)
+
+
 @pytest.mark.parametrize("key", ["short", "with space in the key", "größer-als-sechzehn-zeichen"])
 def test_a_key_that_is_weak_or_cannot_be_sent_is_refused(key):
     with pytest.raises(E2LLMError, match=r"16 or more"):

@@ -44,7 +44,7 @@ class ServerSettings:
         store_mb: Size of the store of encoded chunks; None for no limit.
 
     Raises:
-        E2LLMError: If a number is out of its range.
+        E2LLMError: If a number is out of its range, a name or an origin is none, or the folder is a file.
     """
 
     folder: Path | None = None
@@ -73,6 +73,8 @@ class ServerSettings:
             least = 0 if name in _MAY_BE_ZERO else 1
             if isinstance(value, int | float) and not least <= value < math.inf:
                 raise E2LLMError(f"{name} must be {least} or more and have an end, got {value!r}")
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise E2LLMError(f"{self.folder} is a file; name the folder that is to keep contexts")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise E2LLMError(f"cors_origins takes origins such as https://example.org, got {origin!r}")
