@@ -124,6 +124,13 @@ def test_fidelity_of_some_chunks_as_json(run, model, text_file):
     assert run("fidelity", text_file, "--model", model, "--sample", 2, "--chunk", 1).code == 2
 
 
+def test_a_saved_context_among_texts_is_told_as_such(run, model, text_file, book, tmp_path):
+    for arguments in (("ask", text_file, book, QUESTION), ("read", book, "-o", tmp_path / "new.e2llm")):
+        result = run(*arguments, "--model", model)
+        assert result.code == 1
+        assert f"{book} is a saved context, not a text; give it alone" in result.err
+
+
 def chat(run, monkeypatch, lines, *arguments):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(lines) + "\n").encode())))
     return run("chat", *arguments)

@@ -181,13 +181,21 @@ def read_documents(paths: list[str]) -> "list[Document]":
 
 
 def iter_sources(paths: list[str]) -> "Iterator[Document]":
-    """Read files and folders one document after the other; `-` is standard input."""
+    """Read files and folders one document after the other; `-` is standard input.
+
+    Raises:
+        E2LLMError: If a file is a saved context, whose bytes would be told as those of some binary file.
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.inference.context_file import is_context_file
     from e2llm.inference.documents import iter_documents, read_stream
     from e2llm.inference.folders import list_folder
 
     for path in paths:
         if path == "-":
             yield read_stream(sys.stdin.buffer, "standard input")
+        elif is_context_file(Path(path)):
+            raise E2LLMError(f"{path} is a saved context, not a text; give it alone, or the texts it holds")
         else:
             yield from iter_documents([path])
             if os.path.isdir(path) and sys.stderr.isatty():
