@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written beside their place, synced, and renamed into it."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from e2llm.errors import E2LLMError
+
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # also a quota, and a limit on one file
 
 
 @contextmanager

@@ -81,6 +81,12 @@ def test_wrong_arguments_are_a_usage_error(run, settings, arguments):
     assert settings == []
 
 
+def test_a_model_takes_no_other_encoder(run, settings, model):
+    result = run("bench", "--model", model, "--encoder", "some/encoder", "--contexts", 64)
+    assert (result.code, settings) == (2, [])
+    assert "--encoder goes with --shape" in result.err
+
+
 def test_bench_train_measures_in_processes_of_their_own(run, model):
     arguments = ("--model", model, "--contexts", 100, "--batch-size", 2, "--questions", 2, "--steps", 2)
     result = run("bench", "train", *arguments, "--ways", "e2llm", "--json")

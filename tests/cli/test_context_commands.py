@@ -124,6 +124,13 @@ def test_fidelity_of_some_chunks_as_json(run, model, text_file):
     assert run("fidelity", text_file, "--model", model, "--sample", 2, "--chunk", 1).code == 2
 
 
+def test_a_saved_context_among_texts_is_told_as_such(run, model, text_file, book, tmp_path):
+    for arguments in (("ask", text_file, book, QUESTION), ("read", book, "-o", tmp_path / "new.e2llm")):
+        result = run(*arguments, "--model", model)
+        assert result.code == 1
+        assert f"{book} is a saved context, not a text; give it alone" in result.err
+
+
 def chat(run, monkeypatch, lines, *arguments):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(lines) + "\n").encode())))
     return run("chat", *arguments)
@@ -161,6 +168,18 @@ def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monk
     result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
     assert result.code == 1
     assert "is no command; there are /add FILE..." in result.err
+
+
+@pytest.mark.parametrize("name", ["harbour.txt", "harbour.txt/x.e2llm"])
+def test_a_failed_save_does_not_end_a_conversation_on_a_terminal(run, model, text_file, monkeypatch, name):
+    place = text_file.parent / name
+    terminal = io.StringIO(f"/save {place}\n{QUESTION}\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    result = run("chat", "--model", model)
+    (told,) = [line for line in result.err.splitlines() if "error: " in line]
+    assert str(place) in told
+    assert (result.code, result.out.count("\n")) == (0, 1)
 
 
 def test_a_file_that_holds_anything_else_is_not_written_over(run, model, text_file, book):

@@ -55,6 +55,16 @@ def test_a_folder_without_text(run, model, tmp_path):
     assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "holds no text to read")
 
 
+def test_a_folder_in_the_place_of_the_question(run, text_file, model, tmp_path):
+    result = run("ask", text_file, tmp_path, "--model", model)
+    assert_fails(result, 2, tmp_path, "is a folder; give the question last")
+
+
+def test_a_place_without_a_sentence_to_insert(run, text_file, model):
+    result = run("ask", text_file, QUESTION, "--model", model, "--insert-at", 0.9)
+    assert_fails(result, 2, "give --insert too")
+
+
 def test_files_are_checked_before_the_model_is_loaded(run, tmp_path):
     assert_fails(run("ask", tmp_path / "gone.txt", QUESTION, "--model", "/no/model"), 1, "gone.txt")
 

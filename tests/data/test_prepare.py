@@ -93,3 +93,17 @@ def test_a_source_is_never_written_over(tmp_path):
     with pytest.raises(E2LLMError, match="are the same file"):
         prepare_records("text", source, tmp_path / "x" / ".." / "notes.txt")
     assert source.read_text() == "my only copy"
+
+
+def test_a_file_of_the_source_folder_is_never_written_over(tmp_path):
+    (tmp_path / "notes.md").write_text("my only copy")
+    with pytest.raises(E2LLMError, match="may be part of the data set"):
+        prepare_records("text", tmp_path, tmp_path / "notes.md")
+    assert (tmp_path / "notes.md").read_text() == "my only copy"
+
+
+def test_records_in_the_source_folder_are_written_anew(tmp_path):
+    (tmp_path / "notes.md").write_text("a text")
+    for _ in range(2):
+        prepare_records("text", tmp_path, tmp_path / "notes.jsonl")
+    assert [record.context for record in read_records(tmp_path / "notes.jsonl")] == ["a text"]

@@ -4,6 +4,7 @@ from statistics import fmean
 import pytest
 
 from e2llm.evaluation.likelihood_tasks import PerplexityTask
+from e2llm.evaluation.metrics import perplexity
 from e2llm.evaluation.record_tasks import FairytaleQATask, QMSumTask
 from e2llm.evaluation.score_summary import summarize
 from e2llm.evaluation.statistics import bootstrap_interval, holm, paired_test
@@ -144,3 +145,7 @@ def test_tasks_and_systems_come_in_the_order_of_the_run():
         ("fairytaleqa", "b"),
     ]
     assert summary["tasks"]["qmsum"]["metric"] == "g_mean"
+
+
+def test_a_perplexity_beyond_a_double_is_infinite_and_not_an_error():
+    assert perplexity(710.0) == float("inf")

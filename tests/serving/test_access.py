@@ -245,6 +245,12 @@ def test_settings_that_would_let_anyone_in_are_refused(options):
         ServerSettings(**options)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_times_without_an_end_are_refused_before_a_model_is_loaded(value):
+    with pytest.raises(E2LLMError, match="shutdown_seconds must be 0 or more and have an end, got"):
+        ServerSettings(shutdown_seconds=value)
+
+
 # --- keys ---------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +268,13 @@ def test_a_key_file_with_something_else_is_refused(tmp_path, line):
     file = tmp_path / "keys"
     file.write_text(line)
     with pytest.raises(E2LLMError, match=r"--new-api-key"):
+        read_key_file(file)
+
+
+def test_a_key_file_that_is_no_text_is_refused_by_name(tmp_path):
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xff\xfe\0")
+    with pytest.raises(E2LLMError, match=r"keys: is no UTF-8 text"):
         read_key_file(file)
 
 

@@ -215,6 +215,13 @@ def test_a_file_that_is_no_text_is_refused(client, data, words):
     assert words in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("size", ["\u00b2", "9" * 5000, "large"])
+def test_a_chunk_size_of_a_form_that_is_no_number_is_refused(client, size):
+    form = {"chunk_size_chars": size}
+    response = client.post("/v1/contexts", files={"file": ("x.txt", b"One.")}, data=form)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "chunk_size_chars")
+
+
 def test_a_file_is_the_same_text_as_for_a_command(client):
     response = client.post("/v1/contexts", files={"file": ("x.txt", b"\xef\xbb\xbfOne.\r\nTwo.\rThree.")})
     chunks = client.get(f"/v1/contexts/{response.json()['id']}/chunks").json()["data"]

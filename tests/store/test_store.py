@@ -182,6 +182,13 @@ def test_pruning_frees_the_disk(store):
     assert after.file_bytes < before.file_bytes // 2
 
 
+@pytest.mark.parametrize("limits", [{"older_than_days": float("nan")}, {"max_bytes": -1}])
+def test_pruning_by_what_is_no_limit_is_an_error(store, limits):
+    with pytest.raises(E2LLMError, match="must be 0 or more, got"):
+        store.prune(**limits)
+    assert len(store) == 10
+
+
 def test_pruning_by_age(store):
     execute(store, "UPDATE entries SET last_used = last_used - 3*86400 WHERE id <= 4")
     assert store.prune(older_than_days=2) == 4

@@ -24,6 +24,11 @@ STAGES = [
 ]
 
 
+def test_a_folder_is_no_recipe_and_may_hold_one(tmp_path):
+    with pytest.raises(E2LLMError, match=r"is a folder; name a recipe such as .*recipe\.yaml"):
+        load_recipe(tmp_path)
+
+
 def test_an_unknown_key_is_named(write):
     with pytest.raises(E2LLMError, match=r"train\.lerning_rate: unknown key"):
         load_recipe(write(train={"lerning_rate": 1e-4}))

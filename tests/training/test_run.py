@@ -19,6 +19,7 @@ from e2llm.training.build import open_processor
 from e2llm.training.checkpoints import damage as damage_of
 from e2llm.training.checkpoints import last_checkpoint, load_weights
 from e2llm.training.data_check import read_data
+from e2llm.training.provenance import changes_since_start
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import evaluation_sets, train
 from e2llm.training.samples import SampleSet
@@ -268,6 +269,14 @@ def test_a_used_folder_is_refused_without_resume(recipe_of, killed):
     killed(recipe, 3)
     with pytest.raises(E2LLMError, match="holds a run already; use --resume"):
         train(recipe)
+
+
+def test_a_damaged_recipe_in_the_folder_of_a_run_is_told_by_name(recipe_of):
+    recipe = recipe_of()
+    recipe.folder.mkdir(parents=True)
+    (recipe.folder / "recipe.yaml").write_text("train: [")
+    with pytest.raises(E2LLMError, match=r"recipe\.yaml: not valid YAML"):
+        changes_since_start(recipe)
 
 
 def test_a_changed_recipe_is_told_on_resume(recipe_of, killed, capsys):

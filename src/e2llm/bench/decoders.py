@@ -12,10 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
 from e2llm.inference.loading import choose_device, choose_dtype
+from e2llm.modeling.cache_size import kv_cache_bytes_per_token
 from e2llm.modeling.cutting import longest_prefix
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import MINILM_ID, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
+
+QUESTION = "What did the master of the house say about the garden?"
 
 # The published dimensions; everything else is the default of the type.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -261,8 +264,4 @@ def text_of_length(engine: Engine, num_tokens: int, text: str | None = None) -> 
 
 def key_value_bytes(engine: Engine, positions: int) -> int:
     """Size of the decoder's key-value cache for so many positions."""
-    config = engine.model.config.text_config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    itemsize = engine.model.get_input_embeddings().weight.dtype.itemsize
-    return int(2 * config.num_hidden_layers * heads * head_size * positions * itemsize)
+    return positions * kv_cache_bytes_per_token(engine.model)

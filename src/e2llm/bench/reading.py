@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from e2llm.bench.decoders import make_text, text_of_length
+from e2llm.bench.decoders import QUESTION, make_text, text_of_length
 from e2llm.bench.rates import gemm_rate, reading_operations
 from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.inference.engine import Engine
 from e2llm.modeling.parts import MINILM_ID, resolve_source
 from e2llm.process_memory import peak_resident_bytes
-
-_QUESTION = "What did the master of the house say about the garden?"
 
 
 def compare_reading(
@@ -106,7 +104,7 @@ def measure_lengths(
     Returns:
         Rows with seconds and the peak memory of the process so far, and the ratio of the last to the first.
     """
-    engine.ask(engine.read(make_text(engine, 500), progress=False), _QUESTION, max_new_tokens=2)
+    engine.ask(engine.read(make_text(engine, 500), progress=False), QUESTION, max_new_tokens=2)
     rows = []
     for length in sorted(lengths):
         if on_progress is not None:
@@ -115,7 +113,7 @@ def measure_lengths(
         started = time.perf_counter()
         context = engine.read(text, progress=False)
         read = time.perf_counter() - started
-        answer = engine.ask(context, _QUESTION, max_new_tokens=8, overflow="select")
+        answer = engine.ask(context, QUESTION, max_new_tokens=8, overflow="select")
         rows.append(
             {
                 "context_tokens": context.num_tokens,

@@ -16,14 +16,12 @@ from typing import Any, TextIO
 
 import torch
 
-from e2llm.bench.decoders import build_engine, key_value_bytes, text_of_length
+from e2llm.bench.decoders import QUESTION, build_engine, key_value_bytes, text_of_length
 from e2llm.bench.rates import gemm_rates, reading_operations
 from e2llm.inference.context import Context
 from e2llm.inference.peak_memory import release_memory, reset_peak
 from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.store.chunk_store import ChunkStore
-
-QUESTION = "What did the master of the house say about the garden?"
 
 
 class Side:

@@ -66,8 +66,9 @@ def ask(
         str | None, typer.Option(help="Put this sentence into the text first, to see whether it is found.")
     ] = None,
     insert_at: Annotated[
-        float, typer.Option(min=0, max=1, help="Where: 0 for the beginning, 1 for the end.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Where: 0 for the beginning, 1 for the end; by default 0.5."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
     ] = False,
@@ -87,8 +88,11 @@ def ask(
     if len(arguments) < 2:
         raise typer.BadParameter("give at least one file and, last, the question")
     *paths, question = arguments
-    if os.path.isfile(question):
-        raise typer.BadParameter(f"{question!r} is a file; give the question last")
+    if os.path.exists(question):
+        kind = "folder" if os.path.isdir(question) else "file"
+        raise typer.BadParameter(f"{question!r} is a {kind}; give the question last")
+    if insert_at is not None and insert is None:
+        raise typer.BadParameter("--insert-at says where --insert puts its sentence; give --insert too")
     if fit and not (soft_tokens is expand is expand_tokens is None):
         raise typer.BadParameter("--fit chooses --soft-tokens and --expand; leave them out")
     options: dict[str, Any] = {
@@ -103,7 +107,7 @@ def ask(
     }
     source = read_source(paths)
     if insert is not None:
-        source = insert_into(source, insert, insert_at)
+        source = insert_into(source, insert, 0.5 if insert_at is None else insert_at)
     engine = load_engine(model, device, store)
     comparison = None
     if compare:
@@ -189,13 +193,21 @@ def read_documents(paths: list[str]) -> "list[Document]":
 
 
 def iter_sources(paths: list[str]) -> "Iterator[Document]":
-    """Read files and folders one document after the other; `-` is standard input."""
+    """Read files and folders one document after the other; `-` is standard input.
+
+    Raises:
+        E2LLMError: If a file is a saved context, whose bytes would be told as those of some binary file.
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.inference.context_file import is_context_file
     from e2llm.inference.documents import iter_documents, read_stream
     from e2llm.inference.folders import list_folder
 
     for path in paths:
         if path == "-":
             yield read_stream(sys.stdin.buffer, "standard input")
+        elif is_context_file(Path(path)):
+            raise E2LLMError(f"{path} is a saved context, not a text; give it alone, or the texts it holds")
         else:
             yield from iter_documents([path])
             if os.path.isdir(path) and sys.stderr.isatty():

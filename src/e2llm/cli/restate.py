@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, load_engine, open_context, read_source
+from e2llm.cli.ask import DEVICE_HELP, FILES_HELP, MODEL_HELP, load_engine, open_context, read_source
 
 
 def restate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or folders; '-' reads stdin.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
     chunk: Annotated[list[int], typer.Option(min=0, help="Index of a chunk; may be given several times.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
     soft_tokens: Annotated[

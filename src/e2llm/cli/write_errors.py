@@ -2,7 +2,8 @@
 
 import errno
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from e2llm.files import FULL_DISK_ERRORS
+
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 # How the libraries that write weights and states put it.
 _FULL_TEXTS = (
@@ -19,7 +20,7 @@ def write_problem(error: BaseException) -> str | None:
         seen.add(id(at))
         number, place = getattr(at, "errno", None), getattr(at, "filename", None)
         subject = f"{place}: " if place else ""
-        if number in _FULL or any(text in str(at) for text in _FULL_TEXTS):
+        if number in FULL_DISK_ERRORS or any(text in str(at) for text in _FULL_TEXTS):
             limit = " or a limit on file sizes was met" if number == errno.EFBIG else ""
             return (
                 f"{subject}the disk is full{limit}; free some room or name another place. What was saved "

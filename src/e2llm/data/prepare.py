@@ -12,7 +12,7 @@ from e2llm.data.converter import Converter
 from e2llm.data.lengths import LengthSummary, summarize
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
-from e2llm.records import Record, write_records
+from e2llm.records import Record, read_records, write_records
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def prepare_records(
     Args:
         dataset: A key of `DATASETS`.
         source: The folder or file of the data set.
-        output: The JSONL file to write; its folder is made, an older file is replaced.
+        output: The JSONL file to write; its folder is made, an older file is replaced, but not one in the
+            data set's own folder that holds no records: it may be part of the data set.
         split: One of the converter's splits; None for its first, which is `train` where there is one.
         limit: Stop after this many records, at least 1; None means all.
         max_per_context: Keep at most this many questions of one context, spread evenly over them; None means
@@ -98,8 +99,7 @@ def prepare_records(
     for name, value in (("limit", limit), ("max_per_context", max_per_context)):
         if value is not None and value < 1:
             raise E2LLMError(f"{name} must be at least 1, got {value}")
-    if source.is_file() and source.resolve() == output.resolve():
-        raise E2LLMError(f"{output}: --from and the output are the same file; write to another one")
+    _check_output(source, output)
     converter = make_converter(dataset, options or {})
     split = split if split is not None else converter.splits[0]
     tally = _Tally(converter.skipped)
@@ -123,6 +123,27 @@ def prepare_records(
         skipped=dict(converter.skipped),
         published_count=converter.published_count(split) if is_whole else None,
     )
+
+
+def _check_output(source: Path, output: Path) -> None:
+    """Raise `E2LLMError` where writing the output would destroy what is read."""
+    if source.is_file() and source.resolve() == output.resolve():
+        raise E2LLMError(f"{output}: --from and the output are the same file; write to another one")
+    if source.resolve() not in output.resolve().parents or not output.is_file():
+        return
+    if output.stat().st_size and not _holds_records(output):
+        raise E2LLMError(
+            f"{output} lies in the folder of --from and holds no records, so that it may be part of the data "
+            "set; write to another file"
+        )
+
+
+def _holds_records(file: Path) -> bool:
+    """Whether a file begins with a record, as one that was written here does."""
+    try:
+        return next(read_records(file), None) is not None
+    except E2LLMError:
+        return False
 
 
 def make_converter(dataset: str, options: Mapping[str, str]) -> Converter:

@@ -68,14 +68,19 @@ def read_json(path: Path) -> Any:
     Raises:
         E2LLMError: If the file is not UTF-8 or not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise E2LLMError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, nesting too deep
+        raise E2LLMError(f"{path}: not valid JSON: {error}") from error
 
 
 def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON lines file with their line numbers, one at a time; blank lines are passed over.
+    """The objects of a JSON lines file with their line numbers, one at a time.
+
+    Blank lines are passed over, and so is a byte-order mark at the beginning.
 
     Args:
         path: The file.
@@ -89,8 +94,8 @@ def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int,
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:  # also of json: a number of too many digits
                 raise E2LLMError(f"{path}:{number}: not a line of UTF-8 JSON: {error}") from error
             check_keys(row, keys, f"{path}:{number}")
             yield number, row

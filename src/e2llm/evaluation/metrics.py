@@ -1,5 +1,6 @@
 """Metrics of answers against references: words in common, values found, the option chosen."""
 
+import math
 import re
 import string
 from collections import Counter
@@ -28,6 +29,7 @@ __all__ = [
     "g_mean",
     "normalize_answer",
     "normalize_trivia_answer",
+    "perplexity",
     "rouge_l",
     "rouge_scores",
     "string_match",
@@ -225,6 +227,14 @@ def accuracy_breakdown(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -
         for value in sorted(values, key=lambda value: (isinstance(value, str), value)):
             accuracies[f"{key}={value}"] = _mean_correct([row for row in rows if row.get(key) == value])
     return accuracies
+
+
+def perplexity(loss_nats: float) -> float:
+    """The exponential of a loss in nats per token; infinity where a double cannot hold it (above 700 nats).
+
+    Of a set of answers, give their mean loss: the mean of their perplexities is another, higher figure.
+    """
+    return math.exp(loss_nats) if loss_nats < 700 else math.inf
 
 
 def _mean_correct(rows: Sequence[Mapping[str, Any]]) -> float:

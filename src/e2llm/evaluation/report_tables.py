@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from e2llm.evaluation.metrics import perplexity
 from e2llm.evaluation.readable import (
     group_key,
     lower_is_better,
@@ -134,19 +135,15 @@ def _with_perplexity(values: Mapping[str, float]) -> dict[str, float]:
     """The values, and the perplexity where there is a loss: the exponential of the mean loss."""
     if "loss_nats" not in values or "perplexity" in values:
         return dict(values)
-    return {**values, "perplexity": _exponential(values["loss_nats"])}
+    return {**values, "perplexity": perplexity(values["loss_nats"])}
 
 
 def _intervals_with_perplexity(row: Row) -> dict[str, tuple[float, float]]:
     intervals = dict(row.intervals_95)
     if "loss_nats" in intervals and "perplexity" not in row.values:
         low, high = intervals["loss_nats"]
-        intervals["perplexity"] = (_exponential(low), _exponential(high))
+        intervals["perplexity"] = (perplexity(low), perplexity(high))
     return intervals
-
-
-def _exponential(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
 
 
 def cost_section(run: Run) -> Section | None:
@@ -307,7 +304,7 @@ def _mean_at(entries: Sequence[Prediction], length: str, name: str) -> Cell:
     if not values:
         return Cell("refused" if any(entry.error is not None for entry in own) else "–")
     mean = sum(values) / len(values)
-    return Cell(readable_score(mean if scored == name else _exponential(mean)))
+    return Cell(readable_score(mean if scored == name else perplexity(mean)))
 
 
 def tests_section(run: Run) -> Section | None:

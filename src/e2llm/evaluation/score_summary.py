@@ -1,13 +1,12 @@
 """scores.json: what all predictions of a run come to."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, median
 from typing import Any
 
 from e2llm.evaluation.items import Task
-from e2llm.evaluation.metrics import g_mean
+from e2llm.evaluation.metrics import g_mean, perplexity
 from e2llm.evaluation.statistics import bootstrap_interval, bootstrap_interval_of, holm, paired_test
 
 MAX_GROUP_VALUES = 16  # a key with more distinct values is no breakdown
@@ -17,10 +16,6 @@ Entry = Mapping[str, Any]
 _MEANS = frozenset({"decoder_positions", "context_tokens", "context_fraction", "new_tokens"})
 
 
-def _exponential(loss_nats: float) -> float:
-    return math.exp(loss_nats) if loss_nats < 700 else math.inf
-
-
 def _g_mean(rouge_1: float, rouge_2: float, rouge_l: float) -> float:
     return g_mean({"rouge_1": rouge_1, "rouge_2": rouge_2, "rouge_l": rouge_l})
 
@@ -28,7 +23,7 @@ def _g_mean(rouge_1: float, rouge_2: float, rouge_l: float) -> float:
 # Scores of a set of answers that are no mean of those of each: made of the means of others.
 SET_SCORES: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {
     "g_mean": (("rouge_1", "rouge_2", "rouge_l"), _g_mean),
-    "perplexity": (("loss_nats",), _exponential),
+    "perplexity": (("loss_nats",), perplexity),
 }
 
 

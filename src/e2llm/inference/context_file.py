@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from e2llm.inference.engine import Engine
 
 FORMAT = 1
-SUFFIX = ".e2llm"
 _HEADER_KEY = "e2llm_context"
 _DAMAGE = (
     SafetensorError, KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from e2llm.errors import ContextOverflowError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
-from e2llm.prompts import UNDERSTANDING_PROMPT
+from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
 
 # Digits that are no part of an identifier, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
 _NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?!\w|[.,:/-]\d)")
@@ -217,11 +217,11 @@ def _score(
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         output = model(**inputs, **chunks, only_label_logits=True)
         labels = inputs["labels"][:, 1:]
-        targets = labels[labels != -100]
+        targets = labels[labels != IGNORE_INDEX]
         is_first = (output.logits.argmax(dim=-1) == targets).tolist()
         losses = output.token_losses.tolist()
         at = 0
-        for row, count in zip(rows, (labels != -100).sum(dim=1).tolist(), strict=True):
+        for row, count in zip(rows, (labels != IGNORE_INDEX).sum(dim=1).tolist(), strict=True):
             stop = at + count - num_end  # the end token is no part of the text
             result[row] = _Scored([-loss for loss in losses[at:stop]], is_first[at:stop])
             at += count

@@ -5,12 +5,11 @@ All counts are decoder positions. The number of soft tokens per chunk is called 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.selection import best
 
-Selector = Literal["bm25", "encoder"]
 SELECTORS = ("bm25", "encoder")
 OVERFLOWS = ("error", "select")
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from e2llm.inference.content import Content, Splitting, join_contents
 from e2llm.inference.context import Context
@@ -13,6 +12,7 @@ from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.planning import Request
 from e2llm.inference.sampling import Sampling
 from e2llm.inference.shared_reader import SharedReader
+from e2llm.modeling.cache_size import kv_cache_bytes_per_token
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import DecoderPrompt
 from e2llm.serving.conversation import Compressor, Conversation, take_turns
@@ -365,12 +365,3 @@ def check_documents(
             code="invalid_value",
             param="text" if empty is None else "documents",
         )
-
-
-def kv_cache_bytes_per_token(model: Any) -> int:
-    """Bytes of the decoder's key-value cache for one position, all layers together."""
-    config = model.config.text_config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size = model.get_input_embeddings().weight.element_size()
-    return int(2 * config.num_hidden_layers * heads * width * size)

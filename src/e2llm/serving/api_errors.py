@@ -1,11 +1,10 @@
 """What went wrong, in the shape in which OpenAI's API tells it."""
 
-import errno
 from typing import Any
 
 from e2llm.errors import ContextOverflowError, E2LLMError, StoreError
+from e2llm.files import FULL_DISK_ERRORS
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORDS = {
     "min_new_tokens": "min_tokens",
     "max_new_tokens": "max_tokens",
@@ -48,7 +47,7 @@ class ApiError(Exception):
         if isinstance(error, ContextOverflowError):
             message = _in_words_of_the_api(str(error))
             return cls(400, message, code="context_length_exceeded", param="messages")
-        if getattr(error, "errno", None) in _FULL or (
+        if getattr(error, "errno", None) in FULL_DISK_ERRORS or (
             isinstance(error, StoreError) and "is full" in str(error)
         ):
             return cls(507, "the server's disk is full; nothing was kept of this request", code="disk_full")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
-from e2llm.serving.answering import check_model, kv_cache_bytes_per_token
+from e2llm.modeling.cache_size import kv_cache_bytes_per_token
+from e2llm.serving.answering import check_model
 from e2llm.serving.queries import check_query
 from e2llm.serving.schemas import Health, ModelDetails, ModelList, ModelOut
 from e2llm.serving.server_state import ServerState, owner_of, state_of

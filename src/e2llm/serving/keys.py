@@ -38,10 +38,16 @@ def read_key_file(file: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        E2LLMError: If a line is something else, such as a key in the clear.
+        E2LLMError: If a line is something else, such as a key in the clear, or the file is no text.
     """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise E2LLMError(
+            f"{file}: is no UTF-8 text; name a file with a line sha256:HEX for each key"
+        ) from error
     hashes = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         entry = line.split("#")[0].strip()
         if not entry:
             continue

@@ -1,5 +1,6 @@
 """What a server allows: sizes, times, how many at once."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class ServerSettings:
         store_mb: Size of the store of encoded chunks; None for no limit.
 
     Raises:
-        E2LLMError: If a number is out of its range.
+        E2LLMError: If a number is out of its range, a name or an origin is none, or the folder is a file.
     """
 
     folder: Path | None = None
@@ -70,8 +71,10 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = 0 if name in _MAY_BE_ZERO else 1
-            if isinstance(value, int | float) and value < least:
-                raise E2LLMError(f"{name} must be {least} or more, got {value!r}")
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                raise E2LLMError(f"{name} must be {least} or more and have an end, got {value!r}")
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise E2LLMError(f"{self.folder} is a file; name the folder that is to keep contexts")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise E2LLMError(f"cors_origins takes origins such as https://example.org, got {origin!r}")

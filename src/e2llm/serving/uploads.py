@@ -15,6 +15,7 @@ from e2llm.serving.bodies import fault_of, json_body, media_type, read_json
 from e2llm.serving.context_schemas import ContextIn, DocumentsIn
 from e2llm.serving.server_state import ServerState
 
+_MOST_DIGITS = 10  # Python reads numbers of some thousands only
 _FORM = {
     "type": "object",
     "properties": {
@@ -54,7 +55,8 @@ async def take_documents(
         values = {name: value for name, value in form.items() if isinstance(value, str) and name != "file"}
         if isinstance(chosen := values.get("stream"), str):
             values["stream"] = {"true": True, "false": False}.get(chosen.lower(), chosen)  # type: ignore[assignment]
-        if (size := values.get("chunk_size_chars", "")).isdigit():
+        size = values.get("chunk_size_chars", "")
+        if size.isdecimal() and len(size) < _MOST_DIGITS:  # else the schema says what is wrong with it
             values["chunk_size_chars"] = int(size)  # type: ignore[assignment]
         body = take_fields(values, model)
         if body.text is not None or body.documents is not None:

@@ -214,11 +214,15 @@ class ChunkStore:
 
         Returns:
             The number of entries removed.
+
+        Raises:
+            E2LLMError: If neither is given, or one is below 0 or no number.
         """
         if max_bytes is None and older_than_days is None:
             raise E2LLMError("say what to remove: max_bytes or older_than_days")
-        if min(max_bytes or 0, older_than_days or 0) < 0:
-            raise E2LLMError("max_bytes and older_than_days must be 0 or more")
+        for name, value in (("max_bytes", max_bytes), ("older_than_days", older_than_days)):
+            if value is not None and not value >= 0:  # no number is not either
+                raise E2LLMError(f"{name} must be 0 or more, got {value!r}")
         with self._database.session() as connection:
             before = len(self)
             if older_than_days is not None:

@@ -17,6 +17,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import PART_MODULES
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.process_memory import peak_resident_bytes
+from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.samples import OBJECTIVES
 
 _SPARE_BYTES = 50 * 2**20
@@ -62,8 +63,8 @@ def describe_batch(batch: dict[str, Any], processor: E2LLMProcessor) -> dict[str
     """A batch in words: each row's text, what it is asked to predict, and the chunks."""
     rows = []
     for ids, labels, objectives in zip(batch["input_ids"], batch["labels"], batch["objectives"], strict=True):
-        wanted = labels[labels.ne(-100)]
-        names = sorted({OBJECTIVES[number] for number in objectives[labels.ne(-100)].tolist()})
+        wanted = labels[labels.ne(IGNORE_INDEX)]
+        names = sorted({OBJECTIVES[number] for number in objectives[labels.ne(IGNORE_INDEX)].tolist()})
         rows.append(
             {
                 "objectives": names,

@@ -95,7 +95,7 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         reject_remote_code(config, name)
         return _part_of(part, config)
-    known = (KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS).get(name)
+    table = KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS
     if not is_folder_name(name):
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:
@@ -107,14 +107,13 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
         if config is not None:
             reject_remote_code(config, name)
             return _part_of(part, config)
-    if known is None:
-        table = KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS
+    if name not in table:
         raise E2LLMError(
             f"{part}.source: the dimensions of {name} are not known here: it is no local folder, not in the "
             f"hub's cache and not in the built-in table ({', '.join(table)}); give a local folder with its "
             f"config.json: --set {part}.source=FOLDER"
         )
-    return AutoConfig.for_model(**known)
+    return AutoConfig.for_model(**table[name])
 
 
 def _part_of(part: str, config: Any) -> Any:

@@ -11,6 +11,7 @@ import yaml
 from e2llm.files import write_atomically
 from e2llm.training.arguments import resolve_precision
 from e2llm.training.schema import Recipe
+from e2llm.training.yaml_text import load_yaml
 from e2llm.version import __version__, git_commit
 
 RECIPE_NAME = "recipe.yaml"
@@ -45,11 +46,15 @@ def portable(recipe: Recipe) -> dict[str, Any]:
 
 
 def changes_since_start(recipe: Recipe) -> list[str]:
-    """Keys in which the recipe differs from the one that its folder was begun with: `key: before -> now`."""
+    """Keys in which the recipe differs from the one that its folder was begun with: `key: before -> now`.
+
+    Raises:
+        E2LLMError: If the saved recipe is damaged, with its name.
+    """
     file = recipe.folder / RECIPE_NAME
     if not file.is_file():
         return []
-    before, now = flattened(yaml.safe_load(file.read_text(encoding="utf-8"))), flattened(portable(recipe))
+    before, now = flattened(load_yaml(file.read_bytes(), str(file))), flattened(portable(recipe))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys]
 

@@ -30,9 +30,11 @@ def load_recipe(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        E2LLMError: For an unknown key or stage or a bad value, with its name and what is allowed.
+        E2LLMError: For a folder; for an unknown key or stage or a bad value, with what is allowed.
     """
     file = Path(path)
+    if file.is_dir():
+        raise E2LLMError(f"{file} is a folder; name a recipe such as {file / 'recipe.yaml'}")
     if not file.is_file():
         raise FileNotFoundError(f"no such recipe: {file}")
     content = parse_yaml(file)

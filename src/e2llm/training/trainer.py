@@ -16,6 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.prompts import IGNORE_INDEX
 from e2llm.store.chunk_store import ChunkStore
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
 from e2llm.training.collator import SampleCollator
@@ -123,7 +124,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 break
         counts = torch.zeros(len(OBJECTIVES), dtype=torch.long, device=device)
         for batch in batches:
-            labelled = batch["labels"][:, 1:].ne(-100)
+            labelled = batch["labels"][:, 1:].ne(IGNORE_INDEX)
             of_token = batch["objectives"][:, 1:][labelled].to(device)
             counts += torch.bincount(of_token, minlength=len(OBJECTIVES))
         self.step_batches = batches
@@ -145,7 +146,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             states, mask = self.encoder_states(inputs.pop("chunk_input_ids"), inputs["chunk_attention_mask"])
             inputs["chunk_states"], inputs["chunk_attention_mask"] = states, mask
         outputs = model(**inputs, only_label_logits=True, use_cache=False)
-        labelled = inputs["labels"][:, 1:].ne(-100)
+        labelled = inputs["labels"][:, 1:].ne(IGNORE_INDEX)
         of_token = objectives[:, 1:][labelled]
         sums = torch.zeros(len(OBJECTIVES), device=outputs.token_losses.device)
         sums = sums.index_add(0, of_token, outputs.token_losses)
