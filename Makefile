@@ -25,8 +25,8 @@ $(READY): pyproject.toml constraints.txt
 
 .PHONY: demo
 demo: $(READY)  ## Hide a sentence in a whole book and ask for it, beside the full-context way
-	$(BIN)/e2llm ask $(BOOK) "What is the special magic number for lighthouse mentioned in the provided text?" \
-		--insert "One of the special magic numbers for lighthouse is: 4817362." --expand 1 --compare
+	$(BIN)/e2llm ask $(BOOK) "What is the code of the safe?" \
+		--insert "The code of the safe is 4817." --insert-at 0.25 --compare
 
 .PHONY: test
 test: $(READY)  ## Run all tests
@@ -88,14 +88,15 @@ TEXT_MODEL := runs/mini-cpu-text/final
 ANSWER_TASKS := fairytaleqa,qmsum,squality,covid_qa,scisummnet,code_completion,dialogue_recall,restatement,perplexity
 NEEDLE_TASKS := niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3
 RULER_TASKS := $(NEEDLE_TASKS),niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1
-SYSTEMS := e2llm,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TEXT_MODEL),truncate,bm25
+SYSTEMS := e2llm,e2llm:expand=1,hybrid,closed-book,truncate:model=$(TEXT_MODEL),bm25:model=$(TEXT_MODEL)
 
 .PHONY: results
 results: $(READY)  ## Evaluate the embedded model and its baselines: make results RAW=... DATA=...
 	$(BIN)/e2llm train recipes/mini/mini-cpu-text.yaml --data $(DATA) --resume
-	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS),$(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/tasks
+	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/answers
+	$(BIN)/e2llm eval --tasks $(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/ruler
 	$(BIN)/e2llm eval --tasks niah_heatmap --systems $(SYSTEMS) --lengths 1K,4K,16K,64K,128K --limit 11 -o $(RESULTS)/needles
-	$(BIN)/python recipes/publish_results.py $(RESULTS)/tasks $(RESULTS)/needles
+	$(BIN)/python recipes/publish_results.py $(RESULTS)/answers $(RESULTS)/ruler $(RESULTS)/needles
 
 .PHONY: clean
 clean:  ## Remove the environment and caches
