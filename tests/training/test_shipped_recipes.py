@@ -1,9 +1,12 @@
 """Every recipe in the repository is read, and trains with its parts replaced by tiny ones."""
 
 import importlib.util
+import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -85,15 +88,18 @@ def test_each_of_its_stages_trains_a_step(file, encoder, wide_decoder, tmp_path)
 LONG_RECORD = Record("A long context goes on and on. " * 60, "What does it do?", "It goes on.")
 
 
-@pytest.fixture(scope="module")
-def prepare_mini():
-    spec = importlib.util.spec_from_file_location(
-        "prepare_mini", ROOT / "recipes" / "mini" / "prepare_mini.py"
-    )
+def script(name):
+    """A script of the embedded model's folder, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / "mini" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["prepare_mini"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def prepare_mini():
+    return script("prepare_mini")
 
 
 @pytest.mark.parametrize("name", ["mini-cpu", "mini-cpu-text", "mini-gpu", "ablation"])
@@ -138,3 +144,25 @@ def test_the_book_of_the_demo_is_held_out(prepare_mini, tmp_path):
 def test_missing_raw_data_is_one_line_on_stderr(prepare_mini, tmp_path, capsys):
     assert prepare_mini.main([str(tmp_path), str(tmp_path / "out"), "--only", "tinystories"]) == 1
     assert capsys.readouterr().err.startswith("prepare_mini: ")
+
+
+@pytest.mark.parametrize("name", ["show_examples", "hide_numbers"])
+def test_a_missing_model_is_one_line_on_stderr(name, tmp_path, capsys):
+    assert script(name).main([str(tmp_path / "model"), str(tmp_path / "other")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"{name}: ")
+    assert error.count("\n") == 1
+
+
+def test_hidden_numbers_are_counted():
+    class Finder:
+        def read(self, text, progress):
+            return text
+
+        def ask(self, text, question, **options):
+            return SimpleNamespace(text=re.search(r"code is (\d+)[.] ", text)[1][:4])
+
+    module = script("hide_numbers")
+    asked = (Finder(), "It rained. " * 50, "The code is {}.", "What?")
+    assert module.count_found(*asked, 4, random.Random(1)) == module.NUM_TRIALS
+    assert module.count_found(*asked, 6, random.Random(1)) == 0
