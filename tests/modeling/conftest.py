@@ -1,0 +1,28 @@
+"""Models on bases that lie on the disk."""
+
+import pytest
+import torch
+
+from e2llm import E2LLMForConditionalGeneration
+from tiny_models import (
+    tiny_decoder,
+    tiny_decoder_tokenizer,
+    tiny_encoder,
+    tiny_encoder_tokenizer,
+)
+
+
+@pytest.fixture
+def bases(tmp_path):
+    """Folders of an encoder and a decoder, as a user has them on the disk."""
+    tiny_encoder().save_pretrained(tmp_path / "encoder")
+    tiny_encoder_tokenizer().save_pretrained(tmp_path / "encoder")
+    tiny_decoder().save_pretrained(tmp_path / "decoder")
+    tiny_decoder_tokenizer().save_pretrained(tmp_path / "decoder")
+    return tmp_path / "encoder", tmp_path / "decoder"
+
+
+@pytest.fixture
+def on_bases(bases):
+    torch.manual_seed(3)
+    return E2LLMForConditionalGeneration.from_parts(*bases, max_soft_tokens=4)
