@@ -26,3 +26,12 @@ def bases(tmp_path):
 def on_bases(bases):
     torch.manual_seed(3)
     return E2LLMForConditionalGeneration.from_parts(*bases, max_soft_tokens=4)
+
+
+@pytest.fixture
+def chunks():
+    """Nine chunks of 3 to 40 tokens, in no order."""
+    torch.manual_seed(4)
+    lengths = torch.tensor([7, 40, 3, 12, 40, 5, 30, 3, 21])
+    ids = torch.randint(5, 100, (9, 40))
+    return {"chunk_input_ids": ids, "chunk_attention_mask": (torch.arange(40) < lengths[:, None]).long()}

@@ -1,7 +1,14 @@
+import contextlib
+
 import pytest
+from starlette.testclient import TestClient
 
 from browsing import BOOK, Gate, chromium, expect, tab_at
+from e2llm.modeling.decoder_export import save_decoder
+from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving
+from vllm_served import TEMPLATES, Served, make_engine
+from vllm_stand_in import VllmStandIn, running
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +66,29 @@ def gate():
     yield gate
     for _ in range(20):
         gate.steps.release()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The decoder as it is exported, under each kind of chat template."""
+    made = {}
+    for format in TEMPLATES:
+        engine = make_engine(format)
+        made[format] = tmp_path_factory.mktemp(format)
+        save_decoder(engine.model, engine.processor.tokenizer, made[format])
+    return made
+
+
+@pytest.fixture
+def serve(folders):
+    """Start the stand-in and the application in front of it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(format="openai", max_model_len=512, **settings):
+            upstream = VllmStandIn(folders[format], format, max_model_len)
+            url = stack.enter_context(running(upstream.app))
+            served = Served(upstream, url, make_engine(format), ServerSettings(**settings))
+            client = stack.enter_context(TestClient(served.app))
+            return served, client
+
+        yield start
