@@ -11,12 +11,8 @@ from hypothesis import strategies as st
 from e2llm.chunking import CHUNKERS, Chunk
 
 CHAR_KINDS = [kind for kind in CHUNKERS if kind != "tokens"]
-
-
 # Any Unicode, lone surrogates aside, and pieces that exercise the break rules more often than chance would.
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
-
-
 PIECES = [
     "word",
     "x" * 40,
@@ -34,11 +30,7 @@ PIECES = [
     "\u2028",
     "\u3000",
 ]
-
-
 SPICED_TEXT = st.lists(st.sampled_from(PIECES), max_size=80).map("".join)
-
-
 TEXTS = ANY_TEXT | SPICED_TEXT
 
 
@@ -46,8 +38,6 @@ PROSE = (
     "The committee met in spring. It read the report, which was long, and asked for figures! "
     'Nobody had any? "We will see." The chair closed the meeting.\n\nIn autumn it met again. '
 )
-
-
 HARD_TEXTS = {
     "prose": PROSE * 20,
     "cjk": "今天天气很好，我们去公园散步。孩子们在草地上玩耍" * 60,

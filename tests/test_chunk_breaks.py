@@ -54,11 +54,7 @@ def test_a_hard_cut_keeps_character_clusters_whole(text, size, expected):
 
 
 FIRST = "import os\n\ndef first():\n    return 1\n\n"
-
-
 SECOND = "# A comment on it.\n@decorated\n@twice\ndef second():\n    x = 2\n\n    return x\n"
-
-
 DEEP = "y = 2\nz = 3\n        def deep():\n            x = 1\n"
 
 

@@ -16,20 +16,14 @@ from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_model, tiny_processor
 _TURN = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]\nCONTENT</s>\n{% endfor %}" + (
     "{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}"
 )
-
-
 _PARTS = (
     "{% if m['content'] is string %}{{ m['content'] }}"
     "{% else %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endif %}"
 )
-
-
 TEMPLATES = {
     "string": _TURN.replace("CONTENT", "{{ m['content'] }}"),
     "openai": _TURN.replace("CONTENT", _PARTS),
 }
-
-
 QUESTION = "Where is the key?"
 
 
@@ -81,8 +75,6 @@ HISTORY = [
     {"role": "assistant", "content": "Seven."},
     {"role": "user", "content": QUESTION},
 ]
-
-
 CHATS = {
     "soft": {"documents": [TEXT]},
     "one soft token": {"documents": [TEXT], "soft_tokens": 1},
