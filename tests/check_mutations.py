@@ -61,7 +61,7 @@ MUTATIONS = [
         "modeling/composite.py",
         "soft_tokens = chunk_embeds[:, :num_soft_tokens]",
         "soft_tokens = chunk_embeds[:, -num_soft_tokens:]",
-        "tests/modeling/test_encode_chunks.py tests/inference/test_ask.py",
+        "tests/modeling/test_decoder_inputs.py tests/inference/test_ask.py",
     ),
     Mutation(
         "plan_passes: the order of chunks is not restored",

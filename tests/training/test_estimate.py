@@ -12,7 +12,7 @@ from e2llm.training.collator import SampleCollator
 from e2llm.training.devices import DEVICES, find_device
 from e2llm.training.estimate_report import insert
 from e2llm.training.recipe import load_recipe, validate
-from e2llm.training.sample_sizes import Assumptions, SampleSize, longest_samples
+from e2llm.training.sample_sizes import Assumptions, SampleSize, longest_samples, mean_samples
 from e2llm.training.samples import Sample
 
 MODES = [("frozen", "full"), ("lora", "lora"), ("full", "frozen")]
@@ -199,3 +199,15 @@ def test_the_table_in_the_document_is_the_present_one():
 def test_an_unknown_device_is_an_error():
     with pytest.raises(Exception, match="unknown device 'v100'; choose one of: h200, h100"):
         find_device("v100")
+
+
+def test_the_mean_sample_has_the_raw_chunks_that_its_files_ask_for(recipe_of):
+    files = [
+        {"path": "a.jsonl", "weight": 3.0, "expand_fraction": 1.0},
+        {"path": "b.jsonl", "weight": 1.0},
+        {"path": "c.jsonl", "weight": 9.0, "objectives": ["understanding"], "expand_fraction": 1.0},
+    ]
+    reasoning = {"max_chunks": 10, "expand_max_chunks": 3, "expand_fraction": 0.2}
+    recipe = recipe_of(data={"train": files}, objectives={"reasoning": reasoning})
+    mean = mean_samples(recipe, None, Assumptions())["reasoning"]
+    assert mean.chunks == pytest.approx(10 - 2 * (0.75 * 1.0 + 0.25 * 0.2))

@@ -103,9 +103,16 @@ def mean_samples(recipe: Recipe, window: int | None, guess: Assumptions) -> dict
         if reasoning.max_chunks is not None:
             chunks = min(chunks, reasoning.max_chunks)
         chunks += reasoning.distractor_fraction * reasoning.most_distractors_per_side(round(rate))
-        expanded = reasoning.expand_fraction * (1 + reasoning.expand_max_chunks) / 2
+        expanded = _expanding(recipe) * (1 + reasoning.expand_max_chunks) / 2
         sizes["reasoning"] = _asked(chunks, expanded, size, rate, guess, window)
     return sizes
+
+
+def _expanding(recipe: Recipe) -> float:
+    """Share of the reasoning samples in which some chunks stand as raw text, over the files as they are drawn."""
+    asked = [file for file in recipe.data.train if "reasoning" in file.objectives]
+    weight = sum(file.weight for file in asked)
+    return sum(file.weight * recipe.expand_fraction(file) for file in asked) / weight if weight else 0.0
 
 
 def _language(recipe: Recipe) -> SampleSize:
