@@ -109,7 +109,7 @@ def mean_samples(recipe: Recipe, window: int | None, guess: Assumptions) -> dict
 
 
 def _expanding(recipe: Recipe) -> float:
-    """Share of the reasoning samples in which some chunks stand as raw text, over the files as they are drawn."""
+    """Share of the reasoning samples in which some chunks stand as raw text, by the weights of files."""
     asked = [file for file in recipe.data.train if "reasoning" in file.objectives]
     weight = sum(file.weight for file in asked)
     return sum(file.weight * recipe.expand_fraction(file) for file in asked) / weight if weight else 0.0
