@@ -1,16 +1,8 @@
 import json
 
 import pytest
-from made_samples import (
-    MEETING,
-    PAPER,
-    make_covid_qa,
-    make_qmsum,
-    make_scisummnet,
-    make_squality,
-    write_json,
-    write_text,
-)
+from made_samples import MEETING, PAPER, make_covid_qa, make_qmsum, make_scisummnet, make_squality
+from sample_files import write_json, write_text
 
 from e2llm.data.covid_qa import CovidQAConverter
 from e2llm.data.qmsum import QMSumConverter

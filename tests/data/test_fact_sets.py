@@ -1,4 +1,5 @@
-from made_samples import make_factbook, make_medquad, make_openstax, make_sgd, write_json_lines
+from made_samples import make_factbook, make_medquad, make_openstax, make_sgd
+from sample_files import write_json_lines
 
 from e2llm.data.factbook import FactbookConverter
 from e2llm.data.medquad import MedQuadConverter

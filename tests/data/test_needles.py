@@ -3,7 +3,7 @@ import re
 from collections import Counter
 
 import pytest
-from made_samples import write_json_lines, write_text
+from sample_files import write_json_lines, write_text
 
 from e2llm.data.needle_kinds import KINDS, Room
 from e2llm.data.needles import NeedlesConverter, generate_needles, read_haystacks

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from made_samples import (
+from made_long_samples import (
     LONGBENCH_V2_ROW,
     QUALITY_ROW,
     make_govreport,
@@ -12,10 +12,8 @@ from made_samples import (
     make_narrativeqa,
     make_quality,
     make_triviaqa,
-    write_json,
-    write_json_lines,
-    write_text,
 )
+from sample_files import write_json, write_json_lines, write_text
 
 from e2llm.data.govreport import GovReportConverter
 from e2llm.data.longbench_v2 import LongBenchV2Converter

@@ -1,5 +1,6 @@
 import pytest
-from made_samples import make_fairytaleqa, make_longbench_v2, make_qmsum, make_squad, make_text
+from made_long_samples import make_longbench_v2
+from made_samples import make_fairytaleqa, make_qmsum, make_squad, make_text
 
 from e2llm.data.prepare import make_converter, prepare_records
 from e2llm.errors import E2LLMError

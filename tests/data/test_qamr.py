@@ -1,5 +1,6 @@
 import pytest
-from made_samples import QAMR_QUESTIONS, make_qamr, write_text
+from made_samples import QAMR_QUESTIONS, make_qamr
+from sample_files import write_text
 
 from e2llm.data.qamr import QamrConverter
 from e2llm.errors import E2LLMError

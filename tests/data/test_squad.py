@@ -1,5 +1,6 @@
 import pytest
-from made_samples import make_squad, write_json_lines
+from made_samples import make_squad
+from sample_files import write_json_lines
 
 from e2llm.data.document_split import split_of
 from e2llm.data.squad import SquadConverter

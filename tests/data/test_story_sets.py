@@ -1,5 +1,6 @@
 import pytest
-from made_samples import make_fairytaleqa, make_storybooks, make_tinystories, write_json_lines, write_text
+from made_samples import make_fairytaleqa, make_storybooks, make_tinystories
+from sample_files import write_json_lines, write_text
 
 from e2llm.data.fairytaleqa import FairytaleQAConverter
 from e2llm.data.storybooks import StorybooksConverter
