@@ -131,29 +131,42 @@ def record_from_dict(data: Any) -> Record:
         raise _MissingKeysError(
             f"missing key(s) {', '.join(missing)}; a record needs context, prompt and answer"
         )
-    groups = data.get("groups") or {}
+    groups = _given(data, "groups", {})
     if not isinstance(groups, dict) or not all(isinstance(value, str) for value in groups.values()):
         raise E2LLMError("'groups' must be an object whose values are strings")
-    try:
-        evidence = tuple((int(start), int(end)) for start, end in data.get("evidence") or ())
-    except (TypeError, ValueError, OverflowError) as error:
-        raise E2LLMError("'evidence' must be a list of [start, end] character offsets") from error
     return Record(
         context=data["context"],
         prompt=data["prompt"],
         answer=data["answer"],
         references=_strings(data, "references"),
-        evidence=evidence,
-        id=data.get("id") or "",
-        source=data.get("source") or "",
+        evidence=_spans(data),
+        id=_given(data, "id", ""),
+        source=_given(data, "source", ""),
         options=_strings(data, "options"),
         groups=groups,
     )
 
 
+def _given(data: dict[str, Any], key: str, default: Any) -> Any:
+    """The value under an optional key; null is as good as none."""
+    value = data.get(key)
+    return default if value is None else value
+
+
+def _spans(data: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    """The pairs of whole numbers under `evidence`."""
+    spans = _given(data, "evidence", [])
+    is_list = isinstance(spans, list | tuple)
+    if not is_list or not all(
+        isinstance(span, list | tuple) and [type(offset) for offset in span] == [int, int] for span in spans
+    ):
+        raise E2LLMError("'evidence' must be a list of [start, end] character offsets")
+    return tuple((start, end) for start, end in spans)
+
+
 def _strings(data: dict[str, Any], key: str) -> tuple[str, ...]:
     """The list of strings under an optional key."""
-    values = data.get(key) or ()
+    values = _given(data, key, ())
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
         raise E2LLMError(f"{key!r} must be a list of strings")
     return tuple(values)

@@ -28,7 +28,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model)
     assert result.code == 0
     assert result.out == engine.ask(engine.read(TEXT), QUESTION, expand=1).text + "\n"
-    assert result.err.startswith("[84 tokens in 5 chunks as 16 soft tokens and 1 chunks as text ")
+    assert result.err.startswith("[84 tokens in 5 chunks as 16 soft tokens and 1 chunk as text ")
     assert result.err.count("\n") == 1
 
 

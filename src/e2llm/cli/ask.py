@@ -233,7 +233,8 @@ def cost_line(answer: "Answer") -> str:
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
     seconds = f"read {timing.read_seconds:.1f} s{first}, answer {timing.total_seconds:.2f} s"
-    raw = f" and {len(answer.expanded)} chunks as text" if answer.expanded else ""
+    count = len(answer.expanded)
+    raw = f" and {count} {'chunk' if count == 1 else 'chunks'} as text" if count else ""
     left_out = f", {answer.left_out:,} chunks left out" if answer.left_out else ""
     return (
         f"[{usage.context_tokens:,} tokens in {usage.chunks:,} chunks as {usage.soft_tokens:,} soft tokens"

@@ -37,7 +37,7 @@ class ServerSettings:
         timeout_seconds: Longest time for a request, reading included.
         body_seconds: Time in which a request's body must have come.
         header_seconds: Time in which a request's first line and headers must have come.
-        shutdown_seconds: Time that running requests get when the server is told to stop.
+        shutdown_seconds: Time that running requests get when the server is told to stop, a second at least.
         context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when asked for.
         prefix_cache_mb: Keys and values of prompts read lately, so that the next question about a context is
             answered sooner; 0 for none.
