@@ -216,3 +216,14 @@ def test_an_interrupt_exits_with_130(run, text_file, monkeypatch):
 
     monkeypatch.setattr("e2llm.cli.ask.read_documents", interrupt)
     assert_fails(run("ask", text_file, QUESTION), 130, "interrupted")
+
+
+def test_a_file_that_cannot_be_read_is_named_without_the_number_of_the_error(run, monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        (tmp_path / "lost.txt").read_text()
+
+    monkeypatch.setattr("e2llm.cli.ask.load_engine", fail)
+    monkeypatch.setattr("e2llm.cli.ask.read_source", lambda paths: "text")
+    result = run("ask", "any.txt", "Why?")
+    assert result.code == 1
+    assert result.err == f"e2llm: error: {tmp_path / 'lost.txt'}: No such file or directory\n"

@@ -92,6 +92,8 @@ def entry_point(argv: list[str] | None = None) -> int:
             raise
         if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
             return fail(problem, 1)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            return fail(f"{error.filename}: {error.strerror}", 1)  # without a number
         if isinstance(error, ValueError | OSError | ImportError):
             return fail(str(error) or type(error).__name__, 1)
         return fail(f"unexpected {type(error).__name__}: {error}; run with --debug to see where", 1)
