@@ -3,6 +3,8 @@ import yaml
 from small_parts import recipe_dict
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.parts import MINILM_ID
+from e2llm.training.blueprint import draw
 from e2llm.training.recipe import load_recipe
 
 
@@ -94,6 +96,16 @@ def test_a_stage_is_averaged_with_one_before_it_or_with_a_checkpoint(write, tmp_
     recipes = load_recipe(write(stages=[{"stage": "first"}, second, third]))
     first_final = str(tmp_path / "run" / "first" / "final")
     assert [recipe.average_with for recipe in recipes] == [None, first_final, "an/other"]
+
+
+def test_layers_that_a_stage_leaves_out_are_missing_from_then_on(write):
+    new = {"hidden_size": 32, "num_layers": 6, "num_heads": 4, "intermediate_size": 16, "vocab_size": 300}
+    stages = [{"stage": name} for name in ("deep", "shallow", "next", "last")]
+    stages[1]["decoder"] = {"keep_layers": [0, 2, 5]}
+    decoder = {"source": None, "new": {**new, "window": 64}, "mode": "full"}
+    recipes = load_recipe(write(stages=stages, decoder=decoder, encoder={"source": MINILM_ID}))
+    assert [recipe.decoder.new.num_layers for recipe in recipes] == [6, 6, 3, 3]
+    assert [draw(recipe).config.text_config.num_hidden_layers for recipe in recipes] == [6, 3, 3, 3]
 
 
 def test_nothing_is_averaged_with_new_parts(write):

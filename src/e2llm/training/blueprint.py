@@ -14,7 +14,7 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import encoder_build_kwargs
-from e2llm.training.build import new_decoder_config, set_modes
+from e2llm.training.build import keep_layers, new_decoder_config, set_modes
 from e2llm.training.known_parts import part_config
 from e2llm.training.schema import Recipe
 
@@ -44,6 +44,8 @@ def draw(recipe: Recipe) -> E2LLMForConditionalGeneration:
         )
         decoder = AutoModelForCausalLM.from_config(decoder_config, dtype=dtype)
         model = E2LLMForConditionalGeneration(config, chunk_encoder=encoder, language_model=decoder)
+        if recipe.decoder.keep_layers:
+            keep_layers(model, recipe.decoder.keep_layers)
         model.adapter.to(decoder.get_input_embeddings().weight.dtype)
         set_modes(model, recipe)
     return model

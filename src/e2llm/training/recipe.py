@@ -52,6 +52,7 @@ def load_recipe(
                 merged = with_value(merged, keys, value, ".".join(keys))
         if recipes and own_start(stage, name, settings) is None:
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
+            merged = with_layers_left(merged, recipes[-1])
         before = {item.stage: str(item.folder / FINAL_FOLDER) for item in recipes}
         if merged.get("average_with") in before:
             merged["average_with"] = before[merged["average_with"]]
@@ -59,6 +60,14 @@ def load_recipe(
         resolve_data(recipe, file.parent if data is None else Path(data))
         recipes.append(recipe)
     return recipes
+
+
+def with_layers_left(content: dict[str, Any], before: Recipe) -> dict[str, Any]:
+    """The content of a stage, its decoder from scratch as deep as the stage before left it."""
+    if before.decoder.new is None or not (content.get("decoder") or {}).get("new"):
+        return content
+    num_layers = len(before.decoder.keep_layers) or before.decoder.new.num_layers
+    return merge(content, {"decoder": {"new": {"num_layers": num_layers}}})
 
 
 def own_start(
