@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+from e2llm.data.needle_kinds import KINDS, TOLD_IN_WORDS_OF_TEXTS
 from e2llm.data.needles import NeedlesConverter
 from e2llm.data.prepare import prepare_records
 from e2llm.errors import E2LLMError
@@ -28,6 +29,8 @@ FAR_CHARS = (6000, 12000, 24000, 34000)
 RECALL = ("number", "word", "multi_key")
 NUMBERS = ("number", "number", "number", "word")
 SINGLE = (*NUMBERS, "uuid")
+# Every kind but those told in words of the haystacks, which came later.
+ALL_LISTED = tuple(kind for kind in KINDS if kind not in TOLD_IN_WORDS_OF_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ JOBS: dict[str, Converted | Books | Haystacks | Needles | Passages] = {
     "haystacks": Haystacks(TRAIN_HAYSTACKS),
     "haystacks-validation": Haystacks(("fairytaleqa-validation",)),
     "needles-short": needles("haystacks", 1, 40_000, SHORT_CHARS, ("number", *RECALL)),
-    "needles-long": needles("haystacks", 2, 10_000, LONG_CHARS),
+    "needles-long": needles("haystacks", 2, 10_000, LONG_CHARS, ALL_LISTED),
     "needles-short-validation": needles("haystacks-validation", 3, 400, SHORT_CHARS, RECALL),
     "needles-long-validation": needles(
         "haystacks-validation", 4, 200, (2000, 4000, 8000), RECALL, noise_fraction=0.0
@@ -240,6 +243,13 @@ JOBS: dict[str, Converted | Books | Haystacks | Needles | Passages] = {
     "numbers-hay": needles("haystacks", 136, 30_000, (100, 160, 200, 250, 300), NUMBERS),
     "numbers-chunk": needles("haystacks", 137, 20_000, (300, 400, 500, 500), NUMBERS),
     "words": needles("haystacks", 135, 4_000, (300, 450, 600), ("common_words", "frequent_words")),
+    "text-facts-bare": needles(
+        "haystacks", 138, 30_000, (60, 80, 100, 160), ("text_fact", "text_facts"), needle_fraction=1.0
+    ),
+    "text-facts-chunk": needles("haystacks", 139, 20_000, (200, 300, 400, 500), ("text_fact", "text_facts")),
+    "text-facts-validation": needles(
+        "haystacks-validation", 108, 300, (100, 300, 500), ("text_fact", "text_facts"), needle_fraction=0.9
+    ),
     "facts-validation": needles(
         "haystacks-validation", 106, 300, (100, 300, 500), ("fact", "facts", "multi_key"), needle_fraction=0.9
     ),

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from sample_files import write_json_lines, write_text
 
+from e2llm.data import needle_wording as wording
 from e2llm.data.needle_kinds import KINDS, Room
 from e2llm.data.needles import NeedlesConverter, generate_needles, read_haystacks
 from e2llm.errors import E2LLMError
@@ -73,14 +74,33 @@ def test_a_chain_of_variables_leads_to_its_number():
         )
 
 
-def test_only_one_of_several_facts_answers_the_question():
+@pytest.mark.parametrize("kind", ["facts", "text_facts"])
+def test_only_one_of_several_facts_answers_the_question(kind):
     rng = random.Random(1)
     for _ in range(200):
-        task = KINDS["facts"](rng, Room(1000, 0.7))
+        task = KINDS[kind](rng, Room(1000, 0.7))
         (gold,) = task.gold
         assert task.answer in task.needles[gold]
         told_apart = [needle.replace(task.answer, "") for needle in task.needles]
         assert told_apart.count(told_apart[gold]) == 1
+
+
+def test_facts_are_told_in_words_and_names_of_the_haystacks():
+    letters = "abcdefghijklmnopqrstuvwxy"
+    words = [f"qu{letter}le" for letter in letters]
+    names = [f"Zu{letter}ta" for letter in letters]
+    texts = [f"so {word} saw {name} there." for word, name in zip(words, names, strict=True)]
+    records = list(generate_needles(texts, 200, [300], ["text_fact"], noise_fraction=1))
+    told = " ".join(record.context for record in records)
+    assert all(word in told for word in words)
+    assert all(name in told for name in names)
+    assert not any(name in told for name in wording.NAMES)
+
+
+def test_facts_of_haystacks_with_few_words_are_told_in_listed_ones():
+    told = " ".join(record.context for record in generate(kinds=["text_fact"], noise_fraction=1))
+    assert any(noun in told for noun in wording.NOUNS)
+    assert any(name in told for name in wording.NAMES)
 
 
 @pytest.mark.parametrize("kind", ["common_words", "frequent_words"])

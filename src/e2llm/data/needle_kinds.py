@@ -14,6 +14,7 @@ from e2llm.data import needle_wording as wording
 from e2llm.data.word_lists import (
     LEAST_CODED_WORDS,
     NUM_CODED_LETTERS,
+    Vocabulary,
     coded_vocabulary,
     made_up_word,
     numbered,
@@ -22,7 +23,10 @@ from e2llm.data.word_lists import (
 
 _NEEDLE_ROOM_CHARS = 100  # a needle with its space, rounded up: how many fit is reckoned with it
 _RULER_FRACTION = 0.3
+_FULL_NAME_FRACTION = 0.2
+_ONE_WORD_FRACTION = 0.7
 _ITEM_CHARS = 11  # of a numbered list of words, with its number and spaces
+LISTED = Vocabulary(wording.NOUNS, wording.NAMES)
 _Phrase = TypeVar("_Phrase")
 
 
@@ -33,10 +37,12 @@ class Room:
     Attributes:
         length_chars: Length of the whole context in characters.
         needle_fraction: Share of it (0..1) that needles may take, so that there is a haystack.
+        vocabulary: Words and names of the haystacks, for facts that are told in them.
     """
 
     length_chars: int
     needle_fraction: float
+    vocabulary: Vocabulary = LISTED
 
     @property
     def max_needles(self) -> int:
@@ -187,20 +193,31 @@ def _variables(asks_for_names: bool) -> Maker:
 
 
 def _one_fact(rng: random.Random, room: Room) -> Task:
-    return _facts(rng, 1)
+    return _facts(rng, 1, wording.FACTS)
 
 
 def _several_facts(rng: random.Random, room: Room) -> Task:
-    return _facts(rng, rng.randint(2, min(8, room.max_needles)))
+    return _facts(rng, rng.randint(2, min(8, room.max_needles)), wording.FACTS)
 
 
-def _facts(rng: random.Random, count: int) -> Task:
+def _one_text_fact(rng: random.Random, room: Room) -> Task:
+    return _facts(rng, 1, wording.TEXT_FACTS, room.vocabulary)
+
+
+def _several_text_facts(rng: random.Random, room: Room) -> Task:
+    return _facts(rng, rng.randint(2, min(8, room.max_needles)), wording.TEXT_FACTS, room.vocabulary)
+
+
+def _facts(
+    rng: random.Random, count: int, forms: Sequence[wording.Fact], vocabulary: Vocabulary | None = None
+) -> Task:
     """Facts of plain prose, all of one form; one of them is asked, and no other answers the question."""
-    statement, question, answer = rng.choice(wording.FACTS)
+    statement, question, answer = rng.choice(forms)
     facts: dict[str, dict[str, str]] = {}
     while len(facts) < count:
-        slots = _slots(rng)
-        if facts and "{noun}" in question:  # else it would be told by the noun, not by who is meant
+        slots = _slots(rng) | (_text_slots(rng, vocabulary) if vocabulary else {})
+        if facts and "{noun}" in question and "{name}" in question:
+            # else it would be told by the noun, not by who is meant
             slots["noun"] = next(iter(facts.values()))["noun"]
         facts.setdefault(question.format(**slots), slots)
     gold = rng.randrange(count)
@@ -226,6 +243,15 @@ def _slots(rng: random.Random) -> dict[str, str]:
         "colour": rng.choice(wording.COLOURS),
         "word": rng.choice((rng.choice(wording.NOUNS), made_up_word(rng, (2, 3)))),
     }
+
+
+def _text_slots(rng: random.Random, vocabulary: Vocabulary) -> dict[str, str]:
+    """The gaps that words and names of the haystacks fill, a different one each."""
+    words = rng.choices(vocabulary.words, k=4)
+    names = rng.choices(vocabulary.names, k=3)
+    name = f"{names[0]} {names[1]}" if rng.random() < _FULL_NAME_FRACTION else names[0]
+    thing = f"the {words[0]}" if rng.random() < _ONE_WORD_FRACTION else f"the {words[1]} {words[0]}"
+    return {"noun": words[2], "word": words[3], "name": name, "place": names[2], "thing": thing}
 
 
 def _common_words(rng: random.Random, room: Room) -> Task:
@@ -261,8 +287,12 @@ KINDS: dict[str, Maker] = {
     "multi_query": _multi_query,
     "fact": _one_fact,
     "facts": _several_facts,
+    "text_fact": _one_text_fact,
+    "text_facts": _several_text_facts,
     "common_words": _common_words,
     "frequent_words": _frequent_words,
     "variables": _variables(asks_for_names=True),
     "variable_value": _variables(asks_for_names=False),
 }
+TOLD_IN_WORDS_OF_TEXTS = frozenset({"text_fact", "text_facts"})
+"""The kinds that take words from the haystacks (`Room.vocabulary`)."""

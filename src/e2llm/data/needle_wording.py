@@ -60,8 +60,10 @@ pin price rank reference registration room score serial size speed ticket total 
 """
 ATTRIBUTES = tuple(_ATTRIBUTES.split())
 
+Fact = tuple[str, str, str]
+
 # (statement, question, answer): facts of plain prose. `{thing}` or `{name}` tells one fact from another.
-FACTS = (
+FACTS: tuple[Fact, ...] = (
     ("The {attribute} of {thing} is {number}.", "What is the {attribute} of {thing}?", "{number}"),
     ("The {attribute} for {thing} is {number}.", "What is the {attribute} for {thing}?", "{number}"),
     ("The {attribute} of {thing} was {number}.", "What was the {attribute} of {thing}?", "{number}"),
@@ -83,6 +85,34 @@ FACTS = (
     ("The password of {thing} is {word}.", "What is the password of {thing}?", "{word}"),
     ("The secret word of {name} is {word}.", "What is the secret word of {name}?", "{word}"),
     ("{name} hid the {noun} under {thing}.", "Where did {name} hide the {noun}?", "under {thing}"),
+)
+
+# The same with words and names of the haystacks in the gaps, which no list foresees.
+TEXT_FACTS: tuple[Fact, ...] = (
+    ("The password of {thing} is {word}.", "What is the password of {thing}?", "{word}"),
+    ("The secret word of {name} is {word}.", "What is the secret word of {name}?", "{word}"),
+    ("The word for {thing} is {word}.", "What is the word for {thing}?", "{word}"),
+    ("{name} whispered the word {word}.", "Which word did {name} whisper?", "{word}"),
+    ("The {noun} is called {name}.", "What is the {noun} called?", "{name}"),
+    ("The name of the {noun} is {name}.", "What is the name of the {noun}?", "{name}"),
+    ("My {noun} {name} lives in {place}.", "Where does my {noun} {name} live?", "{place}"),
+    ("{name} lives in {place}.", "Where does {name} live?", "{place}"),
+    ("{name} was born in {place}.", "Where was {name} born?", "{place}"),
+    ("{name} went to {place}.", "Where did {name} go?", "{place}"),
+    ("{name} sent a letter to {place}.", "Where did {name} send a letter?", "{place}"),
+    ("{name} met {place} at {thing}.", "Whom did {name} meet at {thing}?", "{place}"),
+    ("{name} is the owner of {thing}.", "Who is the owner of {thing}?", "{name}"),
+    ("{thing} belongs to {name}.", "To whom does {thing} belong?", "{name}"),
+    ("{name} found {thing}.", "Who found {thing}?", "{name}"),
+    ("{name} found {thing} again.", "What did {name} find again?", "{thing}"),
+    ("{name} hid the {noun} under {thing}.", "Where did {name} hide the {noun}?", "under {thing}"),
+    ("{name} keeps the {noun} behind {thing}.", "Where does {name} keep the {noun}?", "behind {thing}"),
+    ("{name} is afraid of {thing}.", "What is {name} afraid of?", "{thing}"),
+    ("{name} likes {word} best.", "What does {name} like best?", "{word}"),
+    ("The colour of {thing} is {colour}.", "What is the colour of {thing}?", "{colour}"),
+    ("{name} is {number} years old.", "How old is {name}?", "{number}"),
+    ("The number of {thing} is {number}.", "What is the number of {thing}?", "{number}"),
+    ("The code of {thing} is {number}.", "What is the code of {thing}?", "{number}"),
 )
 
 WORD_LIST = "This is a numbered list of words, some of which stand in it more often than the others.\n"

@@ -11,6 +11,7 @@ Kinds, made by `needle_kinds` and worded by `needle_wording`, after RULER (arXiv
 | `multi_query` | several needles with their own keys | the values of several keys | values as asked |
 | `fact` | a fact of plain prose | what it says | a number, name, place or word |
 | `facts` | several of one form | one of them | the same |
+| `text_fact`, `text_facts` | the same, told with words and names of your texts | one of them | the same |
 | `common_words` | a numbered list, no haystack | the words most often in it | up to ten words |
 | `frequent_words` | coded words, no haystack | the three most frequent | three words |
 | `variables` | chains of assignments | the variables that hold a number | names in text order |
@@ -27,7 +28,7 @@ from pathlib import Path
 from e2llm.chunk_breaks import SENTENCE_END
 from e2llm.data import needle_wording as wording
 from e2llm.data.converter import Converter
-from e2llm.data.needle_kinds import KINDS, Room, Task
+from e2llm.data.needle_kinds import KINDS, LISTED, TOLD_IN_WORDS_OF_TEXTS, Room, Task
 from e2llm.data.parquet import ParquetConverter
 from e2llm.data.plain_text import PlainTextConverter
 from e2llm.errors import E2LLMError
@@ -64,12 +65,13 @@ def generate_needles(
     chosen = tuple(kinds) or tuple(KINDS)
     _check_arguments(haystacks, num_records, lengths_chars, chosen, noise_fraction, needle_fraction)
     ends = list(accumulate(len(text) for text in haystacks))
+    vocabulary = LISTED.with_those_of(haystacks) if TOLD_IN_WORDS_OF_TEXTS & set(chosen) else LISTED
     for index in range(num_records):
         rng = random.Random(f"{seed}/{index}")
         kind = rng.choice(chosen)
         length = rng.choice(lengths_chars)
         is_noise = rng.random() < noise_fraction
-        task = KINDS[kind](rng, Room(length, needle_fraction))
+        task = KINDS[kind](rng, Room(length, needle_fraction, vocabulary))
         room = max(0, length - sum(len(needle) + 1 for needle in task.needles)) if task.gold else 0
         hay = _noise(rng, room) if is_noise else _stretch(rng, haystacks, ends, room)
         yield _hide(rng, task, hay, f"{kind}-{length}", index)
