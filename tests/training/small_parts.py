@@ -159,3 +159,10 @@ def weights(folder):
         for file in sorted(folder.rglob("*.safetensors"))
         for name, value in load_file(file).items()
     }
+
+
+def assert_same_weights(one, other):
+    """Two checkpoints hold the same numbers under the same names."""
+    ours, theirs = weights(one), weights(other)
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

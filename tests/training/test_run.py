@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_parts import STORY, weights
+from small_parts import STORY, assert_same_weights, weights
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
@@ -24,12 +24,6 @@ from e2llm.training.recipe import load_recipe
 from e2llm.training.run import evaluation_sets, train
 from e2llm.training.samples import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
-
-
-def assert_same_weights(one, other):
-    ours, theirs = weights(one), weights(other)
-    assert set(ours) == set(theirs)
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 @pytest.fixture
@@ -285,27 +279,6 @@ def test_a_changed_recipe_is_told_on_resume(recipe_of, killed, capsys):
     recipe.train.learning_rate = 5e-4
     train(recipe, resume=True)
     assert "changed since this run began: train.learning_rate: 0.001 -> 0.0005" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("final", "step"), [("best", 2), ("last", 4)])
-def test_the_weights_of_the_best_evaluation_or_the_last_are_kept(recipe_of, monkeypatch, final, step):
-    def evaluate(self, *args, **kwargs):
-        step = self.state.global_step
-        metrics = {"eval_reasoning_loss": float(step), "eval_understanding_loss": -float(step)}
-        self.log(dict(metrics))
-        return metrics
-
-    monkeypatch.setattr(E2LLMTrainer, "evaluate", evaluate)
-    recipe = recipe_of(train={"final": final})
-    result = train(recipe)
-    assert result.eval_losses == {"reasoning_loss": step, "understanding_loss": -step}
-    assert_same_weights(result.folder, recipe.folder / f"checkpoint-{step}")
-
-
-def test_the_last_step_is_evaluated_however_the_steps_divide(recipe_of):
-    recipe = recipe_of(train={"steps": 3})
-    assert set(train(recipe).eval_losses) == {"reasoning_loss", "understanding_loss"}
-    assert (recipe.folder / "checkpoint-3").is_dir()
 
 
 def test_lora_saves_deltas_and_no_base_weights(recipe_of):

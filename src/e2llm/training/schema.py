@@ -238,7 +238,7 @@ class TrainSection(Section):
     evaluate_samples: int = Field(default=64, ge=1)
     """Held-out samples per objective and evaluation; several processes round up to whole batches of all."""
     save_every_steps: int = Field(default=200, ge=1)
-    """How often a checkpoint to resume from is saved; a multiple of evaluate_every_steps."""
+    """How often a checkpoint to resume from is saved; with final best, a multiple of evaluate_every_steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Checkpoints to keep, the best one not counted."""
     final: Literal["best", "last"] = "best"
@@ -248,10 +248,10 @@ class TrainSection(Section):
     def _check(self) -> "TrainSection":
         if self.packing and self.position_skips:
             raise ValueError("position_skips does not go with packing: set one of them to 0 or false")
-        if self.save_every_steps % self.evaluate_every_steps:
+        if self.final == "best" and self.save_every_steps % self.evaluate_every_steps:
             raise ValueError(
                 f"save_every_steps={self.save_every_steps} must be a multiple of evaluate_every_steps="
-                f"{self.evaluate_every_steps}, so that the best evaluated weights are saved"
+                f"{self.evaluate_every_steps}, for the best evaluated weights are saved; or set final: last"
             )
         return self
 
