@@ -23,7 +23,7 @@ from e2llm.training.parallel import gathered_state_dict, layer_class_names, leav
 from e2llm.training.provenance import changes_since_start, write_provenance
 from e2llm.training.samples import SampleSet
 from e2llm.training.schema import FINAL_FOLDER, Recipe
-from e2llm.training.sources import Source
+from e2llm.training.sources import Source, pool_of
 from e2llm.training.tracking import TensorBoardCallback
 from e2llm.training.trainer import CurveCallback, E2LLMTrainer
 
@@ -160,19 +160,20 @@ def evaluation_sets(
     for name, fraction in recipe.objectives.fractions().items():
         if fraction <= 0:
             continue
-        try:
-            sets[name] = SampleSet(
-                validation,
-                recipe,
-                processor,
-                -(-recipe.train.evaluate_samples // together) * together,  # none is drawn twice
-                group_size=recipe.train.batch_size,
-                window=window,
-                only=name,
-                salt="validation",
-            )
-        except E2LLMError:
+        records, _ = pool_of(validation, name)
+        if not records:
             say(f"no held-out record serves the {name} objective; it is not evaluated")
+            continue
+        sets[name] = SampleSet(
+            validation,
+            recipe,
+            processor,
+            -(-recipe.train.evaluate_samples // together) * together,  # none is drawn twice
+            group_size=recipe.train.batch_size,
+            window=window,
+            only=name,
+            salt="validation",
+        )
     return sets
 
 
