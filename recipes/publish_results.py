@@ -17,7 +17,7 @@ from e2llm.evaluation.report_blocks import Figure, Section
 from e2llm.evaluation.report_markdown import markdown_report
 from e2llm.evaluation.report_plots import cost_figure
 from e2llm.evaluation.run_files import Run, read_run
-from e2llm.files import write_atomically
+from e2llm.files import put_between, write_atomically
 
 DOCS = Path(__file__).parents[1] / "docs"
 PLOTS_NAME = "plots"
@@ -68,12 +68,10 @@ def publish(runs: list[Path], docs: Path) -> Path:
     """
     document = docs / "results.md"
     text = document.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    if BEGIN not in text or END not in text:
         raise E2LLMError(f"{document} lacks the lines {BEGIN!r} and {END!r}, between which results are put")
     parts = "\n".join(published(run, docs) for run in runs)
-    write_atomically(document, f"{before}{BEGIN}\n\n{parts}\n{END}{after}".encode())
+    write_atomically(document, put_between(text, BEGIN, END, parts).encode())
     return document
 
 

@@ -61,6 +61,25 @@ def write_atomically(file: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def put_between(document: str, begin: str, end: str, content: str) -> str:
+    """The document with `content` between its two marks, in the place of what stood there.
+
+    Args:
+        document: The text of a document, with each mark in a line of its own.
+        begin: The mark before the content.
+        end: The mark after it.
+        content: What to put there.
+
+    Raises:
+        E2LLMError: If the document lacks a mark.
+    """
+    before, found, rest = document.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise E2LLMError(f"the document lacks the lines {begin} and {end}")
+    return f"{before}{begin}\n\n{content}\n{end}{after}"
+
+
 def sync(path: Path) -> None:
     """Have a file or a folder, which must exist, written to the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from e2llm.errors import E2LLMError
+from e2llm.files import put_between, write_atomically
 from e2llm.training.devices import DEVICES, Device
 from e2llm.training.dry_run import DryRun
 from e2llm.training.estimate import GIB, Estimate, estimate
@@ -131,14 +131,10 @@ def device_cell(paper: Estimate, device: Device, guess: Assumptions) -> str:
 
 def insert(document: str, recipes: Sequence[Recipe]) -> str:
     """The document with a new table between its two marks."""
-    before, mark, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise E2LLMError(f"the document lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table(recipes)}\n{END}{after}"
+    return put_between(document, BEGIN, END, table(recipes))
 
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
     stages = [recipe for name in sys.argv[2:] for recipe in load_recipe(name)]
-    file.write_text(insert(file.read_text(encoding="utf-8"), stages), encoding="utf-8")
+    write_atomically(file, insert(file.read_text(encoding="utf-8"), stages).encode())

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from e2llm.errors import E2LLMError
+from e2llm.files import put_between, write_atomically
 from e2llm.training.schema import Recipe
 
 BEGIN, END = (
@@ -102,13 +102,9 @@ def default_text(field: FieldInfo) -> str:
 
 def insert(document: str) -> str:
     """The document with new tables between its two marks."""
-    before, mark, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise E2LLMError(f"the document lacks the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
+    return put_between(document, BEGIN, END, reference())
 
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    file.write_text(insert(file.read_text(encoding="utf-8")), encoding="utf-8")
+    write_atomically(file, insert(file.read_text(encoding="utf-8")).encode())
