@@ -273,6 +273,23 @@ def test_a_damaged_recipe_in_the_folder_of_a_run_is_told_by_name(recipe_of):
         changes_since_start(recipe)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"folder": "final", "luck": 1}', '{"folder": 3}'])
+def test_a_damaged_result_is_named(recipe_of, content):
+    recipe = recipe_of()
+    recipe.folder.mkdir(parents=True)
+    (recipe.folder / "result.json").write_text(content)
+    with pytest.raises(E2LLMError, match=r"result\.json is not a result .* delete it"):
+        train(recipe, resume=True)
+
+
+def test_without_its_result_a_run_ends_anew_from_its_last_checkpoint(recipe_of):
+    recipe = recipe_of()
+    before = train(recipe)
+    (recipe.folder / "result.json").unlink()
+    after = train(recipe, resume=True)
+    assert after == before
+
+
 def test_a_changed_recipe_is_told_on_resume(recipe_of, killed, capsys):
     recipe = recipe_of()
     killed(recipe, 3)

@@ -207,9 +207,19 @@ def result_json(result: TrainResult) -> bytes:
 
 
 def finished_result(recipe: Recipe) -> TrainResult | None:
-    """The result of a run that has ended, or None."""
+    """The result of a run that has ended, or None.
+
+    Raises:
+        E2LLMError: If the file that tells of it is damaged.
+    """
     file = recipe.folder / "result.json"
     if not file.is_file():
         return None
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return TrainResult(recipe.folder / data.pop("folder"), **data)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        return TrainResult(recipe.folder / data.pop("folder"), **data)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise E2LLMError(
+            f"{file} is not a result as e2llm train writes it; delete it, and --resume ends the run anew "
+            "from its last checkpoint"
+        ) from error
