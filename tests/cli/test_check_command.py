@@ -53,6 +53,18 @@ def test_warnings_exit_with_0_and_with_1_if_strict(train_file, capsys):
     assert entry_point([*arguments, "--strict"]) == 1
 
 
+def test_files_follow_each_other_as_a_shell_names_them(train_file, tmp_path, capsys):
+    write_records(tmp_path / "texts.jsonl", [Record("A made note.", "", "")])
+    write_records(tmp_path / "valid.jsonl", [BOAT])
+    files = [str(train_file), str(tmp_path / "texts.jsonl")]
+    assert entry_point(["prepare", "--check", *files]) == 0
+    assert capsys.readouterr().out.startswith("train: 2 records (1 text only)")
+    assert entry_point(["prepare", "--check", *files, "--validation", str(tmp_path / "valid.jsonl")]) == 1
+    assert "whose context stands in validation, too: 1" in capsys.readouterr().out
+    assert entry_point(["prepare", "--check", *files, str(tmp_path / "gone.jsonl")]) == 1
+    assert "no such records file" in capsys.readouterr().err
+
+
 def test_json_is_all_of_stdout(train_file, capsys):
     train_file.write_text("nonsense\n")
     assert entry_point(["prepare", "--check", str(train_file), "--json"]) == 1

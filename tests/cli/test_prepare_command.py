@@ -62,6 +62,7 @@ def test_options_and_seed_reach_the_data_set(notes, tmp_path):
         ["text", "--from", "x", "-o", "y", "--set", "column"],
         ["text", "--from", "x", "-o", "y", "--seed", "3"],
         ["text", "--from", "x", "-o", "y", "--limit", "0"],
+        ["text", "squad", "--from", "x", "-o", "y"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments):

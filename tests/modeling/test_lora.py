@@ -177,5 +177,5 @@ def test_merging_into_quantized_weights_is_refused(model):
     lora.set_modes(model, decoder="lora")
     layer = model.language_model.model.layers[0].self_attn.q_proj
     layer.base_layer.weight = torch.nn.Parameter(torch.ones(32, 32, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(E2LLMError, match=r"q_proj is quantized; load the model without quantization_config"):
+    with pytest.raises(E2LLMError, match="q_proj is quantized; load the model with quantization_config=None"):
         lora.merge_lora(model)

@@ -72,6 +72,8 @@ def test_trouble_of_vllm_is_told_plainly_and_without_its_inside(serve, trouble):
     response = served.chat(client, documents=[TEXT])
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == TROUBLE[trouble]
+    described = client.get("/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert str(response.status_code) in described
     assert "secret" not in response.text
     assert served.url.removeprefix("http://") not in response.text
     assert served.backend.num_decoding == 0

@@ -39,7 +39,10 @@ def export(
         raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise E2LLMError(f"{output} exists and is not an empty folder; name another one")
-    options: dict[str, Any] = {} if dtype == "auto" else {"dtype": dtype}
+    # LoRA cannot be merged into 4 bits: a decoder that was trained in them is loaded as it was published.
+    options: dict[str, Any] = {"quantization_config": None}
+    if dtype != "auto":
+        options["dtype"] = dtype
     engine = Engine.from_pretrained(model, device="cpu", **options)
     target = output.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,13 @@ from e2llm.data.registry import DATASETS
 
 
 def prepare(
-    dataset: Annotated[str | None, typer.Argument(help="Name of the data set; --list shows all.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="Name of the data set; --list shows all. Behind --check: further files to check.",
+        ),
+    ] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Folder or file of the unpacked data set.")
     ] = None,
@@ -34,7 +40,7 @@ def prepare(
     ] = None,
     list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets and stop.")] = False,
     check: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Check a file of records; may be repeated.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Check files of records: FILE..., or repeated.")
     ] = None,
     validation: Annotated[
         list[Path] | None,
@@ -60,16 +66,23 @@ def prepare(
         e2llm prepare squad --from dev-v1.1.json --set context=article -o squad.jsonl
 
         e2llm prepare --check train.jsonl --validation valid.jsonl --recipe recipe.yaml
+
+        e2llm prepare --check records/*.jsonl
     """
     if check or validation or recipe or data or strict:
-        if dataset is not None or source is not None or output is not None or list_datasets:
+        has_dataset = any(not check or name in DATASETS for name in names or [])
+        if has_dataset or source is not None or output is not None or list_datasets:
             raise typer.BadParameter(
                 "--check and its options go without DATASET, --from, --output and --list"
             )
-        raise typer.Exit(run_check(check or [], validation or [], recipe, data, strict, as_json))
+        files = [*(check or []), *map(Path, names or [])]
+        raise typer.Exit(run_check(files, validation or [], recipe, data, strict, as_json))
     if list_datasets:
         typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
         return
+    if names and len(names) > 1:
+        raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
+    dataset = names[0] if names else None
     missing = [
         name
         for name, value in (("DATASET", dataset), ("--from", source), ("--output", output))

@@ -132,7 +132,7 @@ def set_modes(
         if mode == "full" and is_quantized(module):
             raise E2LLMError(
                 f"the {part} is quantized, and weights of 4 bits cannot train; use mode 'lora' or 'frozen', "
-                "or load it without quantization_config"
+                "or load it with quantization_config=None"
             )
         if mode == "lora" and not has_lora(module):
             add_lora(module, settings or LoraSettings())
@@ -259,7 +259,7 @@ def check_mergeable(name: str, layer: Any) -> None:
     """Raise `E2LLMError` for a quantized layer: adding a delta to rounded weights would round it away."""
     if not layer.get_base_layer().weight.is_floating_point():
         raise E2LLMError(
-            f"{name} is quantized; load the model without quantization_config to merge its LoRA layers"
+            f"{name} is quantized; load the model with quantization_config=None to merge its LoRA"
         )
 
 

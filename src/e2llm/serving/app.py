@@ -29,7 +29,7 @@ from e2llm.version import __version__
 logger = logging.getLogger("e2llm.serving")
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorOut}
-    for status in (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 504, 507)
+    for status in (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 502, 503, 504, 507)
 }
 
 
