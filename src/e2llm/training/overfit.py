@@ -69,8 +69,8 @@ def overfit(recipe: Recipe, count: int, steps: int | None = None) -> OverfitResu
     """Train on a few records alone, the same at every step, until their losses are near zero.
 
     The recipe's model, objectives and learning rate stay. What would make each step another task is taken
-    out: other records, distractors, raw chunks, drawn rates, views and window lengths, weight decay, the fall
-    of the learning rate.
+    out: other records, distractors, raw chunks, drawn rates, views and window lengths, positions that skip,
+    weight decay, the fall of the learning rate.
 
     Args:
         recipe: The resolved recipe, of its last stage if it has several.
@@ -138,10 +138,11 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
         )
     else:
         objectives["soft_tokens"], objectives["soft_token_weights"] = [max(recipe.objectives.soft_tokens)], []
-    objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[])
+    objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[], expand_fraction=0.0)
     objectives["reasoning"].update(expand_fraction=0.0, distractor_fraction=0.0, questions_per_context=1)
     content["train"].update(
         steps=num_steps, batch_size=count, gradient_accumulation=1, schedule="constant", weight_decay=0.0,
-        evaluate_every_steps=num_steps, save_every_steps=num_steps, log_every_steps=min(10, num_steps),
+        position_skips=0.0, evaluate_every_steps=num_steps, save_every_steps=num_steps,
+        log_every_steps=min(10, num_steps),
     )  # fmt: skip
     return Recipe.model_validate(content)
