@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
+from e2llm.cli.lengths import parse_lengths
 
 if TYPE_CHECKING:
     from e2llm.inference.engine import Engine
 
+LEAST_CONTEXT = 64  # decoder tokens
 app = typer.Typer(help="Measure time and memory, side by side in one run.", invoke_without_command=True)
 
 Shape = Annotated[
@@ -34,7 +36,9 @@ def bench(
     context: typer.Context,
     shape: Shape = "smollm2-135m",
     model: Model = None,
-    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "4096,16384",
+    contexts: Annotated[
+        str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")
+    ] = "4096,16384",
     soft_tokens: SoftTokens = 1,
     encoder: Encoder = None,
     text: Text = None,
@@ -58,7 +62,7 @@ def bench(
     from e2llm.inference.loading import choose_device
     from e2llm.inference.machine import describe_machine
 
-    lengths = parse_lengths(contexts)
+    lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
     check_shape(shape)
     if model is not None and encoder is not None:
         raise typer.BadParameter("--encoder goes with --shape; a --model has its own")
@@ -124,7 +128,9 @@ def read(
 
 @app.command("long")
 def long_contexts(
-    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "100000,1000000",
+    contexts: Annotated[
+        str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")
+    ] = "100000,1000000",
     shape: Shape = "smollm2-135m",
     model: Model = None,
     soft_tokens: SoftTokens = 1,
@@ -139,7 +145,7 @@ def long_contexts(
     """
     from e2llm.bench.reading import measure_lengths
 
-    lengths = parse_lengths(contexts)
+    lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
     engine = new_engine(shape, model, soft_tokens, device, dtype)
     print_result(measure_lengths(engine, lengths, show_progress), engine, as_json)
 
@@ -169,7 +175,7 @@ def edit(
 
 @app.command()
 def train(
-    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens.")] = "8192",
+    contexts: Annotated[str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")] = "8192",
     shape: Shape = "smollm2-135m",
     model: Model = None,
     soft_tokens: SoftTokens = 1,
@@ -220,7 +226,7 @@ def train(
     }  # fmt: skip
     rows = [
         row
-        for length in parse_lengths(contexts)
+        for length in parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
         for row in measure_training({**settings, "context_tokens": length}, chosen, show_progress)
     ]
     if as_json:
@@ -232,19 +238,6 @@ def train(
         from e2llm.errors import E2LLMError
 
         raise E2LLMError(f"nothing could be measured: {rows[0]['error']}")
-
-
-def parse_lengths(text: str, option: str = "--contexts", least: int = 64) -> list[int]:
-    """Whole numbers such as `4096,16384`."""
-    try:
-        lengths = [int(item.replace("_", "")) for item in text.split(",")]
-    except ValueError:
-        lengths = []
-    if not lengths or min(lengths) < least:
-        raise typer.BadParameter(
-            f"{option} takes whole numbers of {least} or more, with commas between them; got {text!r}"
-        )
-    return lengths
 
 
 def check_shape(shape: str) -> None:

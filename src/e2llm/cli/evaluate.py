@@ -1,7 +1,6 @@
 """`e2llm eval`: tasks by systems, with scores, costs and a report; and what changed between two runs."""
 
 import json
-import re
 import shlex
 import sys
 import time
@@ -11,10 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
+from e2llm.cli.lengths import parse_lengths
 from e2llm.errors import E2LLMError
-
-_LENGTH = re.compile(r"(\d+)([kKmM]?)")
-_UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
 
 def evaluate(
@@ -73,7 +70,7 @@ def evaluate(
         return compare_folders(*compare, as_json)
     if not tasks:
         raise typer.BadParameter("give --tasks, such as --tasks fairytaleqa,vt; --list shows them all")
-    sizes = parse_lengths(lengths)
+    sizes = parse_lengths(lengths, "--lengths")
     from e2llm.evaluation.runner import Engines, RunRequest
     from e2llm.evaluation.runner import evaluate as run
     from e2llm.evaluation.score_table import format_scores
@@ -145,12 +142,3 @@ def compare_folders(before: Path, after: Path, as_json: bool) -> None:
 def split_names(text: str) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Lengths such as `4096,128K,1M`; K is 1,024 and M 1,048,576."""
-    found = [_LENGTH.fullmatch(name) for name in split_names(text)]
-    lengths = [int(match[1]) * _UNITS[match[2].lower()] for match in found if match]
-    if not lengths or None in found or min(lengths) < 1:
-        raise typer.BadParameter(f"--lengths takes numbers of tokens such as 4096,128K,1M; got {text!r}")
-    return list(dict.fromkeys(lengths))
