@@ -31,6 +31,8 @@ STAGES = (
     "many",
     "whole",
     "last",
+    "book",
+    "tuning",
 )
 MAX_SHARD_SIZE = "15MB"  # every file of the repository stays under 16 MB
 
