@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 .PHONY: demo
 demo: $(READY)  ## Hide a sentence in a whole book and ask for it, beside the full-context way
 	$(BIN)/e2llm ask $(BOOK) "What is the code of the safe?" \
-		--insert "The code of the safe is 4817." --insert-at 0.25 --compare
+		--insert "The code of the safe is 4817." --compare
 
 .PHONY: test
 test: $(READY)  ## Run all tests
