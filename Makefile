@@ -77,9 +77,11 @@ format: $(READY)  ## Format the code
 mini-data: $(READY)  ## Make the records that the embedded model trains on: make mini-data RAW=... DATA=...
 	$(BIN)/python recipes/mini/prepare_mini.py $(RAW) $(DATA)
 
+SIZE := cpu
+
 .PHONY: mini
-mini: $(READY)  ## Train the embedded model at CPU size, resuming what is there: make mini DATA=...
-	$(BIN)/e2llm train recipes/mini/mini-cpu.yaml --data $(DATA) --resume
+mini: $(READY)  ## Train the embedded model, resuming what is there: make mini DATA=... [SIZE=gpu]
+	$(BIN)/e2llm train recipes/mini/mini-$(SIZE).yaml --data $(DATA) --resume
 
 # Needs the mini-data folder and the unpacked data sets; goes on where it stopped. Needles by depth and length have a
 # run of their own, for lengths are those of a whole run.
