@@ -3,6 +3,8 @@ import json
 import pytest
 
 from e2llm.bench import speed
+from e2llm.errors import CheckpointError
+from e2llm.modeling.processor import E2LLMProcessor
 
 ROW = {
     "ttft_s": 1.0,
@@ -47,6 +49,17 @@ def test_bench_measures_a_real_model_in_processes(run, model):
     assert row["ttft_warm_s"] > 0
     assert row["positions_ours"] < row["positions_full"]
     assert json.loads(result.out)["machine"]["device"] == "cpu"
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_measured(run, settings, monkeypatch):
+    def unknown(name):
+        raise CheckpointError(f"{name}: no such repository")
+
+    monkeypatch.setattr(E2LLMProcessor, "from_pretrained", unknown)
+    for name, words in (("./gone", "no such model folder: ./gone"), ("gone", "gone: no such repository")):
+        result = run("bench", "--model", name)
+        assert (result.code, settings) == (1, [])
+        assert words in result.err.splitlines()[-1]
 
 
 def test_bench_writes_json_and_a_picture(run, settings, tmp_path):

@@ -72,6 +72,8 @@ def bench(
         check_drawing()
         if output.is_file():
             raise typer.BadParameter(f"{output} is a file; name a folder")
+    if model is not None:
+        check_model(model)
     settings = {"shape": None if model else shape, "model": model, "device": device, "dtype": dtype}
     rows = measure_speed(
         engine=settings if encoder is None else {**settings, "encoder": encoder},
@@ -246,6 +248,15 @@ def check_shape(shape: str) -> None:
 
     if shape not in SHAPES:
         raise typer.BadParameter(f"unknown shape {shape!r}; choose one of: {', '.join(SHAPES)}")
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that cannot be had, once, before every measurement tries."""
+    from e2llm.inference.loading import check_model_name
+    from e2llm.modeling.processor import E2LLMProcessor
+
+    check_model_name(model)
+    E2LLMProcessor.from_pretrained(model)
 
 
 def new_engine(
