@@ -1,7 +1,7 @@
 """Put a trained run in the place of the embedded model: `python recipes/mini/publish_mini.py RUN`.
 
-RUN is the output folder of `e2llm train recipes/mini/mini-*.yaml`. The last stage's model, and the curves and the
-provenance of every stage that is there, are copied; the model card is written by hand, with the measured
+RUN is the output folder of `e2llm train recipes/mini/mini-*.yaml`. The last stage's model, and the curves and
+the provenance of every stage that is there, are copied; the model card is written by hand, with the measured
 numbers.
 """
 
