@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
-from e2llm.cli.lengths import parse_lengths
+from e2llm.cli.lists import parse_lengths
 
 if TYPE_CHECKING:
     from e2llm.inference.engine import Engine

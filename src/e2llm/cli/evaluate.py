@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
-from e2llm.cli.lengths import parse_lengths
+from e2llm.cli.lists import parse_lengths, split_names
 from e2llm.errors import E2LLMError
 
 
@@ -137,8 +137,3 @@ def compare_folders(before: Path, after: Path, as_json: bool) -> None:
     comparison = compare_runs(before, after)
     content: Any = comparison.as_json() if as_json else None
     typer.echo(json.dumps(content, indent=2) if as_json else format_comparison(comparison).rstrip("\n"))
-
-
-def split_names(text: str) -> list[str]:
-    """Names between commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""Lists of lengths and counts on the command line, such as `4096,128K,1M`."""
+"""Lists on the command line: names, and lengths and counts such as `4096,128K,1M`."""
 
 import re
 
@@ -6,6 +6,11 @@ import typer
 
 _LENGTH = re.compile(r"(\d+(?:_\d+)*)([kKmM]?)")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20}
+
+
+def split_names(text: str) -> list[str]:
+    """Names between commas, without the spaces around them; empty ones are left out."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_lengths(text: str, option: str, least: int = 1) -> list[int]:
@@ -19,7 +24,7 @@ def parse_lengths(text: str, option: str, least: int = 1) -> list[int]:
     Raises:
         typer.BadParameter: If one is no number or less than that.
     """
-    found = [_LENGTH.fullmatch(item.strip()) for item in text.split(",") if item.strip()]
+    found = [_LENGTH.fullmatch(item) for item in split_names(text)]
     lengths = [int(match[1]) * _UNITS[match[2].lower()] for match in found if match]
     if not lengths or None in found or min(lengths) < least:
         raise typer.BadParameter(
