@@ -32,6 +32,13 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     assert result.err.count("\n") == 1
 
 
+def test_one_chunk_is_told_of_as_one(run, model, tmp_path):
+    page = tmp_path / "page.txt"
+    page.write_text("Dan ran.")
+    result = run("ask", page, QUESTION, "--model", model, "--expand", 0)
+    assert " tokens in 1 chunk as 4 soft tokens (" in result.err
+
+
 def test_ask_answers_from_soft_tokens_alone_on_request(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model, "--expand", 0)
     assert result.out == engine.ask(engine.read(TEXT), QUESTION).text + "\n"
@@ -162,6 +169,11 @@ def test_export_leaves_nothing_behind_when_it_fails(run, model, tmp_path, monkey
     result = run("export", model, tmp_path / "out")
     assert (result.code, result.err) == (1, "e2llm: error: no space left on device\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_names_the_folder_that_cannot_be_made(run, model):
+    result = run("export", model, "/proc/out")
+    assert (result.code, result.err) == (1, "e2llm: error: /proc/out: No such file or directory\n")
 
 
 def test_export_writes_over_nothing(run, model, tmp_path):

@@ -208,6 +208,14 @@ def test_a_model_of_another_kind_is_refused(bases):
         load(bases[1])
 
 
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_folder_without_a_configuration_is_told_as_such(content, tmp_path):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="is no checkpoint, for it holds no config"):
+        load(tmp_path)
+
+
 def test_a_folder_or_a_hub_id_that_is_not_there_is_refused(tmp_path):
     for name in (str(tmp_path / "none"), "nobody/nothing"):
         with pytest.raises(CheckpointError, match=name):

@@ -228,15 +228,20 @@ def print_piece(piece: str) -> None:
     typer.echo(piece, nl=False)
 
 
+def count_chunks(number: int) -> str:
+    """Such as `1 chunk` or `1,234 chunks`."""
+    return "1 chunk" if number == 1 else f"{number:,} chunks"
+
+
 def cost_line(answer: "Answer") -> str:
     """One line of what an answer took."""
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
     seconds = f"read {timing.read_seconds:.1f} s{first}, answer {timing.total_seconds:.2f} s"
-    count = len(answer.expanded)
-    raw = f" and {count} {'chunk' if count == 1 else 'chunks'} as text" if count else ""
-    left_out = f", {answer.left_out:,} chunks left out" if answer.left_out else ""
+    chunks = count_chunks(usage.chunks)
+    raw = f" and {count_chunks(len(answer.expanded))} as text" if answer.expanded else ""
+    left_out = f", {count_chunks(answer.left_out)} left out" if answer.left_out else ""
     return (
-        f"[{usage.context_tokens:,} tokens in {usage.chunks:,} chunks as {usage.soft_tokens:,} soft tokens"
+        f"[{usage.context_tokens:,} tokens in {chunks} as {usage.soft_tokens:,} soft tokens"
         f"{raw}{left_out} ({usage.compression:g}x); {seconds}]"
     )

@@ -45,9 +45,13 @@ def export(
         options["dtype"] = dtype
     engine = Engine.from_pretrained(model, device="cpu", **options)
     target = output.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
+    except OSError as error:  # it would name the folder beside, which nobody knows
+        raise OSError(error.errno, error.strerror, str(output)) from error
     # The folder appears in one move, when it is whole.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+    with beside as temporary:
         staging = Path(temporary) / "model"
         if merged:
             save_decoder(engine.model, engine.processor.tokenizer, staging)

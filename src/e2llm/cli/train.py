@@ -72,6 +72,8 @@ def train(
     from e2llm.training.recipe import load_recipe
     from e2llm.training.run import train as run
 
+    if data is not None and not dry_run and not data.is_dir():
+        raise E2LLMError(f"--data {data}: there is no such folder")
     runs = load_recipe(recipe, settings or [], data)
     if stage is not None:
         names = [item.stage for item in runs]

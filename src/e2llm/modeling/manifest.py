@@ -142,6 +142,11 @@ def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
     """Read the configuration; raises `CheckpointError` if it is of another kind of model."""
     options = {} if Path(source).is_dir() else hub_options(kwargs)
     found, _ = model_class.config_class.get_config_dict(source, **options)
+    if not found:
+        raise CheckpointError(
+            f"{source}: is no checkpoint, for it holds no config.json or an empty one; name the folder of an "
+            "E2LLM model, such as RUN/final"
+        )
     if found.get("model_type") != model_class.config_class.model_type:
         raise CheckpointError(
             f"{source}: holds a model of type {found.get('model_type')!r}, not an E2LLM checkpoint; join an "
