@@ -131,6 +131,15 @@ def test_a_saved_context_among_texts_is_told_as_such(run, model, text_file, book
         assert f"{book} is a saved context, not a text; give it alone" in result.err
 
 
+@pytest.mark.parametrize("left", [64, -1])
+def test_a_context_that_was_cut_short_is_told_as_damaged_and_not_as_a_text(run, model, book, tmp_path, left):
+    cut = tmp_path / "cut.e2llm"
+    cut.write_bytes(book.read_bytes()[:left])
+    result = run("ask", cut, QUESTION, "--model", model)
+    assert result.code == 1
+    assert f"{cut}: damaged or no saved context (" in result.err
+
+
 def chat(run, monkeypatch, lines, *arguments):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(lines) + "\n").encode())))
     return run("chat", *arguments)

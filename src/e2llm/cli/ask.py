@@ -150,10 +150,10 @@ def ask(
 
 
 def read_source(paths: list[str]) -> "list[Document] | Path":
-    """The documents that paths name, or the path of a saved context if that is what is named."""
-    from e2llm.inference.context_file import is_context_file
+    """The documents that paths name, or the path of a saved context, a damaged one too."""
+    from e2llm.inference.context_file import is_tensor_file
 
-    if len(paths) == 1 and paths[0] != "-" and is_context_file(Path(paths[0])):
+    if len(paths) == 1 and paths[0] != "-" and is_tensor_file(Path(paths[0])):
         return Path(paths[0])
     return read_documents(paths)
 

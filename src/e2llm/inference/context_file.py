@@ -31,6 +31,7 @@ _DAMAGE = (
 )  # fmt: skip
 # Chunks overlap and have headings; more text than this in them than in the documents is made to fill memory.
 _MOST_REPEATS, _MOST_HEADING_CHARS = 64, 4096
+_MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer ones
 _TENSORS = {"soft_tokens", "vectors", "chunks", "texts"}
 
 
@@ -81,13 +82,21 @@ def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def is_context_file(path: Path) -> bool:
-    """Whether a file is a saved context, by its first bytes."""
+    """Whether a file is a saved context, by its header."""
+    try:
+        return is_tensor_file(path) and _read_manifest(path) is not None
+    except (OSError, *_DAMAGE):
+        return False
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a file begins as a saved context or any safetensors file does; it may be cut short."""
     try:
         with path.open("rb") as stream:
             size, start = struct.unpack("<Q", stream.read(8))[0], stream.read(2)
-            return start == b'{"' and 0 < size < path.stat().st_size and _read_manifest(path) is not None
-    except (OSError, struct.error, *_DAMAGE):
+    except (OSError, struct.error):
         return False
+    return start == b'{"' and 0 < size <= _MAX_HEADER_BYTES
 
 
 def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]:
