@@ -32,6 +32,25 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     assert result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--soft-tokens", 4), "positions; the decoder's window has 512: "),
+        (("--soft-tokens", 5), "soft tokens per chunk must be from 1 to 4, got 5"),
+        (("--select", "luck"), "select='luck' is unknown"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_anything_is_read(
+    run, model, tmp_path, monkeypatch, options, words
+):
+    monkeypatch.setattr(Engine, "read", lambda *_args, **_kwargs: pytest.fail("it was read"))
+    book = tmp_path / "book.txt"
+    book.write_text(TEXT * 40)
+    result = run("ask", book, QUESTION, "--model", model, *options)
+    assert result.code == 1
+    assert words in result.err
+
+
 def test_one_chunk_is_told_of_as_one(run, model, tmp_path):
     page = tmp_path / "page.txt"
     page.write_text("Dan ran.")

@@ -73,7 +73,8 @@ def test_a_command_that_is_interrupted_leaves_nothing_half_there_and_then_runs(r
     assert done.returncode == 130, done.stderr
     assert done.stdout == ""
     *_, last = done.stderr.splitlines()
-    assert last == "e2llm: error: interrupted; nothing is lost that was saved before"
+    how = {"train": "; go on with --resume", "eval": "; the same command goes on from there"}.get(name, "")
+    assert last == f"e2llm: error: interrupted; nothing is lost that was saved before{how}"
     assert "Traceback" not in done.stderr
     assert result is None or not result.exists()
     left = [item.name for item in tmp_path.rglob("*") if item.name.startswith((".out", ".e2llm-"))]

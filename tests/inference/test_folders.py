@@ -37,13 +37,14 @@ def test_what_cannot_be_read_as_text_is_skipped_and_counted(tmp_path):
             "big.txt": "x" * (MAX_FILE_BYTES + 1),
             "app.min.js": "x",
             "poetry.lock": "x",
+            "model/tokenizer.json": "{}",
             ".env": "SECRET=1",
         },
     )
     listing = list_folder(tmp_path)
     assert [file.name for file in listing.files] == ["ok.py"]
-    assert listing.skipped == {"binary": 2, "empty": 1, "too large": 1, "generated": 2, "hidden": 1}
-    assert str(listing) == ("1 file(s), skipped 7 (2 binary, 1 empty, 2 generated, 1 hidden, 1 too large)")
+    assert listing.skipped == {"binary": 2, "empty": 1, "too large": 1, "generated": 3, "hidden": 1}
+    assert str(listing) == ("1 file(s), skipped 8 (2 binary, 1 empty, 3 generated, 1 hidden, 1 too large)")
 
 
 def test_gitignore_is_respected_at_every_level(tmp_path):

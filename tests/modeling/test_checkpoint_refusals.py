@@ -212,7 +212,7 @@ def test_a_model_of_another_kind_is_refused(bases):
 def test_a_folder_without_a_configuration_is_told_as_such(content, tmp_path):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match="is no checkpoint, for it holds no config"):
+    with pytest.raises(CheckpointError, match="not an E2LLM checkpoint, for it holds no config"):
         load(tmp_path)
 
 

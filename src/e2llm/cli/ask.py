@@ -85,6 +85,9 @@ def ask(
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
+    from e2llm.inference.planning import Request
+    from e2llm.inference.room import check_room
+
     if len(arguments) < 2:
         raise typer.BadParameter("give at least one file and, last, the question")
     *paths, question = arguments
@@ -103,12 +106,15 @@ def ask(
         "raw_below": raw_below,
         "overflow": overflow,
         "max_new_tokens": max_new_tokens,
-        "on_piece": None if as_json else print_piece,
     }
+    request = Request(question, **options)
+    options["on_piece"] = None if as_json else print_piece
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert, 0.5 if insert_at is None else insert_at)
     engine = load_engine(model, device, store)
+    if not isinstance(source, Path):
+        check_room(engine, source, request, chunk_size)
     comparison = None
     if compare:
         from e2llm.bench.comparison import compare_with_full_context, format_comparison

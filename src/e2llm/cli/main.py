@@ -61,6 +61,9 @@ app.add_typer(store, name="store")
 app.add_typer(bench, name="bench")
 
 
+HOW_TO_GO_ON = {"train": "; go on with --resume", "eval": "; the same command goes on from there"}
+
+
 def entry_point(argv: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -97,7 +100,10 @@ def entry_point(argv: list[str] | None = None) -> int:
         if isinstance(error, ValueError | OSError | ImportError):
             return fail(str(error) or type(error).__name__, 1)
         return fail(f"unexpected {type(error).__name__}: {error}; run with --debug to see where", 1)
-    return fail("interrupted; nothing is lost that was saved before", 130) if code == 130 else code
+    if code == 130:
+        command = next((item for item in arguments if not item.startswith("-")), "")
+        return fail(f"interrupted; nothing is lost that was saved before{HOW_TO_GO_ON.get(command, '')}", 130)
+    return code
 
 
 def quiet_libraries() -> None:

@@ -14,7 +14,7 @@ MAX_FILE_BYTES = 2 * 2**20
 # Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv", "site-packages"})
 _ANYWHERE = re.compile(r"^/?(?:\*\*/)+(?=[^/]+/?$)")  # before a mere name this says nothing
-_GENERATED_ENDINGS = (".min.js", ".min.css", ".map", "-lock.json", ".lock")
+_GENERATED_ENDINGS = (".min.js", ".min.css", ".map", "-lock.json", ".lock", "tokenizer.json", "vocab.json")
 
 CODE_SUFFIXES = frozenset(
     f".{suffix}"
@@ -49,8 +49,8 @@ def list_folder(folder: Path) -> FolderListing:
 
     Left out are: hidden files and folders, what a `.gitignore` (of the folder, one above it up to the root of
     the repository, or one below) or the repository's `.git/info/exclude` names, `__pycache__`, `node_modules`
-    and the like, links, binary files, empty ones, generated ones (minified, lock files), and files of more
-    than 2 MiB.
+    and the like, links, binary files, empty ones, generated ones (minified, lock files, vocabularies), and
+    files of more than 2 MiB.
     """
     listing = FolderListing()
     rules = _rules_above(folder.resolve())

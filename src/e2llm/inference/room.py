@@ -1,0 +1,61 @@
+"""Whether documents can fit the decoder's window at all, told before they are read."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from e2llm.inference.content import Splitting, chunk_texts
+from e2llm.inference.documents import Document
+from e2llm.inference.planning import Request, make_plan
+
+if TYPE_CHECKING:
+    from e2llm.inference.engine import Engine
+
+
+def check_room(
+    engine: "Engine",
+    documents: Sequence[Document],
+    request: Request,
+    chunk_size_chars: int | None = None,
+) -> None:
+    """Refuse documents whose chunks cannot fit the window, whatever the encoder makes of them.
+
+    Splitting is quick and reading is not. What passes here may still be refused by `Engine.ask`: a chunk that
+    is given as text counts as one position, the least that it can take.
+
+    Args:
+        engine: What is to answer.
+        documents: What is to be read.
+        request: The question and how the context is to be laid out.
+        chunk_size_chars: See `Engine.read`.
+
+    Raises:
+        ContextOverflowError: As `Engine.ask` does.
+        E2LLMError: If the soft tokens or the chunk size are out of range.
+    """
+    limit = engine.model.check_num_soft_tokens(None)
+    if request.soft_tokens is not None:
+        engine.model.check_num_soft_tokens(request.soft_tokens)
+    window = engine.window if request.window is None else request.window
+    if window is None or request.overflow == "select":
+        return
+    splitting = Splitting.of(engine.processor, chunk_size_chars)
+    num_chunks = sum(len(chunk_texts(document, splitting, engine.processor)) for document in documents)
+    make_plan(
+        [1] * num_chunks,
+        overhead=engine.count_positions(request.question, request.history),
+        expand=range(_most_raw(request, num_chunks)) if request.soft_tokens else (),
+        window=window,
+        max_new_tokens=request.max_new_tokens,
+        wanted=request.soft_tokens,
+        limit=limit,
+        overflow="error",
+        rank=list,
+    )
+
+
+def _most_raw(request: Request, num_chunks: int) -> int:
+    """The most chunks that the request may give as text."""
+    if request.expand_tokens is not None or request.raw_below is not None:
+        return num_chunks
+    count = request.expand if isinstance(request.expand, int) else len(request.expand)
+    return min(count, num_chunks)
