@@ -200,7 +200,7 @@ def read_numbered(
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"no such records file: {file}; make one with 'e2llm prepare'")
+        raise FileNotFoundError(missing_file(file))
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -214,6 +214,13 @@ def read_numbered(
                 on_bad_line(bad)
                 continue
             yield number, record
+
+
+def missing_file(file: Path) -> str:
+    """What is wrong with the place of a records file that is not there."""
+    if file.is_dir():
+        return f"{file} is a folder; name a file of records"
+    return f"no such records file: {file}; make one with 'e2llm prepare'"
 
 
 def _fault_of(error: Exception) -> tuple[LineFault, str]:

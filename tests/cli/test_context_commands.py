@@ -22,6 +22,8 @@ def test_a_saved_context_answers_as_its_file_does(run, model, text_file, book):
     fresh = run("ask", text_file, QUESTION, "--model", model)
     saved = run("ask", book, QUESTION, "--model", model)
     assert saved.out == fresh.out
+    assert "; read earlier in " in saved.err
+    assert "; read earlier in " not in fresh.err
 
 
 def test_reading_says_what_it_read(run, model, text_file, tmp_path):

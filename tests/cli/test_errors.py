@@ -154,8 +154,9 @@ def test_a_context_too_long_for_the_window(run, model, tmp_path):
         (["ask"], "Missing argument"),
         (["ask", "x.txt"], "the question"),
         (["ask", "x.txt", "Who?", "--frobnicate"], "No such option: --frobnicate (see e2llm ask --help)"),
-        (["ask", "x.txt", "Who?", "--soft-tokens", "0"], "greater than or equal to 1"),
-        (["ask", "x.txt", "Who?", "--soft-tokens", "two"], "valid integer"),
+        (["ask", "x.txt", "Who?", "--soft-tokens", "0"], "greater than or equal to 1, got '0' (see"),
+        (["ask", "x.txt", "Who?", "--soft-tokens=-3"], "greater than or equal to 1, got '-3' (see"),
+        (["ask", "x.txt", "Who?", "--soft-tokens", "two"], ", got 'two' (see"),
         (["ask", "x.txt", __file__], "is a file; give the question last"),
         (["restate", "x.txt"], "--chunk"),
         (["restate", "x.txt", "--chunk", "-1"], "greater than or equal to 0"),
@@ -192,6 +193,8 @@ def test_records_that_cannot_be_measured(run, model, tmp_path, content, words):
 def test_a_records_file_is_looked_for_before_the_model_is_loaded(run, tmp_path):
     result = run("eval", "--tasks", "answers=gone.jsonl", "--model", "/no/model", "-o", tmp_path / "out")
     assert_fails(result, 1, "no such records file: gone.jsonl")
+    result = run("eval", "--tasks", f"answers={tmp_path}", "--model", "/no/model", "-o", tmp_path / "out")
+    assert_fails(result, 1, f"{tmp_path} is a folder; name a file of records")
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(run, tmp_path):

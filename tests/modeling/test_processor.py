@@ -64,9 +64,9 @@ def test_expanding_a_chunk_that_is_not_there_is_refused(processor, expand):
         processor.lay_out(["one", "two", "three"], "Why?", expand=expand)
 
 
-@pytest.mark.parametrize("count", [0, -1])
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", True])
 def test_less_than_one_soft_token_is_refused_and_not_a_dropped_chunk(processor, count):
-    with pytest.raises(E2LLMError, match=f"num_soft_tokens must be 1 or more, got {count}"):
+    with pytest.raises(E2LLMError, match=f"must be a whole number of 1 or more, got {count!r}"):
         processor.lay_out(["one"], "Why?", num_soft_tokens=count)
 
 

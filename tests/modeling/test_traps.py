@@ -97,9 +97,10 @@ def test_from_parts_needs_a_way_to_know_the_placeholder():
         E2LLMForConditionalGeneration.from_parts(tiny_encoder(), tiny_decoder())
 
 
-def test_zero_soft_tokens_are_refused_and_not_taken_for_the_default():
-    with pytest.raises(ValueError, match="max_soft_tokens must be 1 or more, got 0"):
-        tiny_model(max_soft_tokens=0)
+@pytest.mark.parametrize("count", [0, "8", 2.0])
+def test_a_bad_number_of_soft_tokens_is_refused_and_not_taken_for_the_default(count):
+    with pytest.raises(ValueError, match=f"must be a whole number of 1 or more, got {count!r}"):
+        tiny_model(max_soft_tokens=count)
 
 
 def test_a_placeholder_outside_the_embeddings_is_refused():

@@ -184,7 +184,13 @@ def test_a_completion_longer_than_the_window_is_compressed(llm):
     [
         ({"model": "gpt-4"}, openai.NotFoundError, "use 'tiny'"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools"),
-        ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
+        (
+            {"max_tokens": 0},
+            openai.BadRequestError,
+            "max_tokens: Input should be greater than or equal to 1; got 0",
+        ),
+        ({"max_tokens": "many"}, openai.BadRequestError, "; got a text of 4 characters"),
+        ({"stop": {"a": 1}}, openai.BadRequestError, "; got an object"),
         ({"max_tokens": 100_000}, openai.BadRequestError, "most that this server allows"),
         ({"max_completion_tokens": 3}, openai.BadRequestError, "mean the same"),
         ({"n": 99}, openai.BadRequestError, "lower n"),
@@ -193,7 +199,11 @@ def test_a_completion_longer_than_the_window_is_compressed(llm):
         ({"messages": [{"role": "assistant", "content": "x"}]}, openai.BadRequestError, "last message"),
         ({"messages": [{"role": "user", "content": " "}]}, openai.BadRequestError, "last message"),
         ({"extra": {"soft_tokens": 99}}, openai.BadRequestError, "soft"),
-        ({"extra": {"expand": [1]}}, openai.BadRequestError, "expand names chunks outside"),
+        (
+            {"extra": {"expand": [1]}},
+            openai.BadRequestError,
+            "expand names chunks that do not exist: [1]; there are none",
+        ),
         ({"extra": {"context_ids": ["ctx_" + "0" * 24]}}, openai.NotFoundError, "there is no context"),
         ({"extra": {"context_ids": ["../../etc/passwd"]}}, openai.BadRequestError, "context_ids"),
         ({"extra": {"documents": [" "]}}, openai.BadRequestError, "text 1: the text is empty"),

@@ -150,7 +150,7 @@ def ask(
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     typer.echo()
-    typer.echo(cost_line(answer), err=True)
+    typer.echo(cost_line(answer, read_earlier=isinstance(source, Path)), err=True)
     if comparison is not None:
         typer.echo(format_comparison(comparison))
 
@@ -239,11 +239,12 @@ def count_chunks(number: int) -> str:
     return "1 chunk" if number == 1 else f"{number:,} chunks"
 
 
-def cost_line(answer: "Answer") -> str:
-    """One line of what an answer took."""
+def cost_line(answer: "Answer", read_earlier: bool = False) -> str:
+    """One line of what an answer took; of a saved context the reading was done before."""
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
-    seconds = f"read {timing.read_seconds:.1f} s{first}, answer {timing.total_seconds:.2f} s"
+    read = f"read {'earlier in ' if read_earlier else ''}{timing.read_seconds:.1f} s"
+    seconds = f"{read}{first}, answer {timing.total_seconds:.2f} s"
     chunks = count_chunks(usage.chunks)
     raw = f" and {count_chunks(len(answer.expanded))} as text" if answer.expanded else ""
     left_out = f", {count_chunks(answer.left_out)} left out" if answer.left_out else ""

@@ -90,7 +90,7 @@ def entry_point(argv: list[str] | None = None) -> int:
         return leave_pipe()
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # wrong usage
-            return fail_usage(error)
+            return fail_usage(error, arguments)
         if debug:
             raise
         if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
@@ -132,12 +132,25 @@ def leave_pipe() -> int:
     return 0
 
 
-def fail_usage(error: Any) -> int:
-    """Print what is wrong with the arguments and where the help is; returns 2."""
-    message = error.format_message()
+def fail_usage(error: Any, arguments: list[str]) -> int:
+    """Print what is wrong with the arguments, what was got, and where the help is; returns 2."""
+    message = error.format_message().rstrip(".")
+    given = given_value(getattr(getattr(error, "param", None), "opts", []), arguments)
+    if message.startswith("Invalid value for") and given is not None and repr(given) not in message:
+        message += f", got {given!r}"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "e2llm"
-    return fail(f"{message.rstrip('.')} (see {command} --help)", 2) if message else 2
+    return fail(f"{message} (see {command} --help)", 2) if message else 2
+
+
+def given_value(names: list[str], arguments: list[str]) -> str | None:
+    """What an option of these names was given, if it was."""
+    given = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
+        name, equals, value = argument.partition("=")
+        if name.startswith("-") and name in names:
+            given = value if equals else following
+    return given
 
 
 def fail(message: str, code: int) -> int:

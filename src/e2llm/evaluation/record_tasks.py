@@ -16,7 +16,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskKind, TaskRequest
 from e2llm.evaluation.record_sources import RecordSource, find_records, spread_records
 from e2llm.prompts import OPTION_LETTERS
-from e2llm.records import Record, read_records
+from e2llm.records import Record, missing_file, read_records
 
 _LIST_SEPARATOR = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
 
@@ -260,7 +260,7 @@ class RecordsTask(RecordTask):
             FileNotFoundError: If it is not.
         """
         if not self.file.is_file():
-            raise FileNotFoundError(f"no such records file: {self.file}; make one with 'e2llm prepare'")
+            raise FileNotFoundError(missing_file(self.file))
         return self.file
 
 

@@ -183,7 +183,8 @@ def make_plan(
     """
     expanded = sorted(set(expand))
     if expanded and not (expanded[0] >= 0 and expanded[-1] < len(token_counts)):
-        raise E2LLMError(f"expand names chunks outside 0..{len(token_counts) - 1}: {expanded}")
+        there_are = f"there are 0 to {len(token_counts) - 1}" if token_counts else "there are none"
+        raise E2LLMError(f"expand names chunks that do not exist: {expanded}; {there_are}")
     if overflow == "select" and may_drop and window is not None:
         expanded = _drop_to_fit(expanded, token_counts, window - overhead - max_new_tokens, rank)
     raw = overhead + sum(token_counts[index] for index in expanded)

@@ -47,8 +47,10 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the two sub-configurations and check the values."""
         super().__post_init__(**kwargs)
-        if self.max_soft_tokens < 1:
-            raise E2LLMError(f"max_soft_tokens must be 1 or more, got {self.max_soft_tokens}")
+        if type(self.max_soft_tokens) is not int or self.max_soft_tokens < 1:
+            raise E2LLMError(
+                f"max_soft_tokens must be a whole number of 1 or more, got {self.max_soft_tokens!r}"
+            )
         if self.encoder_batch_tokens < 1:
             raise E2LLMError(f"encoder_batch_tokens must be 1 or more, got {self.encoder_batch_tokens}")
         if self.chunk_token_id < 0:

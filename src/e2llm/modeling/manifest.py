@@ -144,8 +144,8 @@ def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
     found, _ = model_class.config_class.get_config_dict(source, **options)
     if not found:
         raise CheckpointError(
-            f"{source}: not an E2LLM checkpoint, for it holds no config.json or an empty one; name the folder of "
-            "a model, such as RUN/final"
+            f"{source}: not an E2LLM checkpoint, for it holds no config.json or an empty one; "
+            "name the folder of a model, such as RUN/final"
         )
     if found.get("model_type") != model_class.config_class.model_type:
         raise CheckpointError(

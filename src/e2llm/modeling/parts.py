@@ -340,12 +340,16 @@ def readable_errors(subject: str) -> Iterator[None]:
     except MissingExtraError:
         raise
     except Exception as error:  # transformers raises all kinds for a file that says what cannot be
-        raise CheckpointError(f"{subject}: cannot be loaded: {first_line(error)}") from error
+        told = first_line(error)
+        if isinstance(error, OSError) and "couldn't connect to" in told:
+            told = f"there is no folder of that name here, and as a hub id it cannot be had: {told}"
+        raise CheckpointError(f"{subject}: cannot be loaded: {told}") from error
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's text, or all of them if the first ends before what it announces."""
+    lines = str(error).split("\n\n")[0].strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines) if lines[0].endswith(":") else lines[0]
 
 
 def listing(names: list[str], limit: int = 4) -> str:

@@ -253,8 +253,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
                 takes one turn only.
         """
         per_chunk = self.num_soft_tokens if num_soft_tokens is None else num_soft_tokens
-        if per_chunk < 1:
-            raise E2LLMError(f"num_soft_tokens must be 1 or more, got {per_chunk}")
+        if type(per_chunk) is not int or per_chunk < 1:
+            raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {per_chunk!r}")
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):
             raise E2LLMError(f"expand names chunks outside 0..{len(chunks) - 1}: {sorted(expanded)}")

@@ -19,6 +19,7 @@ from e2llm.inference.engine import Engine
 from e2llm.serving import answer_routes, context_routes, info_routes
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import Backend
+from e2llm.serving.bodies import field_problem
 from e2llm.serving.context_schemas import ChunkIn, ContextIn, DocumentsIn, RelevanceIn
 from e2llm.serving.limits import Gate, error_response
 from e2llm.serving.schemas import ChatIn, CompletionIn, ErrorOut
@@ -173,4 +174,5 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(item) for item in first["loc"][1:])
-    return error_response(ApiError(400, f"{place}: {first['msg']}", code="invalid_value", param=place))
+    message = f"{place}: {field_problem(first)}"
+    return error_response(ApiError(400, message, code="invalid_value", param=place))

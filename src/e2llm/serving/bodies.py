@@ -5,6 +5,7 @@ faults, and making an error of each would take minutes; so the number of its par
 looks at them.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from e2llm.serving.server_state import ServerState
 
 MAX_PARTS = 100_000  # numbers, texts, lists and mappings in a body
 MAX_FIELDS = 64  # of one mapping
+
+_NUMBER = re.compile(r"-?[0-9.]{1,20}")  # as a query has it
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -61,9 +64,7 @@ def take_json(raw: bytes, model: type[Model]) -> Model:
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}", code="invalid_value") from error
     if not isinstance(content, dict):
-        raise ApiError(
-            400, f"the body must be a JSON object, got a {type(content).__name__}", code="invalid_value"
-        )
+        raise ApiError(400, f"the body must be a JSON object, got {json_kind(content)}", code="invalid_value")
     check_parts(content)
     try:
         return model.model_validate(content)
@@ -95,16 +96,36 @@ def check_parts(content: dict[str, Any]) -> None:
 
 
 def fault_of(error: ValidationError) -> ApiError:
-    """What is first wrong with a request; what was sent is not sent back."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    """What is first wrong with a request; numbers are sent back, of anything else its kind."""
+    faults = error.errors(include_url=False, include_context=False)
     # Where a field takes several types there is a fault for each; the one that is not about the type fits.
     same = [item for item in faults if item["loc"][:1] == faults[0]["loc"][:1]]
     first = next((item for item in same if not item["type"].endswith("_type")), faults[0])
     place = _place(first["loc"])
-    message = f"{place}: {first['msg']}" if place else str(first["msg"])
+    problem = field_problem(first)
+    message = f"{place}: {problem}" if place else problem
     if first["type"] == "extra_forbidden":
         message = f"{place} is not known, or not supported by this server; leave it out"
     return ApiError(400, message, code="invalid_value", param=place or None)
+
+
+def field_problem(fault: Any) -> str:
+    """What is wrong with a field, and what was got, of one fault that pydantic found."""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return message if fault["type"] == "missing" else f"{message}; got {json_kind(fault['input'])}"
+
+
+def json_kind(value: Any) -> str:
+    """A number itself, and the kind of any other value of JSON."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int) and value.bit_length() > 100:  # Python writes out no more than 4300 digits
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        return value if _NUMBER.fullmatch(value) else f"a text of {len(value):,} characters"
+    return "a list" if isinstance(value, list) else "an object"
 
 
 def _place(location: tuple[int | str, ...]) -> str:
@@ -114,4 +135,6 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _is_plain(item: str) -> bool:
-    return item.isdigit() or (item.isidentifier() and item not in ("str", "list", "int", "float", "bool"))
+    """Names of types are those of Python, or of classes, which begin with a capital."""
+    names_type = item in ("str", "list", "int", "float", "bool") or item[:1].isupper()
+    return item.isdigit() or (item.isidentifier() and not names_type)
