@@ -254,3 +254,23 @@ def test_lora_tensors_that_do_not_match_are_refused(on_bases, tmp_path, edit):
     edit_json(tmp_path / "saved" / MANIFEST, files={})
     with pytest.raises(CheckpointError, match="LoRA tensors do not match the model"):
         load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("one\ntwo", "one"),
+        ("Made from one of:\n (1) a,\n (2) b.\n\nMore", "Made from one of: (1) a, (2) b."),
+        ("", "ValueError"),
+    ],
+)
+def test_an_error_is_told_by_its_first_line_unless_that_ends_before_what_it_announces(text, told):
+    assert parts.first_line(ValueError(text)) == told
+
+
+def test_a_name_that_is_neither_a_folder_nor_to_be_had_is_told_as_both():
+    with (
+        pytest.raises(CheckpointError, match="there is no folder of that name here"),
+        parts.readable_errors("nofolder"),
+    ):
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
