@@ -10,5 +10,5 @@ def reject_lone_surrogates(text: str, name: str = "the text") -> None:
     except UnicodeEncodeError as error:
         raise E2LLMError(
             f"{name}: character {error.start} is a lone surrogate ({text[error.start]!r}), which no "
-            "tokenizer reads; decode the file with errors='replace'"
+            "tokenizer reads; decode its bytes with errors='replace'"
         ) from None

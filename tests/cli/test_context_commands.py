@@ -201,6 +201,14 @@ def test_a_file_that_holds_anything_else_is_not_written_over(run, model, text_fi
     assert run("read", text_file, "-o", book, "--model", model).code == 0  # a context may be renewed
 
 
+def test_a_text_is_no_session_and_stays_as_it_is(run, model, text_file, monkeypatch):
+    before = text_file.read_bytes()
+    result = chat(run, monkeypatch, [QUESTION], "--model", model, "--session", text_file)
+    assert (result.code, result.out) == (1, "")
+    assert f"{text_file} is no saved session" in result.err
+    assert text_file.read_bytes() == before
+
+
 def test_an_added_document_is_kept_in_the_session(run, model, text_file, tmp_path, monkeypatch):
     file = tmp_path / "talk.e2llm"
     chat(run, monkeypatch, [f"/add {text_file}", "/quit"], "--model", model, "--session", file)

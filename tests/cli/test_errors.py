@@ -41,7 +41,7 @@ def test_an_empty_name_is_not_the_current_folder(run, model, tmp_path, monkeypat
 
 
 def test_a_question_that_is_not_utf8(run, text_file, model):
-    assert_fails(run("ask", text_file, "caf\udce9?", "--model", model), 1, "lone surrogate")
+    assert_fails(run("ask", text_file, "caf\udce9?", "--model", model), 1, "the question: character 3 is")
 
 
 def test_a_file_in_the_place_of_a_model(run, text_file):

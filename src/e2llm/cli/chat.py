@@ -61,12 +61,16 @@ def chat(
     Example:
         e2llm chat examples/anne_of_green_gables.txt --session anne.e2llm
     """
+    from e2llm.errors import E2LLMError
     from e2llm.inference.chat import ChatSession
+    from e2llm.inference.context_file import is_tensor_file
 
     options: dict[str, Any] = {"expand": expand, "soft_tokens": soft_tokens, "max_new_tokens": max_new_tokens}
     source = read_source(files) if files else []
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
+    if session is not None and session.is_file() and not is_tensor_file(session):
+        raise E2LLMError(f"{session} is no saved session; name one, or a file that is not there yet")
     engine = load_engine(model, device, store)
     if session is not None and session.is_file():
         if max_history_tokens is not None:

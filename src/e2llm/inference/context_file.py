@@ -141,9 +141,8 @@ def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]
     except _DAMAGE as error:
         if isinstance(error, E2LLMError) and str(error).startswith(str(path)):
             raise
-        raise E2LLMError(
-            f"{path}: damaged or no saved context ({error}); read the documents again"
-        ) from error
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise E2LLMError(f"{path}: damaged or no saved context ({what}); read the documents again") from error
     return engine.bind(content, splitting, seconds), extra
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.selection import best
+from e2llm.surrogates import reject_lone_surrogates
 
 SELECTORS = ("bm25", "encoder")
 OVERFLOWS = ("error", "select")
@@ -36,6 +37,7 @@ class Request:
     def __post_init__(self) -> None:
         if not isinstance(self.question, str) or not self.question.strip():
             raise E2LLMError(f"the question is empty or no text: {self.question!r}")
+        reject_lone_surrogates(self.question, "the question")
         _check_count("max_new_tokens", self.max_new_tokens, least=1)
         if self.soft_tokens is not None and type(self.soft_tokens) is not int:
             raise E2LLMError(f"soft_tokens must be a whole number, got {self.soft_tokens!r}")
