@@ -61,7 +61,11 @@ app.add_typer(store, name="store")
 app.add_typer(bench, name="bench")
 
 
-HOW_TO_GO_ON = {"train": "; go on with --resume", "eval": "; the same command goes on from there"}
+HOW_TO_GO_ON = {
+    "train": "; go on with --resume",
+    "eval": "; the same command goes on from there",
+    "realign": "; begin again with another output",
+}
 
 
 def entry_point(argv: list[str] | None = None) -> int:
