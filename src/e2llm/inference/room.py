@@ -32,9 +32,7 @@ def check_room(
         ContextOverflowError: As `Engine.ask` does.
         E2LLMError: If the soft tokens or the chunk size are out of range.
     """
-    limit = engine.model.check_num_soft_tokens(None)
-    if request.soft_tokens is not None:
-        engine.model.check_num_soft_tokens(request.soft_tokens)
+    most_soft = engine.model.check_num_soft_tokens(request.soft_tokens)
     window = engine.window if request.window is None else request.window
     if window is None or request.overflow == "select":
         return
@@ -47,7 +45,7 @@ def check_room(
         window=window,
         max_new_tokens=request.max_new_tokens,
         wanted=request.soft_tokens,
-        limit=limit,
+        limit=most_soft,
         overflow="error",
         rank=list,
     )
