@@ -157,6 +157,7 @@ def tiny_model(
     """A model of two families (or two instances) with a new adapter of up to 4 soft tokens."""
     torch.manual_seed(3)
     settings: dict[str, Any] = {
+        "adapter": "attention",
         "max_soft_tokens": 4,
         "decoder_tokenizer": tiny_decoder_tokenizer(),
         **options,

@@ -25,7 +25,7 @@ def bases(tmp_path):
 @pytest.fixture
 def on_bases(bases):
     torch.manual_seed(3)
-    return E2LLMForConditionalGeneration.from_parts(*bases, max_soft_tokens=4)
+    return E2LLMForConditionalGeneration.from_parts(*bases, adapter="attention", max_soft_tokens=4)
 
 
 @pytest.fixture

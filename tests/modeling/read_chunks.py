@@ -22,5 +22,5 @@ def plain_soft_tokens(model, chunks, num_soft_tokens=2):
     rows = []
     for ids, mask in zip(chunks["chunk_input_ids"], chunks["chunk_attention_mask"], strict=True):
         one, real = ids[mask.bool()][None], mask[mask.bool()][None]
-        rows.append(model.adapt(model.encode_states(one, real), real, num_soft_tokens))
+        rows.append(model.keep(model.encode_states(one, real), real, num_soft_tokens))
     return torch.cat(rows)

@@ -120,7 +120,7 @@ def test_cls_reads_the_first_real_token_of_a_left_padded_chunk(states):
 def test_soft_tokens_start_at_the_scale_of_the_decoders_embeddings():
     model = tiny_model()
     states = torch.randn(16, 6, 32)
-    soft_tokens = model.adapt(states, torch.ones(16, 6), 4)
+    soft_tokens = model.keep(states, torch.ones(16, 6), 4)
     embeddings = model.get_input_embeddings().weight
     assert soft_tokens.pow(2).mean().sqrt().item() == pytest.approx(
         embeddings.pow(2).mean().sqrt().item(), rel=0.05
@@ -138,7 +138,7 @@ def test_heads_must_divide_the_decoders_width():
 
 
 def test_an_unknown_adapter_or_pooling_is_refused():
-    with pytest.raises(E2LLMError, match="adapter must be one of mlp, attention, got 'conv'"):
+    with pytest.raises(E2LLMError, match="adapter must be one of pooling, attention, mlp, got 'conv'"):
         tiny_model(adapter="conv")
     with pytest.raises(E2LLMError, match="pooling must be 'cls' or 'mean', got 'max'"):
         tiny_model(adapter="mlp", max_soft_tokens=1, pooling="max")

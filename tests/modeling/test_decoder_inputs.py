@@ -56,7 +56,7 @@ def test_two_kinds_of_chunks_or_a_missing_mask_are_refused(model, inputs):
 
 def test_stored_soft_tokens_must_be_as_many_as_the_input_asks_for(model, inputs):
     stored = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    with pytest.raises(E2LLMError, match="chunk_embeds holds 1 soft tokens per chunk, the input asks for 2"):
+    with pytest.raises(E2LLMError, match="a chunk has 1 soft tokens, the input asks for 2"):
         model(**stored, chunk_embeds=torch.zeros(7, 1, WIDTH))
 
 

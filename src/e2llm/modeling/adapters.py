@@ -1,16 +1,22 @@
-"""Adapters: from an encoder's token states of one chunk to its soft tokens.
+"""Adapters: from an encoder's token states of one chunk to its soft tokens, in two steps.
 
-Shapes: C chunks, T encoder tokens per chunk, E encoder width, K soft tokens per chunk, D decoder width.
+Reading makes what a store keeps of a chunk (`forward`); asking makes soft tokens of that (`soft_tokens`), as
+many of each chunk as its place in the window asks for. `pooling` keeps pooled states and its dial is the
+rate, encoder tokens per soft token; `attention` and `mlp` keep soft tokens, and their dial is how many are used.
+
+Shapes: C chunks, T encoder tokens per chunk, E encoder width (times the number of layers read), N kept states
+per chunk, S their width, P places at which chunks are in the input, R soft tokens in all, D decoder width.
 A new adapter is one subclass of `Adapter` and one line in `ADAPTERS`; docs/extending.md shows one.
 """
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.rates import coarsen, group_means, rates_of_counts
 
 LEAST_ROWS = 16
 
@@ -54,23 +60,53 @@ class Adapter(nn.Module):
     - every parameter trains; linear layers and norms are initialised by the model, others by the adapter.
 
     Attributes:
-        scale: `[]`, a learned factor of the soft tokens that starts at the `scale` it was made with.
+        dial: What a user turns: `soft_tokens`, a number per chunk, or `rate`, encoder tokens per soft token.
     """
 
-    scale: nn.Parameter
+    dial: ClassVar[Literal["soft_tokens", "rate"]] = "soft_tokens"
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
-        """Make soft tokens.
+        """Read: make what is kept of each chunk, here its soft tokens.
 
         Args:
             states: `[C, T, E]` token states of the encoder.
             mask: `[C, T]`, nonzero for real tokens; every chunk has one at least.
-            num_soft_tokens: K, from 1 to `max_soft_tokens`.
+            num_soft_tokens: K, from 1 to `max_soft_tokens`; an adapter whose dial is the rate ignores it.
 
         Returns:
-            `[C, K, D]` soft tokens, in the dtype of the adapter.
+            `[C, K, D]` soft tokens (`[C, N, S]` pooled states), in the dtype of the adapter.
         """
         raise NotImplementedError
+
+    def soft_tokens(
+        self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Ask: make soft tokens of what was kept, here the first of each chunk.
+
+        Args:
+            kept: `[P, N, S]` of `forward`, a row for each place.
+            num_tokens: `[P]` int64, encoder tokens of each chunk.
+            num_soft_tokens: `[P]` int64, how many each place takes, 1 or more.
+
+        Returns:
+            `[R, D]` soft tokens of all places, one after the other.
+
+        Raises:
+            E2LLMError: If a place takes more than its chunk has, or a number that the adapter cannot make.
+        """
+        if bool((num_soft_tokens > kept.shape[1]).any()):
+            raise E2LLMError(
+                f"a chunk has {kept.shape[1]} soft tokens, the input asks for {int(num_soft_tokens.max())}"
+            )
+        places = torch.arange(kept.shape[1], device=kept.device)
+        return kept[places < num_soft_tokens[:, None]]
+
+    def reading_state(self) -> dict[str, torch.Tensor]:
+        """The tensors that `forward` depends on: those that decide what a store holds."""
+        return dict(self.state_dict())
+
+    def initialize(self) -> None:
+        """Start the weights that are neither in a linear layer nor in a norm; only by `torch.nn.init`."""
 
 
 class MLPAdapter(Adapter):
@@ -159,6 +195,10 @@ class AttentionPoolingAdapter(Adapter):
         self.output_norm = nn.LayerNorm(decoder_size)
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
+    def initialize(self) -> None:
+        """Start the queries."""
+        nn.init.normal_(self.queries, std=self.queries.shape[-1] ** -0.5)
+
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
         """Pool by attention.
 
@@ -193,9 +233,103 @@ class AttentionPoolingAdapter(Adapter):
         return soft_tokens[: num_chunks * num_soft_tokens].view(num_chunks, num_soft_tokens, width)
 
 
+class PoolingAdapter(Adapter):
+    """Neighbouring token states are averaged in groups; an MLP makes a soft token of each group.
+
+    Reading: a group of `finest_rate` neighbours (the last one shorter, divided by its own length) is averaged
+    and projected to the width that a store keeps. Asking: kept states are averaged to the rate of each place,
+    weighted by their tokens, so that a coarser rate equals reading at that rate; then
+    `soft = skip(x) + MLP(RMSNorm(x))`. The MLP starts at zero and no norm follows, so that a new adapter is
+    linear and its soft tokens may grow freely (chosen here, docs/fidelity.md; grouping as in LCLM, pooling by
+    the mean as in arXiv 2510.20797). `e2llm.modeling.ridge` fits the linear start.
+
+    Args:
+        encoder_size: E, the encoder's width times the number of layers read.
+        decoder_size: D.
+        max_soft_tokens: Not used: the dial is the rate.
+        num_heads: Not used.
+        pooling: Not used.
+        scale: Root mean square that soft tokens start with where the states have 1.
+        finest_rate: Encoder tokens per kept state, a power of two.
+    """
+
+    dial = "rate"
+
+    def __init__(
+        self,
+        encoder_size: int,
+        decoder_size: int,
+        *,
+        max_soft_tokens: int,
+        num_heads: int,
+        pooling: str,
+        scale: float,
+        finest_rate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.finest_rate = finest_rate
+        self.start_scale = scale
+        width = min(encoder_size, decoder_size)
+        self.projection = nn.Linear(encoder_size, width)
+        self.head = PoolingHead(width, decoder_size)
+
+    def initialize(self) -> None:
+        """Start at the scale of the decoder's token embeddings, with an MLP that adds nothing."""
+        nn.init.normal_(self.projection.weight, std=self.start_scale * self.projection.in_features**-0.5)
+        nn.init.zeros_(self.head.down.weight)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int = 0) -> torch.Tensor:
+        """Pool and project.
+
+        Args:
+            states: `[C, T, E]` token states of the encoder.
+            mask: `[C, T]`, nonzero for real tokens.
+            num_soft_tokens: Not used.
+
+        Returns:
+            `[C, N, S]` pooled states at the finest rate, zero behind a chunk's own.
+        """
+        means, is_group = group_means(states, mask, self.finest_rate)
+        rows = means[is_group]
+        projected = self.projection(pad_rows(rows))[: len(rows)]
+        kept = projected.new_zeros(*means.shape[:2], projected.shape[-1])
+        scattered: torch.Tensor = kept.masked_scatter(is_group.unsqueeze(-1), projected)
+        return scattered
+
+    def soft_tokens(
+        self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
+        rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
+        rows = coarsen(kept, num_tokens, rates, self.finest_rate)
+        made: torch.Tensor = self.head(pad_rows(rows))[: len(rows)]
+        return made
+
+    def reading_state(self) -> dict[str, torch.Tensor]:
+        """The tensors of the projection, which is all of the adapter that reading uses."""
+        return dict(self.projection.state_dict())
+
+
+class PoolingHead(nn.Module):
+    """From pooled states `[R, S]` to soft tokens `[R, D]`: `skip(x) + MLP(RMSNorm(x))`."""
+
+    def __init__(self, width: int, decoder_size: int) -> None:
+        super().__init__()
+        self.skip = nn.Identity() if width == decoder_size else nn.Linear(width, decoder_size, bias=False)
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.up = nn.Linear(width, 2 * decoder_size)
+        self.down = nn.Linear(2 * decoder_size, decoder_size)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled states `[R, S]` to soft tokens `[R, D]`."""
+        soft_tokens: torch.Tensor = self.skip(pooled) + self.down(functional.gelu(self.up(self.norm(pooled))))
+        return soft_tokens
+
+
 ADAPTERS: dict[str, type[Adapter]] = {
-    "mlp": MLPAdapter,
+    "pooling": PoolingAdapter,
     "attention": AttentionPoolingAdapter,
+    "mlp": MLPAdapter,
 }
 
 
@@ -211,11 +345,14 @@ def new_adapter(config: Any, decoder_size: int) -> Adapter:
     """
     if config.adapter not in ADAPTERS:
         raise E2LLMError(f"adapter must be one of {', '.join(ADAPTERS)}, got {config.adapter!r}")
-    return ADAPTERS[config.adapter](
-        config.encoder_config.hidden_size,
+    made = ADAPTERS[config.adapter]
+    more = {"finest_rate": config.finest_rate} if made.dial == "rate" else {}
+    return made(
+        config.encoder_config.hidden_size * len(config.encoder_layers or [-1]),
         decoder_size,
         max_soft_tokens=config.max_soft_tokens,
         num_heads=config.adapter_num_heads,
         pooling=config.pooling,
         scale=config.soft_token_scale,
+        **more,
     )

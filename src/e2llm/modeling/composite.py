@@ -1,7 +1,8 @@
 """The three parts of the model, and the road from chunks to the decoder's input embeddings.
 
-Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, E encoder width, K soft tokens per
-chunk, L decoder tokens, D decoder embedding width.
+Shapes: B samples, C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk,
+E encoder width times the number of layers read, N kept states per chunk, S their width, K soft tokens per
+chunk, R soft tokens in all, L decoder tokens, D decoder embedding width.
 """
 
 import inspect
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.modeling.adapters import new_adapter
+from e2llm.modeling.adapters import Adapter, new_adapter
 from e2llm.modeling.configuration import E2LLMConfig
-from e2llm.modeling.merging import find_placeholders, plan_passes, soft_tokens_per_chunk
+from e2llm.modeling.merging import find_placeholders, plan_passes, soft_tokens_of_places
 from e2llm.modeling.parts import PartSource, encoder_build_kwargs, encoder_token_limit
 from e2llm.process_memory import HeapTrimmer
 
@@ -76,16 +78,15 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the adapter; the parts initialise themselves."""
         if module is self.adapter:
-            queries = getattr(module, "queries", None)
-            if queries is not None:
-                nn.init.normal_(queries, std=queries.shape[-1] ** -0.5)
+            self.adapter.initialize()
         elif isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            if isinstance(getattr(module, "bias", None), torch.Tensor):
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def get_input_embeddings(self) -> Any:
         """The decoder's token embeddings."""
@@ -118,31 +119,90 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
                     part.eval()
         return self
 
+    def encode_layers(
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pass of the encoder.
+
+        Args:
+            chunk_input_ids: `[C, T]` ids.
+            chunk_attention_mask: `[C, T]`; None: no padding.
+
+        Returns:
+            `[C, T, E]`, what the adapter reads: the states of `config.encoder_layers` side by side; and the
+            last layer's states.
+        """
+        layers = self.config.encoder_layers
+        outputs = self.chunk_encoder(
+            input_ids=chunk_input_ids,
+            attention_mask=self._encoder_mask(chunk_input_ids, chunk_attention_mask),
+            output_hidden_states=layers is not None,
+        )
+        last: torch.Tensor = outputs.last_hidden_state
+        if layers is None:
+            return last, last
+        final = len(outputs.hidden_states) - 1
+        chosen = [last if layer == final else outputs.hidden_states[layer] for layer in layers]
+        return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)), last
+
+    def _encoder_mask(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """The mask that the encoder is called with."""
+        return mask
+
     def encode_states(
         self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """One pass of the encoder: `[C, T]` ids and mask (None: no padding) to `[C, T, E]` token states."""
-        outputs = self.chunk_encoder(input_ids=chunk_input_ids, attention_mask=chunk_attention_mask)
-        states: torch.Tensor = outputs.last_hidden_state
-        return states
+        """One pass of the encoder: `[C, T]` ids and mask (None: no padding) to `[C, T, E]` states."""
+        return self.encode_layers(chunk_input_ids, chunk_attention_mask)[0]
 
-    def adapt(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
-        """Token states `[C, T, E]` with their mask `[C, T]` to soft tokens `[C, K, D]`."""
+    def keep(
+        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None = None
+    ) -> torch.Tensor:
+        """What is kept of chunks: token states `[C, T, E]` with their mask `[C, T]` to `[C, N, S]`.
+
+        Args:
+            states: Of `encode_states`.
+            mask: Nonzero for real tokens.
+            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number.
+        """
         dtype = next(self.adapter.parameters()).dtype
-        soft_tokens: torch.Tensor = self.adapter(states.to(dtype), mask, num_soft_tokens)
-        return soft_tokens
+        kept: torch.Tensor = self.adapter(
+            states.to(dtype), mask, num_soft_tokens or self.config.max_soft_tokens
+        )
+        return kept
 
-    def adapt_in_passes(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
-        """`adapt`, pass by pass and, with gradients, under activation checkpointing: memory of one pass."""
+    def keep_in_passes(
+        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None = None
+    ) -> torch.Tensor:
+        """`keep`, pass by pass and, with gradients, under activation checkpointing: memory of one pass."""
         pieces, order = [], []
         for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
             order.append(rows)
             part = (states[rows, :length], mask[rows, :length], num_soft_tokens)
             if torch.is_grad_enabled():
-                pieces.append(checkpoint(self.adapt, *part, use_reentrant=False))
+                pieces.append(checkpoint(self.keep, *part, use_reentrant=False))
             else:
-                pieces.append(self.adapt(*part))
-        return torch.cat(pieces)[torch.argsort(torch.cat(order))]
+                pieces.append(self.keep(*part))
+        return join_kept(pieces, order)
+
+    def soften(
+        self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """What is kept of chunks to their soft tokens: the second half of the adapter.
+
+        Args:
+            kept: `[P, N, S]`, a row for each place.
+            num_tokens: `[P]` encoder tokens of each chunk.
+            num_soft_tokens: `[P]` soft tokens that each place takes.
+
+        Returns:
+            `[R, D]` soft tokens, one place after the other.
+        """
+        dtype, device = next(self.adapter.parameters()).dtype, kept.device
+        soft_tokens: torch.Tensor = self.adapter.soft_tokens(
+            kept.to(dtype), num_tokens.to(device).long(), num_soft_tokens.to(device).long()
+        )
+        return soft_tokens
 
     def encode_chunks(
         self,
@@ -152,7 +212,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         *,
         gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Make the soft tokens of chunks: the one place that encodes chunks.
+        """Read chunks: the one place that encodes chunks in training.
 
         The chunks are read in passes of at most `config.encoder_batch_tokens` tokens, sorted by length so
         that little padding is read, and come back in their order. With gradients each pass runs under
@@ -167,13 +227,14 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         Args:
             chunk_input_ids: `[C, T]` encoder token ids, right-padded.
             chunk_attention_mask: `[C, T]`, nonzero for real tokens; every chunk has at least one.
-            num_soft_tokens: K, from 1 to `config.max_soft_tokens` (the default).
+            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number:
+                from 1 to `config.max_soft_tokens` (the default).
             gradient_mask: `[C]` bool, which chunks gradients flow through, at least one of them. These
                 gradients are multiplied by C / their number: over draws of the mask, the expected gradient
                 is that of all chunks (chosen here). None: all.
 
         Returns:
-            `[C, K, D]` soft tokens in the adapter's dtype.
+            `[C, N, S]`, what is kept of them, in the adapter's dtype; `soften` makes soft tokens of it.
 
         Raises:
             E2LLMError: If K is out of range, or a chunk is empty or longer than the encoder reads.
@@ -186,23 +247,23 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         limit = encoder_token_limit(config=self.config.encoder_config)
 
         def read(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            return self.adapt(self.encode_states(ids, mask), mask, num_soft_tokens)
+            return self.keep(self.encode_states(ids, mask), mask, num_soft_tokens)
 
         def read_pass(ids: torch.Tensor, mask: torch.Tensor, keeps: bool = False) -> torch.Tensor:
-            soft_tokens: torch.Tensor
+            kept: torch.Tensor
             if trains_encoder and keeps:
                 return read(ids, mask)
             if trains_encoder:
-                soft_tokens = checkpoint(read, ids, mask, use_reentrant=False)
+                kept = checkpoint(read, ids, mask, use_reentrant=False)
                 _trim_heap(_SLACK_BETWEEN_PASSES)
-                soft_tokens.register_hook(_trim_before_backward)  # type: ignore[no-untyped-call]
-                return soft_tokens
+                kept.register_hook(_trim_before_backward)  # type: ignore[no-untyped-call]
+                return kept
             with torch.no_grad():
                 states = self.encode_states(ids, mask)
             if not has_gradients:
-                return self.adapt(states, mask, num_soft_tokens)
-            soft_tokens = checkpoint(self.adapt, states, mask, num_soft_tokens, use_reentrant=False)
-            return soft_tokens
+                return self.keep(states, mask, num_soft_tokens)
+            kept = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
+            return kept
 
         passes = list(plan_passes(chunk_attention_mask, self.config.encoder_batch_tokens))
         if passes and passes[0][1] > limit:
@@ -218,16 +279,17 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
             order.append(rows)
         if trains_encoder:
             _trim_heap(_SLACK_BEFORE_DECODER)
-        if pieces:
-            soft_tokens = torch.cat(pieces)[torch.argsort(torch.cat(order))]
-        else:
-            embeddings = self.get_input_embeddings()  # its weight may be sharded, to no size at all
-            like = embeddings.weight.new_zeros(())
-            soft_tokens = like.expand(0, num_soft_tokens, embeddings.embedding_dim)
+        kept = join_kept(pieces, order) if pieces else self._nothing_kept(num_soft_tokens)
         for _ in range(num_missing):
             token = chunk_input_ids.new_zeros((1, 1))
-            soft_tokens = soft_tokens + 0 * read_pass(token, torch.ones_like(token)).sum()
-        return soft_tokens
+            kept = kept + 0 * read_pass(token, torch.ones_like(token)).sum()
+        return kept
+
+    def _nothing_kept(self, num_soft_tokens: int) -> torch.Tensor:
+        """`[0, K, D]`, what is kept of no chunk."""
+        embeddings = self.get_input_embeddings()  # its weight may be sharded, to no size at all
+        like: torch.Tensor = embeddings.weight.new_zeros(())
+        return like.expand(0, num_soft_tokens, embeddings.embedding_dim)
 
     def _encode_sampled(
         self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, gradient_mask: torch.Tensor
@@ -241,7 +303,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         trained = self.encode_chunks(ids[chosen], mask[chosen], num_soft_tokens)
         scale = len(ids) / len(chosen)
         trained.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
-        return torch.cat([trained, constant])[torch.argsort(torch.cat([chosen, others]))]
+        return join_kept([trained, constant], [chosen, others])
 
     def merge(
         self,
@@ -252,6 +314,7 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
         chunk_index: torch.Tensor | None = None,
+        chunk_num_soft_tokens: torch.Tensor | None = None,
         chunk_gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embed the input and put the soft tokens in the places of the placeholders.
@@ -260,15 +323,17 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         Chunks stand in the order of their placeholders, over the whole batch.
 
         Args:
-            input_ids: `[B, L]` decoder token ids with K placeholders per chunk.
+            input_ids: `[B, L]` decoder token ids with a placeholder for each soft token.
             attention_mask: `[B, L]`, or longer where a cache holds what came before; masked placeholders do
                 not count.
             chunk_input_ids: `[C, T]` encoder token ids.
             chunk_attention_mask: `[C, T]`.
             chunk_states: `[C, T, E]` token states of the encoder, computed earlier.
-            chunk_embeds: `[C, K', D]` soft tokens, computed earlier; the first K of the K' are used.
-            chunk_index: `[P]` row of the chunk that stands at each of P places, so that a chunk that stands
-                at several (questions about one context) is read once; by default each row stands once.
+            chunk_embeds: Soft tokens, computed earlier: `[R, D]`, one for each placeholder, or `[C, K', D]`,
+                of which the first K of each chunk are used.
+            chunk_index: `[P]` row of the chunk at each of P places, so that a chunk that is at several
+                (questions about one context, several rates) is read once; by default each row is used once.
+            chunk_num_soft_tokens: `[P]` soft tokens at each place; by default all have equally many.
             chunk_gradient_mask: `[C]` bool, see `encode_chunks`.
 
         Returns:
@@ -284,30 +349,47 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         chunks = [item for item in (chunk_input_ids, chunk_states, chunk_embeds) if item is not None]
         if len(chunks) > 1:
             raise E2LLMError("give only one of chunk_input_ids, chunk_states and chunk_embeds")
-        num_chunks = 0 if not chunks else len(chunks[0] if chunk_index is None else chunk_index)
-        num_soft_tokens = soft_tokens_per_chunk(is_placeholder, num_chunks)
-        if num_soft_tokens == 0:
-            return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
-        self.check_num_soft_tokens(num_soft_tokens)
-        if chunk_embeds is not None:
-            if chunk_embeds.shape[1] < num_soft_tokens:
-                raise E2LLMError(
-                    f"chunk_embeds holds {chunk_embeds.shape[1]} soft tokens per chunk, the input asks for "
-                    f"{num_soft_tokens}"
-                )
-            soft_tokens = chunk_embeds[:, :num_soft_tokens]
-        elif chunk_attention_mask is None:
-            raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
-        elif chunk_states is not None:
-            soft_tokens = self.adapt_in_passes(chunk_states, chunk_attention_mask, num_soft_tokens)
+        if chunk_embeds is not None and chunk_embeds.dim() == 2:
+            soft_tokens = check_flat(chunk_embeds, is_placeholder)
         else:
-            soft_tokens = self.encode_chunks(
-                chunks[0], chunk_attention_mask, num_soft_tokens, gradient_mask=chunk_gradient_mask
+            num_places = 0 if not chunks else len(chunks[0] if chunk_index is None else chunk_index)
+            counts = soft_tokens_of_places(is_placeholder, num_places, chunk_num_soft_tokens)
+            if not num_places:
+                return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
+            kept, num_tokens = self._kept_of(
+                counts, chunk_attention_mask, chunk_input_ids, chunk_states, chunk_embeds, chunk_gradient_mask
             )
-        if chunk_index is not None:
-            soft_tokens = soft_tokens[chunk_index]
+            if chunk_index is not None:
+                kept, num_tokens = kept[chunk_index], num_tokens[chunk_index]
+            if chunk_embeds is not None:
+                soft_tokens = Adapter.soft_tokens(self.adapter, kept, num_tokens, counts.to(kept.device))
+            else:
+                soft_tokens = self.soften(kept, num_tokens, counts)
         soft_tokens = soft_tokens.to(device=embeds.device, dtype=embeds.dtype)
         return embeds.masked_scatter(is_placeholder.unsqueeze(-1), soft_tokens)
+
+    def _kept_of(
+        self,
+        counts: torch.Tensor,
+        mask: torch.Tensor | None,
+        ids: torch.Tensor | None,
+        states: torch.Tensor | None,
+        embeds: torch.Tensor | None,
+        gradient_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is kept of a batch's chunks, `[C, N, S]`, and the encoder tokens of each, `[C]`."""
+        most: int | None = None
+        if self.adapter.dial == "soft_tokens":
+            most = self.check_num_soft_tokens(int(counts.max()))
+        if embeds is not None:
+            return embeds, torch.ones(len(embeds), dtype=torch.long, device=embeds.device)
+        if mask is None:
+            raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
+        num_tokens = mask.ne(0).sum(dim=1)
+        if states is not None:
+            return self.keep_in_passes(states, mask, most), num_tokens
+        assert ids is not None
+        return self.encode_chunks(ids, mask, most, gradient_mask=gradient_mask), num_tokens
 
     def check_num_soft_tokens(self, num_soft_tokens: int | None) -> int:
         """Return K (by default `config.max_soft_tokens`), or raise `E2LLMError` if it is out of range."""
@@ -339,7 +421,32 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
     def _dummy_chunk(self, embeds: torch.Tensor) -> torch.Tensor:
         """Sum of the soft tokens of a one-token chunk: so a batch without chunks uses every parameter too."""
         ids = torch.zeros((1, 1), dtype=torch.long, device=embeds.device)
-        return self.encode_chunks(ids, torch.ones_like(ids)).sum().to(embeds.dtype)
+        one = torch.ones_like(ids)
+        kept = self.encode_chunks(ids, one)
+        count = one[0] * (kept.shape[1] if self.adapter.dial == "soft_tokens" else 1)
+        return self.soften(kept, one[0], count).sum().to(embeds.dtype)
+
+
+def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Tensor:
+    """What passes kept of their chunks, `[c, n, S]` each, as one `[C, N, S]` in the order of the chunks.
+
+    Args:
+        pieces: Of each pass; shorter ones are filled up with zeros.
+        order: `[c]` rows of each pass's chunks.
+    """
+    longest = max(piece.shape[1] for piece in pieces)
+    padded = [functional.pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces]
+    return torch.cat(padded)[torch.argsort(torch.cat(order))]
+
+
+def check_flat(soft_tokens: torch.Tensor, is_placeholder: torch.Tensor) -> torch.Tensor:
+    """Return soft tokens `[R, D]`; raises `E2LLMError` unless there is one for each placeholder `[B, L]`."""
+    total = int(is_placeholder.sum())
+    if len(soft_tokens) != total:
+        raise E2LLMError(
+            f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
+        )
+    return soft_tokens
 
 
 def _trim_before_backward(_gradient: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.rates import ONE_PER_CHUNK, check_rate
 
 
 class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -14,9 +15,18 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     Attributes:
         encoder_config: The text encoder's own configuration (any natively implemented encoder).
         text_config: The decoder's own configuration (any natively implemented causal LM).
-        adapter: Name in `e2llm.modeling.adapters.ADAPTERS`: `attention` (paper v2) or `mlp` (paper v1).
-        max_soft_tokens: Soft tokens that the adapter can make of one chunk, 1 or more; the compression dial
-            chooses any number up to it at inference (chosen here; the paper has 1).
+        adapter: Name in `e2llm.modeling.adapters.ADAPTERS`: `pooling` (chosen here), `attention` (paper v2)
+            or `mlp` (paper v1).
+        encoder_layers: Encoder layers whose states the adapter reads, side by side: 0 is the embeddings, the
+            encoder's number of layers its last. None: the last alone, as in the paper.
+        encoder_attention: `as_trained`, or `bidirectional` to let a causal encoder see later tokens, too.
+        finest_rate: Encoder tokens per state that the `pooling` adapter keeps of a chunk, a power of two; a
+            finer rate cannot be asked for.
+        default_rate: The rate of chunks where nobody says: a power of two from `finest_rate` on, or `one`.
+        trained_on: How often training gave a chunk at each rate (keys such as `4` and `one`) or as `text`,
+            in chunks; empty for a model that was never trained.
+        max_soft_tokens: Soft tokens that `attention` and `mlp` can make of one chunk, 1 or more; the
+            compression dial chooses any number up to it at inference (chosen here; the paper has 1).
         adapter_num_heads: Attention heads of the `attention` adapter (paper v2: 4).
         pooling: What the `mlp` adapter reads: the first token (`cls`, paper v1) or the `mean` of the chunk.
         soft_token_scale: Root mean square that a new adapter's soft tokens start with. `from_parts` measures
@@ -35,6 +45,11 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     adapter: str = "attention"
+    encoder_layers: list[int] | None = None
+    encoder_attention: Literal["as_trained", "bidirectional"] = "as_trained"
+    finest_rate: int = 2
+    default_rate: int | str = 4
+    trained_on: dict[str, int] | None = None
     max_soft_tokens: int = 8
     adapter_num_heads: int = 4
     pooling: Literal["cls", "mean"] = "mean"
@@ -51,7 +66,29 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
             raise E2LLMError(
                 f"max_soft_tokens must be a whole number of 1 or more, got {self.max_soft_tokens!r}"
             )
+        self._check_rates()
+        self._check_layers()
         if self.encoder_batch_tokens < 1:
             raise E2LLMError(f"encoder_batch_tokens must be 1 or more, got {self.encoder_batch_tokens}")
         if self.chunk_token_id < 0:
             raise E2LLMError(f"chunk_token_id must be 0 or more, got {self.chunk_token_id}")
+
+    def _check_rates(self) -> None:
+        if check_rate(self.finest_rate, name="finest_rate") == ONE_PER_CHUNK:
+            raise E2LLMError("finest_rate must be a number of encoder tokens, got 'one'")
+        check_rate(self.default_rate, name="default_rate")
+
+    def _check_layers(self) -> None:
+        if self.encoder_layers is None:
+            return
+        num_layers = getattr(self.encoder_config, "num_hidden_layers", None)
+        wrong = [
+            layer
+            for layer in self.encoder_layers
+            if type(layer) is not int or layer < 0 or (num_layers is not None and layer > num_layers)
+        ]
+        if wrong or not self.encoder_layers or len(set(self.encoder_layers)) < len(self.encoder_layers):
+            raise E2LLMError(
+                f"encoder_layers must name different layers from 0 (the embeddings) to {num_layers} (the "
+                f"last), got {self.encoder_layers}"
+            )

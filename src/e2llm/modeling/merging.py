@@ -1,7 +1,7 @@
 """Where soft tokens stand in the decoder's input, and which chunks the encoder reads together.
 
-Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, K soft tokens per chunk, L decoder
-    tokens.
+Shapes: B samples, C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk,
+    L decoder tokens.
 """
 
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ CHUNK_ARGUMENTS = (
     "chunk_states",
     "chunk_embeds",
     "chunk_index",
+    "chunk_num_soft_tokens",
     "chunk_gradient_mask",
 )
 
@@ -44,32 +45,48 @@ def find_placeholders(
     return found & attention_mask[:, -input_ids.shape[1] :].bool()
 
 
-def soft_tokens_per_chunk(is_placeholder: torch.Tensor, num_chunks: int) -> int:
-    """How many placeholders each chunk has, K; 0 where there are neither chunks nor placeholders.
+def soft_tokens_of_places(
+    is_placeholder: torch.Tensor, num_places: int, given: torch.Tensor | None = None
+) -> torch.Tensor:
+    """How many placeholders each chunk has.
 
     Args:
         is_placeholder: `[B, L]` bool.
-        num_chunks: C.
+        num_places: P, the places at which chunks are.
+        given: `[P]`, the numbers where they are known; by default all are equal.
+
+    Returns:
+        `[P]` int64.
 
     Raises:
         E2LLMError: If the placeholders do not divide among the chunks without crossing from sample to sample.
     """
-    counts: list[int] = is_placeholder.sum(dim=1).tolist()
-    total = sum(counts)
-    if num_chunks == 0:
+    counts = is_placeholder.sum(dim=1)
+    total = int(counts.sum())
+    if num_places == 0:
         if total:
             raise E2LLMError(f"the input has {total} placeholders and no chunks")
-        return 0
-    per_chunk, rest = divmod(total, num_chunks)
+        return counts.new_zeros(0)
+    if given is not None:
+        given = given.to(counts.device).long()
+        if given.shape != (num_places,) or bool((given < 1).any()) or int(given.sum()) != total:
+            raise E2LLMError(
+                f"the input has {total} placeholders, but chunk_num_soft_tokens gives {int(given.sum())} to "
+                f"{len(given)} chunks, of which there are {num_places}"
+            )
+        if not bool(torch.isin(counts.cumsum(0)[counts > 0], given.cumsum(0)).all()):
+            raise E2LLMError("chunk_num_soft_tokens has a chunk whose placeholders are in two samples")
+        return given
+    per_chunk, rest = divmod(total, num_places)
     if rest or not per_chunk:
-        raise E2LLMError(f"{total} placeholders do not divide among {num_chunks} chunks")
-    crossed = [row for row, count in enumerate(counts) if count % per_chunk]
+        raise E2LLMError(f"{total} placeholders do not divide among {num_places} chunks")
+    crossed = (counts % per_chunk).nonzero().flatten().tolist()
     if crossed:
         raise E2LLMError(
-            f"sample {crossed[0]} has {counts[crossed[0]]} placeholders, no multiple of the {per_chunk} soft "
-            "tokens per chunk of this batch; all samples of a batch take the same number per chunk"
+            f"sample {crossed[0]} has {int(counts[crossed[0]])} placeholders, no multiple of the {per_chunk} "
+            "soft tokens per chunk of this batch; give chunk_num_soft_tokens where chunks differ"
         )
-    return per_chunk
+    return counts.new_full((num_places,), per_chunk)
 
 
 def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Tensor, int]]:

@@ -4,6 +4,7 @@ Shapes: B samples, L decoder tokens, D decoder embedding width, V vocabulary, N 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,10 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         encoder: str | PreTrainedModel,
         decoder: str | PreTrainedModel,
         *,
-        adapter: str = "attention",
+        adapter: str = "pooling",
+        encoder_layers: Sequence[int] | None = None,
+        encoder_attention: str = "as_trained",
+        finest_rate: int = 2,
         max_soft_tokens: int | None = None,
         adapter_num_heads: int = 4,
         pooling: str = "mean",
@@ -74,8 +78,13 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         Args:
             encoder: Hub id, local folder, or an instance of a natively implemented text encoder.
             decoder: The same for a causal LM.
-            adapter: `attention` or `mlp`.
-            max_soft_tokens: Soft tokens per chunk, 1 or more; by default 8 for `attention` and 1 for `mlp`.
+            adapter: `pooling`, `attention` or `mlp`.
+            encoder_layers: Layers that the adapter reads, 0 for the embeddings; by default the first, the
+                middle and the last for `pooling`, and the last alone for the others.
+            encoder_attention: `as_trained`, or `bidirectional` for a causal encoder that is to see later
+                tokens, too.
+            finest_rate: Encoder tokens per state that `pooling` keeps, a power of two.
+            max_soft_tokens: Soft tokens per chunk of `attention` (by default 8) and `mlp` (1).
             adapter_num_heads: Heads of the `attention` adapter; must divide the decoder's embedding width.
             pooling: `mean` or `cls`, for the `mlp` adapter.
             decoder_tokenizer: Tokenizer in which the placeholder is chosen (and added, if it has none to
@@ -103,10 +112,16 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             chunk_token_id = choose_placeholder(decoder_tokenizer).id
         ensure_embedding_row(decoder_model, chunk_token_id)
         attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
+        if encoder_layers is None and adapter == "pooling":
+            last = encoder_model.config.num_hidden_layers
+            encoder_layers = sorted({0, last // 2, last})
         config = E2LLMConfig(
             encoder_config=encoder_model.config,
             text_config=decoder_model.config,
             adapter=adapter,
+            encoder_layers=None if encoder_layers is None else list(encoder_layers),
+            encoder_attention=encoder_attention,
+            finest_rate=finest_rate,
             max_soft_tokens=(1 if adapter == "mlp" else 8) if max_soft_tokens is None else max_soft_tokens,
             adapter_num_heads=adapter_num_heads,
             pooling=pooling,
@@ -159,7 +174,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """Start the adapter anew, at the scale that the decoder's token embeddings have now."""
         self.config.soft_token_scale = embedding_scale(self.language_model)
         old, width = self.adapter, self.get_input_embeddings().weight.shape[1]
-        self.adapter = new_adapter(self.config, width).to(device=old.scale.device, dtype=old.scale.dtype)
+        like = next(old.parameters())
+        self.adapter = new_adapter(self.config, width).to(device=like.device, dtype=like.dtype)
         self.adapter.apply(self._init_weights)
         self.adapter.train(old.training)
 
@@ -174,6 +190,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
         chunk_index: torch.Tensor | None = None,
+        chunk_num_soft_tokens: torch.Tensor | None = None,
         chunk_gradient_mask: torch.Tensor | None = None,
         only_label_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -193,6 +210,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             chunk_states: See `merge`.
             chunk_embeds: See `merge`.
             chunk_index: See `merge`.
+            chunk_num_soft_tokens: See `merge`.
             chunk_gradient_mask: See `merge`.
             only_label_logits: With labels, logits at the labelled positions only: `logits` is `[N, V]`.
             num_items_in_batch: Divisor of the loss in the place of N (gradient accumulation).
@@ -207,7 +225,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         reject_unknown_chunk_arguments(kwargs)
         given = (chunk_input_ids, chunk_attention_mask, chunk_states, chunk_embeds)
-        chunks = (*given, chunk_index, chunk_gradient_mask)
+        chunks = (*given, chunk_index, chunk_num_soft_tokens, chunk_gradient_mask)
         if inputs_embeds is None:
             if input_ids is None:
                 raise E2LLMError("give input_ids or inputs_embeds")

@@ -22,6 +22,7 @@ from e2llm.modeling.parts import (
     resolve_source,
 )
 from e2llm.modeling.placeholder import choose_placeholder
+from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_texts
 from e2llm.surrogates import reject_lone_surrogates
 
@@ -34,14 +35,16 @@ class DecoderInput:
     """One sample for the decoder.
 
     Attributes:
-        input_ids: Decoder token ids with K placeholders per chunk that is not expanded.
+        input_ids: Decoder token ids with placeholders for each chunk that is not expanded.
         labels: Ids to predict, -100 elsewhere; as long as `input_ids`.
         chunks: Texts of the chunks that the placeholders stand for, in order.
+        num_soft_tokens: Placeholders of each of these chunks.
     """
 
     input_ids: list[int]
     labels: list[int]
     chunks: list[str] = field(default_factory=list)
+    num_soft_tokens: list[int] = field(default_factory=list)
 
 
 class _WithoutHeading(Container[str]):
@@ -68,6 +71,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit,
             longer ones are split.
         num_soft_tokens: Soft tokens per chunk when a call does not say.
+        rate: Encoder tokens per soft token when a call does not say, in the place of `num_soft_tokens`; for
+            models whose dial is the rate.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         chunk_kind: str = "prose",
         max_chunk_tokens: int = 512,
         num_soft_tokens: int = 1,
+        rate: Rate | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(tokenizer, encoder_tokenizer, **kwargs)
@@ -89,6 +95,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         self.chunk_kind = chunk_kind
         self.max_chunk_tokens = max_chunk_tokens
         self.num_soft_tokens = num_soft_tokens
+        self.rate = None if rate is None else check_rate(rate)
         self._template: tuple[str | None, PromptTemplate] | None = None
         if tokenizer is not None:
             if tokenizer.pad_token_id is None:
@@ -114,7 +121,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             encoder_tokenizer: A tokenizer instance in the place of the encoder's own.
             decoder_tokenizer: The same for the decoder.
             settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`,
-                `num_soft_tokens`.
+                `num_soft_tokens`, `rate`.
         """
         for part, name, tokenizer in (
             ("encoder", encoder, encoder_tokenizer),
@@ -232,7 +239,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         prompt: str,
         answer: str | None = None,
         *,
-        num_soft_tokens: int | None = None,
+        num_soft_tokens: int | Sequence[int] | None = None,
+        rate: Rate | Sequence[Rate] | None = None,
         expand: Sequence[int] = (),
         history: Sequence[tuple[str, str]] = (),
         labels_history: bool = False,
@@ -243,25 +251,26 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             chunks: Texts of the context's chunks, in order.
             prompt: The instruction.
             answer: The text to predict; None at inference.
-            num_soft_tokens: K placeholders per chunk.
+            num_soft_tokens: Placeholders per chunk: one number, or one for each chunk.
+            rate: Encoder tokens per placeholder, in the place of `num_soft_tokens`: one rate, or one for each
+                chunk.
             expand: Indices of chunks whose raw text stands in the place of their soft tokens.
             history: Earlier instructions with their answers, between the chunks and the prompt.
             labels_history: Predict the answers of the history, too.
 
         Raises:
-            E2LLMError: If K is below 1, `expand` names no chunk, or there is a history and the chat template
-                takes one turn only.
+            E2LLMError: If a number is below 1, a rate is none, `expand` names no chunk, or there is a history
+                and the chat template takes one turn only.
         """
-        per_chunk = self.num_soft_tokens if num_soft_tokens is None else num_soft_tokens
-        if type(per_chunk) is not int or per_chunk < 1:
-            raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {per_chunk!r}")
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):
             raise E2LLMError(f"expand names chunks outside 0..{len(chunks) - 1}: {sorted(expanded)}")
+        soft = [index for index in range(len(chunks)) if index not in expanded]
+        counts = dict(zip(soft, self.count_soft_tokens(chunks, soft, num_soft_tokens, rate), strict=True))
         template, placeholder = self.template, self.chunk_token_id
         ids = list(template.before_context)
         for index, text in enumerate(chunks):
-            ids += self.encode(text) if index in expanded else [placeholder] * per_chunk
+            ids += self.encode(text) if index in expanded else [placeholder] * counts[index]
         ids += template.before_prompt
         if history and template.between_turns is None:
             raise E2LLMError("the decoder's chat template takes one turn only; ask without a history")
@@ -281,7 +290,35 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if answer is not None:
             answer_ids = [*self.encode(template.answer_prefix + answer), *template.after_answer]
             ids, labels = ids + answer_ids, labels + answer_ids
-        return DecoderInput(ids, labels, [text for index, text in enumerate(chunks) if index not in expanded])
+        return DecoderInput(ids, labels, [chunks[index] for index in soft], list(counts.values()))
+
+    def count_soft_tokens(
+        self,
+        chunks: Sequence[str],
+        soft: Sequence[int],
+        num_soft_tokens: int | Sequence[int] | None,
+        rate: Rate | Sequence[Rate] | None,
+    ) -> list[int]:
+        """How many placeholders each of the chunks `soft` has; see `lay_out`."""
+        if num_soft_tokens is not None and rate is not None:
+            raise E2LLMError("give num_soft_tokens or rate, not both")
+        if rate is None and num_soft_tokens is None:
+            rate = self.rate
+        name, given = ("rate", rate) if rate is not None else ("num_soft_tokens", num_soft_tokens)
+        given = self.num_soft_tokens if given is None else given
+        is_one = isinstance(given, str) or not isinstance(given, Sequence)
+        values: list[Any] = [given] * len(chunks) if is_one else list(given)  # type: ignore[arg-type]
+        if len(values) != len(chunks):
+            raise E2LLMError(f"{len(chunks)} chunks, but {name} has {len(values)} values; give one per chunk")
+        wanted = [values[index] for index in soft]
+        if rate is None:
+            for value in wanted:
+                if type(value) is not int or value < 1:
+                    raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {value!r}")
+            return wanted
+        rates = [check_rate(value) for value in wanted]
+        lengths = map(len, self.encode_chunk_ids([chunks[index] for index in soft])) if soft else []
+        return [count_soft_tokens(length, item) for length, item in zip(lengths, rates, strict=True)]
 
     def encode(self, text: str) -> list[int]:
         """Decoder token ids of a user's text, in which nothing becomes a control token."""
@@ -315,6 +352,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         texts = [text for sample in samples for text in sample.chunks]
         if texts:
             data.update(self.encode_chunk_texts(texts))
+            data.update(numbers_per_place(samples))
         return BatchFeature(data)
 
     def encode_chunk_texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -352,6 +390,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         answer: str | Sequence[str] | None = None,
         *,
         num_soft_tokens: int | None = None,
+        rate: Rate | None = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
         """Prepare one sample or a ragged batch.
@@ -360,12 +399,14 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             context: A text, or one per sample; None or empty for none.
             prompt: An instruction, or one per sample.
             answer: For training: the texts to predict; `labels` are then made as well.
-            num_soft_tokens: K per chunk, for the whole batch.
+            num_soft_tokens: Soft tokens per chunk, for the whole batch.
+            rate: Encoder tokens per soft token, in its place.
             return_tensors: Only `pt`.
 
         Returns:
             `input_ids` and `attention_mask` `[B, L]`, left-padded, `labels` with answers, and
-            `chunk_input_ids` and `chunk_attention_mask` `[C, T]` if any context has text.
+            `chunk_input_ids` and `chunk_attention_mask` `[C, T]` if any context has text, and
+            `chunk_num_soft_tokens` `[C]` if the chunks differ in it.
         """
         if return_tensors != "pt":
             raise E2LLMError(f"return_tensors must be 'pt', got {return_tensors!r}")
@@ -380,6 +421,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
                 question,
                 target,
                 num_soft_tokens=num_soft_tokens,
+                rate=rate,
             )
             for text, question, target in zip(contexts, prompts, answers, strict=True)
         ]
@@ -393,3 +435,9 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if len(values) != count:
             raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
         return list(values)
+
+
+def numbers_per_place(samples: Sequence[DecoderInput]) -> dict[str, torch.Tensor]:
+    """`chunk_num_soft_tokens` `[P]` of samples whose chunks differ in their soft tokens; else nothing."""
+    numbers = [number for sample in samples for number in sample.num_soft_tokens]
+    return {"chunk_num_soft_tokens": torch.tensor(numbers)} if len(set(numbers)) > 1 else {}

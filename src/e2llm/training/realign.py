@@ -87,7 +87,8 @@ def swap_encoder(
     swapped.part_sources["decoder"] = model.part_sources.get("decoder", PartSource())
     swapped.generation_config = model.generation_config
     with torch.no_grad():  # the decoder knows soft tokens of this size
-        swapped.adapter.scale.copy_(model.adapter.scale)
+        if hasattr(model.adapter, "scale"):
+            swapped.adapter.scale.copy_(model.adapter.scale)  # type: ignore[operator, arg-type]
     other = E2LLMProcessor.from_parts(
         encoder,
         encoder_tokenizer=load_tokenizer(encoder, {"revision": revision}),
