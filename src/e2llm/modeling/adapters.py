@@ -2,7 +2,8 @@
 
 Reading makes what a store keeps of a chunk (`forward`); asking makes soft tokens of that (`soft_tokens`), as
 many of each chunk as its place in the window asks for. `pooling` keeps pooled states and its dial is the
-rate, encoder tokens per soft token; `attention` and `mlp` keep soft tokens, and their dial is how many are used.
+rate, encoder tokens per soft token; `attention` and `mlp` keep soft tokens, and their dial is how many of
+them are used.
 
 Shapes: C chunks, T encoder tokens per chunk, E encoder width (times the number of layers read), N kept states
 per chunk, S their width, P places at which chunks are in the input, R soft tokens in all, D decoder width.
@@ -315,7 +316,7 @@ class PoolingHead(nn.Module):
 
     def __init__(self, width: int, decoder_size: int) -> None:
         super().__init__()
-        self.skip = nn.Identity() if width == decoder_size else nn.Linear(width, decoder_size, bias=False)
+        self.skip = nn.Identity() if width == decoder_size else nn.Linear(width, decoder_size)
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.up = nn.Linear(width, 2 * decoder_size)
         self.down = nn.Linear(2 * decoder_size, decoder_size)

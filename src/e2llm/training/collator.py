@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.processor import DecoderInput, E2LLMProcessor, numbers_per_place
 from e2llm.prompts import IGNORE_INDEX
+from e2llm.training.levels import count_levels
 from e2llm.training.samples import Sample
 
 
@@ -40,8 +41,10 @@ class SampleCollator:
             `input_ids`, `labels`, `objectives` (indices into `OBJECTIVES`) and `attention_mask` or, where
             samples are packed, `position_ids`, each `[R, L]`; both where positions skip. If there are chunks,
             each distinct one once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index`
-            `[P]`, if one stands at several places; `chunk_gradient_mask` `[C]`, if gradients flow through
-            some of them alone.
+            `[P]`, if one stands at several places; `chunk_num_soft_tokens` `[P]`, if they differ;
+            `chunk_gradient_mask` `[C]`, if gradients flow through some of them alone. `teacher` holds the
+            inputs, mask and labels of the samples with soft targets, in the order of the batch; `levels` how
+            many chunks have each rate, or are `text`.
         """
         rows = pack(samples) if self.packs else [[sample] for sample in samples]
         chunks = [text for row in rows for sample in row for text in sample.decoder_input.chunks]
@@ -50,10 +53,17 @@ class SampleCollator:
         batch = self._pack(rows) if self.packs else self._pad(samples)
         if texts:
             batch.update(self.processor.encode_chunk_texts(list(texts)))
+            batch.update(numbers_per_place([sample.decoder_input for row in rows for sample in row]))
             if len(texts) < len(index):
                 batch["chunk_index"] = torch.tensor(index)
             if self.backward_fraction < 1:
                 batch["chunk_gradient_mask"] = self._draw(samples[0].index, len(texts))
+        taught = [sample.teacher for row in rows for sample in row if sample.teacher is not None]
+        if taught:
+            inputs = [DecoderInput(item.input_ids, item.labels) for item in taught]
+            batch["teacher"] = dict(self.processor.collate(inputs, with_labels=True))
+        if levels := count_levels([sample.levels for sample in samples]):
+            batch["levels"] = levels
         return batch
 
     def _pad(self, samples: Sequence[Sample]) -> dict[str, Any]:
