@@ -25,6 +25,8 @@ class SampleCollator:
         processor: Pads decoder inputs and tokenizes chunks.
         packs: Put several samples into a row where they fit beside the batch's longest, in the place of
             padding; `position_ids` that start again at 0 keep them apart.
+        one_row: Pack all samples of a batch into a single row, for attention that reads each by itself
+            (`e2llm.training.packed_attention`).
         backward_fraction: Share of the batch's chunks that gradients flow through.
         seed: Of the draw of these chunks, which depends on it and on the batch's first sample alone.
     """
@@ -33,6 +35,7 @@ class SampleCollator:
     packs: bool = False
     backward_fraction: float = 1.0
     seed: int = 0
+    one_row: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Make a batch.
@@ -46,7 +49,9 @@ class SampleCollator:
             inputs, mask and labels of the samples with soft targets, in the order of the batch; `levels` how
             many chunks have each rate, or are `text`.
         """
-        rows = pack(samples) if self.packs else [[sample] for sample in samples]
+        rows = [[sample] for sample in samples]
+        if self.packs:
+            rows = [list(samples)] if self.one_row else pack(samples)
         chunks = [text for row in rows for sample in row for text in sample.decoder_input.chunks]
         texts: dict[str, int] = {}
         index = [texts.setdefault(text, len(texts)) for text in chunks]

@@ -19,6 +19,7 @@ from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_s
 from e2llm.training.console import ConsoleCallback, say
 from e2llm.training.data_check import has_parts, open_parts, read_data
 from e2llm.training.distillation import attach_teacher
+from e2llm.training.fast_lora import speed_up
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.provenance import changes_since_start, write_provenance
@@ -111,6 +112,8 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
     check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
     if recipe.train.attention != "default":
         model.language_model.set_attn_implementation(recipe.train.attention)
+    if recipe.train.packing:
+        speed_up(model.language_model)
     if recipe.train.compile:
         say(f"{compile_layers(model)} layers are compiled when they first run")
     if recipe.encoder.backward_fraction < 1:

@@ -24,6 +24,7 @@ from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
 from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
+from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
 from e2llm.training.rates_of_parts import has_own_rates, parameter_groups, scheduler
 from e2llm.training.samples import OBJECTIVES, SampleSet
@@ -87,7 +88,11 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             train_dataset=train_set,
             eval_dataset=eval_sets,
             data_collator=SampleCollator(
-                processor, recipe.train.packing, recipe.encoder.backward_fraction, recipe.seed
+                processor,
+                recipe.train.packing,
+                recipe.encoder.backward_fraction,
+                recipe.seed,
+                model.language_model.config._attn_implementation == PACKED_ATTENTION,
             ),
         )
         self.encoder_states = self._new_encoder_states(model)
