@@ -18,6 +18,8 @@ _LAYER_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -33,7 +35,8 @@ def file_name_of(name):
     if name in _NAMES:
         return _NAMES[name]
     _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{_LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
+    module, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{_LAYER_NAMES[module]}.{kind}"
 
 
 def permuted(weight, heads):
@@ -58,27 +61,31 @@ def add_tokenizer(writer):
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def write_gguf(file, *, architecture="llama", quantized=(), leave_out=(), extra=None, edit=None):
-    """Write `tiny_decoder()` and its tokenizer; tensors in `quantized` as Q8_0, all others as they are.
+def write_gguf(file, *, family="llama", architecture=None, quantized=(), leave_out=(), extra=None, edit=None):
+    """Write `tiny_decoder(family)` and its tokenizer; tensors in `quantized` as Q8_0, all others as they are.
 
     Args:
         file: Where to.
-        architecture: What the file says it holds.
+        family: `llama`, `qwen2` or `qwen3`.
+        architecture: What the file says it holds, if not that.
         quantized: The file's names of tensors to quantize.
         leave_out: Of tensors to leave out.
         extra: More tensors, by name.
         edit: Called with the writer before it writes.
     """
-    model = tiny_decoder()
+    model = tiny_decoder(family)
     config = model.config
-    writer = gguf.GGUFWriter(str(file), architecture)
+    writer = gguf.GGUFWriter(str(file), architecture or family)
     writer.add_context_length(WINDOW)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
+    if family == "llama":
+        writer.add_rope_dimension_count(config.head_dim)
+    if family == "qwen3":
+        writer.add_key_length(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
@@ -88,11 +95,11 @@ def write_gguf(file, *, architecture="llama", quantized=(), leave_out=(), extra=
     for name, tensor in model.state_dict().items():
         given = file_name_of(name)
         weight = tensor.to(torch.float32)
-        if ".attn_q." in given:
+        if family == "llama" and ".attn_q." in given:
             weight = permuted(weight, config.num_attention_heads)
-        if ".attn_k." in given:
+        if family == "llama" and ".attn_k." in given:
             weight = permuted(weight, config.num_key_value_heads)
-        if given in leave_out:
+        if given in leave_out or (given == "output.weight" and config.tie_word_embeddings):
             continue
         values = weight.contiguous().numpy()
         if given in quantized:

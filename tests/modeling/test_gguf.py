@@ -1,11 +1,9 @@
-"""A decoder in a GGUF file: converted once, then like any other; bad files are told in one sentence."""
+"""A decoder in a GGUF file: converted once, then like any other."""
 
 import json
 import os
-import random
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,30 +11,18 @@ import torch
 from huggingface_hub import constants
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
-from e2llm.errors import CheckpointError, E2LLMError, MissingExtraError
+from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import gguf as finding
 from e2llm.modeling import gguf_cache
-from e2llm.modeling.gguf_header import check_gguf, read_gguf_header
+from e2llm.modeling.gguf_header import read_gguf_header
 from e2llm.modeling.parts import fingerprint, load_part, load_tokenizer, resolve_source
 from tiny_models import TEXT, WINDOW, tiny_decoder, tiny_decoder_tokenizer, tiny_encoder
 
 pytest.importorskip("gguf", reason="the extra gguf is not installed")
 
-from gguf_files import CHAT_TEMPLATE, with_type_number, write_gguf
+from gguf_files import CHAT_TEMPLATE, write_gguf
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache for each test, and a process that has converted nothing yet."""
-    monkeypatch.setenv("E2LLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gguf_cache, "_known", {})
-    return tmp_path / "cache" / "gguf"
-
-
-@pytest.fixture
-def file(tmp_path):
-    (tmp_path / "weights").mkdir()
-    return write_gguf(tmp_path / "weights" / "tiny.gguf")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def logits(model):
@@ -45,9 +31,9 @@ def logits(model):
         return model(input_ids=ids).logits
 
 
-def rounded():
-    """`tiny_decoder()` with its weights, not its rotary frequencies, rounded to bfloat16."""
-    model = tiny_decoder()
+def rounded(family="llama"):
+    """`tiny_decoder(family)` with its weights, not its rotary frequencies, rounded to bfloat16."""
+    model = tiny_decoder(family)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.to(torch.bfloat16))
@@ -68,6 +54,14 @@ def test_a_gguf_file_gives_the_model_whose_weights_it_holds(file):
     assert (source.name, source.fingerprint) == (str(file), fingerprint(str(file)))
     assert model.config.name_or_path == str(file)
     assert not hasattr(model.config, "quantization_config")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_other_families_give_the_model_whose_weights_they_hold(tmp_path, family):
+    file = write_gguf(tmp_path / "tiny.gguf", family=family)
+    model, _ = load_part("decoder", str(file), {"dtype": torch.float32})
+    assert type(model) is type(rounded(family))
+    assert torch.allclose(logits(model), logits(rounded(family)), atol=1e-5)
 
 
 def test_quantized_tensors_are_unpacked(tmp_path):
@@ -230,131 +224,6 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert gguf_cache.cache_folder() == tmp_path / "xdg" / "e2llm"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert gguf_cache.cache_folder() == Path.home() / ".cache" / "e2llm"
-
-
-# --- bad input --------------------------------------------------------------------------------------------
-
-
-def test_a_missing_package_is_named(file, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'e2llm\[gguf\]'"):
-        load_part("decoder", str(file))
-
-
-@pytest.mark.parametrize("name", ["missing.gguf", "./missing.gguf", "MISSING.GGUF"])
-def test_a_missing_file_is_named(name):
-    with pytest.raises(CheckpointError, match="there is no such file"):
-        load_part("decoder", name)
-
-
-@pytest.mark.parametrize("architecture", ["clip", "whisper"])
-def test_no_language_model_is_refused(tmp_path, architecture):
-    file = write_gguf(tmp_path / "tiny.gguf", architecture=architecture)
-    with pytest.raises(CheckpointError, match=rf"holds no language model \(architecture {architecture}\)"):
-        load_part("decoder", str(file))
-
-
-def test_an_adapter_is_refused(tmp_path):
-    file = write_gguf(tmp_path / "tiny.gguf", edit=lambda writer: writer.add_type("adapter"))
-    with pytest.raises(CheckpointError, match=r"holds no language model \(general.type adapter\)"):
-        load_part("decoder", str(file))
-
-
-@pytest.mark.parametrize("part", ["decoder", "encoder"])
-@pytest.mark.parametrize("architecture", ["bert", "t5", "imagined", "general"])
-def test_an_unsupported_architecture_is_refused_and_the_supported_are_named(tmp_path, architecture, part):
-    file = write_gguf(tmp_path / "tiny.gguf", architecture=architecture)
-    with pytest.raises(CheckpointError, match=f"architecture {architecture}, .*llama, .*qwen3, .*qwen3moe"):
-        load_part(part, str(file))
-
-
-def test_a_file_that_is_no_gguf_file_is_refused(tmp_path):
-    for content in (b"", b"GG", b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1"):
-        (tmp_path / "tiny.gguf").write_bytes(content)
-        with pytest.raises(CheckpointError, match="not a GGUF file"):
-            load_part("decoder", str(tmp_path / "tiny.gguf"))
-
-
-def test_another_version_is_refused(file):
-    content = bytearray(file.read_bytes())
-    content[4:8] = (9).to_bytes(4, "little")
-    file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="version 9, and versions 2 and 3 are supported"):
-        load_part("decoder", str(file))
-
-
-def test_a_file_cut_short_anywhere_is_refused(file):
-    content, start = file.read_bytes(), read_gguf_header(file).data_start
-    for length in [*range(4, start, 61), *range(start, len(content) - 64, 4001)]:
-        file.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match=r"cut short|not a GGUF file"):
-            check_gguf(file)
-    with pytest.raises(CheckpointError, match="download it again"):
-        load_part("decoder", str(file))
-
-
-def test_no_byte_of_a_header_raises_anything_else(file):
-    content, start = file.read_bytes(), read_gguf_header(file).data_start
-    draws = random.Random(0)
-    for _ in range(400):
-        damaged = bytearray(content)
-        for _ in range(draws.choice((1, 8))):
-            damaged[draws.randrange(8, start)] = draws.choice((0, 1, 0x7F, 0xFF))
-        file.write_bytes(damaged)
-        with suppress(CheckpointError):
-            check_gguf(file)
-
-
-@pytest.mark.parametrize(("number", "told"), [(24, "I8"), (15, "Q8_K"), (99, "number 99")])
-def test_an_unsupported_quantization_is_named(file, number, told):
-    with_type_number(file, "token_embd.weight", number)
-    with pytest.raises(
-        CheckpointError, match=f"quantized as {told}, which is not read; supported are .*Q4_1"
-    ):
-        load_part("decoder", str(file))
-
-
-def test_a_row_that_does_not_fill_its_blocks_is_refused(file):
-    with_type_number(file, "blk.0.ffn_down.weight", 8)
-    with pytest.raises(CheckpointError, match=r"shape \[48, 32\], but Q8_0 has blocks of 32"):
-        load_part("decoder", str(file))
-
-
-def test_a_folder_with_several_files_is_refused(file):
-    write_gguf(file.with_name("other.gguf"))
-    for loader in (lambda name: load_part("decoder", name), load_tokenizer, fingerprint):
-        with pytest.raises(
-            CheckpointError, match=r"has 2 GGUF files \(other.gguf, tiny.gguf\); name one of them"
-        ):
-            loader(str(file.parent))
-
-
-def test_a_split_file_is_refused(file, tmp_path):
-    named = file.rename(file.with_name("tiny-00001-of-00003.gguf"))
-    marked = write_gguf(tmp_path / "tiny.gguf", edit=lambda writer: writer.add_uint16("split.count", 3))
-    for part in (named, marked):
-        with pytest.raises(CheckpointError, match=r"one of 3 parts of a split GGUF file.*--merge"):
-            load_part("decoder", str(part))
-
-
-def test_scaled_positions_are_refused(tmp_path):
-    import numpy as np
-
-    frequencies = {"rope_freqs.weight": np.ones(4, dtype=np.float32)}
-    file = write_gguf(tmp_path / "llama3.gguf", extra=frequencies)
-    with pytest.raises(CheckpointError, match=r"positions are scaled \(rope_freqs.weight\)"):
-        load_part("decoder", str(file))
-    file = write_gguf(
-        tmp_path / "yarn.gguf", edit=lambda writer: writer.add_string("llama.rope.scaling.type", "yarn")
-    )
-    with pytest.raises(CheckpointError, match=r"positions are scaled \(llama.rope.scaling.type = yarn\)"):
-        load_part("decoder", str(file))
-
-
-def test_a_file_that_lacks_tensors_is_refused(tmp_path):
-    file = write_gguf(tmp_path / "tiny.gguf", leave_out=("blk.1.ffn_up.weight",))
-    with pytest.raises(CheckpointError, match=r"the weights lack model.layers.1.mlp.up_proj.weight"):
-        load_part("decoder", str(file))
 
 
 # --- SmolLM2 ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from e2llm.errors import CheckpointError
 from e2llm.files import sync
@@ -138,7 +138,7 @@ def convert(file: Path, header: GgufHeader, folder: Path) -> None:
     """
     with readable_errors(str(file)), quiet_loading(), redirect_stderr(io.StringIO()):  # its progress bar
         tokenizer = _load_tokenizer(file, header)
-        model = _load_model(file)
+        model = _load_model(file, header)
         _set_ends(model, tokenizer, header)
     with quiet_loading():
         tokenizer.save_pretrained(folder)
@@ -157,12 +157,31 @@ def _load_tokenizer(file: Path, header: GgufHeader) -> Any:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind != "gemma4":  # whose chat template writes the token that begins a text
+        _set_flag(tokenizer, "add_bos_token", metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"))
+        _set_flag(tokenizer, "add_eos_token", metadata.get("tokenizer.ggml.add_eos_token", False))
     if window := metadata.get(f"{architecture}.context_length"):
         tokenizer.model_max_length = int(window)
     return tokenizer
 
 
-def _load_model(file: Path) -> Any:
+def _set_flag(tokenizer: Any, name: str, wanted: bool) -> None:
+    """Have a tokenizer begin or end every text as the file says; transformers 5.20 reads past these flags."""
+    if bool(getattr(tokenizer, name, False)) != wanted:
+        setattr(tokenizer, name, wanted)
+
+
+def _load_config(file: Path, header: GgufHeader) -> Any:
+    """The configuration that a GGUF file states, with the width of its heads, which transformers ignores."""
+    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    stated = header.metadata.get(f"{header.metadata['general.architecture']}.attention.key_length")
+    if isinstance(stated, int) and isinstance(getattr(config, "head_dim", None), int):
+        config.head_dim = stated
+    return config
+
+
+def _load_model(file: Path, header: GgufHeader) -> Any:
     """The model of a GGUF file in bfloat16, with every tensor there and nothing left of its packing."""
     options: dict[str, Any] = {}
     try:
@@ -171,22 +190,28 @@ def _load_model(file: Path) -> Any:
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:  # an older transformers always unpacks
         pass
+    config = _load_config(file, header)
     model, info = AutoModelForCausalLM.from_pretrained(
         str(file.parent),
+        config=config,
         gguf_file=file.name,
         dtype=torch.bfloat16,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused below, by name
         trust_remote_code=False,
         **options,
     )
-    problems = [*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])]
+    with torch.device("meta"):
+        wanted = AutoModelForCausalLM.from_config(config).state_dict()
+    problems = {*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])}
+    problems |= {
+        key for key, value in model.state_dict().items() if key in wanted and value.shape != wanted[key].shape
+    }
     if problems:
         raise CheckpointError(
-            f"{file}: the weights lack {listing(problems)}, which would start at random; "
+            f"{file}: the weights lack {listing(list(problems))}, or in other shapes than stated; "
             "download it again, or give a folder with safetensors weights"
         )
-    model.hf_quantizer = None
-    model.is_quantized = False
     for left_over in ("quantization_config", "_model_name_or_path"):
         if hasattr(model.config, left_over):
             delattr(model.config, left_over)

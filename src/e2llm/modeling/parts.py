@@ -1,7 +1,7 @@
 """Finding and loading an encoder or a decoder, and taking nothing on trust while doing so.
 
-Only models that transformers implements itself are loaded, from safetensors files, and only if every tensor
-is there.
+Only models that transformers implements itself are loaded, from safetensors or GGUF files, and only if
+every tensor is there.
 """
 
 import hashlib
