@@ -45,7 +45,7 @@ def main() -> None:
     )
     engine = Engine(model, processor)
     context = engine.read("Mira counted the boats. The key is under the blue stone. " * 20)
-    print(f"soft tokens of {len(context)} chunks: {tuple(context.soft_tokens.shape)}")
+    print(f"soft tokens of {len(context)} chunks: {tuple(context.kept.shape)}")
     count = sum(item.numel() for item in model.adapter.parameters())
     print(
         f"{count:,} parameters to train; until then it knows nothing: {engine.ask(context, 'Where?').text!r}"

@@ -126,7 +126,7 @@ def test_the_adapter_reads_a_text():
 
     engine = Engine(tiny_model(adapter="linear"), tiny_processor())
     context = engine.read(TEXT)
-    assert context.soft_tokens.shape[:2] == (len(context), 4)
+    assert context.kept.shape[:2] == (len(context), 4)
     few, many = (engine.ask(context, "Where?", soft_tokens=count, max_new_tokens=2) for count in (1, 4))
     assert many.usage.soft_tokens == 4 * few.usage.soft_tokens == 4 * len(context)
 

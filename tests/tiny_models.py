@@ -181,3 +181,16 @@ def assert_same_model(one: torch.nn.Module, other: torch.nn.Module, inputs: dict
         assert torch.equal(value, tensors[1][name]), name
     with torch.no_grad():
         torch.testing.assert_close(one(**inputs).logits, other(**inputs).logits, atol=1e-4, rtol=1e-4)
+
+
+TRAINED_ON = {"2": 9, "4": 9, "8": 9, "one": 9, "text": 9}
+
+
+def tiny_pooling_model(
+    trained_on: dict[str, int] | None = TRAINED_ON, **options: Any
+) -> E2LLMForConditionalGeneration:
+    """A model with the `pooling` adapter whose MLP adds something, as after training at 2, 4, 8 and `one`."""
+    model = tiny_model(adapter="pooling", encoder_layers=[0, 2], **{"finest_rate": 2, **options})
+    torch.nn.init.normal_(model.adapter.head.down.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    model.config.trained_on = None if trained_on is None else dict(trained_on)
+    return model

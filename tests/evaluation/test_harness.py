@@ -66,7 +66,7 @@ def by_hand(engine, soft_tokens):
         *[engine.processor.chunk_token_id] * soft_tokens * len(context),
         *tokenizer(after, add_special_tokens=False).input_ids,
     ]
-    return ids, context.soft_tokens
+    return ids, context.kept[:, :soft_tokens].flatten(0, 1)
 
 
 def test_the_likelihood_after_soft_tokens_is_the_models_loss(engine, make):
@@ -95,7 +95,7 @@ def test_a_document_at_the_end_of_the_prompt_is_followed_by_the_continuation(eng
     ids = start + [engine.processor.chunk_token_id] * len(context) + answer
     labels = torch.tensor([[-100] * (len(ids) - len(answer)) + answer])
     with torch.no_grad():
-        output = engine.model(torch.tensor([ids]), labels=labels, chunk_embeds=context.soft_tokens)
+        output = engine.model(torch.tensor([ids]), labels=labels, chunk_embeds=context.kept[:, 0])
     ours = likelihood(model, f"Read: {STORY}", " Then", ROW)[0]
     assert ours == pytest.approx(-output.token_losses.sum().item(), abs=1e-4)
 

@@ -92,7 +92,7 @@ def test_a_longer_text_is_scored_after_soft_tokens_of_what_came_before(engine, m
     context = engine.read(STORY[:cut], progress=False)
     num_soft = 2 * len(context)
     placeholders = [engine.processor.chunk_token_id] * num_soft
-    windows = [([1, *ids[:60]], None), ([1, *placeholders, *ids[60:]], context.soft_tokens)]
+    windows = [([1, *ids[:60]], None), ([1, *placeholders, *ids[60:]], context.kept[:, :2].flatten(0, 1))]
     assert 0 < len(ids) - 60 <= 60 - num_soft
     total = 0.0
     for window, soft_tokens in windows:
@@ -126,7 +126,7 @@ def test_a_window_stands_behind_the_latest_chunks_of_what_came_before(engine, ma
     assert len(seen) > 2
     assert text.startswith("".join(pieces))
     last = engine.read([Document(str(place), piece) for place, piece in enumerate(pieces)], progress=False)
-    assert torch.allclose(seen[-1][2], last.soft_tokens[-2:])
+    assert torch.allclose(seen[-1][2], last.kept[-2:].flatten(0, 1))
 
 
 def test_raw_tokens_that_leave_no_room_for_soft_tokens_are_refused(make):

@@ -60,7 +60,7 @@ def test_expanded_chunks_stand_in_place_as_raw_text(engine, context, seen):
     expected = [*soft, *raw[1], *soft, *raw[3], *soft]
     start = seen.ids.index(engine.processor.chunk_token_id)
     assert seen.ids[start : start + len(expected)] == expected
-    assert torch.equal(seen.inputs["chunk_embeds"], context.soft_tokens[[0, 2, 4]])
+    assert torch.equal(seen.inputs["chunk_embeds"], context.kept[[0, 2, 4], :2].flatten(0, 1))
     assert answer.expanded == [(context.chunks[i].start, context.chunks[i].end) for i in (1, 3)]
 
 
@@ -122,7 +122,10 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ({"soft_tokens": 0}, "from 1 to 4, got 0"),
         ({"soft_tokens": 5}, "from 1 to 4, got 5"),
         ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, a whole number, got 0"),
-        ({"soft_tokens": 2.5}, "soft_tokens must be a whole number, got 2.5"),
+        (
+            {"soft_tokens": 2.5},
+            "soft_tokens must be a whole number, or a list with one for each chunk, got 2.5",
+        ),
         ({"expand": -1}, "expand must be 0 or more"),
         ({"expand": "3"}, "expand takes a number of chunks or a list of indices, got '3'"),
         ({"expand": [0], "expand_tokens": 9}, "not with a list of indices"),
@@ -156,7 +159,7 @@ def test_restate_asks_for_one_chunk_at_a_time(engine, context, seen):
     texts = engine.restate(context, [4, 0], soft_tokens=3)
     assert len(texts) == 2
     assert seen.ids.count(engine.processor.chunk_token_id) == 3
-    assert torch.equal(seen.inputs["chunk_embeds"], context.soft_tokens[:1])
+    assert torch.equal(seen.inputs["chunk_embeds"], context.kept[0, :3])
 
 
 def test_restate_is_the_understanding_prompt_on_that_chunk(engine, context):

@@ -19,7 +19,7 @@ def assert_same(one, other):
     assert one.sources == other.sources
     assert one.num_tokens == other.num_tokens
     assert one.content.token_counts == other.content.token_counts
-    assert torch.equal(one.soft_tokens, other.soft_tokens)
+    assert torch.equal(one.kept, other.kept)
     assert torch.equal(one.content.read.vectors, other.content.read.vectors)
 
 
@@ -62,7 +62,7 @@ def test_chunks_of_equal_text_are_read_once(engine, monkeypatch):
     )
     context = engine.read([Document("a", TEXT), Document("b", TEXT)], progress=False)
     assert len(read) == 5
-    assert torch.equal(context.soft_tokens[:5], context.soft_tokens[5:])
+    assert torch.equal(context.kept[:5], context.kept[5:])
 
 
 def test_appending_adds_a_document(engine):

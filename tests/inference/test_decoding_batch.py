@@ -6,7 +6,7 @@ import torch
 from e2llm import Engine
 from e2llm.inference.decoding_batch import PREFILL_TOKENS, DecodingBatch, DecodingRow
 from e2llm.inference.generation import generate_ids
-from e2llm.inference.planning import Request
+from e2llm.inference.request import Request
 from e2llm.inference.sampling import Sampling
 from tiny_models import DECODERS, TEXT, tiny_decoder, tiny_model, tiny_processor
 

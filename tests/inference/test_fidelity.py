@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -23,8 +24,14 @@ from e2llm.prompts import UNDERSTANDING_PROMPT
 def measure(engine, context, **options):
     places = [(index, "text", chunk.start, chunk.end) for index, chunk in enumerate(context.chunks)]
     texts = [chunk.text for chunk in context.chunks]
-    settings = {"num_soft_tokens": 2, "places": places, "progress": False, **options}
-    return measure_fidelity(engine.model, engine.processor, texts, context.soft_tokens, **settings)
+    settings = {
+        "indices": range(len(texts)),
+        "counts": [2] * len(texts),
+        "places": places,
+        "progress": False,
+        **options,
+    }
+    return measure_fidelity(engine.model, engine.processor, texts, context.content.read, **settings)
 
 
 @torch.inference_mode()
@@ -59,7 +66,7 @@ def one(score=0.5, chunk=0, **options):
 def test_each_chunk_equals_the_written_out_formula(engine, context):
     report = measure(engine, context)
     for row, chunk in zip(report.chunks, context.chunks, strict=True):
-        given = written_out(engine, chunk.text, context.soft_tokens[[row.chunk], :2])
+        given = written_out(engine, chunk.text, context.kept[[row.chunk], :2])
         without = written_out(engine, chunk.text, None)
         assert row.num_tokens == len(given)
         assert row.log_probability == pytest.approx(sum(given) / len(given), abs=1e-4)
@@ -75,7 +82,8 @@ def test_result_does_not_depend_on_the_batches(engine, context):
 
 def test_without_soft_tokens_nothing_of_the_chunk_reaches_the_decoder(engine, context):
     report = measure(engine, context)
-    other = SimpleNamespace(chunks=context.chunks, soft_tokens=torch.zeros_like(context.soft_tokens))
+    read = replace(context.content.read, rows=[torch.zeros_like(rows) for rows in context.content.read.rows])
+    other = SimpleNamespace(chunks=context.chunks, content=SimpleNamespace(read=read))
     blank = measure(engine, other)
     for left, right in zip(report.chunks, blank.chunks, strict=True):
         assert left.baseline_log_probability == right.baseline_log_probability

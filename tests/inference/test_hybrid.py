@@ -109,8 +109,8 @@ def test_fidelity_is_measured_once_per_content(engine, monkeypatch):
     calls = []
 
     def measure(*args, **options):
-        calls.append(options["num_soft_tokens"])
-        return FidelityReport([], options["num_soft_tokens"])
+        calls.append(options["counts"][0])
+        return FidelityReport([], options["counts"][0])
 
     monkeypatch.setattr("e2llm.inference.restating.measure_fidelity", measure)
     for _ in range(2):

@@ -1,17 +1,23 @@
 import pytest
 
 from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.inference.dial import Level
 from e2llm.inference.planning import choose_expanded, fill_window, make_plan
 
 # 100 positions, 15 for template and question and 5 for the answer leave 80.
-ROOM = {"overhead": 15, "window": 100, "max_new_tokens": 5, "limit": 8}
+ROOM = {"overhead": 15, "window": 100, "max_new_tokens": 5}
+
+
+def levels(num_chunks, most=8, least=1):
+    return [Level([number] * num_chunks, soft_tokens=number) for number in range(most, least - 1, -1)]
 
 
 def plan(num_chunks, *, expand=(), wanted=None, overflow="error", scores=None, tokens=10, **changes):
     return make_plan(
         [tokens] * num_chunks,
+        levels(num_chunks) if wanted is None else levels(num_chunks, wanted, wanted),
         expand=expand,
-        wanted=wanted,
+        is_wanted=wanted is not None,
         overflow=overflow,
         rank=lambda: scores or [0.0] * num_chunks,
         **{**ROOM, **changes},
@@ -105,7 +111,9 @@ def test_a_budget_passes_over_what_is_too_long():
 @pytest.mark.parametrize("num_chunks", [1, 4, 12, 30, 79])
 def test_filling_takes_as_much_of_the_window_as_there_is_use_for(num_chunks):
     counts = [10] * num_chunks
-    found = fill_window(counts, [float(n) for n in range(num_chunks)], overflow="error", **ROOM)
+    found = fill_window(
+        counts, levels(num_chunks), [float(n) for n in range(num_chunks)], overflow="error", **ROOM
+    )
     assert found.positions <= 95
     assert found.left_out == 0
     all_raw = len(found.expand) == num_chunks
@@ -115,7 +123,7 @@ def test_filling_takes_as_much_of_the_window_as_there_is_use_for(num_chunks):
 
 
 def test_filling_says_what_it_chose():
-    found = fill_window([10] * 12, [0.0] * 12, overflow="error", **ROOM)
+    found = fill_window([10] * 12, levels(12), [0.0] * 12, overflow="error", **ROOM)
     assert str(found) == (
         f"{12 - len(found.expand)} chunks at {found.soft_tokens} soft token(s), {len(found.expand)} as raw "
         f"text: {found.positions} positions and 5 for the answer in a window of 100"
@@ -124,8 +132,8 @@ def test_filling_says_what_it_chose():
 
 def test_filling_a_window_too_small_is_an_error_or_leaves_chunks_out():
     with pytest.raises(ContextOverflowError):
-        fill_window([10] * 200, [0.0] * 200, overflow="error", **ROOM)
-    found = fill_window([10] * 200, [float(n) for n in range(200)], overflow="select", **ROOM)
+        fill_window([10] * 200, levels(200), [0.0] * 200, overflow="error", **ROOM)
+    found = fill_window([10] * 200, levels(200), [float(n) for n in range(200)], overflow="select", **ROOM)
     assert found.expand == [196, 197, 198, 199]
     assert found.positions == 95
     assert found.left_out == 200 - len(found.kept)

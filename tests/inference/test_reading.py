@@ -24,7 +24,7 @@ def test_soft_tokens_are_those_of_each_chunk_by_itself_in_text_order(engine):
     context = engine.read(LONG, progress=False)
     assert len({len(chunk.text) for chunk in context.chunks}) > 5
     expected = one_by_one(engine, [chunk.text for chunk in context.chunks])
-    torch.testing.assert_close(context.soft_tokens, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(context.kept, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_chunks_rejoin_to_the_text(engine):
@@ -34,9 +34,9 @@ def test_chunks_rejoin_to_the_text(engine):
 
 
 def test_soft_tokens_lie_on_the_cpu_without_gradients(engine, context):
-    assert context.soft_tokens.shape == (len(context), 4, 32)
-    assert not context.soft_tokens.requires_grad
-    assert context.soft_tokens.device.type == "cpu"
+    assert context.kept.shape == (len(context), 4, 32)
+    assert not context.kept.requires_grad
+    assert context.kept.device.type == "cpu"
 
 
 @pytest.mark.parametrize("text", ["", "   \n\t "])
@@ -131,5 +131,5 @@ def test_threads_read_and_stream_at_once(engine, context):
         streams = [
             pool.submit(lambda: "".join(engine.stream(context, "Who?", max_new_tokens=12))) for _ in range(6)
         ]
-        assert all(torch.equal(item.result().soft_tokens, context.soft_tokens) for item in reads)
+        assert all(torch.equal(item.result().kept, context.kept) for item in reads)
         assert [item.result() for item in streams] == [expected] * 6

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.planning import Request
+from e2llm.inference.request import Request
 from e2llm.inference.room import check_room
 from tiny_models import TEXT
 

@@ -5,7 +5,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from e2llm import Engine
-from e2llm.inference.planning import Request
+from e2llm.inference.request import Request
 from e2llm.serving.backends import DecoderPrompt
 from e2llm.serving.vllm_prompts import CHAT_PATH, TEXT_PATH, PromptWriter
 from tiny_models import DECODER_VOCAB, TEXT, tiny_model, tiny_processor

@@ -77,7 +77,7 @@ from tiny_models import TEXT, tiny_model, tiny_processor
 engine = Engine(tiny_model(), tiny_processor(), store=ChunkStore(sys.argv[1]))
 book = "".join(f"Page {i}. {TEXT}" for i in range(40))
 context = engine.read(book, progress=False)
-print(len(context), float(context.soft_tokens.double().sum()))
+print(len(context), float(context.kept.double().sum()))
 """
 
 

@@ -243,7 +243,8 @@ def train_plainly(
             with halved:
                 with torch.set_grad_enabled(reads_with_gradients):
                     states = model.encode_states(ids, mask)
-                soft_tokens = model.adapt(states, mask, settings["soft_tokens"])
+                kept = model.keep(states, mask, settings["soft_tokens"])
+                soft_tokens = model.soften(kept, mask.sum(dim=1), torch.tensor(item.num_soft_tokens))
                 output = model(
                     input_ids=torch.tensor([item.input_ids], device=engine.device),
                     labels=torch.tensor([item.labels], device=engine.device),

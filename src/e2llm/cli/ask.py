@@ -85,7 +85,7 @@ def ask(
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
-    from e2llm.inference.planning import Request
+    from e2llm.inference.request import Request
     from e2llm.inference.room import check_room
 
     if len(arguments) < 2:

@@ -21,6 +21,7 @@ from e2llm.evaluation.harness_scoring import StopTexts, TokenScorer
 from e2llm.evaluation.harness_settings import HarnessSettings, parse_fields
 from e2llm.inference.engine import Engine
 from e2llm.inference.generation import generate_ids
+from e2llm.modeling.rates import parse_rate
 from e2llm.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class HarnessModel:
         max_gen_toks: See there.
         overflow: See there.
         rolling: See there.
+        rate: See there.
         batch_size: Taken for lm_eval's sake; requests are answered one after the other.
         max_batch_size: The same.
         device: Such as `cpu` or `cuda`. A GPU that is not there is not an error, as lm_eval's command line
@@ -73,6 +75,7 @@ class HarnessModel:
         max_gen_toks: int = 256,
         overflow: Any = "compress",
         rolling: Any = "compress",
+        rate: int | str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -99,6 +102,7 @@ class HarnessModel:
             max_gen_toks,
             overflow,
             rolling,
+            parse_rate(rate) if isinstance(rate, str) else rate,
         )
         if str(batch_size) != "1" or max_batch_size is not None:
             _log.warning(
@@ -106,8 +110,7 @@ class HarnessModel:
             )
         options = {"dtype": dtype, "revision": revision, "encoder": encoder, "decoder": decoder}
         self.engine = open_engine(pretrained, device, {key: value for key, value in options.items() if value})
-        if soft_tokens:
-            self.engine.model.check_num_soft_tokens(soft_tokens)
+        self.engine.dial.check(soft_tokens or None, self.settings.rate)
         window = self.engine.window
         if max_length is not None and window is not None and max_length > window:
             raise E2LLMError(f"max_length={max_length} is more than the decoder's window of {window}")

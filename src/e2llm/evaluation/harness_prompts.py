@@ -3,7 +3,7 @@
 lm_eval gives strings. The part of a prompt that the encoder reads is replaced, where it stands, by the soft
 tokens of its chunks; what stands before and after stays raw text in its order.
 
-Shapes: C chunks, K soft tokens per chunk, D decoder width.
+Shapes: R soft tokens in all, D decoder width.
 """
 
 from collections import OrderedDict
@@ -19,7 +19,8 @@ from e2llm.inference.content import Content
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import rank_chunks
-from e2llm.inference.planning import Plan, choose_expanded, make_plan
+from e2llm.inference.planning import Plan, choose_expanded, make_plan, plan_raw
+from e2llm.inference.reader import soft_tokens_of
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.surrogates import reject_lone_surrogates
 
@@ -46,8 +47,8 @@ class LaidPrompt:
             part of a long prompt did.
         head: Ids up to the last placeholder; empty without soft tokens.
         tail: The raw text after it; the whole prompt without soft tokens.
-        soft_tokens: `[C, K, D]` of the chunks that the placeholders stand for; None without any.
-        source: Context and indices of its chunks that `soft_tokens` are of; equal for equal ones.
+        soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without any.
+        source: Context, indices of its chunks and numbers of soft tokens; equal for equal `soft_tokens`.
         left_out: Chunks that neither stand as soft tokens nor as text.
         num_context_tokens: Decoder tokens that the context's text would take.
         num_context_positions: Positions that it takes here.
@@ -57,7 +58,7 @@ class LaidPrompt:
     head: list[int]
     tail: str
     soft_tokens: torch.Tensor | None = None
-    source: tuple[str, tuple[int, ...]] = ("", ())
+    source: tuple[str, tuple[int, ...], tuple[int, ...]] = ("", (), ())
     left_out: int = 0
     num_context_tokens: int = 0
     num_context_positions: int = 0
@@ -252,19 +253,25 @@ class PromptLayout:
                 only_positive=settings.select == "bm25",
             )
         around = self.raw_text.encode(parts.before, at_start=True) + self.raw_text.encode(parts.after)
-        window = room
+        window, lengths = room, content.read.num_tokens.tolist()
+        is_raw = self.engine.dial.answers_raw(settings.rate)
+        levels = self.engine.dial.levels(lengths, settings.soft_tokens, settings.rate)
         while True:
-            plan = make_plan(
-                content.token_counts,
-                overhead=len(around),
-                expand=expand,
-                window=window,
-                max_new_tokens=0,
-                wanted=settings.soft_tokens,
-                limit=self.engine.model.check_num_soft_tokens(settings.soft_tokens),
-                overflow="error" if settings.overflow == "error" else "select",
-                rank=lambda: self._rank(content, question),
-                may_drop=True,
+            plan = (
+                self._plan_raw(content, len(around), window, question)
+                if is_raw
+                else make_plan(
+                    content.token_counts,
+                    levels,
+                    overhead=len(around),
+                    expand=expand,
+                    window=window,
+                    max_new_tokens=0,
+                    is_wanted=settings.soft_tokens is not None or settings.rate is not None,
+                    overflow="error" if settings.overflow == "error" else "select",
+                    rank=lambda: self._rank(content, question),
+                    may_drop=True,
+                )
             )
             if not plan.kept:
                 raise ContextOverflowError("the text around the context leaves no room for any chunk of it")
@@ -273,6 +280,19 @@ class PromptLayout:
             if excess <= 0:
                 return laid
             window -= excess  # texts encoded together may take other tokens than each by itself
+
+    def _plan_raw(self, content: Content, overhead: int, window: int, question: str) -> Plan:
+        """The best chunks as text, for a model whose adapter is not trained."""
+        return plan_raw(
+            content.token_counts,
+            overhead=overhead,
+            expand=(),
+            window=window,
+            max_new_tokens=0,
+            max_tokens=None,
+            count=self.settings.expand or None,
+            rank=lambda: self._rank(content, question),
+        )
 
     def _rank(self, content: Content, question: str) -> list[float]:
         """Relevance of each chunk to the rest of the prompt."""
@@ -283,25 +303,26 @@ class PromptLayout:
         expanded = set(plan.expand)
         head: list[int] = []
         text, raw_end = parts.before, 0
-        for index in plan.kept:
+        for index, count in zip(plan.kept, plan.counts, strict=True):
             chunk = content.chunks[index]
             if index in expanded:
                 text += chunk.text[max(0, raw_end - chunk.start) :]  # what chunks repeat is given once
                 raw_end = chunk.end
                 continue
             head += self.raw_text.encode(text, at_start=not head)
-            head += [self.engine.processor.chunk_token_id] * plan.soft_tokens
+            head += [self.engine.processor.chunk_token_id] * count
             text, raw_end = "", 0
         rows = tuple(index for index in plan.kept if index not in expanded)
+        counts = tuple(count for count in plan.counts if count)
         return LaidPrompt(
             way,
             head,
             text + parts.after,
-            content.read.soft_tokens[list(rows)] if rows else None,
-            (parts.context, rows),
+            soft_tokens_of(self.engine.model, content.read, rows, counts) if rows else None,
+            (parts.context, rows, counts),
             plan.left_out,
             content.num_tokens,
-            len(rows) * plan.soft_tokens + sum(content.token_counts[index] for index in plan.expand),
+            sum(counts) + sum(content.token_counts[index] for index in plan.expand),
         )
 
 

@@ -15,6 +15,7 @@ from e2llm.evaluation.harness_scoring import TokenScorer
 from e2llm.evaluation.harness_settings import HarnessSettings
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
+from e2llm.inference.reader import soft_tokens_of
 
 
 class RollingScorer:
@@ -22,7 +23,8 @@ class RollingScorer:
 
     Args:
         engine: Reads what stands before a window.
-        settings: `rolling`, `soft_tokens` and `raw_tokens` count; half of the window is raw by default.
+        settings: `rolling`, `soft_tokens`, `rate` and `raw_tokens` count; half of the window is raw by
+            default.
         max_length: Positions of a window.
         raw_text: Encodes the text.
         scorer: Scores a window.
@@ -52,6 +54,7 @@ class RollingScorer:
             ContextOverflowError: If `raw_tokens` leaves no room for one chunk.
         """
         compresses = self._settings.compresses and self._settings.rolling == "compress"
+        compresses = compresses and not self._engine.dial.answers_raw(self._settings.rate)
         ids, places = self._raw_text.encode_with_places(text, offsets=compresses)
         whole = self._raw_text.encode(text, at_start=True)
         ids, places = whole, [0] * (len(whole) - len(ids)) + places
@@ -81,8 +84,8 @@ class RollingScorer:
             if text[num_read : places[done]].strip():
                 history.append(text[num_read : places[done]])
                 num_read = places[done]
-            soft_tokens, per_chunk = self._latest(history)
-            num_soft = 0 if soft_tokens is None else len(soft_tokens) * per_chunk
+            soft_tokens = self._latest(history)
+            num_soft = 0 if soft_tokens is None else len(soft_tokens)
             count = min(self._max_length - num_soft, len(ids) - done)
             head = [first, *[self._engine.processor.chunk_token_id] * num_soft]
             window = ids[done : done + count]
@@ -91,17 +94,25 @@ class RollingScorer:
             self._counts["windows after soft tokens" if num_soft else "plain windows"] += 1
         return total
 
-    def _latest(self, history: Context) -> tuple[torch.Tensor | None, int]:
-        """Soft tokens of the latest chunks that fit beside the raw text, and how many there are per chunk."""
+    def _latest(self, history: Context) -> torch.Tensor | None:
+        """`[R, D]` soft tokens of the latest chunks that fit beside the raw text."""
         if not len(history):
-            return None, 0
+            return None
         raw = self._settings.raw_tokens or self._max_length // 2
         room = self._max_length - raw
-        limit = self._engine.model.check_num_soft_tokens(None)
-        per_chunk = self._settings.soft_tokens or max(1, min(limit, room // len(history)))
-        if room < per_chunk:
+        read = history.content.read
+        levels = self._engine.dial.levels(
+            read.num_tokens.tolist(), self._settings.soft_tokens, self._settings.rate
+        )
+        level = next((item for item in levels if sum(item.counts) <= room), levels[-1])
+        first, left = len(history), room
+        while first and level.counts[first - 1] <= left:
+            first -= 1
+            left -= level.counts[first]
+        if first == len(history):
             raise ContextOverflowError(
-                f"{raw} raw tokens in a window of {self._max_length} leave no room for the {per_chunk} soft "
-                "token(s) of a chunk; lower raw_tokens"
+                f"{raw} raw tokens in a window of {self._max_length} leave no room for the "
+                f"{level.counts[-1]} soft token(s) of a chunk; lower raw_tokens"
             )
-        return history.soft_tokens[-(room // per_chunk) :], per_chunk
+        latest = range(first, len(history))
+        return soft_tokens_of(self._engine.model, read, latest, [level.counts[index] for index in latest])

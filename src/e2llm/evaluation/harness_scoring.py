@@ -1,6 +1,6 @@
 """What the decoder holds of given tokens, and where it stops: the two questions that lm_eval asks a model.
 
-Shapes: C chunks, K soft tokens per chunk, D decoder width, L decoder tokens, N scored tokens, V vocabulary.
+Shapes: R soft tokens, D decoder width, L decoder tokens, N scored tokens, V vocabulary.
 """
 
 import inspect
@@ -40,7 +40,7 @@ class TokenScorer:
         Args:
             ids: L decoder ids with placeholders.
             num_scored: N, from 1 to L - 1.
-            soft_tokens: `[C, K, D]` of the chunks that the placeholders stand for; None without any.
+            soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without any.
             source: What tells `soft_tokens` apart from others.
 
         Returns:

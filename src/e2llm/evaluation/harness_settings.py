@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.planning import SELECTORS
+from e2llm.inference.request import SELECTORS
+from e2llm.modeling.rates import Rate, check_rate
 
 Overflow = Literal["compress", "truncate", "error"]
 Rolling = Literal["compress", "plain"]
@@ -33,7 +34,8 @@ class HarnessSettings:
     """How prompts are laid out; docs/harness.md describes each with examples.
 
     Attributes:
-        soft_tokens: K per chunk, from 1 to the model's most; None for as many as fit; 0 compresses nothing.
+        soft_tokens: Per chunk, from 1 to the model's most; None for as many as fit; 0 compresses nothing.
+        rate: Encoder tokens per soft token, for models with the `pooling` adapter; None for the model's.
         expand: Number of chunks, chosen by the rest of the prompt, whose raw text stands in the place of
             their soft tokens.
         select: How they are chosen: `bm25` or `encoder`.
@@ -64,6 +66,7 @@ class HarnessSettings:
     max_gen_toks: int = 256
     overflow: Overflow = "compress"
     rolling: Rolling = "compress"
+    rate: Rate | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -87,6 +90,10 @@ class HarnessSettings:
                 raise E2LLMError(f"{name}={getattr(self, name)!r}: choose one of: {', '.join(allowed)}")
         if self.raw_tokens is not None and self.overflow != "compress":
             raise E2LLMError(f"raw_tokens has no effect with overflow={self.overflow}; leave one of them out")
+        if self.rate is not None:
+            check_rate(self.rate)
+            if self.soft_tokens is not None:
+                raise E2LLMError("soft_tokens and rate were given; a model takes one of them: leave one out")
         if self.soft_tokens == 0 and (self.expand or self.raw_tokens is not None):
             raise E2LLMError("soft_tokens=0 compresses nothing; expand and raw_tokens have no effect with it")
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from e2llm.modeling.rates import Rate
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -10,11 +12,13 @@ class Usage:
     Attributes:
         context_tokens: Tokens that the context's text would take.
         chunks: Chunks of the context.
-        soft_tokens_per_chunk: K.
-        soft_tokens: Soft tokens in the decoder's input: K for each chunk that is not expanded.
+        soft_tokens_per_chunk: Soft tokens of each chunk; their mean, rounded up, where the chunks differ.
+        soft_tokens: Soft tokens in the decoder's input, of all chunks that are not expanded.
         raw_tokens: Ordinary tokens in the decoder's input: instruction, template and expanded chunks.
         new_tokens: Tokens of the answer, its end token included.
         compression: Context tokens per decoder position that stands for the context.
+        rate: Encoder tokens per soft token, or `one`; None where the chunks differ, or the model has no rate.
+        note: What the user has to know of this answer, such as that the adapter is not trained; else None.
     """
 
     context_tokens: int
@@ -24,6 +28,8 @@ class Usage:
     raw_tokens: int
     new_tokens: int
     compression: float
+    rate: Rate | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

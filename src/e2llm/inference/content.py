@@ -13,6 +13,7 @@ import torch
 from e2llm.chunking import Chunk
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
+from e2llm.inference.entries import fits_entry, from_entry, to_entry
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.bm25 import Bm25Index
 from e2llm.modeling.processor import E2LLMProcessor
@@ -32,7 +33,7 @@ class Content:
         owners: Place in `documents` of each chunk's document.
         token_counts: Decoder tokens of each chunk's text with its heading.
         num_tokens: Decoder tokens of all chunks, what they repeat of each other not counted.
-        read: Soft tokens and vectors of the chunks.
+        read: What is kept of the chunks, and their vectors.
         num_encoded: Chunks that the encoder read to make this content; the others were known.
     """
 
@@ -147,10 +148,7 @@ def join_contents(contents: Sequence[Content], empty: Content) -> Content:
     if len(contents) < 2:
         return contents[0] if contents else empty
     firsts = [0, *accumulate(len(item.documents) for item in contents)]
-    read = ReadChunks(
-        torch.cat([item.read.soft_tokens for item in contents]),
-        torch.cat([item.read.vectors for item in contents]),
-    )
+    read = ReadChunks.join([item.read for item in contents])
     return Content(
         tuple(document for item in contents for document in item.documents),
         [chunk for item in contents for chunk in item.chunks],
@@ -213,7 +211,7 @@ def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: 
 def look_up_or_read(
     texts: list[str], reader: ChunkReader, store: ChunkStore | None, progress: bool | None
 ) -> tuple[ReadChunks, int]:
-    """Soft tokens and vectors of different texts, and how many were read by the encoder.
+    """Return what is kept of different texts, and how many of them the encoder read.
 
     Args:
         texts: C texts that each fit the encoder.
@@ -232,17 +230,15 @@ def look_up_or_read(
         found = store.get_many(batch)
         for place, key in enumerate(batch, start):
             entry = found.get(key)
-            if entry is None or not _fits(entry, result):
+            if entry is None or not fits_entry(entry, reader):
                 missing.append(place)
                 continue
-            result.soft_tokens[place] = entry["soft_tokens"]
-            result.vectors[place] = entry["vector"]
+            from_entry(entry, result, place)
     waiting: dict[bytes, dict[str, torch.Tensor]] = {}
 
     def keep(places: list[int], read: ReadChunks, least: int = _STORE_BATCH) -> None:
         for place in places:
-            entry = {"soft_tokens": read.soft_tokens[place].clone(), "vector": read.vectors[place].clone()}
-            waiting[keys[missing[place]]] = entry
+            waiting[keys[missing[place]]] = to_entry(read, place, reader)
         if len(waiting) >= least:
             store.put_many(waiting)
             waiting.clear()
@@ -250,18 +246,8 @@ def look_up_or_read(
     read = reader.read([texts[place] for place in missing], progress=progress, on_read=keep)
     if waiting:
         keep([], read, least=1)
-    result.soft_tokens[missing] = read.soft_tokens
-    result.vectors[missing] = read.vectors
+    result.put(missing, read, range(len(missing)))
     return result, len(missing)
-
-
-def _fits(entry: dict[str, torch.Tensor], result: ReadChunks) -> bool:
-    """Whether a stored entry has the names, shapes and dtypes that the model makes."""
-    expected = {"soft_tokens": result.soft_tokens, "vector": result.vectors}
-    return entry.keys() == expected.keys() and all(
-        entry[name].shape == tensor.shape[1:] and entry[name].dtype == tensor.dtype
-        for name, tensor in expected.items()
-    )
 
 
 def _gather(
@@ -283,8 +269,7 @@ def _gather(
     at = [index for index, text in enumerate(texts) if text not in rows]
     pairs.append((at, [places[texts[index]] for index in at], fresh))
     for targets, origins, read in pairs:
-        result.soft_tokens[targets] = read.soft_tokens[origins]
-        result.vectors[targets] = read.vectors[origins]
+        result.put(targets, read, origins)
     return result
 
 

@@ -52,6 +52,7 @@ class Context:
         self.content = content
         self.splitting = splitting
         self.fingerprint = "" if reader is None else reader.fingerprint
+        self.finest_rate = None if reader is None else reader.finest_rate
         self.read_seconds = read_seconds
         self._reader = reader
         self._store = store
@@ -62,14 +63,13 @@ class Context:
     def of_text(cls, text: str) -> "Context":
         """A context of one chunk that has not been read: it can only be given as raw text."""
         chunk = Chunk(0, len(text), text)
-        read = ReadChunks(torch.empty(1, 0, 0), torch.empty(1, 0))
-        return cls(Content((Document("text", text),), [chunk], [0], [0], 0, read), Splitting(1, 0, "prose"))
+        content = Content((Document("text", text),), [chunk], [0], [0], 0, ReadChunks.nothing(1))
+        return cls(content, Splitting(1, 0, "prose"))
 
     @classmethod
     def empty(cls) -> "Context":
         """A context without any text: the decoder is asked from what it knows."""
-        read = ReadChunks(torch.empty(0, 0, 0), torch.empty(0, 0))
-        return cls(Content((), [], [], [], 0, read), Splitting(1, 0, "prose"))
+        return cls(Content((), [], [], [], 0, ReadChunks.nothing()), Splitting(1, 0, "prose"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], engine: "Engine") -> "Context":
@@ -89,7 +89,7 @@ class Context:
         return load_context(Path(fspath(path)), engine)
 
     def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
-        """Save as one safetensors file, whole or not at all: texts, spans, soft tokens, model fingerprint.
+        """Save as one safetensors file, whole or not at all: texts, spans, what was read, model fingerprint.
 
         Args:
             path: The file.
@@ -117,9 +117,12 @@ class Context:
         return self.content.sources
 
     @property
-    def soft_tokens(self) -> torch.Tensor:
-        """`[C, K, D]` soft tokens on the CPU, K the most that the model makes."""
-        return self.content.read.soft_tokens
+    def kept(self) -> torch.Tensor:
+        """`[C, N, S]`, what was kept of the chunks, on the CPU, zero behind a chunk's own rows.
+
+        Pooled states at the finest rate; for `attention` and `mlp` the soft tokens, at most N per chunk.
+        """
+        return self.content.read.kept
 
     @property
     def num_tokens(self) -> int:

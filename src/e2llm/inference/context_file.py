@@ -23,7 +23,7 @@ from e2llm.surrogates import reject_lone_surrogates
 if TYPE_CHECKING:
     from e2llm.inference.engine import Engine
 
-FORMAT = 1
+FORMAT = 2  # of models whose dial is the rate; the others write and read format 1
 _HEADER_KEY = "e2llm_context"
 _DAMAGE = (
     SafetensorError, KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError,
@@ -32,7 +32,10 @@ _DAMAGE = (
 # Chunks overlap and have headings; more text than this in them than in the documents is made to fill memory.
 _MOST_REPEATS, _MOST_HEADING_CHARS = 64, 4096
 _MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer ones
-_TENSORS = {"soft_tokens", "vectors", "chunks", "texts"}
+_TENSORS = {
+    1: {"soft_tokens", "vectors", "chunks", "texts"},
+    2: {"kept", "num_tokens", "vectors", "chunks", "texts"},
+}
 
 
 def save_context(context: Context, path: Path, extra: dict[str, Any]) -> None:
@@ -45,8 +48,8 @@ def save_context(context: Context, path: Path, extra: dict[str, Any]) -> None:
         raise E2LLMError("this context was not read by an engine; there is nothing to save")
     content = context.content
     texts = [document.text.encode() for document in content.documents]
-    manifest = {
-        "format": FORMAT,
+    manifest: dict[str, Any] = {
+        "format": 1 if context.finest_rate is None else 2,
         "fingerprint": context.fingerprint,
         "text_sha256": hashlib.sha256(b"".join(texts)).hexdigest(),
         "documents": [
@@ -62,14 +65,34 @@ def save_context(context: Context, path: Path, extra: dict[str, Any]) -> None:
         for owner, chunk, count in zip(content.owners, content.chunks, content.token_counts, strict=True)
     ]
     tensors = {
-        "soft_tokens": content.read.soft_tokens.contiguous(),
+        **_kept_tensors(content.read, context.finest_rate),
         "vectors": content.read.vectors.contiguous(),
         "chunks": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
         "texts": torch.tensor(bytearray(b"".join(texts)), dtype=torch.uint8),
     }
+    if context.finest_rate is not None:
+        manifest["finest_rate"] = context.finest_rate
     manifest["tensors_sha256"] = _hash_tensors(tensors)
     manifest["extra"] = extra
     write_atomically(path, save(tensors, {_HEADER_KEY: json.dumps(manifest)}))
+
+
+def _kept_tensors(read: ReadChunks, finest_rate: int | None) -> dict[str, torch.Tensor]:
+    """What was kept: in format 2 the chunks' own rows `[R, S]`, one after the other, with their tokens."""
+    if finest_rate is None:
+        return {"soft_tokens": read.kept.contiguous()}
+    rows = torch.cat(read.rows) if read.rows else torch.empty(0, 0, dtype=torch.float16)
+    return {"kept": rows.contiguous(), "num_tokens": read.num_tokens.contiguous()}
+
+
+def saved_finest_rate(path: Path) -> int | None:
+    """Return the finest rate that a saved context keeps; None where it states none, or is damaged."""
+    try:
+        manifest = _read_manifest(path) or {}
+    except (OSError, *_DAMAGE):
+        return None
+    rate = manifest.get("finest_rate")
+    return rate if type(rate) is int and rate >= 1 and not rate & (rate - 1) else None
 
 
 def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
@@ -120,12 +143,19 @@ def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]
                 "upgrade e2llm"
             )
         with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != _TENSORS:
+            names = _TENSORS[manifest["format"]]
+            if set(file.keys()) != names:
                 raise E2LLMError(f"{path}: the tensors {sorted(file.keys())} are not those of a context")
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            tensors = {name: file.get_tensor(name) for name in names}
         if manifest["fingerprint"] != engine.reader.fingerprint:
+            saved, kept = saved_finest_rate(path), engine.reader.finest_rate
+            if saved is not None and kept is not None and saved != kept:
+                raise E2LLMError(
+                    f"{path}: it keeps one state per {saved} encoder tokens, this engine keeps one per "
+                    f"{kept}; load the model with finest_rate={saved}, or read the documents again"
+                )
             raise E2LLMError(
-                f"{path}: its soft tokens were made by another model or precision (fingerprint "
+                f"{path}: what it keeps was made by another model or precision (fingerprint "
                 f"{manifest['fingerprint'][:12]}..., this model's is {engine.reader.fingerprint[:12]}...); "
                 "load the model that read it, or read the documents again"
             )
@@ -166,21 +196,44 @@ def _content(
     documents = _documents(manifest, data)
     rows = tensors["chunks"].tolist()
     chunks = _chunks(path, rows, documents)
-    read = ReadChunks(tensors["soft_tokens"], tensors["vectors"])
-    expected = engine.reader.empty(len(chunks))
-    for got, want in ((read.soft_tokens, expected.soft_tokens), (read.vectors, expected.vectors)):
-        if got.shape != want.shape or got.dtype != want.dtype:
-            raise E2LLMError(
-                f"{path}: a tensor has shape {list(got.shape)} and {got.dtype}, expected "
-                f"{list(want.shape)} and {want.dtype}; the file is damaged"
-            )
-        if not got.isfinite().all():
-            raise E2LLMError(f"{path}: a tensor holds values that are no numbers; read the documents again")
+    read = _read_chunks(path, tensors, engine, len(chunks))
     num_tokens = int(manifest["num_tokens"])
     if num_tokens < 0:
         raise ValueError(f"it states {num_tokens} tokens")
     owners, counts = [row[0] for row in rows], [row[3] for row in rows]
     return Content(tuple(documents), chunks, owners, counts, num_tokens, read)
+
+
+def _read_chunks(
+    path: Path, tensors: dict[str, torch.Tensor], engine: "Engine", num_chunks: int
+) -> ReadChunks:
+    """What was read of the chunks, its shapes, dtypes and values checked."""
+    reader = engine.reader
+    lengths = tensors.get("num_tokens", torch.ones(num_chunks, dtype=torch.long))
+    if lengths.shape != (num_chunks,) or lengths.dtype != torch.int64 or bool((lengths < 1).any()):
+        raise E2LLMError(f"{path}: the chunks' numbers of encoder tokens are wrong; the file is damaged")
+    counts = [reader.num_rows(length) for length in lengths.tolist()]
+    kept = tensors["kept"] if "kept" in tensors else tensors["soft_tokens"]
+    shape = (
+        (sum(counts), reader.width) if "kept" in tensors else (num_chunks, reader.num_rows(1), reader.width)
+    )
+    vector_width = engine.model.config.encoder_config.hidden_size
+    for got, wanted, dtype in (
+        (kept, shape, reader.dtype),
+        (tensors["vectors"], (num_chunks, vector_width), torch.float32),
+    ):
+        if tuple(got.shape) != wanted or got.dtype != dtype:
+            if not num_chunks and not got.numel():
+                continue  # a context without documents, whose tensors have no width
+            raise E2LLMError(
+                f"{path}: a tensor has shape {list(got.shape)} and {got.dtype}, expected "
+                f"{list(wanted)} and {dtype}; the file is damaged"
+            )
+        if not got.isfinite().all():
+            raise E2LLMError(f"{path}: a tensor contains NaN or infinity; read the documents again")
+    pieces = torch.split(kept, counts) if "kept" in tensors else kept.unbind()
+    rows = [item.clone() for item in pieces]
+    return ReadChunks(rows, lengths, tensors["vectors"])
 
 
 def _documents(manifest: dict[str, Any], data: bytes) -> list[Document]:

@@ -28,7 +28,7 @@ class DecodingRow:
 
     Args:
         input_ids: Decoder ids with placeholders.
-        soft_tokens: `[C, K, D]` of the chunks that the placeholders stand for; None without chunks.
+        soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
         sampling: How its tokens are chosen.
 
     Attributes:

@@ -12,18 +12,21 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
+from e2llm.inference.dial import Dial, Level
 from e2llm.inference.documents import Document, documents_of
 from e2llm.inference.fidelity import FidelityReport
 from e2llm.inference.generation import check_options, generate_ids, generate_pieces, searches_beams
 from e2llm.inference.layout import ContextLayout, LaidOut, answer_of
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import choose_device, load_pair
-from e2llm.inference.planning import Plan, Request
+from e2llm.inference.planning import Plan
 from e2llm.inference.reader import ChunkReader
+from e2llm.inference.request import Request
 from e2llm.inference.restating import Restater
 from e2llm.inference.streaming import FirstTokenClock, PieceStreamer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import Rate
 from e2llm.prompts import SUMMARY_PROMPT
 from e2llm.store.chunk_store import ChunkStore
 
@@ -56,9 +59,8 @@ class Engine:
         # A tokenizer is switched between its settings (padding, special tokens) at each call.
         self._tokenizing = threading.RLock()
         self.reader = ChunkReader(model, processor, self._tokenizing)
-        self._layout = ContextLayout(
-            self.reader, self._tokenizing, lambda context, rate: self.fidelity(context, soft_tokens=rate)
-        )
+        self.dial = Dial(model)
+        self._layout = ContextLayout(self.reader, self.dial, self._tokenizing, self._fidelity_at)
         self._restater = Restater(model, processor, self._tokenizing)
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
@@ -73,6 +75,7 @@ class Engine:
         *,
         device: str | None = None,
         store: ChunkStore | None = None,
+        finest_rate: int | None = None,
         **kwargs: Any,
     ) -> "Engine":
         """Load a model by folder, hub id, or the name of an embedded one (`mini`).
@@ -81,13 +84,18 @@ class Engine:
             name: What to load.
             device: Such as `cpu` or `cuda`; by default a GPU if there is one.
             store: Where chunks that were read are looked up and kept.
+            finest_rate: Keep one state per so many encoder tokens, in the place of the model's own number:
+                less memory and disk, and no finer rate to ask for (`model.set_finest_rate`).
             kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...). On a
                 GPU the weights are bfloat16 (float16 where the GPU has none) unless `dtype` says otherwise.
 
         Raises:
             E2LLMError: If the device is unknown or not there, or the checkpoint cannot be loaded.
         """
-        return cls(*load_pair(str(name), choose_device(device), kwargs), store=store)
+        model, processor = load_pair(str(name), choose_device(device), kwargs)
+        if finest_rate is not None:
+            model.set_finest_rate(finest_rate)
+        return cls(model, processor, store=store)
 
     @property
     def window(self) -> int | None:
@@ -168,7 +176,8 @@ class Engine:
         context: Context,
         question: str,
         *,
-        soft_tokens: int | None = None,
+        soft_tokens: int | Sequence[int] | None = None,
+        rate: Rate | Sequence[Rate] | None = None,
         expand: int | Sequence[int] = (),
         expand_tokens: int | None = None,
         select: str = "bm25",
@@ -185,7 +194,12 @@ class Engine:
         Args:
             context: What `read` returned.
             question: The instruction.
-            soft_tokens: K per chunk, from 1 to the model's most; by default as many as the window takes.
+            soft_tokens: Soft tokens per chunk, one number or a list with one for each chunk, from 1 to the
+                model's most; by default as many as the window takes. For models with the `attention` or the
+                `mlp` adapter.
+            rate: Encoder tokens per soft token (a power of two, or `one` soft token per chunk), one rate or a
+                list with one for each chunk; by default the model's, or a coarser one that fits the window.
+                For models with the `pooling` adapter.
             expand: Chunks whose raw text stands in the place of their soft tokens: a number of chunks, chosen
                 by the question, or a list of indices.
             expand_tokens: Most decoder tokens of the chunks chosen by the question, in the place of a number
@@ -193,7 +207,7 @@ class Engine:
             select: How chunks are chosen by the question: `bm25`, by shared words (a chunk that shares none
                 is not chosen), or `encoder`, by similarity of the encoder's embeddings.
             raw_below: Chunks whose fidelity score (0 to 1, see `fidelity`) is below this are given raw too.
-            overflow: If one soft token per chunk (or `soft_tokens`) does not fit the window: `error`, or
+            overflow: If one soft token per chunk (or what you gave) does not fit the window: `error`, or
                 `select` to keep the chunks most relevant to the question, and of those chosen for expansion
                 as many as fit.
             history: Earlier questions with their answers, oldest first, given as text.
@@ -210,17 +224,9 @@ class Engine:
         """
         started = time.perf_counter()
         request = Request(
-            question,
-            max_new_tokens,
-            soft_tokens,
-            expand,
-            expand_tokens,
-            select,
-            raw_below,
-            overflow,
-            history,
-            window,
-        )
+            question, max_new_tokens, soft_tokens, expand, expand_tokens, select, raw_below, overflow,
+            history, window, rate,
+        )  # fmt: skip
         laid = self._layout.lay_out(context, request)
         check_options(self.model, generation, wants_pieces=on_piece is not None)
         if on_piece is not None:
@@ -278,7 +284,7 @@ class Engine:
             context: What `read` returned.
             question: The instruction.
             answers: Texts to score; each is scored with the end that an answer has.
-            options: `soft_tokens`, `expand`, ... as in `ask`; room is kept for the longest answer.
+            options: `soft_tokens`, `rate`, `expand`, ... as in `ask`; room is kept for the longest answer.
 
         Raises:
             ContextOverflowError: If input and answer do not fit the window.
@@ -314,7 +320,7 @@ class Engine:
         select: str = "bm25",
         overflow: str = "error",
     ) -> Plan:
-        """Choose `soft_tokens` and `expand` so that together they fill a window.
+        """Choose `soft_tokens` or `rate`, and `expand`, so that together they fill a window.
 
         Args:
             context: What `read` returned.
@@ -325,7 +331,7 @@ class Engine:
             overflow: See `ask`.
 
         Returns:
-            What was chosen: pass its `soft_tokens` and `expand` to `ask`. As a string it says so in words.
+            What was chosen: pass its `options` to `ask`. As a string it says so in words.
 
         Raises:
             ContextOverflowError: If one soft token per chunk does not fit.
@@ -335,24 +341,33 @@ class Engine:
         return self._layout.fit(context, request, window, by_question=question is not None)
 
     def restate(
-        self, context: Context, chunks: Sequence[int], *, soft_tokens: int | None = None
+        self,
+        context: Context,
+        chunks: Sequence[int],
+        *,
+        soft_tokens: int | None = None,
+        rate: Rate | None = None,
     ) -> list[str]:
         """Restate chunks from their soft tokens alone, each by itself: what the decoder knows of them.
 
         Args:
             context: What `read` returned.
             chunks: Indices.
-            soft_tokens: K per chunk; by default the model's most.
+            soft_tokens: Per chunk; by default the model's most.
+            rate: In the place of a number, for models with the `pooling` adapter; by default the model's.
 
         Raises:
             E2LLMError: If a chunk does not exist.
         """
         content = self._layout.content_of(context)
-        per_chunk = self.model.check_num_soft_tokens(soft_tokens)
-        return [
-            self._restater.restate(content, self._layout.check_chunk(content, index), per_chunk)
-            for index in chunks
-        ]
+        counts = self._level(content, soft_tokens, rate).counts
+        indices = [self._layout.check_chunk(content, index) for index in chunks]
+        return [self._restater.restate(content, index, counts[index]) for index in indices]
+
+    def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
+        """The position of the dial that was asked for, or the default one."""
+        self.dial.check(soft_tokens, rate)
+        return self.dial.default_level(content.read.num_tokens.tolist(), soft_tokens, rate)
 
     def summarize(self, context: Context, **options: Any) -> Answer:
         """Summarize a context; options are those of `ask`, with 256 new tokens by default."""
@@ -363,6 +378,7 @@ class Engine:
         context: Context,
         *,
         soft_tokens: int | None = None,
+        rate: Rate | None = None,
         chunks: Sequence[int] | None = None,
         progress: bool | None = None,
     ) -> FidelityReport:
@@ -370,7 +386,8 @@ class Engine:
 
         Args:
             context: What `read` returned.
-            soft_tokens: K per chunk; by default the model's most.
+            soft_tokens: See `restate`.
+            rate: See `restate`.
             chunks: Indices; by default all.
             progress: Show a bar; by default on a terminal when there is much to do.
 
@@ -378,9 +395,12 @@ class Engine:
             E2LLMError: If a chunk does not exist.
         """
         content = self._layout.content_of(context)
-        per_chunk = self.model.check_num_soft_tokens(soft_tokens)
+        level = self._level(content, soft_tokens, rate)
         indices = chunks if chunks is None else [self._layout.check_chunk(content, index) for index in chunks]
-        return self._restater.fidelity(content, indices, per_chunk, progress)
+        return self._restater.fidelity(content, indices, level, progress)
+
+    def _fidelity_at(self, context: Context, level: Level) -> FidelityReport:
+        return self._restater.fidelity(self._layout.content_of(context), None, level, None)
 
     # --- pieces -------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ without soft tokens says what it would have guessed anyway. The measure is chose
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -18,8 +18,10 @@ import torch
 from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError
+from e2llm.inference.reader import ReadChunks, soft_tokens_of
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.rates import Rate
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
 
 # Digits that are no part of an identifier, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
@@ -76,11 +78,13 @@ class FidelityReport:
 
     Attributes:
         chunks: In the order they were asked for.
-        soft_tokens: K per chunk.
+        soft_tokens: Soft tokens per chunk; their mean, rounded up, where the chunks differ.
+        rate: The one rate of all chunks; None where they differ, or the model has no rate.
     """
 
     chunks: list[ChunkFidelity]
     soft_tokens: int
+    rate: Rate | None = None
 
     @property
     def mean_score(self) -> float:
@@ -100,6 +104,7 @@ class FidelityReport:
         """Plain values for a program to read."""
         return {
             "soft_tokens": self.soft_tokens,
+            "rate": self.rate,
             "mean_score": self.mean_score,
             "mean_gain": self.mean_gain,
             "chunks": [{**asdict(item), "score": item.score, "gain": item.gain} for item in self.chunks],
@@ -118,9 +123,10 @@ def measure_fidelity(
     model: E2LLMForConditionalGeneration,
     processor: E2LLMProcessor,
     texts: Sequence[str],
-    soft_tokens: torch.Tensor,
+    read: ReadChunks,
     *,
-    num_soft_tokens: int,
+    indices: Sequence[int],
+    counts: Sequence[int],
     places: Sequence[tuple[int, str, int, int]],
     batch_tokens: int = 2048,
     progress: bool | None = None,
@@ -132,8 +138,9 @@ def measure_fidelity(
         model: In evaluation mode.
         processor: Its own.
         texts: C chunk texts as the encoder read them.
-        soft_tokens: `[C, K', D]` of these chunks.
-        num_soft_tokens: K, at most K'.
+        read: What was kept of a context.
+        indices: C, these chunks in it.
+        counts: C, their soft tokens.
         places: Index, source, start and end of each chunk.
         batch_tokens: Most decoder positions in a batch, padding included.
         progress: Show a bar; by default on a terminal when there is much to do.
@@ -143,8 +150,8 @@ def measure_fidelity(
         ContextOverflowError: If a chunk's soft tokens and text do not fit the decoder's window.
     """
     with lock or nullcontext():
-        given = [_sample(processor, [text], text, num_soft_tokens) for text in texts]
-        without = [_sample(processor, [], text, num_soft_tokens) for text in texts]
+        given = [_sample(processor, [text], text, count) for text, count in zip(texts, counts, strict=True)]
+        without = [_sample(processor, [], text, 1) for text in texts]
         spans = [_token_spans(processor, text) for text in texts]
     window = getattr(model.config.text_config, "max_position_embeddings", None)
     for sample, (index, *_) in zip(given, places, strict=True):
@@ -155,7 +162,12 @@ def measure_fidelity(
             )
     show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
     with tqdm(total=2 * len(texts), unit="pass", desc="fidelity", disable=not show, leave=False) as bar:
-        scored = _score(model, processor, given, soft_tokens[:, :num_soft_tokens], batch_tokens, bar)
+
+        def soften(rows: list[int]) -> torch.Tensor:
+            chosen = [indices[row] for row in rows]
+            return soft_tokens_of(model, read, chosen, [counts[row] for row in rows])
+
+        scored = _score(model, processor, given, soften, batch_tokens, bar)
         baseline = _score(model, processor, without, None, batch_tokens, bar)
     rows = []
     for place, text, span, ours, base in zip(places, texts, spans, scored, baseline, strict=True):
@@ -171,7 +183,7 @@ def measure_fidelity(
                 names_kept=share_kept(find_names(text), span, ours.is_first),
             )
         )
-    return FidelityReport(rows, num_soft_tokens)
+    return FidelityReport(rows, -(-sum(counts) // max(1, len(counts))))
 
 
 def _sample(processor: E2LLMProcessor, chunks: list[str], text: str, num_soft_tokens: int) -> DecoderInput:
@@ -196,11 +208,14 @@ def _score(
     model: E2LLMForConditionalGeneration,
     processor: E2LLMProcessor,
     samples: list[DecoderInput],
-    soft_tokens: torch.Tensor | None,
+    soften: Callable[[list[int]], torch.Tensor] | None,
     batch_tokens: int,
     bar: Any,
 ) -> list[_Scored]:
-    """Score the answers of samples, longest first, in batches of similar length."""
+    """Score the answers of samples, longest first, in batches of similar length.
+
+    `soften` makes the soft tokens `[R, D]` of the samples of some rows; None without chunks.
+    """
     device = model.get_input_embeddings().weight.device
     num_end = len(processor.template.after_answer)
     order = sorted(range(len(samples)), key=lambda row: len(samples[row].input_ids), reverse=True)
@@ -213,7 +228,7 @@ def _score(
         batch = processor.collate(
             [DecoderInput(samples[row].input_ids, samples[row].labels) for row in rows], with_labels=True
         )
-        chunks = {} if soft_tokens is None else {"chunk_embeds": soft_tokens[rows].to(device)}
+        chunks = {} if soften is None else {"chunk_embeds": soften(rows).to(device)}
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         output = model(**inputs, **chunks, only_label_logits=True)
         labels = inputs["labels"][:, 1:]

@@ -54,7 +54,7 @@ def generate_ids(
     Args:
         model: In evaluation mode.
         input_ids: Decoder ids with placeholders.
-        soft_tokens: `[C, K, D]` of the chunks that the placeholders stand for; None without chunks.
+        soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
         options: For transformers' `generate`; greedy unless they say otherwise.
     """
     device = model.get_input_embeddings().weight.device

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -10,29 +11,44 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing, Usage
 from e2llm.inference.content import Content
 from e2llm.inference.context import Context
+from e2llm.inference.dial import UNTRAINED, Dial, Level
 from e2llm.inference.fidelity import FidelityReport
-from e2llm.inference.planning import Plan, Request, choose_expanded, fill_window, make_plan
-from e2llm.inference.reader import ChunkReader
+from e2llm.inference.planning import Plan, choose_expanded, fill_window, make_plan, plan_raw
+from e2llm.inference.reader import ChunkReader, soft_tokens_of
+from e2llm.inference.request import Request
 from e2llm.inference.selection import rank_by_vectors
+from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import DecoderInput
 
-FidelityOf = Callable[[Context, int], FidelityReport]
+FidelityOf = Callable[[Context, Level], FidelityReport]
 
 
 @dataclass(frozen=True)
 class LaidOut:
-    """A question laid out on a context: what the decoder gets."""
+    """A question laid out on a context: what the decoder gets.
+
+    Attributes:
+        content: The context.
+        plan: Which of its chunks stand in which form.
+        sample: Ids, with a placeholder for each soft token.
+        model: Makes the soft tokens.
+        note: What the user has to know of the answer; else None.
+    """
 
     content: Content
     plan: Plan
     sample: DecoderInput
+    model: E2LLMForConditionalGeneration
+    note: str | None = None
 
-    @property
+    @cached_property
     def soft_tokens(self) -> torch.Tensor | None:
-        """`[C, K, D]` of the chunks that are kept and not expanded; None without any."""
-        expanded = set(self.plan.expand)
-        rows = [index for index in self.plan.kept if index not in expanded]
-        return self.content.read.soft_tokens[rows] if rows else None
+        """`[R, D]` of the chunks that are kept and not expanded, one after the other; None without any."""
+        places = [place for place in zip(self.plan.kept, self.plan.counts, strict=True) if place[1]]
+        if not places:
+            return None
+        indices, counts = zip(*places, strict=True)
+        return soft_tokens_of(self.model, self.content.read, indices, counts)
 
 
 class ContextLayout:
@@ -40,14 +56,20 @@ class ContextLayout:
 
     Args:
         reader: Of the engine; its model and processor are used.
+        dial: Of the engine.
         lock: Held while a tokenizer works.
-        fidelity_of: Measures a context at K soft tokens per chunk.
+        fidelity_of: Measures a context at a position of the dial.
     """
 
     def __init__(
-        self, reader: ChunkReader, lock: AbstractContextManager[object], fidelity_of: FidelityOf
+        self,
+        reader: ChunkReader,
+        dial: Dial,
+        lock: AbstractContextManager[object],
+        fidelity_of: FidelityOf,
     ) -> None:
         self.reader = reader
+        self.dial = dial
         self.model = reader.model
         self.processor = reader.processor
         self._lock = lock
@@ -64,17 +86,37 @@ class ContextLayout:
         if window is None:
             raise E2LLMError("the decoder states no window; give window=, the positions to fill")
         content = self.content_of(context)
+        if self.dial.answers_raw(request.rate):
+            return self._plan_raw(content, content.token_counts, request, window)
         scores = [0.0] * len(content.chunks)
         if by_question:
             scores = self._rank(content, request)
         return fill_window(
             content.token_counts,
+            self.dial.finest_first(content.read.num_tokens.tolist()),
             scores,
             overhead=self._overhead(request),
             window=window,
             max_new_tokens=request.max_new_tokens,
-            limit=self.model.check_num_soft_tokens(None),
             overflow=request.overflow,
+        )
+
+    def _plan_raw(
+        self, content: Content, token_counts: Sequence[int], request: Request, window: int | None
+    ) -> Plan:
+        """The best chunks as raw text, those that fit `RAW_TOKENS` or what the request says."""
+        expand, count = request.expand, None
+        if isinstance(expand, int):
+            expand, count = (), expand or None
+        return plan_raw(
+            token_counts,
+            overhead=self._overhead(request),
+            expand=expand,
+            window=window,
+            max_new_tokens=request.max_new_tokens,
+            max_tokens=request.expand_tokens,
+            count=count,
+            rank=lambda: self._rank(content, request),
         )
 
     def _within(self, window: int | None) -> int | None:
@@ -89,6 +131,12 @@ class ContextLayout:
     def content_of(self, context: Context) -> Content:
         """The content of a context at this moment; raises if another model read it."""
         if context.fingerprint and context.fingerprint != self.reader.fingerprint:
+            if context.finest_rate != self.reader.finest_rate:
+                raise E2LLMError(
+                    f"this context keeps one state per {context.finest_rate} encoder tokens, the engine now "
+                    f"keeps one per {self.reader.finest_rate}; read the documents again with this engine, or "
+                    f"set finest_rate={context.finest_rate}"
+                )
             raise E2LLMError(
                 "this context was read by another model, or the model's weights have changed since; read the "
                 "documents again with this engine"
@@ -127,49 +175,60 @@ class ContextLayout:
         if not context.fingerprint:
             with self._lock:
                 counts = [len(self.processor.encode(text)) for text in content.texts]
-        expand = [] if isinstance(request.expand, int) else list(request.expand)
-        if request.ranks:
-            expand = choose_expanded(
-                self._rank(content, request),
-                counts,
-                count=request.expand if isinstance(request.expand, int) and request.expand else None,
-                max_tokens=request.expand_tokens,
-                only_positive=request.select == "bm25",
-            )
-        limit = self.model.check_num_soft_tokens(None)
-        if request.soft_tokens is not None:
-            self.model.check_num_soft_tokens(request.soft_tokens)
-        overhead, window = self._overhead(request), self._within(request.window)
-
-        def plan(expand: list[int], overflow: str) -> Plan:
-            return make_plan(
-                counts,
-                overhead=overhead,
-                expand=expand,
-                window=window,
-                max_new_tokens=request.max_new_tokens,
-                wanted=request.soft_tokens,
-                limit=limit,
-                overflow=overflow,
-                rank=lambda: self._rank(content, request),
-                may_drop=request.ranks or request.raw_below is not None,
-            )
-
-        chosen = plan(expand, request.overflow)
-        if request.raw_below is not None:
-            report = self._fidelity_of(context, chosen.soft_tokens)
-            poor = [item.chunk for item in report.chunks if item.score < request.raw_below]
-            chosen = plan(sorted({*expand, *poor}), request.overflow)
+        self.dial.check(request.soft_tokens, request.rate)
+        note = None
+        if context.fingerprint and content.chunks and self.dial.answers_raw(request.rate):
+            chosen = self._plan_raw(content, counts, request, self._within(request.window))
+            note = f"{UNTRAINED} of {len(chosen.kept):,} of {len(content.chunks):,} chunks"
+        else:
+            chosen = self._plan(context, content, counts, request)
         places = {index: place for place, index in enumerate(chosen.kept)}
         with self._lock:
             sample = self.processor.lay_out(
                 [content.texts[index] for index in chosen.kept],
                 request.question,
-                num_soft_tokens=chosen.soft_tokens,
+                num_soft_tokens=chosen.counts,
                 expand=[places[index] for index in chosen.expand],
                 history=request.history,
             )
-        return LaidOut(content, chosen, sample)
+        return LaidOut(content, chosen, sample, self.model, note)
+
+    def _plan(
+        self, context: Context, content: Content, token_counts: Sequence[int], request: Request
+    ) -> Plan:
+        """Soft tokens of all chunks that fit, and the raw text of those that the request expands."""
+        expand = [] if isinstance(request.expand, int) else list(request.expand)
+        if request.ranks:
+            expand = choose_expanded(
+                self._rank(content, request),
+                token_counts,
+                count=request.expand if isinstance(request.expand, int) and request.expand else None,
+                max_tokens=request.expand_tokens,
+                only_positive=request.select == "bm25",
+            )
+        levels = self.dial.levels(content.read.num_tokens.tolist(), request.soft_tokens, request.rate)
+        overhead, window = self._overhead(request), self._within(request.window)
+
+        def plan(expand: list[int]) -> Plan:
+            return make_plan(
+                token_counts,
+                levels,
+                overhead=overhead,
+                expand=expand,
+                window=window,
+                max_new_tokens=request.max_new_tokens,
+                is_wanted=request.soft_tokens is not None or request.rate is not None,
+                overflow=request.overflow,
+                rank=lambda: self._rank(content, request),
+                may_drop=request.ranks or request.raw_below is not None,
+            )
+
+        chosen = plan(expand)
+        if request.raw_below is not None and chosen.level is not None:
+            report = self._fidelity_of(context, chosen.level)
+            poor = [item.chunk for item in report.chunks if item.score < request.raw_below]
+            chosen = plan(sorted({*expand, *poor}))
+        return chosen
 
 
 def rank_chunks(
@@ -207,7 +266,7 @@ def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answ
 def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:
     """What a laid-out input takes of the decoder's window, and an answer of so many tokens."""
     content, plan = laid.content, laid.plan
-    soft = len(laid.sample.chunks) * plan.soft_tokens
+    soft = sum(plan.counts)
     expanded_tokens = sum(content.token_counts[index] for index in plan.expand)
     return Usage(
         context_tokens=content.num_tokens,
@@ -217,4 +276,6 @@ def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:
         raw_tokens=len(laid.sample.input_ids) - soft,
         new_tokens=new_tokens,
         compression=round(content.num_tokens / max(1, soft + expanded_tokens), 2),
+        rate=plan.rate,
+        note=laid.note,
     )

@@ -69,7 +69,7 @@ def likelihood(
     Args:
         model: In evaluation mode.
         input_ids: Decoder ids with placeholders.
-        soft_tokens: `[C, K, D]` of the chunks that the placeholders stand for; None without chunks.
+        soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
         target_ids: What is scored; at least one.
     """
     device = model.get_input_embeddings().weight.device

@@ -1,9 +1,10 @@
-"""Reading: from chunk texts to soft tokens, in passes whose results do not depend on what else is read.
+"""Reading: from chunk texts to what is kept of them, in passes that do not depend on what else is read.
 
 The passes are those of `e2llm.modeling.passes`. Tokenizing runs beside them, and memory beyond the result is
 that of a few passes, however long the context.
 
-Shapes: C chunks, T encoder tokens per chunk, E encoder width, K soft tokens per chunk, D decoder width.
+Shapes: C chunks, T encoder tokens per chunk, E encoder width, N kept states per chunk, S their width,
+P places at which chunks are in the input, R soft tokens in all, D decoder width.
 """
 
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from e2llm.errors import E2LLMError
@@ -21,24 +23,67 @@ from e2llm.modeling.identity import reading_fingerprint, weight_versions
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.passes import Pass, PassRunner, Results, Row
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import count_soft_tokens
 
 _BLOCK_CHUNKS = 1024  # tokenized at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadChunks:
-    """What reading makes of C chunks, on the CPU.
+    """What reading keeps of C chunks, on the CPU.
 
     Attributes:
-        soft_tokens: `[C, K, D]` in the dtype of the decoder's embeddings, K the most that the model makes.
+        rows: Of each chunk its own `[n, S]`: the pooled states at the finest rate in float16, or, where the
+            dial is the number of soft tokens, these themselves in the dtype of the decoder's embeddings.
+        num_tokens: `[C]` int64, encoder tokens of each chunk; 1 where the adapter does not ask for it.
         vectors: `[C, E]` float32, the encoder's embedding of each chunk.
     """
 
-    soft_tokens: torch.Tensor
+    rows: list[torch.Tensor]
+    num_tokens: torch.Tensor
     vectors: torch.Tensor
 
     def __len__(self) -> int:
-        return len(self.soft_tokens)
+        return len(self.rows)
+
+    @classmethod
+    def nothing(cls, count: int = 0) -> "ReadChunks":
+        """Return what is kept of chunks that nobody read."""
+        empty = [torch.empty(0, 0)] * count
+        return cls(empty, torch.ones(count, dtype=torch.long), torch.empty(count, 0))
+
+    @classmethod
+    def join(cls, parts: Sequence["ReadChunks"]) -> "ReadChunks":
+        """Return the chunks of several, one after the other; at least one part."""
+        return cls(
+            [rows for part in parts for rows in part.rows],
+            torch.cat([part.num_tokens for part in parts]),
+            torch.cat([part.vectors for part in parts]),
+        )
+
+    @property
+    def kept(self) -> torch.Tensor:
+        """`[C, N, S]`, what is kept of every chunk, with zero rows behind a chunk's own."""
+        return self.take(range(len(self)))[0]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(rows.nbytes for rows in self.rows) + self.num_tokens.nbytes + self.vectors.nbytes
+
+    def take(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what is kept of chunks, `[P, N, S]` padded with zeros, and their encoder tokens `[P]`."""
+        rows = [self.rows[index] for index in indices]
+        if not rows:
+            return self.vectors.new_empty(0, 0, 0), self.num_tokens[:0]
+        return pad_sequence(rows, batch_first=True), self.num_tokens[list(indices)]
+
+    def put(self, places: Sequence[int], other: "ReadChunks", origins: Sequence[int]) -> None:
+        """Fill in chunks of another, so that the chunk at `places[i]` is the other's `origins[i]`."""
+        for place, origin in zip(places, origins, strict=True):
+            self.rows[place] = other.rows[origin]
+        self.num_tokens[list(places)] = other.num_tokens[list(origins)]
+        self.vectors[list(places)] = other.vectors[list(origins)]
 
 
 class ChunkReader:
@@ -64,23 +109,49 @@ class ChunkReader:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that soft tokens depend on, renewed when a weight changes."""
+        """Digest of everything that what is kept depends on, renewed when a weight changes."""
         versions = weight_versions(self.model)
         if self._fingerprint is None or self._fingerprint[0] != versions:
             self._fingerprint = (versions, reading_fingerprint(self.model, self.processor))
         return self._fingerprint[1]
 
     @property
+    def finest_rate(self) -> int | None:
+        """Encoder tokens per kept state; None where the dial is the number of soft tokens."""
+        return int(self.model.config.finest_rate) if self.model.adapter.dial == "rate" else None
+
+    @property
     def device(self) -> torch.device:
         """Where the encoder is."""
         return self._runner.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of what is kept: 16 bits of pooled states, that of the embeddings of soft tokens."""
+        if self.model.adapter.dial == "rate":
+            return torch.float16
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def width(self) -> int:
+        """S, the width of what is kept."""
+        adapter = self.model.adapter
+        if adapter.dial == "rate":
+            return int(adapter.kept_size)  # type: ignore[arg-type]
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def num_rows(self, num_tokens: int) -> int:
+        """Rows that are kept of a chunk of `num_tokens` encoder tokens."""
+        if self.model.adapter.dial == "rate":
+            return count_soft_tokens(num_tokens, self.model.config.finest_rate)
+        return int(self.model.config.max_soft_tokens)
+
     def empty(self, count: int) -> ReadChunks:
         """Room for `count` chunks."""
-        weight = self.model.get_input_embeddings().weight
-        shape = (count, self.model.config.max_soft_tokens, weight.shape[1])
+        nothing = torch.empty(0, self.width, dtype=self.dtype)
         vectors = torch.empty(count, self.model.config.encoder_config.hidden_size)
-        return ReadChunks(torch.empty(shape, dtype=weight.dtype), vectors)
+        return ReadChunks([nothing] * count, torch.ones(count, dtype=torch.long), vectors)
 
     def read(
         self,
@@ -89,7 +160,7 @@ class ChunkReader:
         progress: bool | None = None,
         on_read: Callable[[list[int], ReadChunks], Any] | None = None,
     ) -> ReadChunks:
-        """Make the soft tokens and the vectors of chunk texts.
+        """Read chunk texts: make what is kept of them, and their vectors.
 
         Args:
             texts: C texts that each fit the encoder.
@@ -101,8 +172,8 @@ class ChunkReader:
 
         def keep(item: Pass, results: Results) -> None:
             with torch.inference_mode():
-                soft_tokens, vectors = results
-                _store(item, soft_tokens, vectors, result)
+                kept, num_tokens, vectors = results
+                self._store(item, kept, num_tokens, vectors, result)
 
         show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
         with tqdm(total=len(texts), unit="chunk", desc="reading", disable=not show, leave=False) as bar:
@@ -128,18 +199,61 @@ class ChunkReader:
             yield list(zip(places, rows, strict=True))
 
     def _compute(self, ids: torch.Tensor, mask: torch.Tensor | None) -> Results:
-        """Soft tokens and vectors of a pass, of its fill included."""
-        states = self.model.encode_states(ids, mask)
+        """What is kept, encoder tokens and vectors of a pass, of its fill included."""
+        states, last = self.model.encode_layers(ids, mask)
         if mask is None:
             mask = torch.ones_like(ids)
-        soft_tokens = self.model.adapt(states, mask, self.model.config.max_soft_tokens)
-        return soft_tokens, pool_states(states, mask, self.model.config.pooling)
+        kept = self.model.keep(states, mask)
+        return kept, mask.sum(dim=1), pool_states(last, mask, self._vector_pooling)
+
+    @property
+    def _vector_pooling(self) -> str:
+        """How a chunk's vector is made: by the mean, or as the `mlp` adapter pools."""
+        config = self.model.config
+        return "mean" if self.model.adapter.dial == "rate" else str(config.pooling)
+
+    def _store(
+        self,
+        item: Pass,
+        kept: torch.Tensor,
+        num_tokens: torch.Tensor,
+        vectors: torch.Tensor,
+        result: ReadChunks,
+    ) -> None:
+        """Put a pass's results in their places, of each chunk its own rows only."""
+        count, has_rate = len(item.places), self.model.adapter.dial == "rate"
+        rows, lengths = kept[:count].to("cpu", self.dtype), num_tokens[:count].tolist()
+        for place, own, length in zip(item.places, rows, lengths, strict=True):
+            result.rows[place] = own[: self.num_rows(length)].clone()
+            result.num_tokens[place] = length if has_rate else 1
+        result.vectors[item.places] = vectors[:count].to("cpu", torch.float32)
+        if not bool(torch.isfinite(result.vectors[item.places]).all()):
+            raise E2LLMError("the encoder gave values that are not finite; load it in float32 or bfloat16")
+        if has_rate and not bool(torch.isfinite(rows).all()):
+            raise E2LLMError(
+                "pooled states go beyond half precision, in which they are kept: the adapter's projection is "
+                "too large or damaged; load the model in float32, or train it with a lower learning rate"
+            )
 
 
-def _store(item: Pass, soft_tokens: torch.Tensor, vectors: torch.Tensor, result: ReadChunks) -> None:
-    """Put a pass's results in their places."""
-    count = len(item.places)
-    result.soft_tokens[item.places] = soft_tokens[:count].to("cpu", result.soft_tokens.dtype)
-    result.vectors[item.places] = vectors[:count].to("cpu", torch.float32)
-    if not bool(torch.isfinite(result.vectors[item.places]).all()):
-        raise E2LLMError("the encoder gave values that are not finite; load it in float32 or bfloat16")
+@torch.no_grad()
+def soft_tokens_of(
+    model: E2LLMForConditionalGeneration, read: ReadChunks, indices: Sequence[int], counts: Sequence[int]
+) -> torch.Tensor:
+    """Make soft tokens of what was kept: the part of the adapter that runs when a question is asked.
+
+    Args:
+        model: The one that read the chunks.
+        read: What was kept.
+        indices: P chunks of it, at least one.
+        counts: P, the soft tokens that each gets, 1 or more.
+
+    Returns:
+        `[R, D]`, the soft tokens of these chunks one after the other, where the adapter is.
+
+    Raises:
+        E2LLMError: If a chunk cannot have so many.
+    """
+    kept, num_tokens = read.take(indices)
+    device = next(model.adapter.parameters()).device
+    return model.soften(kept.to(device), num_tokens, torch.tensor(list(counts)))

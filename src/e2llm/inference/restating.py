@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from e2llm.inference.content import Content
+from e2llm.inference.dial import Level
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity
 from e2llm.inference.generation import generate_ids
+from e2llm.inference.reader import soft_tokens_of
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
@@ -30,7 +33,9 @@ class Restater:
         self.model = model
         self.processor = processor
         self.lock = lock
-        self._measured: WeakKeyDictionary[Content, dict[int, FidelityReport]] = WeakKeyDictionary()
+        self._measured: WeakKeyDictionary[Content, dict[tuple[int, ...], FidelityReport]] = (
+            WeakKeyDictionary()
+        )
 
     def restate(self, content: Content, index: int, num_soft_tokens: int) -> str:
         """The decoder's restatement of a chunk that exists, from so many soft tokens and nothing else."""
@@ -39,32 +44,33 @@ class Restater:
                 [content.texts[index]], UNDERSTANDING_PROMPT, num_soft_tokens=num_soft_tokens
             )
         longest = content.token_counts[index] * 3 // 2 + 8
-        soft = content.read.soft_tokens[index : index + 1]
+        soft = soft_tokens_of(self.model, content.read, [index], [num_soft_tokens])
         ids = generate_ids(self.model, sample.input_ids, soft, max_new_tokens=longest)
         with self.lock:
             return self.processor.decode_answer(ids)
 
     def fidelity(
-        self, content: Content, indices: Sequence[int] | None, num_soft_tokens: int, progress: bool | None
+        self, content: Content, indices: Sequence[int] | None, level: Level, progress: bool | None
     ) -> FidelityReport:
         """Measure restating.
 
         Args:
             content: What was read.
             indices: Chunks that exist; None for all, whose report is remembered.
-            num_soft_tokens: K per chunk.
+            level: Soft tokens of each chunk of the content.
             progress: Show a bar; None for one on a terminal when there is much to do.
         """
-        known = self._measured.setdefault(content, {})
-        if num_soft_tokens in known and indices is None:
-            return known[num_soft_tokens]
+        known, key = self._measured.setdefault(content, {}), tuple(level.counts)
+        if key in known and indices is None:
+            return known[key]
         chosen = list(range(len(content.chunks)) if indices is None else indices)
         report = measure_fidelity(
             self.model,
             self.processor,
             [content.texts[index] for index in chosen],
-            content.read.soft_tokens[chosen],
-            num_soft_tokens=num_soft_tokens,
+            content.read,
+            indices=chosen,
+            counts=[level.counts[index] for index in chosen],
             places=[
                 (index, content.sources[index], content.chunks[index].start, content.chunks[index].end)
                 for index in chosen
@@ -72,6 +78,9 @@ class Restater:
             progress=progress,
             lock=self.lock,
         )
+        if level.soft_tokens is not None or level.rate is not None:
+            per_chunk = report.soft_tokens if level.soft_tokens is None else level.soft_tokens
+            report = replace(report, soft_tokens=per_chunk, rate=level.rate)
         if indices is None:
-            known[num_soft_tokens] = report
+            known[key] = report
         return report

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from e2llm.inference.content import Splitting, chunk_texts
 from e2llm.inference.documents import Document
-from e2llm.inference.planning import Request, make_plan
+from e2llm.inference.planning import make_plan
+from e2llm.inference.request import Request
 
 if TYPE_CHECKING:
     from e2llm.inference.engine import Engine
@@ -30,22 +31,28 @@ def check_room(
 
     Raises:
         ContextOverflowError: As `Engine.ask` does.
-        E2LLMError: If the soft tokens or the chunk size are out of range.
+        E2LLMError: If the soft tokens, the rate or the chunk size are out of range.
     """
-    most_soft = engine.model.check_num_soft_tokens(request.soft_tokens)
+    engine.dial.check(request.soft_tokens, request.rate)
     window = engine.window if request.window is None else request.window
-    if window is None or request.overflow == "select":
+    if window is None or request.overflow == "select" or not engine.model.is_trained:
         return
     splitting = Splitting.of(engine.processor, chunk_size_chars)
-    num_chunks = sum(len(chunk_texts(document, splitting, engine.processor)) for document in documents)
+    texts = [text for item in documents for text in chunk_texts(item, splitting, engine.processor)]
+    is_wanted = request.soft_tokens is not None or request.rate is not None
+    lengths = [1] * len(texts)  # by the default at least one soft token each
+    if request.rate is not None:
+        lengths = [len(row) for row in engine.processor.encode_chunk_ids(texts)]
+    levels = engine.dial.levels(lengths, request.soft_tokens, request.rate)
+    longest_first = sorted(range(len(texts)), key=lambda index: -levels[0].counts[index])
     make_plan(
-        [1] * num_chunks,
+        [1] * len(texts),
+        levels,
         overhead=engine.count_positions(request.question, request.history),
-        expand=range(_most_raw(request, num_chunks)) if request.soft_tokens else (),
+        expand=longest_first[: _most_raw(request, len(texts))] if is_wanted else (),
         window=window,
         max_new_tokens=request.max_new_tokens,
-        wanted=request.soft_tokens,
-        limit=most_soft,
+        is_wanted=is_wanted,
         overflow="error",
         rank=list,
     )

@@ -57,7 +57,7 @@ class SharedReader(ChunkReader):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that soft tokens depend on, renewed when a weight changes."""
+        """Digest of everything that what is kept depends on, renewed when a weight changes."""
         return self._inner.fingerprint
 
     @contextmanager
@@ -83,7 +83,7 @@ class SharedReader(ChunkReader):
         progress: bool | None = None,
         on_read: Callable[[list[int], ReadChunks], Any] | None = None,
     ) -> ReadChunks:
-        """Make the soft tokens and the vectors of chunk texts; see `ChunkReader.read`.
+        """Read chunk texts; see `ChunkReader.read`.
 
         Args:
             texts: C texts that each fit the encoder.
@@ -179,10 +179,8 @@ class SharedReader(ChunkReader):
         read = self._inner.read(texts, progress=False)
         start = 0
         for job, places in taken:
-            rows = slice(start, start + len(places))
+            job.result.put(places, read, range(start, start + len(places)))
             start += len(places)
-            job.result.soft_tokens[places] = read.soft_tokens[rows]
-            job.result.vectors[places] = read.vectors[rows]
             job.done.put(places)
             if not job.waiting:
                 job.done.put(None)

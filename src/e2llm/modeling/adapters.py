@@ -62,6 +62,7 @@ class Adapter(nn.Module):
 
     Attributes:
         dial: What a user turns: `soft_tokens`, a number per chunk, or `rate`, encoder tokens per soft token.
+            An adapter of the latter kind also has `finest_rate` and `kept_size`, the width S that it keeps.
     """
 
     dial: ClassVar[Literal["soft_tokens", "rate"]] = "soft_tokens"
@@ -270,9 +271,9 @@ class PoolingAdapter(Adapter):
         super().__init__()
         self.finest_rate = finest_rate
         self.start_scale = scale
-        width = min(encoder_size, decoder_size)
-        self.projection = nn.Linear(encoder_size, width)
-        self.head = PoolingHead(width, decoder_size)
+        self.kept_size = min(encoder_size, decoder_size)
+        self.projection = nn.Linear(encoder_size, self.kept_size)
+        self.head = PoolingHead(self.kept_size, decoder_size)
 
     def initialize(self) -> None:
         """Start at the scale of the decoder's token embeddings, with an MLP that adds nothing."""

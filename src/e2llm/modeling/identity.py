@@ -10,29 +10,37 @@ from torch import nn
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.processor import E2LLMProcessor
 
-_ORIGINS = frozenset({"_name_or_path", "transformers_version", "architectures"})
+# Of a configuration: where it came from, and the precision, which the weights themselves tell.
+_ORIGINS = frozenset({"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"})
 
 
 def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
-    """SHA-256 over what the soft tokens of a text depend on.
+    """Return the SHA-256 over everything that decides what reading keeps of a text.
 
-    These are the weights of the encoder (LoRA deltas included) and the adapter with their precision, the
-    encoder's tokenizer, the longest chunk, the adapter's kind and the pooling. The decoder is not among them:
-    the soft tokens are the same with any. The device is not either: the results of two devices differ by
-    rounding only, and one may use what the other read (chosen here: docs/inference.md).
+    That is the encoder (its configuration, layers read, attention, weights with LoRA deltas and precision and
+    its tokenizer), the longest chunk, and the part of the adapter that reading uses: the projection and the
+    finest rate of `pooling`, all of `attention` and `mlp`. The decoder and the head of `pooling` run when a
+    question is asked, so they do not count. Neither does the device: two devices differ by rounding only, and
+    one may use what the other read (chosen here: docs/inference.md).
     """
     digest = hashlib.sha256()
-    settings = {
-        "adapter": model.config.adapter,
-        "max_soft_tokens": model.config.max_soft_tokens,
-        "pooling": model.config.pooling,
-        "encoder_type": model.config.encoder_config.model_type,
+    config, adapter = model.config, model.adapter
+    settings: dict[str, Any] = {
+        "adapter": config.adapter,
+        "encoder": _plain(config.encoder_config.to_dict()),
+        "encoder_layers": config.encoder_layers,
+        "encoder_attention": config.encoder_attention,
         "max_chunk_tokens": processor.max_chunk_tokens,
         "tokenizer": _tokenizing(processor.encoder_tokenizer),
     }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for part in (model.chunk_encoder, model.adapter):
-        _add_weights(digest, part)
+    if adapter.dial == "rate":
+        settings["finest_rate"] = config.finest_rate
+    else:
+        names = ("max_soft_tokens", "adapter_num_heads", "pooling")
+        settings.update((name, getattr(config, name)) for name in names)
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    _add_weights(digest, model.chunk_encoder)
+    _add_tensors(digest, adapter.reading_state())
     return digest.hexdigest()
 
 
@@ -47,17 +55,20 @@ def encoder_fingerprint(model: CompositeModel) -> str:
 def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
     """SHA-256 over what the answers of a model depend on, wherever it was loaded from.
 
-    That is all of `reading_fingerprint`, and the decoder: its configuration, weights (LoRA deltas included)
-    with their precision, tokenizer, template and the defaults of generation.
+    That is all of `reading_fingerprint`, the rest of the adapter, which rates it was trained on and the
+    default one, and the decoder: its configuration, weights (LoRA deltas included) with their precision,
+    tokenizer, template and the defaults of generation.
     """
     settings = {
         "reading": reading_fingerprint(model, processor),
+        "rates": [model.config.default_rate, model.config.trained_on],
         "decoder": _plain(model.config.text_config.to_dict()),
         "generation": _plain(model.generation_config.to_dict()),
         "tokenizer": _tokenizing(processor.tokenizer),
         "template": repr(processor.template),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    _add_weights(digest, model.adapter)
     _add_weights(digest, model.language_model)
     return digest.hexdigest()
 
@@ -78,13 +89,20 @@ def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
     for name, module in part.named_modules():
         if getattr(module, "lora_A", None) is not None:
             digest.update(f"{name} {sorted(module.scaling.items())}".encode())
-    for name, tensor in sorted(part.state_dict().items()):
+    _add_tensors(digest, part.state_dict())
+
+
+def _add_tensors(digest: "hashlib._Hash", tensors: dict[str, torch.Tensor]) -> None:
+    """Add tensors by name, with their precision and shape."""
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         flat = tensor.detach().contiguous().cpu().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        content: Any = flat.view(torch.uint8).numpy()
+        digest.update(memoryview(content))
 
 
-def weight_versions(model: CompositeModel) -> tuple[tuple[int, int], ...]:
-    """Marks that change when a weight of the encoder or the adapter is replaced or written to."""
+def weight_versions(model: CompositeModel) -> tuple[Any, ...]:
+    """Return marks that change when a weight of the encoder or the adapter, or the finest rate, changes."""
     tensors = [*model.chunk_encoder.parameters(), *model.adapter.parameters()]
-    return tuple((item.data_ptr(), 0 if item.is_inference() else item._version) for item in tensors)
+    marks = ((item.data_ptr(), 0 if item.is_inference() else item._version) for item in tensors)
+    return (model.config.finest_rate, *marks)

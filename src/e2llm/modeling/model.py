@@ -35,6 +35,7 @@ from e2llm.modeling.merging import (
 )
 from e2llm.modeling.parts import ensure_embedding_row, load_part, load_tokenizer
 from e2llm.modeling.placeholder import choose_placeholder
+from e2llm.modeling.rates import check_rate
 from e2llm.prompts import IGNORE_INDEX, build_template
 
 
@@ -172,6 +173,31 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             E2LLMError: For arguments of transformers' `save_pretrained` that have no effect here.
         """
         save_model(self, save_directory, self_contained=self_contained, **kwargs)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the decoder can read soft tokens: a new `pooling` adapter has to be trained first."""
+        return self.adapter.dial != "rate" or bool(self.config.trained_on)
+
+    def set_finest_rate(self, rate: int) -> None:
+        """Keep one state per `rate` encoder tokens of every chunk read from now on.
+
+        Args:
+            rate: A power of two. Twice the rate takes half the memory and disk; finer rates than this cannot
+                be asked for, and contexts kept at another finest rate have to be read again.
+
+        Raises:
+            E2LLMError: If it is no power of two, or the model's dial is not the rate.
+        """
+        if self.adapter.dial != "rate":
+            raise E2LLMError(
+                f"finest_rate={rate!r} is for models whose dial is the rate; the {self.config.adapter!r} "
+                "adapter of this model keeps soft tokens: leave finest_rate out"
+            )
+        if type(check_rate(rate, name="finest_rate")) is not int:
+            raise E2LLMError("finest_rate must be a number of encoder tokens, got 'one'")
+        self.config.finest_rate = rate
+        self.adapter.finest_rate = rate  # type: ignore[assignment]
 
     def reset_adapter(self) -> None:
         """Start the adapter anew, at the scale that the decoder's token embeddings have now."""

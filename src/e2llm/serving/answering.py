@@ -9,7 +9,7 @@ from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut, usage_of
-from e2llm.inference.planning import Request
+from e2llm.inference.request import Request
 from e2llm.inference.sampling import Sampling
 from e2llm.inference.shared_reader import SharedReader
 from e2llm.modeling.cache_size import kv_cache_bytes_per_token

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from e2llm.inference.layout import LaidOut
-from e2llm.inference.planning import Request
+from e2llm.inference.request import Request
 from e2llm.inference.sampling import Sampling
 
 

@@ -300,7 +300,7 @@ def _state(file: Path) -> tuple[int, ...]:
 
 
 def _num_bytes(context: Context) -> int:
-    return context.soft_tokens.nbytes + context.content.read.vectors.nbytes
+    return context.content.read.num_bytes
 
 
 def _read(file: Path) -> tuple[Facts, list[Document]]:

@@ -14,7 +14,12 @@ import torch
 
 from e2llm.errors import E2LLMError
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _CHECKSUM_BYTES = 16  # BLAKE2b: a flip of any bits shows, which a CRC of 4 bytes misses now and then
 _PREFIX = struct.Struct("<I")
@@ -24,7 +29,7 @@ def encode_entry(key: bytes, tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Named tensors as bytes, bound to their key of at most 64 bytes.
 
     Raises:
-        E2LLMError: If a dtype is not float32, float16 or bfloat16.
+        E2LLMError: If a dtype is not float32, float16, bfloat16 or int64.
     """
     header, parts = [], []
     for name, tensor in tensors.items():

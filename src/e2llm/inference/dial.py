@@ -1,0 +1,218 @@
+"""The dial: how many soft tokens each chunk gets, as a user or the window asks for it.
+
+Models with the `pooling` adapter are turned by the rate, encoder tokens per soft token; those with
+`attention` and `mlp` by the number of soft tokens per chunk. Everything behind this module counts soft tokens
+per chunk.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling.composite import CompositeModel
+from e2llm.modeling.rates import (
+    ONE_PER_CHUNK,
+    RATES,
+    Rate,
+    check_rate,
+    count_soft_tokens,
+    encoder_tokens,
+    parse_rate,
+)
+
+UNTRAINED = "the adapter of this model is not trained yet, so that it answers from raw text"
+TEXT_KEY = "text"  # in `trained_on`: chunks that training gave as text
+
+
+@dataclass(frozen=True)
+class Level:
+    """One position of the dial, for the chunks of a context.
+
+    Attributes:
+        counts: Soft tokens of each chunk.
+        soft_tokens: The one number that all chunks have, where the dial is that; else None.
+        rate: The one rate of all chunks; None where they differ, or the dial is the number of soft tokens.
+    """
+
+    counts: Sequence[int]
+    soft_tokens: int | None = None
+    rate: Rate | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `2 soft token(s) each` or `rate 4`."""
+        if self.rate == ONE_PER_CHUNK:
+            return "one soft token each"
+        if self.rate is not None:
+            return f"rate {self.rate}"
+        return "their soft tokens" if self.soft_tokens is None else f"{self.soft_tokens} soft token(s) each"
+
+
+class Dial:
+    """Turns `soft_tokens=` or `rate=` into numbers of soft tokens per chunk.
+
+    Args:
+        model: Its adapter says which of the two it is turned by.
+    """
+
+    def __init__(self, model: CompositeModel) -> None:
+        self._model = model
+        self._warned: set[str] = set()
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether the dial is the rate."""
+        return bool(self._model.adapter.dial == "rate")
+
+    @property
+    def rates(self) -> list[Rate]:
+        """Rates to choose from, finest first: those of training, or all where nobody noted them."""
+        finest = self._model.config.finest_rate
+        known = trained_rates(self._model.config.trained_on) or RATES
+        return [rate for rate in known if encoder_tokens(rate) >= finest]
+
+    def check(self, soft_tokens: Any = None, rate: Any = None) -> None:
+        """Refuse an option that the model does not have, and values that it cannot make.
+
+        Args:
+            soft_tokens: A number of soft tokens per chunk, or a list with one for each; None if not given.
+            rate: The same of rates.
+
+        Raises:
+            E2LLMError: Says which option the model has, and which values.
+        """
+        config = self._model.config
+        if soft_tokens is not None and self.has_rate:
+            raise E2LLMError(
+                f"soft_tokens={soft_tokens!r} was given, but this model ({config.adapter!r} adapter) is "
+                f"turned by the rate, encoder tokens per soft token; use rate, such as {_listed(self.rates)}"
+            )
+        if rate is not None and not self.has_rate:
+            raise E2LLMError(
+                f"rate={rate!r} was given, but this model ({config.adapter!r} adapter) is turned by the "
+                f"number of soft tokens per chunk; use soft_tokens, from 1 to {config.max_soft_tokens}"
+            )
+        for value in _values(soft_tokens):
+            self._model.check_num_soft_tokens(value)
+        for value in dict.fromkeys(_values(rate)):
+            if encoder_tokens(check_rate(value)) < config.finest_rate:
+                raise E2LLMError(
+                    f"rate {value} was asked for, but one state per {config.finest_rate} encoder tokens is "
+                    f"kept; read the documents again with finest_rate={value}, or use rate "
+                    f"{config.finest_rate} or coarser"
+                )
+            self._warn_if_untrained(value)
+
+    def _warn_if_untrained(self, rate: Rate) -> None:
+        config = self._model.config
+        if not self._model.is_trained:
+            self.warn(
+                f"rate {rate} was asked for, but the adapter of this model is not trained yet: the decoder "
+                "cannot read its soft tokens; train it first, or leave rate out to answer from raw text"
+            )
+        elif (trained := trained_rates(config.trained_on)) and rate not in trained:
+            self.warn(
+                f"rate {rate} was asked for, but this model was trained at {_listed(trained)}; expect worse "
+                "answers"
+            )
+
+    def answers_raw(self, rate: Any) -> bool:
+        """Whether raw text has to answer: the adapter is untrained, and nobody asked for a rate."""
+        if self._model.is_trained or rate is not None:
+            return False
+        self.warn(f"{UNTRAINED}; train it, or ask for its soft tokens all the same by rate=")
+        return True
+
+    def warn(self, message: str) -> None:
+        """Warn of something, once for each model."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+    def levels(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> list[Level]:
+        """Return the positions of the dial to try in a window, the first that fits being the right one.
+
+        A given value is the only one. Otherwise: the default rate, then the coarser ones of training, then
+        one soft token per chunk; or the largest number of soft tokens, then fewer.
+
+        Args:
+            num_tokens: Encoder tokens of each chunk; not used where the dial is the number of soft tokens.
+            soft_tokens: See `check`, which must have been called.
+            rate: The same.
+
+        Raises:
+            E2LLMError: If a list has not one value for each chunk.
+        """
+        if not self.has_rate:
+            return self._levels_of_numbers(len(num_tokens), soft_tokens)
+        if rate is not None and not _is_one(rate):
+            given = _one_per_chunk("rate", rate, len(num_tokens))
+            counts = [count_soft_tokens(length, item) for length, item in zip(num_tokens, given, strict=True)]
+            return [Level(counts, rate=given[0] if len(set(given)) == 1 else None)]
+        chosen = self._default_rates() if rate is None else [rate]
+        return [self._at(item, num_tokens) for item in chosen]
+
+    def finest_first(self, num_tokens: Sequence[int]) -> list[Level]:
+        """Return all positions of the dial, the one with most soft tokens first."""
+        if not self.has_rate:
+            return self._levels_of_numbers(len(num_tokens), None)
+        return [self._at(rate, num_tokens) for rate in _with_one(self.rates)]
+
+    def default_level(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> Level:
+        """Return the position of the dial that is used where no window limits it."""
+        return self.levels(num_tokens, soft_tokens, rate)[0]
+
+    def _levels_of_numbers(self, num_chunks: int, soft_tokens: Any) -> list[Level]:
+        if soft_tokens is not None and not _is_one(soft_tokens):
+            given = _one_per_chunk("soft_tokens", soft_tokens, num_chunks)
+            return [Level(given, soft_tokens=given[0] if len(set(given)) == 1 else None)]
+        most = self._model.config.max_soft_tokens
+        numbers = range(most, 0, -1) if soft_tokens is None else [soft_tokens]
+        return [Level([number] * num_chunks, soft_tokens=number) for number in numbers]
+
+    def _default_rates(self) -> list[Rate]:
+        """Rates to try where nobody gives one."""
+        config = self._model.config
+        first = max(encoder_tokens(config.default_rate), config.finest_rate)
+        coarser: list[Rate] = [rate for rate in self.rates if encoder_tokens(rate) > first]
+        if encoder_tokens(config.default_rate) >= config.finest_rate:
+            return _with_one([config.default_rate, *coarser])
+        return _with_one([rate for rate in self.rates if encoder_tokens(rate) >= first])
+
+    @staticmethod
+    def _at(rate: Rate, num_tokens: Sequence[int]) -> Level:
+        return Level([count_soft_tokens(length, rate) for length in num_tokens], rate=rate)
+
+
+def trained_rates(trained_on: dict[str, int] | None) -> list[Rate]:
+    """Rates that a model was trained at, finest first, by its configuration's `trained_on`."""
+    names = [name for name, count in (trained_on or {}).items() if count and name != TEXT_KEY]
+    return sorted(map(parse_rate, names), key=encoder_tokens)
+
+
+def _with_one(rates: list[Rate]) -> list[Rate]:
+    return rates if ONE_PER_CHUNK in rates else [*rates, ONE_PER_CHUNK]
+
+
+def _is_one(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _values(value: Any) -> list[Any]:
+    """The values of an option: none, one, or those of a list."""
+    return [] if value is None else [value] if _is_one(value) else list(value)
+
+
+def _one_per_chunk(name: str, values: Sequence[Any], num_chunks: int) -> list[Any]:
+    if len(values) != num_chunks:
+        raise E2LLMError(
+            f"{name} has {len(values)} values, the context has {num_chunks} chunks; give one value, or one "
+            "for each chunk"
+        )
+    return list(values)
+
+
+def _listed(rates: Sequence[Rate]) -> str:
+    return ", ".join(map(str, rates))
