@@ -292,7 +292,7 @@ class PoolingAdapter(Adapter):
             `[C, N, S]` pooled states at the finest rate, zero behind a chunk's own.
         """
         means, is_group = group_means(states, mask, self.finest_rate)
-        rows = means[is_group]
+        rows = self.mix(means[is_group])
         projected = self.projection(pad_rows(rows))[: len(rows)]
         kept = projected.new_zeros(*means.shape[:2], projected.shape[-1])
         scattered: torch.Tensor = kept.masked_scatter(is_group.unsqueeze(-1), projected)
@@ -303,9 +303,17 @@ class PoolingAdapter(Adapter):
     ) -> torch.Tensor:
         """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
         rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
-        rows = coarsen(kept, num_tokens, rates, self.finest_rate)
+        rows = self.pool(kept, num_tokens, rates)
         made: torch.Tensor = self.head(pad_rows(rows))[: len(rows)]
         return made
+
+    def mix(self, rows: torch.Tensor) -> torch.Tensor:
+        """What is projected of states `[n, E]`: all layers side by side."""
+        return rows
+
+    def pool(self, kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
+        """Kept states `[P, N, S]` to one state for each soft token, `[R, S]`: the mean of its group."""
+        return coarsen(kept, num_tokens, rates, self.finest_rate)
 
     def reading_state(self) -> dict[str, torch.Tensor]:
         """The tensors of the projection, which is all of the adapter that reading uses."""
