@@ -17,6 +17,10 @@ class StoreError(E2LLMError):
     """A store of encoded chunks that is damaged, of another making, full, or not to be written to."""
 
 
+class E2LLMWarning(UserWarning):
+    """What a user should know of an answer, and is no error, such as a rate without training."""
+
+
 class MissingExtraError(ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
 

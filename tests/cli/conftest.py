@@ -53,7 +53,9 @@ def make_model(bases):
 
         torch.manual_seed(3)
         encoder, decoder = str(bases / "encoder"), str(bases / "decoder")
-        model = E2LLMForConditionalGeneration.from_parts(encoder, decoder, max_soft_tokens=4)
+        model = E2LLMForConditionalGeneration.from_parts(
+            encoder, decoder, adapter="attention", max_soft_tokens=4
+        )
         for part in (model.chunk_encoder, model.language_model):
             add_lora(part, LoraSettings(rank=2))
             for name, parameter in part.named_parameters():

@@ -345,10 +345,10 @@ def test_a_question_without_a_common_word_gets_the_first_chunks(untrained):
 
 
 @pytest.mark.filterwarnings("ignore:the adapter of this model")
-def test_named_chunks_and_counts_hold_for_an_untrained_adapter_too(untrained):
+def test_named_chunks_and_a_budget_hold_for_an_untrained_adapter_too(untrained):
     context = untrained.read(TEXT, progress=False)
     assert untrained.ask(context, QUESTION, expand=[3, 1], max_new_tokens=1).expanded_chunks == [1, 3]
-    assert len(untrained.ask(context, QUESTION, expand=2, max_new_tokens=1).expanded_chunks) == 2
+    assert len(untrained.ask(context, QUESTION, expand_tokens=40, max_new_tokens=1).expanded_chunks) == 2
     plan = untrained.fit(context, 120, question=QUESTION, max_new_tokens=8)
     assert (plan.soft_tokens, plan.rate, plan.kept) == (0, None, plan.expand)
     assert untrained.ask(context, QUESTION, max_new_tokens=1, **plan.options).expanded_chunks == plan.expand

@@ -17,6 +17,7 @@ from e2llm.modeling.cutting import longest_prefix
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import MINILM_ID, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import Rate
 
 QUESTION = "What did the master of the house say about the garden?"
 
@@ -228,6 +229,14 @@ def build_engine(
     )
     processor = E2LLMProcessor.from_parts(encoder, decoder_tokenizer=tokenizer)
     return Engine(built.to(place), processor)
+
+
+def dial_options(engine: Engine, soft_tokens: int, rate: Rate | None) -> dict[str, Any]:
+    """Return the option of `Engine.ask` that the engine's model has; without a rate its default one."""
+    engine.dial.check(rate=rate)
+    if engine.dial.has_rate:
+        return {"rate": engine.model.config.default_rate if rate is None else rate}
+    return {"soft_tokens": soft_tokens}
 
 
 def make_text(engine: Engine, num_tokens: int, seed: int = 0) -> str:

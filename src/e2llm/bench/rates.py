@@ -43,8 +43,10 @@ def reading_operations(model: E2LLMForConditionalGeneration, lengths: Sequence[i
     """
     encoder, adapter, config = model.chunk_encoder, model.adapter, model.config
     per_token = 2 * sum(item.weight.numel() for item in encoder.modules() if isinstance(item, nn.Linear))
-    per_chunk = 0
-    for name, item in adapter.named_modules():
+    per_chunk, per_state = 0, 0
+    if adapter.dial == "rate":  # the head is no part of reading
+        per_state = 2 * sum(item.numel() for item in adapter.reading_state().values() if item.dim() == 2)
+    for name, item in [] if adapter.dial == "rate" else adapter.named_modules():
         if isinstance(item, nn.Linear):
             if name in ("key_projection", "value_projection"):
                 per_token += 2 * item.weight.numel()
@@ -52,7 +54,11 @@ def reading_operations(model: E2LLMForConditionalGeneration, lengths: Sequence[i
                 per_chunk += 2 * item.weight.numel() * config.max_soft_tokens
     layers = getattr(config.encoder_config, "num_hidden_layers", 0)
     per_pair = 4 * layers * config.encoder_config.hidden_size
-    return sum(per_token * length + per_pair * length**2 + per_chunk for length in lengths)
+    states = sum(-(-length // config.finest_rate) for length in lengths)
+    total: int = per_state * states + sum(
+        per_token * length + per_pair * length**2 + per_chunk for length in lengths
+    )
+    return total
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device, *, repeats: int) -> float:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from e2llm.errors import E2LLMError, MissingExtraError
+from e2llm.modeling.rates import Rate
 
 _NAME = "benched"
 _START_SECONDS = 300
@@ -58,6 +59,7 @@ def measure_serving(
     requests_per_client: int = 8,
     new_tokens: int = 64,
     soft_tokens: int | None = None,
+    rate: Rate | None = None,
     max_batch: int = 16,
     compared_clients: int = 8,
     on_progress: Callable[[str], Any] = lambda _: None,
@@ -71,6 +73,7 @@ def measure_serving(
         requests_per_client: Questions of each.
         new_tokens: Length of each answer.
         soft_tokens: K per chunk; by default as many as the window takes.
+        rate: In its place, for a model whose dial is the rate.
         max_batch: Answers decoded together by the first server.
         compared_clients: Clients of the second one.
         on_progress: Told what is being measured.
@@ -90,13 +93,16 @@ def measure_serving(
                 context_id = _read(url, text)
                 for number in numbers:
                     on_progress(f"{number} clients, batches of {batch}")
-                    load = _Load(url, context_id, text, new_tokens, soft_tokens)
+                    load = _Load(
+                        url, context_id, text, new_tokens, {"soft_tokens": soft_tokens, "rate": rate}
+                    )
                     rows.append(load.run(number, requests_per_client, batch))
     together = next(row for row in rows if row.clients == compared_clients)
     return {
         "rows": [asdict(row) for row in rows],
         "new_tokens": new_tokens,
         "soft_tokens": soft_tokens,
+        "rate": rate,
         "prompt_tokens": load.prompt_tokens,
         "original_tokens": load.original_tokens,
         "batching_gain": together.requests_per_second / rows[-1].requests_per_second,
@@ -149,14 +155,12 @@ class _Load:
         context_id: What they ask about.
         text: Its text; questions ask for its words.
         new_tokens: Length of each answer.
-        soft_tokens: K per chunk.
+        level: `soft_tokens` and `rate` of each question.
     """
 
-    def __init__(
-        self, url: str, context_id: str, text: str, new_tokens: int, soft_tokens: int | None
-    ) -> None:
+    def __init__(self, url: str, context_id: str, text: str, new_tokens: int, level: dict[str, Any]) -> None:
         self._url, self._context_id = url, context_id
-        self._new_tokens, self._soft_tokens = new_tokens, soft_tokens
+        self._new_tokens, self._level = new_tokens, level
         self._words = sorted(set(re.findall(r"[A-Za-z]{6,}", text))) or ["anything"]
         self.prompt_tokens = self.original_tokens = 0
 
@@ -200,7 +204,7 @@ class _Load:
             "model": _NAME,
             "messages": [{"role": "user", "content": f"What is said of {word}?"}],
             "context_ids": [self._context_id],
-            "soft_tokens": self._soft_tokens,
+            **self._level,
             "max_tokens": self._new_tokens,
             "min_tokens": self._new_tokens,
             "stream": True,

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from e2llm.modeling.rates import Rate
+
 WAYS = ("full", "cold", "warm")
 
 
@@ -94,6 +96,7 @@ def measure_speed(
     new_tokens: int,
     repeats: int,
     text: str | None = None,
+    rate: Rate | None = None,
     on_progress: Callable[[str], Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure rows, one per length.
@@ -104,6 +107,7 @@ def measure_speed(
         soft_tokens: K per chunk.
         new_tokens: Tokens of each answer, 2 or more.
         repeats: Measurements of each way; the row holds their medians.
+        rate: In the place of `soft_tokens`, for a model whose dial is the rate; None for its default one.
         text: Text to use, repeated and cut to each length, in the place of one made up.
         on_progress: Called with a line before each measurement.
 
@@ -117,6 +121,7 @@ def measure_speed(
             "engine": {**engine, "least_window": length + 1024, "soft_tokens": soft_tokens},
             "context_tokens": length,
             "soft_tokens": soft_tokens,
+            "rate": rate,
             "new_tokens": new_tokens,
             "num_threads": torch.get_num_threads(),
             **({} if text is None else {"text": text}),

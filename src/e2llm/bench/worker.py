@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import torch
 
-from e2llm.bench.decoders import QUESTION, build_engine, key_value_bytes, text_of_length
+from e2llm.bench.decoders import QUESTION, build_engine, dial_options, key_value_bytes, text_of_length
 from e2llm.bench.rates import gemm_rates, reading_operations
 from e2llm.inference.context import Context
 from e2llm.inference.peak_memory import release_memory, reset_peak
@@ -29,7 +29,7 @@ class Side:
 
     Args:
         settings: `engine` (arguments of `build_engine`), `side` (`full` or `ours`), `context_tokens`,
-            `soft_tokens`, `new_tokens`, and `text` if it is not to be made up.
+            `soft_tokens` or `rate`, `new_tokens`, and `text` if it is not to be made up.
         store: For warm runs.
     """
 
@@ -38,7 +38,7 @@ class Side:
         self.side = settings["side"]
         self.engine.model.generation_config.eos_token_id = None  # as many tokens as asked for
         self.new_tokens = settings["new_tokens"]
-        self.soft_tokens = settings["soft_tokens"]
+        self.level = dial_options(self.engine, settings["soft_tokens"], settings.get("rate"))
         self.text = text_of_length(self.engine, settings["context_tokens"], settings.get("text"))
         self.store = store
         self._warm_up()
@@ -51,7 +51,7 @@ class Side:
             self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
         else:
             context = self.engine.read(short, progress=False)
-            self.engine.ask(context, QUESTION, soft_tokens=self.soft_tokens, max_new_tokens=2)
+            self.engine.ask(context, QUESTION, **self.level, max_new_tokens=2)
         reset_peak()  # building takes more than measuring
         self.loaded_bytes = self._loaded_bytes()
 
@@ -71,7 +71,7 @@ class Side:
         answer = engine.ask(
             context,
             QUESTION,
-            soft_tokens=None if expand else self.soft_tokens,
+            **({} if expand else self.level),
             expand=expand,
             max_new_tokens=self.new_tokens,
         )

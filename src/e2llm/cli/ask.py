@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from e2llm.cli.dial import FinestRateOption, RateOption, keep_as_saved, take_rate
 from e2llm.errors import ContextOverflowError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def ask(
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,
+    rate: RateOption = None,
+    finest_rate: FinestRateOption = None,
     expand: Annotated[
         int | None,
         typer.Option(
@@ -96,10 +99,11 @@ def ask(
         raise typer.BadParameter(f"{question!r} is a {kind}; give the question last")
     if insert_at is not None and insert is None:
         raise typer.BadParameter("--insert-at says where --insert puts its sentence; give --insert too")
-    if fit and not (soft_tokens is expand is expand_tokens is None):
-        raise typer.BadParameter("--fit chooses --soft-tokens and --expand; leave them out")
+    if fit and any(item is not None for item in (soft_tokens, rate, expand, expand_tokens)):
+        raise typer.BadParameter("--fit chooses --soft-tokens or --rate, and --expand; leave them out")
     options: dict[str, Any] = {
         "soft_tokens": soft_tokens,
+        "rate": take_rate(rate),
         "expand": (expand or 0) if expand_tokens is not None else (1 if expand is None else expand),
         "expand_tokens": expand_tokens,
         "select": select,
@@ -112,7 +116,7 @@ def ask(
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert, 0.5 if insert_at is None else insert_at)
-    engine = load_engine(model, device, store)
+    engine = load_engine(model, device, store, finest_rate)
     if not isinstance(source, Path):
         check_room(engine, source, request, chunk_size)
     comparison = None
@@ -128,12 +132,12 @@ def ask(
         )
         answer = comparison.e2llm.answer
     else:
-        context = open_context(engine, source, chunk_size)
+        context = open_context(engine, source, chunk_size, finest_rate)
         if fit:
             plan = engine.fit(
                 context, question=question, max_new_tokens=max_new_tokens, select=select, overflow=overflow
             )
-            options.update(soft_tokens=plan.soft_tokens, expand=plan.expand)
+            options.update(plan.options)
             if not as_json:
                 typer.echo(f"[{plan}]", err=True)
         try:
@@ -176,12 +180,15 @@ def insert_into(source: "list[Document] | Path", sentence: str, depth: float) ->
 
 
 def open_context(
-    engine: "Engine", source: "list[Document] | Path", chunk_size_chars: int | None = None
+    engine: "Engine",
+    source: "list[Document] | Path",
+    chunk_size_chars: int | None = None,
+    finest_rate: int | None = None,
 ) -> "Context":
-    """Read documents, or load a saved context.
+    """Read documents, or load a saved context, whose finest rate the engine takes over.
 
     Raises:
-        E2LLMError: If a chunk size is given with a saved context, which is split already.
+        E2LLMError: If a chunk size or a finest rate is given with a saved context, which has its own.
     """
     from e2llm.errors import E2LLMError
     from e2llm.inference.context import Context
@@ -189,6 +196,9 @@ def open_context(
     if isinstance(source, Path):
         if chunk_size_chars is not None:
             raise E2LLMError(f"{source} is a saved context and split already; leave --chunk-size out")
+        if finest_rate is not None:
+            raise E2LLMError(f"{source} is a saved context and read already; leave --finest-rate out")
+        keep_as_saved(engine, source)
         return Context.load(source, engine)
     return engine.read(source, chunk_size_chars=chunk_size_chars)
 
@@ -220,13 +230,15 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
                 typer.echo(f"{path}: {list_folder(Path(path))}", err=True)
 
 
-def load_engine(model: str, device: str | None, store: str | None = None) -> "Engine":
+def load_engine(
+    model: str, device: str | None, store: str | None = None, finest_rate: int | None = None
+) -> "Engine":
     """Load an engine, with a store if its folder is given."""
     from e2llm.inference.engine import Engine
     from e2llm.store.chunk_store import ChunkStore
 
     kept = None if store is None else ChunkStore(store)
-    return Engine.from_pretrained(model, device=device, store=kept)
+    return Engine.from_pretrained(model, device=device, store=kept, finest_rate=finest_rate)
 
 
 def print_piece(piece: str) -> None:
@@ -248,7 +260,8 @@ def cost_line(answer: "Answer", read_earlier: bool = False) -> str:
     chunks = count_chunks(usage.chunks)
     raw = f" and {count_chunks(len(answer.expanded))} as text" if answer.expanded else ""
     left_out = f", {count_chunks(answer.left_out)} left out" if answer.left_out else ""
+    rate = "" if usage.rate is None or not usage.soft_tokens else f" (rate {usage.rate})"
     return (
-        f"[{usage.context_tokens:,} tokens in {chunks} as {usage.soft_tokens:,} soft tokens"
+        f"[{usage.context_tokens:,} tokens in {chunks} as {usage.soft_tokens:,} soft tokens{rate}"
         f"{raw}{left_out} ({usage.compression:g}x); {seconds}]"
     )

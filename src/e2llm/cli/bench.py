@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
+from e2llm.cli.dial import RateOption, level_name, take_rate
 from e2llm.cli.lists import parse_lengths
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def bench(
         str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")
     ] = "4096,16384",
     soft_tokens: SoftTokens = 1,
+    rate: RateOption = None,
     encoder: Encoder = None,
     text: Text = None,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 16,
@@ -72,6 +74,9 @@ def bench(
         check_drawing()
         if output.is_file():
             raise typer.BadParameter(f"{output} is a file; name a folder")
+    wanted_rate = take_rate(rate)
+    if wanted_rate is not None and model is None:
+        raise typer.BadParameter("a shape is measured at --soft-tokens; --rate goes with a --model")
     if model is not None:
         check_model(model)
     settings = {"shape": None if model else shape, "model": model, "device": device, "dtype": dtype}
@@ -80,6 +85,7 @@ def bench(
         text=read_text(text),
         contexts=lengths,
         soft_tokens=soft_tokens,
+        rate=wanted_rate,
         new_tokens=new_tokens,
         repeats=repeats,
         on_progress=show_progress,
@@ -88,6 +94,7 @@ def bench(
     result = {
         "decoder": decoder,
         "soft_tokens": soft_tokens,
+        "rate": wanted_rate,
         "rows": rows,
         "machine": describe_machine(choose_device(device)),
     }
@@ -96,7 +103,7 @@ def bench(
         from e2llm.files import write_atomically
 
         write_atomically(output / "bench.json", (json.dumps(result, indent=2) + "\n").encode())
-        draw_speed(rows, output / "bench.png", f"{decoder}, {soft_tokens} soft token(s) per chunk")
+        draw_speed(rows, output / "bench.png", f"{decoder}, {level_name(soft_tokens, wanted_rate)}")
     typer.echo(json.dumps(result, indent=2) if as_json else format_rows(rows))
     if all(row["ttft_cold_s"] is None for row in rows):
         from e2llm.errors import E2LLMError
@@ -279,6 +286,7 @@ def serving(
     requests: Annotated[int, typer.Option(min=1, help="Questions of each client.")] = 8,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,
     soft_tokens: Annotated[int | None, typer.Option(min=1, help="Soft tokens per chunk.")] = None,
+    rate: RateOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Have clients ask a server of ours on this machine, in batches and one answer at a time.
@@ -297,6 +305,7 @@ def serving(
         requests_per_client=requests,
         new_tokens=new_tokens,
         soft_tokens=soft_tokens,
+        rate=take_rate(rate),
         on_progress=show_progress,
     )
     result["machine"] = describe_machine(choose_device(None))

@@ -19,6 +19,7 @@ from e2llm.cli.ask import (
     read_documents,
     read_source,
 )
+from e2llm.cli.dial import FinestRateOption, RateOption, keep_as_saved, take_rate
 from e2llm.cli.read import refuse_other_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def chat(
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,
+    rate: RateOption = None,
+    finest_rate: FinestRateOption = None,
     expand: Annotated[
         int, typer.Option(min=0, help="Give the raw text of so many chunks that the question points at.")
     ] = 2,
@@ -65,14 +68,20 @@ def chat(
     from e2llm.inference.chat import ChatSession
     from e2llm.inference.context_file import is_tensor_file
 
-    options: dict[str, Any] = {"expand": expand, "soft_tokens": soft_tokens, "max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {
+        "expand": expand,
+        "soft_tokens": soft_tokens,
+        "rate": take_rate(rate),
+        "max_new_tokens": max_new_tokens,
+    }
     source = read_source(files) if files else []
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
     if session is not None and session.is_file() and not is_tensor_file(session):
         raise E2LLMError(f"{session} is no saved session; name one, or a file that is not there yet")
-    engine = load_engine(model, device, store)
+    engine = load_engine(model, device, store, finest_rate)
     if session is not None and session.is_file():
+        keep_as_saved(engine, session)
         if max_history_tokens is not None:
             raise typer.BadParameter("a saved session keeps its --max-history-tokens; leave it out")
         talk = ChatSession.load(session, engine, **options)
@@ -83,7 +92,7 @@ def chat(
         if fresh:
             talk.add(fresh)
     else:
-        context = open_context(engine, source) if source else None
+        context = open_context(engine, source, finest_rate=finest_rate) if source else None
         talk = ChatSession(engine, context, max_history_tokens=max_history_tokens, **options)
     converse(talk, session, as_json)
 

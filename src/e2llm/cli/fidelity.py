@@ -18,6 +18,7 @@ from e2llm.cli.ask import (
     open_context,
     read_source,
 )
+from e2llm.cli.dial import RateOption, level_name, take_rate
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -30,6 +31,7 @@ def fidelity(
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
     ] = None,
+    rate: RateOption = None,
     chunk: Annotated[
         list[int] | None, typer.Option(min=0, help="Index of a chunk; may be given several times.")
     ] = None,
@@ -53,13 +55,14 @@ def fidelity(
         from e2llm.inference.fidelity_views import check_picture, draw_fidelity
 
         check_picture(png)
+    wanted_rate = take_rate(rate)
     source = read_source(files)
     engine = load_engine(model, device, store)
     context = open_context(engine, source)
     indices = chunk or None
     if sample is not None and sample < len(context):
         indices = [place * len(context) // sample for place in range(sample)]
-    report = engine.fidelity(context, soft_tokens=soft_tokens, chunks=indices)
+    report = engine.fidelity(context, soft_tokens=soft_tokens, rate=wanted_rate, chunks=indices)
     if png is not None:
         draw_fidelity(report, png, f"{model} on {name_sources(context.sources)}")
     if as_json:
@@ -83,7 +86,7 @@ def show(report: "FidelityReport", context: "Context", worst: int) -> None:
     typer.echo(heat_strip([item.score for item in report.chunks], width, colour=colour))
     typer.echo(SCALE)
     typer.echo(
-        f"{len(report.chunks):,} chunks at {report.soft_tokens} soft token(s): mean score "
+        f"{len(report.chunks):,} chunks at {level_name(report.soft_tokens, report.rate)}: mean score "
         f"{report.mean_score:.3f} (of 1), {report.mean_gain:+.2f} nats per token by the soft tokens"
     )
     for name in ("numbers_kept", "names_kept"):

@@ -87,8 +87,21 @@ def model_facts(name: str) -> dict[str, Any]:
         "decoder": f"{model.config.text_config.model_type}, {counts['decoder'][1]:,} parameters",
         "bases": {part: source.name for part, source in model.part_sources.items() if source.name} or "none",
         "window": window,
-        "max_soft_tokens": model.config.max_soft_tokens,
+        **dial_facts(engine),
         "chunk_size_chars": processor.chunk_size_chars,
         "longest_context_chars": window * processor.chunk_size_chars if window else None,
         "placeholder": processor.chunk_token,
     }
+
+
+def dial_facts(engine: Any) -> dict[str, Any]:
+    """What a user turns at the model, and what it was trained for."""
+    from e2llm.inference.dial import UNTRAINED
+
+    config = engine.model.config
+    if not engine.dial.has_rate:
+        return {"max_soft_tokens": config.max_soft_tokens}
+    facts = {"finest_rate": config.finest_rate, "default_rate": config.default_rate}
+    if not engine.model.is_trained:
+        return {**facts, "trained_on": f"nothing: {UNTRAINED}"}
+    return {**facts, "trained_on": ", ".join(f"{name} ({n:,})" for name, n in config.trained_on.items())}

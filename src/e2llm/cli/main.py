@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ from e2llm.cli.serve import serve
 from e2llm.cli.store import app as store
 from e2llm.cli.train import train
 from e2llm.cli.write_errors import write_problem
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.version import __version__
 
 app = typer.Typer(
@@ -85,7 +86,8 @@ def entry_point(argv: list[str] | None = None) -> int:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells on import what it lacks
         quiet_libraries()
     try:
-        result = app(arguments, prog_name="e2llm", standalone_mode=False)
+        with notes_on_stderr():
+            result = app(arguments, prog_name="e2llm", standalone_mode=False)
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -121,6 +123,23 @@ def quiet_libraries() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+@contextlib.contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Print what the package warns of as one line each on stderr while a command runs."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, E2LLMWarning):
+                print(f"[{message}]", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.filterwarnings("always", category=E2LLMWarning)
+        warnings.showwarning = show_note
+        yield
 
 
 def errors_to_stderr(record: logging.LogRecord) -> bool:

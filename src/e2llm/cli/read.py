@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, STORE_HELP, iter_sources, load_engine, read_documents
+from e2llm.cli.dial import FinestRateOption
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -23,6 +24,7 @@ def read(
     chunk_size: Annotated[
         int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
     ] = None,
+    finest_rate: FinestRateOption = None,
     store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     on_ray: Annotated[
@@ -57,12 +59,14 @@ def read(
             raise typer.BadParameter(
                 f"with --ray, --device is cpu or cuda (a GPU for each worker), not {device}"
             )
+        if finest_rate is not None:
+            raise typer.BadParameter("--ray reads at the model's finest rate; leave --finest-rate out")
         read_on_ray(files, output, model, store, workers, ray_address, device, chunk_size, as_json)
         return
     if workers is not None or ray_address is not None:
         raise typer.BadParameter("--workers and --ray-address belong to --ray; add it")
     documents = read_documents(files)
-    engine = load_engine(model, device, store)
+    engine = load_engine(model, device, store, finest_rate)
     context = engine.read(documents, chunk_size_chars=chunk_size)
     if output is not None:
         context.save(output)

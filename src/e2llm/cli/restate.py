@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from e2llm.cli.ask import DEVICE_HELP, FILES_HELP, MODEL_HELP, load_engine, open_context, read_source
+from e2llm.cli.dial import RateOption, take_rate
 
 
 def restate(
@@ -15,6 +16,7 @@ def restate(
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
     ] = None,
+    rate: RateOption = None,
     device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
@@ -23,10 +25,11 @@ def restate(
     Example:
         e2llm restate examples/anne_of_green_gables.txt --chunk 3
     """
+    wanted_rate = take_rate(rate)
     source = read_source(files)
     engine = load_engine(model, device)
     context = open_context(engine, source)
-    texts = engine.restate(context, chunk, soft_tokens=soft_tokens)
+    texts = engine.restate(context, chunk, soft_tokens=soft_tokens, rate=wanted_rate)
     rows = [
         {
             "chunk": index,

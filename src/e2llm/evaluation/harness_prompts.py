@@ -290,7 +290,6 @@ class PromptLayout:
             window=window,
             max_new_tokens=0,
             max_tokens=None,
-            count=self.settings.expand or None,
             rank=lambda: self._rank(content, question),
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.rates import (
     ONE_PER_CHUNK,
@@ -129,7 +129,7 @@ class Dial:
         """Warn of something, once for each model."""
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, E2LLMWarning, stacklevel=2)
 
     def levels(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> list[Level]:
         """Return the positions of the dial to try in a window, the first that fits being the right one.

@@ -9,21 +9,20 @@ from typing import Any
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.documents import Document, documents_of
 from e2llm.inference.fidelity import FidelityReport
-from e2llm.inference.generation import check_options, generate_ids, generate_pieces, searches_beams
-from e2llm.inference.layout import ContextLayout, LaidOut, answer_of
+from e2llm.inference.generation import check_options, generate_answer, generate_pieces
+from e2llm.inference.layout import ContextLayout, LaidOut
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.planning import Plan
 from e2llm.inference.reader import ChunkReader
 from e2llm.inference.request import Request
 from e2llm.inference.restating import Restater
-from e2llm.inference.streaming import FirstTokenClock, PieceStreamer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
@@ -228,19 +227,9 @@ class Engine:
             history, window, rate,
         )  # fmt: skip
         laid = self._layout.lay_out(context, request)
-        check_options(self.model, generation, wants_pieces=on_piece is not None)
-        if on_piece is not None:
-            generation["streamer"] = PieceStreamer(self._decode, on_piece)
-        clock = FirstTokenClock(generation.get("streamer"))
-        if not searches_beams(self.model, generation):
-            generation["streamer"] = clock
-        ids = generate_ids(
-            self.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=max_new_tokens, **generation
+        return generate_answer(
+            laid, self._decode, on_piece, started, context.read_seconds, max_new_tokens, **generation
         )
-        text = self._decode(ids)
-        first = None if clock.first_token_at is None else clock.first_token_at - started
-        timing = Timing(context.read_seconds, first, time.perf_counter() - started)
-        return answer_of(text, laid, timing, len(ids))
 
     def stream(
         self, context: Context, question: str, *, max_new_tokens: int = 64, **options: Any

@@ -68,9 +68,11 @@ def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
     strip.imshow([[item.score for item in chunks]], aspect="auto", cmap="RdYlGn", vmin=0, vmax=1)
     strip.set_yticks([])
     strip.set_xticks([])
+    level = f"{report.soft_tokens} soft token(s) per chunk"
+    if report.rate is not None:
+        level = f"rate {report.rate}"
     strip.set_title(
-        f"{title}: {report.soft_tokens} soft token(s) per chunk, mean score {report.mean_score:.3f}, "
-        f"gain {report.mean_gain:+.2f} nats per token"
+        f"{title}: {level}, mean score {report.mean_score:.3f}, gain {report.mean_gain:+.2f} nats per token"
     )
     lines.plot(places, [item.log_probability for item in chunks], ".-", label="with soft tokens")
     lines.plot(places, [item.baseline_log_probability for item in chunks], ".-", label="without")

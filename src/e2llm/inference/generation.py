@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from transformers import StoppingCriteriaList
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.streaming import PieceStreamer, StopEvent
+from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.layout import LaidOut, answer_of
+from e2llm.inference.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 # Arguments of transformers' generate that would change what comes back.
@@ -66,6 +69,43 @@ def generate_ids(
         options.setdefault("do_sample", False)
     output = model.generate(**inputs, **options)
     return list(output[0, ids.shape[1] :].tolist())
+
+
+def generate_answer(
+    laid: LaidOut,
+    decode: Callable[[list[int]], str],
+    on_piece: Callable[[str], Any] | None,
+    started: float,
+    read_seconds: float,
+    max_new_tokens: int,
+    **options: Any,
+) -> Answer:
+    """Answer a laid-out question, and measure it.
+
+    Args:
+        laid: What the decoder gets.
+        decode: From ids to text.
+        on_piece: Called with each piece of the answer as it comes; None if nobody waits for it.
+        started: When the question was asked, by `time.perf_counter`.
+        read_seconds: Time that reading the context took.
+        max_new_tokens: Longest answer.
+        options: See `generate_ids`.
+
+    Raises:
+        E2LLMError: If `check_options` refuses an option.
+    """
+    check_options(laid.model, options, wants_pieces=on_piece is not None)
+    if on_piece is not None:
+        options["streamer"] = PieceStreamer(decode, on_piece)
+    clock = FirstTokenClock(options.get("streamer"))
+    if not searches_beams(laid.model, options):
+        options["streamer"] = clock
+    ids = generate_ids(
+        laid.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=max_new_tokens, **options
+    )
+    text = decode(ids)
+    first = None if clock.first_token_at is None else clock.first_token_at - started
+    return answer_of(text, laid, Timing(read_seconds, first, time.perf_counter() - started), len(ids))
 
 
 def generate_pieces(

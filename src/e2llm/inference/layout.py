@@ -104,18 +104,14 @@ class ContextLayout:
     def _plan_raw(
         self, content: Content, token_counts: Sequence[int], request: Request, window: int | None
     ) -> Plan:
-        """The best chunks as raw text, those that fit `RAW_TOKENS` or what the request says."""
-        expand, count = request.expand, None
-        if isinstance(expand, int):
-            expand, count = (), expand or None
+        """The best chunks as raw text: those that fit `RAW_TOKENS`, or that the request names."""
         return plan_raw(
             token_counts,
             overhead=self._overhead(request),
-            expand=expand,
+            expand=() if isinstance(request.expand, int) else request.expand,
             window=window,
             max_new_tokens=request.max_new_tokens,
             max_tokens=request.expand_tokens,
-            count=count,
             rank=lambda: self._rank(content, request),
         )
 

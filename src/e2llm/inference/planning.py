@@ -205,7 +205,6 @@ def plan_raw(
     window: int | None,
     max_new_tokens: int,
     max_tokens: int | None,
-    count: int | None,
     rank: Callable[[], list[float]],
 ) -> Plan:
     """Answer from raw text alone, as long as an adapter is untrained: the best chunks, the others left out.
@@ -217,7 +216,6 @@ def plan_raw(
         window: Positions that the decoder takes; None if it states none.
         max_new_tokens: Positions kept for the answer.
         max_tokens: Most positions of chosen chunks; None for `RAW_TOKENS`.
-        count: Most chunks; None for any number.
         rank: Scores of the chunks; of equal ones the earlier is taken first, so that the first chunks are
             given where none shares a word with the question.
 
@@ -229,7 +227,7 @@ def plan_raw(
     if not chosen and token_counts:
         most = RAW_TOKENS if max_tokens is None else max_tokens
         most = most if room is None else min(most, room)
-        chosen = choose_expanded(rank(), token_counts, count=count, max_tokens=most, only_positive=False)
+        chosen = choose_expanded(rank(), token_counts, count=None, max_tokens=most, only_positive=False)
         if not chosen:
             raise ContextOverflowError(
                 f"the shortest chunk has {min(token_counts)} tokens, and there is room for {max(0, most)}; "
