@@ -15,6 +15,7 @@ from e2llm.records import Record
 Named = tuple[str, Record]
 _MAX_DOLLY_CHARS = 6000
 MAX_QUOTED_WORDS = 30
+QUOTE = "Which sentence answers this: "
 _CLAUSE_LEADS = re.compile(r"^\s*[-*•]\s*")
 
 
@@ -83,7 +84,7 @@ def squad_sentences(
         start = context.index(sentence)
         record = Record(
             context,
-            f"Which sentence answers this: {prompt}",
+            f"{QUOTE}{prompt}",
             sentence,
             evidence=((start, start + len(sentence)),),
             id=str(number),
