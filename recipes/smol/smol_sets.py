@@ -127,7 +127,9 @@ def policyqa(raw: Raw) -> Iterator[Named]:
     for number, row in raw.rows("policyqa_dev_test", "policy", "context", "qas"):
         context = row["context"]
         for place, question in enumerate(row["qas"]):
-            texts = sorted({answer["text"].strip() for answer in question["answers"]}, key=len)
+            texts = sorted(
+                {answer["text"].strip() for answer in question["answers"]}, key=lambda text: (len(text), text)
+            )
             texts = [text for text in texts if text and text in context]
             if not texts or not is_short(texts[0]):
                 continue
