@@ -2,7 +2,7 @@
 
     python recipes/smol/prepare.py RAW DATA [--only NAME ...]
 
-RAW holds the public data sets, packed or not; README.md says where each is to be had. DATA gets the folders
+RAW holds the public data sets, packed or not; data.md says where to get each. DATA gets the folders
 train, validation and test with one JSONL file a set, counts.json and records.sha256. The same RAW gives the
 same files. RAW is never written to.
 """
@@ -94,9 +94,9 @@ def clean(files: Files) -> dict[str, int]:
     held: set[str] = set()
     for part in reversed(PARTS):
         texts: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         for parts in files.values():
             kept = []
-            seen = set()
             for record in parts[part]:
                 key = _key(record.context)
                 question = (key, record.prompt)

@@ -10,7 +10,7 @@ import smol_sets as sets
 from smol_parts import Part, digest, part_of
 from smol_raw import Raw
 from smol_sets import Named
-from smol_text import is_short, one_line, window
+from smol_text import is_short, one_line, unwrap, window
 
 from e2llm.data.cuad import NOT_STATED, CuadConverter
 from e2llm.data.prepare import make_converter
@@ -125,8 +125,13 @@ def shortest(record: Record) -> Record:
     return replace(record, prompt=prompt, answer=answer, references=others, evidence=evidence)
 
 
-def squad_sentences(raw: Raw) -> Iterator[Placed]:
-    """Yield questions on sentences, without those of articles that are held out."""
+def squad_sentences(raw: Raw, *, quotes: bool) -> Iterator[Placed]:
+    """Yield questions on sentences, without those of articles that are held out.
+
+    Args:
+        raw: The raw data sets.
+        quotes: Whether the answer is the sentence itself, found among others, and not a part of it.
+    """
     known, held = {}, []
     for part, _, record in squad(raw, "paragraph"):
         if part == "train":
@@ -135,7 +140,9 @@ def squad_sentences(raw: Raw) -> Iterator[Placed]:
             held.append(record.context)
     held_text = one_line("\n".join(dict.fromkeys(held)))
     named = sets.squad_sentences(raw, known, lambda sentence: sentence in held_text, SEED)
-    yield from by_hash("squad_sentence", named)
+    for document, record in named:
+        if record.prompt.startswith(sets.QUOTE) == quotes:
+            yield part_of("squad_sentence", document), document, record
 
 
 # --- passages of long documents -----------------------------------------------------------------------------
@@ -210,7 +217,11 @@ def long_contracts(named: Iterable[Named]) -> Iterator[Named]:
 def fairytales(raw: Raw, change: Callable[[Iterable[Named]], Iterable[Named]] = iter) -> Iterator[Placed]:
     """Yield FairytaleQA; the authors' val split is test."""
     known, tested = (converted(raw, "fairytaleqa", "fairytaleqa", split) for split in ("train", "validation"))
-    yield from with_test("fairytaleqa", change(known), change(tested))
+    yield from with_test("fairytaleqa", change(_unwrapped(known)), change(_unwrapped(tested)))
+
+
+def _unwrapped(named: Iterable[Named]) -> Iterator[Named]:
+    return ((document, replace(record, context=unwrap(record.context))) for document, record in named)
 
 
 def meetings(raw: Raw, *, short: bool) -> Iterator[Placed]:
@@ -275,7 +286,8 @@ def _passages() -> list[Job]:
     ]
     return [
         Job("passage-squad", "squad", partial(squad, context="paragraph")),
-        Job("passage-squad-sentence", "squad_sentence", squad_sentences),
+        Job("passage-squad-sentence", "squad_sentence", partial(squad_sentences, quotes=False)),
+        Job("passage-squad-quote", "squad_sentence", partial(squad_sentences, quotes=True)),
         Job("passage-nq", "nq_qed", nq),
         Job("passage-fairytaleqa", "fairytaleqa", partial(fairytales, change=gold_sections)),
         *(

@@ -10,7 +10,7 @@ from smol_jobs import SEED, Job, by_hash, converted, with_test
 from smol_parts import Part
 from smol_raw import Raw
 from smol_sets import Named
-from smol_text import pieces
+from smol_text import pieces, unwrap
 
 from e2llm.data.needles import generate_needles
 from e2llm.records import Record
@@ -56,7 +56,8 @@ def cut(named: Iterable[Named], count: int) -> Iterator[Named]:
             continue
         seen.add(document)
         text = re.sub(r"(?m)^#+ ", "", record.context)
-        text = re.sub(r"\n{3,}", "\n\n", text)
+        text = "\n".join(line.strip() for line in text.split("\n"))
+        text = unwrap(re.sub(r"\n{3,}", "\n\n", text)).replace("undefined", "")
         rng = random.Random(f"{SEED}/prose/{document}")
         for number, piece in enumerate(pieces(text, count, rng, SHORTEST, LONGEST), start=1):
             yield document, Record(piece, "", "", id=f"{document}:{number}")
@@ -125,7 +126,7 @@ def hidden_facts(name: str, part: Part, haystacks: list[str]) -> Iterator[Record
     count = count if part == "train" else count // 20
     seed = SEED + sum(map(ord, f"{name}/{part}"))
     made = 0
-    for record in generate_needles(haystacks, count * 4, _LENGTHS_CHARS, kinds, seed, noise_fraction=0.0):
+    for record in generate_needles(haystacks, count * 8, _LENGTHS_CHARS, kinds, seed, noise_fraction=0.0):
         if "magic" in record.prompt or "special magic" in record.context or record.answer.count("-") > 3:
             continue
         made += 1

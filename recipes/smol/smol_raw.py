@@ -26,7 +26,7 @@ class Raw:
         self._kept: dict[str, list[Record]] = {}
 
     def once(self, key: str, make: Callable[[], Iterable[Record]]) -> list[Record]:
-        """Return what `make` gives; the first result for a key is kept, as several files read the same set."""
+        """Return what `make` gives, and keep it for the next call with this key."""
         if key not in self._kept:
             self._kept[key] = list(make())
         return self._kept[key]
@@ -80,5 +80,5 @@ class Raw:
     def _existing(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
-            raise FileNotFoundError(f"not found: {path}; README.md says where each data set is to be had")
+            raise FileNotFoundError(f"not found: {path}; data.md says where to get each data set")
         return path

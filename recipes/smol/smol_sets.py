@@ -15,6 +15,7 @@ from e2llm.records import Record
 Named = tuple[str, Record]
 _MAX_DOLLY_CHARS = 6000
 MAX_QUOTED_WORDS = 30
+QUOTE = "Which sentence answers this: "
 _CLAUSE_LEADS = re.compile(r"^\s*[-*•]\s*")
 
 
@@ -83,7 +84,7 @@ def squad_sentences(
         start = context.index(sentence)
         record = Record(
             context,
-            f"Which sentence answers this: {prompt}",
+            f"{QUOTE}{prompt}",
             sentence,
             evidence=((start, start + len(sentence)),),
             id=str(number),
@@ -126,7 +127,9 @@ def policyqa(raw: Raw) -> Iterator[Named]:
     for number, row in raw.rows("policyqa_dev_test", "policy", "context", "qas"):
         context = row["context"]
         for place, question in enumerate(row["qas"]):
-            texts = sorted({answer["text"].strip() for answer in question["answers"]}, key=len)
+            texts = sorted(
+                {answer["text"].strip() for answer in question["answers"]}, key=lambda text: (len(text), text)
+            )
             texts = [text for text in texts if text and text in context]
             if not texts or not is_short(texts[0]):
                 continue

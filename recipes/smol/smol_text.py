@@ -8,6 +8,7 @@ from e2llm.chunk_breaks import SENTENCE_END
 
 MAX_ANSWER_WORDS = 60
 _SNAP_CHARS = 400
+_WRAPPED = (45, 90)  # usual width of a wrapped line in characters
 _BREAK = re.compile(r"\n\s*")
 
 
@@ -58,6 +59,20 @@ def find_detokenized(original: str, detokenized: str, answer: str, start: int) -
     expected = start * len(detokenized) / max(1, len(original))
     place = min(places, key=lambda place: abs(place - expected))
     return place, place + len(answer)
+
+
+def unwrap(text: str) -> str:
+    """Return the text with a space instead of each line end within a paragraph of wrapped lines.
+
+    The length stays the same, so that offsets stay right. Verse and lists, whose lines are short, are kept.
+    """
+    paragraphs = text.split("\n\n")
+    for place, paragraph in enumerate(paragraphs):
+        lines = paragraph.split("\n")
+        widths = sorted(len(line) for line in lines[:-1])
+        if widths and _WRAPPED[0] <= widths[len(widths) // 2] <= _WRAPPED[1]:
+            paragraphs[place] = paragraph.replace("\n", " ")
+    return "\n\n".join(paragraphs)
 
 
 @dataclass(frozen=True)
