@@ -64,7 +64,8 @@ class FastLoraLinear(PeftLinear):  # type: ignore[misc]
         weight = self.base_layer.weight
         autocast = torch.is_autocast_enabled(x.device.type)
         if args or kwargs or name is None or not (autocast or x.dtype == weight.dtype):
-            return super().forward(x, *args, **kwargs)
+            of_peft: torch.Tensor = super().forward(x, *args, **kwargs)
+            return of_peft
         if autocast:
             weight = weight.to(torch.get_autocast_dtype(x.device.type))
         lora_a, lora_b = self.lora_A[name].weight, self.lora_B[name].weight

@@ -9,7 +9,7 @@ through PyTorch's function without a mask.
 Shapes: N positions of the row, H heads, G key and value heads, d width of a head, l positions of one sample.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -106,24 +106,28 @@ def packed_attention(
         `[B, N, H, d]`, and None for the weights.
     """
     positions = kwargs.get("position_ids")
-    is_row = positions is not None and positions.shape == (1, query.shape[2]) and len(query) == 1
-    if attention_mask is not None or key.shape[2] != query.shape[2] or not is_row or dropout:
-        return sdpa_attention_forward(
+    has_cache = key.shape[2] != query.shape[2]
+    if attention_mask is not None or has_cache or dropout or not _is_row(query, positions):
+        output: torch.Tensor = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    segments = find_segments(positions)
+        )[0]
+        return output, None
+    segments = find_segments(kwargs["position_ids"])
     longest = max(end - start for start, end in segments)
     if query.dtype != torch.float32 and longest <= _MAX_PRODUCT_LENGTH:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return _SegmentAttention.apply(query, key, value, scale, segments), None  # type: ignore[no-untyped-call]
+    attend = partial(functional.scaled_dot_product_attention, is_causal=True, scale=scaling, enable_gqa=True)
     pieces = [
-        functional.scaled_dot_product_attention(
-            *(item[:, :, start:end] for item in (query, key, value)),
-            is_causal=True, scale=scaling, enable_gqa=True,
-        )
+        attend(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end])
         for start, end in segments
-    ]  # fmt: skip
+    ]
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _is_row(query: torch.Tensor, positions: torch.Tensor | None) -> bool:
+    """Say whether there is one row, and positions for each of its queries."""
+    return positions is not None and len(query) == 1 and positions.shape == (1, query.shape[2])
 
 
 def _mask(
