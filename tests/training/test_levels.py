@@ -275,3 +275,24 @@ def test_a_new_adapter_starts_at_the_ridge_solution(pooling, capsys):
     assert "ridge start: R2" in capsys.readouterr().err
     assert not model.adapter.head.down.weight.any()
     assert model.config.default_rate == 4
+
+
+@torch.no_grad()
+def test_packed_samples_of_different_rates_have_the_losses_of_padded_ones(pooling):
+    recipe = pooling({"mixed_fraction": 0.5, "reasoning": {"turns": 2}})
+    model, processor = build(recipe, load_sources(recipe.data.train))
+    samples, _ = sample_set(recipe)
+    chosen = [samples[index] for index in range(6)]
+
+    def losses(**options):
+        batch = SampleCollator(processor, **options)(chosen)
+        objectives, _ = batch.pop("objectives"), batch.pop("levels")
+        made = model(**batch, only_label_logits=True, use_cache=False).token_losses
+        labelled = batch["labels"][:, 1:].ne(-100)
+        return made.sum(), objectives[:, 1:][labelled].bincount()
+
+    padded, counts = losses()
+    for options in ({"packs": True}, {"packs": True, "one_row": True}):
+        packed, packed_counts = losses(**options)
+        torch.testing.assert_close(packed, padded, atol=1e-3, rtol=1e-4)
+        assert torch.equal(packed_counts, counts)
