@@ -1,4 +1,4 @@
-"""What a checkpoint of `smol` can do so far: restating prose, and questions about passages, on validation data.
+"""What a checkpoint of `smol` can do so far: restating prose, and questions about passages, held out.
 
     python recipes/smol/measure.py MODEL DATA [-o curve.jsonl] [--items 40]
 
