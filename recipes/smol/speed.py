@@ -114,9 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     result = compare(options.data, options.batches, options.batch_size)
     speeds = list(result["variants"].values())
-    print(
-        f"GEMM GFLOP/s: {result['gemm_gflops']}; the trainer beside the plain loop: {speeds[-1] / speeds[0]:.2f}x"
-    )
+    print(f"GEMM GFLOP/s: {result['gemm_gflops']}; trainer beside plain loop: {speeds[-1] / speeds[0]:.2f}x")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
