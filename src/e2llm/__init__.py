@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from e2llm.modeling.configuration import E2LLMConfig
     from e2llm.modeling.model import E2LLMForConditionalGeneration
     from e2llm.modeling.processor import E2LLMProcessor
+    from e2llm.modeling.ridge import init_adapter
     from e2llm.records import Record, read_records
     from e2llm.store.chunk_store import ChunkStore
 
@@ -29,6 +30,7 @@ _HOME_OF = {
     "E2LLMProcessor": "e2llm.modeling.processor",
     "Engine": "e2llm.inference.engine",
     "Record": "e2llm.records",
+    "init_adapter": "e2llm.modeling.ridge",
     "read_records": "e2llm.records",
     "split_text": "e2llm.chunking",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "Engine",
     "Record",
     "__version__",
+    "init_adapter",
     "read_records",
     "split_text",
 ]

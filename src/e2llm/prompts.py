@@ -19,6 +19,7 @@ from e2llm.surrogates import reject_lone_surrogates
 IGNORE_INDEX = -100  # the label of a position that predicts nothing, as in torch
 
 UNDERSTANDING_PROMPT = "Restate the context."
+CONTINUE_PROMPT = "Continue the context."
 SUMMARY_PROMPT = "Summarize the context."
 OPTION_LETTERS = ascii_uppercase  # names of the choices of a multiple-choice question, in their order
 

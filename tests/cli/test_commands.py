@@ -224,3 +224,31 @@ def test_a_sentence_is_not_inserted_into_a_saved_context(run, model, text_file, 
     result = run("ask", saved, QUESTION, "--model", model, "--insert", "x")
     assert result.code == 2
     assert "--insert goes with texts" in result.err
+
+
+def test_a_joined_model_refers_to_its_parts_and_says_what_its_adapter_is(run, bases, text_file, tmp_path):
+    encoder, decoder = bases / "encoder", bases / "decoder"
+    text_file.write_text(text_file.read_text() * 20)
+    result = run("join", encoder, decoder, "-o", tmp_path / "joined", "--texts", text_file, "--json")
+    assert result.code == 0, result.err
+    told = json.loads(result.out)
+    assert told["adapter"] == "pooling"
+    assert told["encoder_layers"] == [0, 1, 2]
+    assert told["ridge"]["r2"] <= 1
+    files = [file.name for file in (tmp_path / "joined").rglob("*.safetensors")]
+    assert files == ["model.safetensors"]
+    assert told["num_bytes"] < 400_000
+    again = run("join", encoder, decoder, "-o", tmp_path / "joined")
+    assert again.code == 1
+    assert "is not an empty folder" in again.err
+
+
+def test_join_refuses_layers_that_do_not_exist_and_texts_for_another_adapter(run, bases, text_file, tmp_path):
+    encoder, decoder = bases / "encoder", bases / "decoder"
+    result = run("join", encoder, decoder, "-o", tmp_path / "out", "--layers", "0,9")
+    assert result.code == 1
+    assert "encoder_layers must name different layers from 0 (the embeddings) to 2 (the last)" in result.err
+    assert run("join", encoder, decoder, "-o", tmp_path / "out", "--layers", "last").code == 2
+    result = run("join", encoder, decoder, "-o", tmp_path / "out", "--adapter", "mlp", "--texts", text_file)
+    assert "--texts fits the pooling adapter only" in result.err
+    assert not (tmp_path / "out").exists()

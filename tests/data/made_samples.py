@@ -243,6 +243,55 @@ def make_openstax(root: Path) -> Path:
     return root
 
 
+CONTRACT = """MADE  AGREEMENT
+
+
+This Agreement is made on May 8, 2014 by Made Inc. ("Seller") and Other Ltd. ("Buyer").
+It ends on December 31, 2016. It is governed by the laws of
+Nevada. The Buyer may audit the books.
+"""
+
+
+def make_cuad(root: Path) -> Path:
+    from e2llm.data.cuad import QUESTIONS
+
+    row = dict.fromkeys(QUESTIONS, "[]") | {f"{category}-Answer": "" for category in QUESTIONS}
+    row |= {
+        "Filename": "MADE & CO_EX-10.pdf'",
+        "Document Name": "['MADE AGREEMENT']",
+        "Document Name-Answer": "MADE AGREEMENT",
+        "Parties": "['Made Inc.', 'Seller', 'Other Ltd.', 'Buyer']",
+        "Parties-Answer": 'Made Inc. ("Seller"); Other Ltd. ("Buyer")',
+        "Agreement Date": "['May 8, 2014']",
+        "Agreement Date-Answer": "5/8/14",
+        "Expiration Date": "['It ends on December 31, 2016.']",
+        "Expiration Date-Answer": "12/31/16",
+        "Governing Law": "['It is governed by the laws of Nevada.']",
+        "Governing Law-Answer": "Nevada",
+        "Audit Rights": "['The Buyer<omitted>audit the books.']",
+        "Audit Rights-Answer": "Yes",
+    }
+    write_csv(root / "master_clauses.csv", [row])
+    write_text(root / "full_contract_txt" / "MADE _ CO_EX-10.txt", CONTRACT)
+    return root
+
+
+def make_cuad_json(root: Path) -> Path:
+    start = CONTRACT.index("It is governed")
+    clause = CONTRACT[start : CONTRACT.index(" The Buyer may")]
+    questions = [
+        {
+            "id": "MADE_EX-10__Governing Law",
+            "question": "?",
+            "answers": [{"text": clause, "answer_start": start}],
+        },
+        {"id": "MADE_EX-10__Insurance", "question": "?", "answers": [], "is_impossible": True},
+    ]
+    paragraph = {"context": CONTRACT, "qas": questions}
+    write_json(root / "CUADv1.json", {"data": [{"title": "MADE_EX-10", "paragraphs": [paragraph]}]})
+    return root
+
+
 # data set -> (how to make a sample, records of its default split)
 SAMPLES: dict[str, tuple[Callable[[Path], Path], int]] = {
     "text": (make_text, 2),
@@ -255,6 +304,7 @@ SAMPLES: dict[str, tuple[Callable[[Path], Path], int]] = {
     "qmsum": (make_qmsum, 2),
     "squality": (make_squality, 1),
     "covid_qa": (make_covid_qa, 1),
+    "cuad": (make_cuad, 41),
     "scisummnet": (make_scisummnet, 1),
     "govreport": (make_govreport, 2),
     "quality": (make_quality, 2),

@@ -189,3 +189,22 @@ def test_released_checkpoints_answer_as_they_did(kind, request):
             num_soft_tokens=int(name.removeprefix("logits_")),
         )
         torch.testing.assert_close(model(**inputs).logits[:, -3:], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "mistral"])
+def test_a_causal_encoder_reads_in_both_directions_where_the_model_says_so(family, tmp_path):
+    """The first soft token knows of the last word only then, and a saved model does as the one before."""
+    processor = tiny_processor()
+    texts = ["the key is under a stone", "the key is under a chair"]
+    inputs = processor.encode_chunk_texts(texts)
+    first = {}
+    for attention in ("as_trained", "bidirectional"):
+        model = tiny_model(family, adapter="pooling", finest_rate=1, encoder_attention=attention)
+        model.save_pretrained(tmp_path / attention)
+        loaded = E2LLMForConditionalGeneration.from_pretrained(tmp_path / attention)
+        with torch.no_grad():
+            kept = model.encode_chunks(**inputs)
+            torch.testing.assert_close(loaded.encode_chunks(**inputs), kept, atol=1e-5, rtol=0)
+        first[attention] = kept[:, 1]
+    torch.testing.assert_close(first["as_trained"][0], first["as_trained"][1], atol=1e-5, rtol=0)
+    assert (first["bidirectional"][0] - first["bidirectional"][1]).abs().max() > 1e-3

@@ -13,6 +13,7 @@ import yaml
 from small_parts import questions, save_decoder
 
 from e2llm.records import Record, write_records
+from e2llm.training.overfit import overfit
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import train
 
@@ -52,6 +53,9 @@ def smaller(file, encoder, decoder, folder):
         settings.append("init_from=null")
         first = (content.get("stages") or [{}])[0]
         settings += [f"{first['stage']}:adapter.reset=false"] if first.get("adapter") else []
+    for stage in content.get("stages") or []:  # the teacher is a run of another recipe
+        if (stage.get("objectives") or {}).get("distillation"):
+            settings.append(f"{stage['stage']}:objectives.distillation.teacher=null")
     if (content.get("decoder") or {}).get("new"):
         shape = {
             "hidden_size": 32,
@@ -83,6 +87,18 @@ def test_each_of_its_stages_trains_a_step(file, encoder, wide_decoder, tmp_path)
         assert set(result.eval_losses) == {
             f"{name}_loss" for name, part in recipe.objectives.fractions().items() if part
         }
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "recipes" / "smol").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_each_recipe_of_smol_can_be_tried_on_four_records(file, encoder, wide_decoder, tmp_path):
+    for path in data_paths(load_recipe(file, data=tmp_path / "data")):
+        write_records(path, records_of(path))
+    recipe = load_recipe(file, smaller(file, encoder, wide_decoder, tmp_path), data=tmp_path / "data")[0]
+    result = overfit(recipe, 4, steps=2)
+    assert result.run.steps == 2
+    assert result.losses
 
 
 LONG_RECORD = Record("A long context goes on and on. " * 60, "What does it do?", "It goes on.")

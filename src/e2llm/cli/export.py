@@ -1,8 +1,6 @@
 """`e2llm export`: write a merged model that needs no base models, or its decoder alone."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,40 +29,30 @@ def export(
         e2llm export runs/my-model/final exported/
         e2llm export runs/my-model/final decoder/ --merged
     """
-    from e2llm.errors import E2LLMError
+    from e2llm.cli.output_folder import appearing, check_new, folder_bytes
     from e2llm.inference.engine import Engine
     from e2llm.modeling.decoder_export import save_decoder
 
     if dtype not in DTYPES:
         raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise E2LLMError(f"{output} exists and is not an empty folder; name another one")
+    check_new(output)
     # LoRA cannot be merged into 4 bits: a decoder that was trained in them is loaded as it was published.
     options: dict[str, Any] = {"quantization_config": None}
     if dtype != "auto":
         options["dtype"] = dtype
     engine = Engine.from_pretrained(model, device="cpu", **options)
-    target = output.resolve()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
-    except OSError as error:  # it would name the folder beside, which nobody knows
-        raise OSError(error.errno, error.strerror, str(output)) from error
-    # The folder appears in one move, when it is whole.
-    with beside as temporary:
-        staging = Path(temporary) / "model"
+    with appearing(output) as staging:
         if merged:
             save_decoder(engine.model, engine.processor.tokenizer, staging)
         else:
             engine.model.save_pretrained(staging, self_contained=True)
             engine.processor.save_pretrained(staging)
-        os.replace(staging, target)
-    num_bytes = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
+    num_bytes = folder_bytes(output)
     told: dict[str, Any] = {"output": str(output), "num_bytes": num_bytes}
     kind = "merged and self-contained"
     if merged:
         kind = "the decoder alone, merged"
-        told["launch"] = _launch_line(target, Path(model).name or model, engine)
+        told["launch"] = _launch_line(output.resolve(), Path(model).name or model, engine)
     if as_json:
         typer.echo(json.dumps(told))
         return

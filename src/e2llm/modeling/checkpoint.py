@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import lora
+from e2llm.modeling.gguf import how_to_match
 from e2llm.modeling.manifest import HUB_OPTIONS, open_checkpoint, read_config
 from e2llm.modeling.parts import (
     PART_MODULES,
@@ -222,9 +223,10 @@ def find_base(part: str, entry: dict[str, Any], moved: str | None, name: str) ->
     except CheckpointError as error:
         raise CheckpointError(f"{name}: its {part}, {error}; say where it is with {part}=") from error
     if found != source.fingerprint:
+        remedy = how_to_match(entry["name"], source.fingerprint) or "get that version of the base model"
         raise CheckpointError(
             f"{name}: made with {entry['name']} of SHA-256 {source.fingerprint}, but the weights of "
-            f"{source.name} have {found}; get that version of the base model, or say where it is with {part}="
+            f"{source.name} have {found}; {remedy}, or say where it is with {part}="
         )
     return source
 

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.modeling.adapters import Adapter, new_adapter
 from e2llm.modeling.configuration import E2LLMConfig
+from e2llm.modeling.encoder_attention import encoder_options, prepare_encoder
 from e2llm.modeling.merging import find_placeholders, plan_passes, soft_tokens_of_places
 from e2llm.modeling.parts import PartSource, encoder_build_kwargs, encoder_token_limit
 from e2llm.process_memory import HeapTrimmer
@@ -62,6 +63,9 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
                 f"chunk_token_id is {config.chunk_token_id}, the decoder has only "
                 f"{embeddings.num_embeddings} embedding rows"
             )
+        bidirectional = config.encoder_attention == "bidirectional"
+        prepare_encoder(self.chunk_encoder, bidirectional)
+        self._encoder_options = encoder_options(self.chunk_encoder, bidirectional)
         takes = inspect.signature(self.language_model.forward).parameters
         self._takes_position_ids = "position_ids" in takes
         self.takes_logits_to_keep = "logits_to_keep" in takes
@@ -135,8 +139,9 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         layers = self.config.encoder_layers
         outputs = self.chunk_encoder(
             input_ids=chunk_input_ids,
-            attention_mask=self._encoder_mask(chunk_input_ids, chunk_attention_mask),
+            attention_mask=chunk_attention_mask,
             output_hidden_states=layers is not None,
+            **self._encoder_options,
         )
         last: torch.Tensor = outputs.last_hidden_state
         if layers is None:
@@ -144,10 +149,6 @@ class CompositeModel(PreTrainedModel):  # type: ignore[misc]
         final = len(outputs.hidden_states) - 1
         chosen = [last if layer == final else outputs.hidden_states[layer] for layer in layers]
         return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)), last
-
-    def _encoder_mask(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
-        """The mask that the encoder is called with."""
-        return mask
 
     def encode_states(
         self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None

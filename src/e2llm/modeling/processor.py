@@ -97,6 +97,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         self.num_soft_tokens = num_soft_tokens
         self.rate = None if rate is None else check_rate(rate)
         self._template: tuple[str | None, PromptTemplate] | None = None
+        if encoder_tokenizer is not None and encoder_tokenizer.pad_token_id is None:
+            encoder_tokenizer.pad_token = encoder_tokenizer.eos_token or encoder_tokenizer.unk_token
         if tokenizer is not None:
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or chunk_token

@@ -109,7 +109,13 @@ def best_passages(
     return RawText("")
 
 
-def lay_out_raw(processor: E2LLMProcessor, text: str, prompt: str, answer: str | None = None) -> DecoderInput:
+def lay_out_raw(
+    processor: E2LLMProcessor,
+    text: str,
+    prompt: str,
+    answer: str | None = None,
+    history: Sequence[tuple[str, str]] = (),
+) -> DecoderInput:
     """Lay out a sample whose context stands as raw text, or is not there.
 
     Args:
@@ -117,6 +123,9 @@ def lay_out_raw(processor: E2LLMProcessor, text: str, prompt: str, answer: str |
         text: What is given of the context; empty for nothing.
         prompt: The instruction.
         answer: The text to predict; None at inference.
+        history: Earlier instructions with their answers, which are predicted as well.
     """
     chunks = [text] if text else []
-    return processor.lay_out(chunks, prompt, answer, expand=range(len(chunks)))
+    return processor.lay_out(
+        chunks, prompt, answer, expand=range(len(chunks)), history=history, labels_history=bool(history)
+    )

@@ -1,6 +1,7 @@
 """The model and the processor that a run starts with, and what of them trains."""
 
 import os
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.quantization import is_quantized, nf4_config
+from e2llm.modeling.ridge import init_adapter
 from e2llm.training.averaging import average_weights
+from e2llm.training.console import say
 from e2llm.training.schema import FINAL_FOLDER, DecoderSection, LoraSection, NewDecoder, Recipe
 from e2llm.training.sources import Source
 from e2llm.training.tokenizer import train_tokenizer
@@ -158,6 +161,9 @@ def join_parts(
         encoder,
         decoder,
         adapter=recipe.adapter.kind,
+        encoder_layers=recipe.encoder.layers or None,
+        encoder_attention=recipe.encoder.attention,
+        finest_rate=recipe.adapter.finest_rate,
         max_soft_tokens=recipe.adapter.max_soft_tokens,
         adapter_num_heads=recipe.adapter.num_heads,
         pooling=recipe.adapter.pooling,
@@ -165,7 +171,27 @@ def join_parts(
         encoder_kwargs=encoder_kwargs,
         decoder_kwargs=decoder_kwargs,
     )
-    return model, open_processor(recipe, decoder_tokenizer)
+    model.config.default_rate = recipe.adapter.default_rate
+    processor = open_processor(recipe, decoder_tokenizer)
+    if recipe.adapter.kind == "pooling" and recipe.adapter.start == "ridge":
+        say(str(init_adapter(model, processor, start_texts(recipe, processor, sources))))
+    return model, processor
+
+
+def start_texts(recipe: Recipe, processor: E2LLMProcessor, sources: Sequence[Source]) -> list[str]:
+    """Chunks to fit the linear start on: of different contexts, each file its share, as a recipe splits."""
+    rng = random.Random(f"{recipe.seed}/start")
+    texts: list[str] = []
+    share = -(-recipe.adapter.start_texts // max(1, len(sources)))
+    for source in sources:
+        contexts = list({record.context: None for record in source.records})
+        chosen = rng.sample(contexts, min(share, len(contexts)))
+        texts += [rng.choice(processor.split(context)).text for context in chosen]
+    while 0 < len(texts) < recipe.adapter.start_texts:  # few contexts: more chunks of each
+        context = rng.choice(rng.choice(list(sources)).records).context
+        texts.append(rng.choice(processor.split(context)).text)
+    rng.shuffle(texts)
+    return texts[: recipe.adapter.start_texts]
 
 
 def decoder_options(section: DecoderSection) -> dict[str, Any]:

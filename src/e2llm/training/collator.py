@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.processor import DecoderInput, E2LLMProcessor, numbers_per_place
 from e2llm.prompts import IGNORE_INDEX
+from e2llm.training.levels import count_levels
 from e2llm.training.samples import Sample
 
 
@@ -24,6 +25,8 @@ class SampleCollator:
         processor: Pads decoder inputs and tokenizes chunks.
         packs: Put several samples into a row where they fit beside the batch's longest, in the place of
             padding; `position_ids` that start again at 0 keep them apart.
+        one_row: Pack all samples of a batch into a single row, for attention that reads each by itself
+            (`e2llm.training.packed_attention`).
         backward_fraction: Share of the batch's chunks that gradients flow through.
         seed: Of the draw of these chunks, which depends on it and on the batch's first sample alone.
     """
@@ -32,6 +35,7 @@ class SampleCollator:
     packs: bool = False
     backward_fraction: float = 1.0
     seed: int = 0
+    one_row: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Make a batch.
@@ -40,20 +44,31 @@ class SampleCollator:
             `input_ids`, `labels`, `objectives` (indices into `OBJECTIVES`) and `attention_mask` or, where
             samples are packed, `position_ids`, each `[R, L]`; both where positions skip. If there are chunks,
             each distinct one once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index`
-            `[P]`, if one stands at several places; `chunk_gradient_mask` `[C]`, if gradients flow through
-            some of them alone.
+            `[P]`, if one stands at several places; `chunk_num_soft_tokens` `[P]`, if they differ;
+            `chunk_gradient_mask` `[C]`, if gradients flow through some of them alone. `teacher` holds the
+            inputs, mask and labels of the samples with soft targets, in the order of the batch; `levels` how
+            many chunks have each rate, or are `text`.
         """
-        rows = pack(samples) if self.packs else [[sample] for sample in samples]
+        rows = [[sample] for sample in samples]
+        if self.packs:
+            rows = [list(samples)] if self.one_row else pack(samples)
         chunks = [text for row in rows for sample in row for text in sample.decoder_input.chunks]
         texts: dict[str, int] = {}
         index = [texts.setdefault(text, len(texts)) for text in chunks]
         batch = self._pack(rows) if self.packs else self._pad(samples)
         if texts:
             batch.update(self.processor.encode_chunk_texts(list(texts)))
+            batch.update(numbers_per_place([sample.decoder_input for row in rows for sample in row]))
             if len(texts) < len(index):
                 batch["chunk_index"] = torch.tensor(index)
             if self.backward_fraction < 1:
                 batch["chunk_gradient_mask"] = self._draw(samples[0].index, len(texts))
+        taught = [sample.teacher for row in rows for sample in row if sample.teacher is not None]
+        if taught:
+            inputs = [DecoderInput(item.input_ids, item.labels) for item in taught]
+            batch["teacher"] = dict(self.processor.collate(inputs, with_labels=True))
+        if levels := count_levels([sample.levels for sample in samples]):
+            batch["levels"] = levels
         return batch
 
     def _pad(self, samples: Sequence[Sample]) -> dict[str, Any]:

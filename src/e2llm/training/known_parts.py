@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.configuration import E2LLMConfig
+from e2llm.modeling.gguf import gguf_file
 from e2llm.modeling.parts import is_folder_name, readable_errors, reject_remote_code, resolve_source
 
 
@@ -89,13 +90,14 @@ def part_config(part: str, name: str, revision: str | None = None) -> Any:
     Raises:
         E2LLMError: If the name is neither there nor known.
     """
-    source = resolve_source(name)
+    table = KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS
+    # a packaged GGUF file of known dimensions is not converted for a plan on paper
+    source = name if name in table and gguf_file(name) is not None else resolve_source(name)
     if Path(source).is_dir():
         with readable_errors(f"{part} {name}"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         reject_remote_code(config, name)
         return _part_of(part, config)
-    table = KNOWN_ENCODERS if part == "encoder" else KNOWN_DECODERS
     if not is_folder_name(name):
         options: dict[str, Any] = {"revision": revision} if revision else {}
         try:

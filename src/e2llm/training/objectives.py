@@ -2,13 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from e2llm.modeling.rates import RATES, Rate, check_rate
 from e2llm.training.section import Section
 
 ObjectiveName = Literal["language", "understanding", "reasoning"]
 Purpose = ObjectiveName | Literal["distractors"]
 PositiveInt = Annotated[int, Field(ge=1)]
+RateValue = Annotated[Rate, BeforeValidator(check_rate)]
 _ROUNDING = 1e-9  # 1 - 0.7 - 0.3 is not 0 in binary
 
 
@@ -38,6 +40,9 @@ class UnderstandingObjective(Section):
     """Chunk sizes to draw from; by default only chunking.chunk_size_chars. Short ones make a curriculum."""
     expand_fraction: float = Field(default=0.0, ge=0, le=1)
     """Share of the samples whose window stands as raw text, so that restating it is copying."""
+    continue_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples that continue the window: the answer is the chunk after it, which takes more than
+    copying (arXiv 2510.20535)."""
 
 
 class TextViews(Section):
@@ -61,6 +66,8 @@ class TextViews(Section):
         return {"truncate": self.truncate, "bm25": self.bm25, "closed_book": self.closed_book}
 
 
+KEYS_OF_NUMBERS = ("soft_tokens", "soft_token_weights")
+KEYS_OF_RATES = ("rates", "rate_weights", "mixed_fraction", "mixed_text_fraction")
 _KEYS_OF_SOFT_TOKENS = (
     "max_chunks",
     "keep_all_evidence",
@@ -108,6 +115,10 @@ class ReasoningObjective(Section):
     questions_per_context: int = Field(default=1, ge=1)
     """Samples in a row that ask of one context; in a batch its chunks are then read once for all of them."""
 
+    turns: int = Field(default=1, ge=1)
+    """Most questions about one context in a sample, one after another as in a conversation: the context is
+    read once for all of them."""
+
     def most_distractors_per_side(self, num_soft_tokens: int) -> int:
         """Most chunks of other contexts before a sample's own, and after them.
 
@@ -131,6 +142,16 @@ class ReasoningObjective(Section):
         return self
 
 
+class DistillationSection(Section):
+    """Soft targets: answers of the same decoder from raw text, with LoRA deltas trained for that."""
+
+    teacher: str | None = None
+    """Checkpoint whose decoder has these deltas, made with `objectives.reasoning.context: text` on the same
+    base; they are switched on for the teacher's pass, no second decoder is held. None: no soft targets."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of the mean KL divergence from the teacher's answers, beside the loss of the tokens."""
+
+
 class ObjectivesSection(Section):
     """The mix of objectives; reasoning takes what the other two leave."""
 
@@ -141,6 +162,16 @@ class ObjectivesSection(Section):
     """Soft tokens per chunk to draw from, once per optimizer step: the compression dial."""
     soft_token_weights: list[Annotated[float, Field(ge=0)]] = Field(default=[])
     """How often each is drawn; by default equally."""
+    rates: list[RateValue] = Field(default=[rate for rate in RATES if rate not in (1, 32)], min_length=1)
+    """Encoder tokens per soft token to draw from, in the place of soft_tokens, for the pooling adapter: every
+    batch has all of them."""
+    rate_weights: list[Annotated[float, Field(gt=0)]] = Field(default=[])
+    """How often each is drawn; by default equally."""
+    mixed_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the samples in which each chunk has a rate of its own, and some are raw text."""
+    mixed_text_fraction: float = Field(default=0.25, ge=0, lt=1)
+    """Share of the chunks of such a sample that are raw text."""
+    distillation: DistillationSection = DistillationSection()
     reduction: Literal["mean", "sum"] = "mean"
     """Losses are means over tokens (chosen here) or sums over the batch (paper)."""
 
@@ -155,6 +186,11 @@ class ObjectivesSection(Section):
             )
         if self.soft_token_weights and not any(self.soft_token_weights):
             raise ValueError("soft_token_weights are all 0; give one that is not")
+        if self.rate_weights and len(self.rate_weights) != len(self.rates):
+            raise ValueError(
+                f"rate_weights has {len(self.rate_weights)} numbers, rates has {len(self.rates)}; give one "
+                "weight per entry"
+            )
         if self.reasoning.context == "text":
             self._check_text()
         return self
@@ -166,7 +202,8 @@ class ObjectivesSection(Section):
                 f"understanding.fraction={self.understanding.fraction:g} does not go with reasoning.context: "
                 "text: only soft tokens are restated; set understanding.fraction: 0"
             )
-        if names := self.changed(("soft_tokens", "soft_token_weights")):
+        idle = (*KEYS_OF_NUMBERS, *KEYS_OF_RATES, "distillation")
+        if names := self.changed(idle):
             raise ValueError(f"{', '.join(names)} has no effect with reasoning.context: text; leave it out")
 
     def fractions(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.rates import encoder_tokens
 from e2llm.records import Record, read_records, write_records
 from e2llm.training.console import only_one_process
 from e2llm.training.run import TrainResult, train
@@ -136,10 +137,17 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
         objectives["reasoning"].update(
             text_views={name: float(name == likeliest) for name in weights}, text_budgets=budgets
         )
+    elif recipe.adapter.kind == "pooling":
+        finest = min(recipe.objectives.rates, key=encoder_tokens)
+        objectives.update(rates=[finest], rate_weights=[], mixed_fraction=0.0, distillation={})
     else:
         objectives["soft_tokens"], objectives["soft_token_weights"] = [max(recipe.objectives.soft_tokens)], []
-    objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[], expand_fraction=0.0)
-    objectives["reasoning"].update(expand_fraction=0.0, distractor_fraction=0.0, questions_per_context=1)
+    objectives["understanding"].update(
+        window_chunks=[1], chunk_sizes_chars=[], expand_fraction=0.0, continue_fraction=0.0
+    )
+    objectives["reasoning"].update(
+        expand_fraction=0.0, distractor_fraction=0.0, questions_per_context=1, turns=1
+    )
     content["train"].update(
         steps=num_steps, batch_size=count, gradient_accumulation=1, schedule="constant", weight_decay=0.0,
         position_skips=0.0, evaluate_every_steps=num_steps, save_every_steps=num_steps,

@@ -5,6 +5,7 @@ from functools import lru_cache
 from heapq import nlargest
 
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import encoder_tokens
 from e2llm.modeling.raw_text import lay_out_raw
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
@@ -34,6 +35,11 @@ class Positions:
         settings = recipe.objectives
         weights = settings.soft_token_weights or [1.0] * len(settings.soft_tokens)
         self.soft_tokens = [k for k, weight in zip(settings.soft_tokens, weights, strict=True) if weight]
+        self.finest: int | None = None
+        if recipe.adapter.kind == "pooling":
+            self.finest = min(map(encoder_tokens, settings.rates))
+            longest = max([recipe.chunking.chunk_size_chars, *settings.understanding.chunk_sizes_chars])
+            self.soft_tokens = [-(-min(processor.max_chunk_tokens, longest + 2) // self.finest)]
         self.num_soft_tokens = max(self.soft_tokens)
         self.fractions = settings.fractions()
         # Numbers are kept for all contexts, which the records hold anyhow, spans for a few.
@@ -64,6 +70,8 @@ class Positions:
         settings = self.recipe.objectives.reasoning
         if settings.context == "text":  # the context is cut to what question and answer leave
             return len(lay_out_raw(self.processor, "", record.prompt, record.answer).input_ids)
+        if self.finest is not None:
+            return self._answering_at(record, self.finest)
         most_raw = self._most_raw(record.context)
         texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
         for bound in (len, self._num_chunks):  # a chunk has a character at least
@@ -78,6 +86,23 @@ class Positions:
         if texts + soft + most_raw <= self.window or not most_raw:
             return texts + soft + most_raw
         return texts + soft + self._raw(record)
+
+    def _answering_at(self, record: Record, rate: int) -> int:
+        """The most positions of a record whose chunks all have the finest rate, asked alone.
+
+        Further turns and raw chunks are added to a sample only as far as they fit.
+        """
+        settings = self.recipe.objectives.reasoning
+        texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
+        others = 2 * settings.most_distractors_per_side(self.num_soft_tokens) * self.num_soft_tokens
+        rough = texts + others + most_tokens(record.context) // rate + 4 * len(record.context) // rate
+        if rough <= self.window:
+            return rough
+        spans = self._spans(record.context, self.recipe.chunking.chunk_size_chars)
+        rows = self.processor.encode_chunk_ids(texts_of(record, spans))
+        numbers = nlargest(settings.max_chunks or len(rows), (-(-len(row) // rate) for row in rows))
+        texts = len(self.processor.lay_out([], record.prompt, record.answer).input_ids)
+        return texts + others + sum(numbers)
 
     def _count_chunks(self, context: str) -> int:
         return len(self._spans(context, self.recipe.chunking.chunk_size_chars))

@@ -18,6 +18,8 @@ from e2llm.training.build import build, compile_layers, set_modes
 from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, say
 from e2llm.training.data_check import has_parts, open_parts, read_data
+from e2llm.training.distillation import attach_teacher
+from e2llm.training.fast_lora import speed_up
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.provenance import changes_since_start, write_provenance
@@ -105,9 +107,13 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         data.check_window(processor, window)
         data.finish()
     report = set_modes(model, recipe)
+    if recipe.objectives.distillation.teacher is not None:
+        attach_teacher(model, recipe.objectives.distillation.teacher)
     check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
     if recipe.train.attention != "default":
         model.language_model.set_attn_implementation(recipe.train.attention)
+    if recipe.train.packing:
+        speed_up(model.language_model)
     if recipe.train.compile:
         say(f"{compile_layers(model)} layers are compiled when they first run")
     if recipe.encoder.backward_fraction < 1:
@@ -142,6 +148,7 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     state_dict = gathered_state_dict(trainer)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
+        model.config.trained_on = dict(trainer.level_counts) or None
         shard_size = "15MB" if recipe.decoder.new else "5GB"
         model.save_pretrained(final, max_shard_size=shard_size, state_dict=state_dict)
         trainer.processor.save_pretrained(final)

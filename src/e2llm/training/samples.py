@@ -6,7 +6,7 @@ Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run 
 import random
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,13 +14,16 @@ from torch.utils.data import Dataset
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
-from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
+from e2llm.modeling.rates import Rate, count_soft_tokens
+from e2llm.prompts import CONTINUE_PROMPT, IGNORE_INDEX, UNDERSTANDING_PROMPT
 from e2llm.records import Record
+from e2llm.training.levels import LevelDraw, Levels, around
 from e2llm.training.schema import Recipe
 from e2llm.training.sources import Source, pool_of, serving
 from e2llm.training.text_contexts import TextContexts
 
 OBJECTIVES = ("language", "understanding", "reasoning")
+_CHARS_PER_TOKEN = 4  # of English, about
 _SIZE_KEYS = {
     "language": "objectives.language.sequence_tokens",
     "understanding": "objectives.understanding.window_chunks or chunk_sizes_chars, or objectives.soft_tokens",
@@ -38,12 +41,16 @@ class Sample:
         objective: The objective it serves, an index into `OBJECTIVES`.
         index: Its number in the run.
         positions: Where its tokens stand for the decoder; None for one after another.
+        levels: With the pooling adapter, each chunk's rate or `text`.
+        teacher: The same answers after the context as raw text, for soft targets.
     """
 
     decoder_input: DecoderInput
     objective: int
     index: int = 0
     positions: list[int] | None = None
+    levels: tuple[str, ...] = ()
+    teacher: DecoderInput | None = None
 
 
 class SampleSet(Dataset[Sample]):
@@ -97,6 +104,9 @@ class SampleSet(Dataset[Sample]):
         self._questions: dict[str, list[Record]] = {}
         for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
             self._questions.setdefault(record.context, []).append(record)
+        is_rate = recipe.adapter.kind == "pooling" and recipe.objectives.reasoning.context != "text"
+        self.levels = LevelDraw(recipe.objectives, recipe.seed) if is_rate else None
+        self._wants_teacher = salt == "train" and recipe.objectives.distillation.teacher is not None
         self._start_caches()
 
     def _start_caches(self) -> None:
@@ -151,18 +161,19 @@ class SampleSet(Dataset[Sample]):
         rng = random.Random(f"{self.recipe.seed}/{self.salt}/{index}")
         objective, place, record = self._draw(index, rng)
         if objective == "reasoning":
-            decoder_input = self._reasoning(record, place, index, rng)
+            sample = self._reasoning(record, place, index, rng)
+        elif objective == "language":
+            sample = Sample(self._language(record, index, rng), 0)
         else:
-            build = self._language if objective == "language" else self._understanding
-            decoder_input = build(record, index, rng)
-        number = OBJECTIVES.index(objective)
+            sample = self._understanding(record, index, rng)
+        decoder_input = sample.decoder_input
         if self.window is not None and len(decoder_input.input_ids) > self.window:
             raise E2LLMError(
                 f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs "
                 f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
                 f"lower {_SIZE_KEYS[objective]}"
             )
-        return Sample(decoder_input, number, index, self._positions(decoder_input, rng))
+        return replace(sample, index=index, positions=self._positions(decoder_input, rng))
 
     def _positions(self, decoder_input: DecoderInput, rng: random.Random) -> list[int] | None:
         """Positions with two skips up to the end of the window, for a share of the training samples."""
@@ -218,67 +229,123 @@ class SampleSet(Dataset[Sample]):
         ids = ids[:length]
         return DecoderInput(ids, [IGNORE_INDEX, *ids[1:]])  # nothing stands before the first token
 
-    def _understanding(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
+    def _understanding(self, record: Record, index: int, rng: random.Random) -> Sample:
         settings = self.recipe.objectives.understanding
         chunks = self._split(record.context, self.restated_chunk_size(index))
         count = min(rng.choice(settings.window_chunks), len(chunks))
-        start = rng.randrange((len(chunks) - count) // settings.stride_chunks + 1) * settings.stride_chunks
+        continues = rng.random() < settings.continue_fraction and len(chunks) > 1
+        count = min(count, len(chunks) - continues)
+        last = (len(chunks) - continues - count) // settings.stride_chunks
+        start = rng.randrange(last + 1) * settings.stride_chunks
         run = chunks[start : start + count]
-        answer = record.context[run[0][0] : run[-1][1]].strip()
+        answered = chunks[start + count : start + count + 1] if continues else run
+        answer = record.context[answered[0][0] : answered[-1][1]].strip()
+        prompt = CONTINUE_PROMPT if continues else UNDERSTANDING_PROMPT
+        texts = texts_of(record, run)
+        if self.levels is not None and answer:
+            levels = self.levels.draw(count, index, rng, keep_soft=True)
+            made = self.processor.lay_out(texts, prompt, answer, rate=levels.rates, expand=levels.expand)
+            return Sample(made, 1, levels=tuple(levels.names))
         is_raw = settings.expand_fraction > 0 and rng.random() < settings.expand_fraction
-        return self.processor.lay_out(
-            texts_of(record, run),
-            UNDERSTANDING_PROMPT,
+        made = self.processor.lay_out(
+            texts,
+            prompt,
             answer,
             num_soft_tokens=self.num_soft_tokens(index),
             expand=range(count) if is_raw else (),
         )
+        return Sample(made, 1)
 
-    def _reasoning(self, record: Record, place: int, index: int, rng: random.Random) -> DecoderInput:
+    def _reasoning(self, record: Record, place: int, index: int, rng: random.Random) -> Sample:
         if self._texts is not None:
-            return self._texts.draw(record, rng)
+            return Sample(self._texts.draw(self._turns(record, rng), rng), 2)
         settings = self.recipe.objectives.reasoning
         records = self._asked_together(record, place, rng)
-        pieces = [self._cropped(item, rng) for item in records]
+        turns = self._turns(record, rng)
+        pieces = [self._cropped(item, turns if item is record else [item], rng) for item in records]
         rng.shuffle(pieces)
         texts = [text for piece, _ in pieces for text in piece]
         gold = [is_gold for _, piece in pieces for is_gold in piece]
         num_soft_tokens = self.num_soft_tokens(index)
+        levels = None if self.levels is None else self.levels.draw(len(texts), index, rng)
+        own = range(len(texts))
         if rng.random() < settings.distractor_fraction:
-            most = settings.most_distractors_per_side(num_soft_tokens)
+            per_chunk = num_soft_tokens if levels is None else self._soft_tokens_at(levels.rates[0])
+            most = settings.most_distractors_per_side(per_chunk)
             before, after = self._distractors(most, rng), self._distractors(most, rng)
+            own = range(len(before), len(before) + len(texts))
             texts = [*before, *texts, *after]
             gold = [*[False] * len(before), *gold, *[False] * len(after)]
-        expand: list[int] = []
-        if rng.random() < self.recipe.expand_fraction(self._asked_files[place]):
-            expand = choose_expanded(
-                gold,
-                settings.expand_max_chunks,
-                settings.expand_gold_fraction,
-                rng,
-                all_gold=settings.expand_all_gold,
-            )
+            levels = levels and around(levels, len(before), len(after))
+        expand = levels.expand if levels else self._expanded(gold, place, rng)
+        asked: Sequence[Record] = turns if len(records) == 1 else records
+        dial: dict[str, Any] = {"rate": levels.rates} if levels else {"num_soft_tokens": num_soft_tokens}
+        made, expand, asked = self._fitting(texts, asked, expand, gold, dial, rng)
+        teacher = None
+        if self._wants_teacher and levels:
+            given = [texts[chunk] for chunk in own]
+            teacher = self._lay_out(given, asked, expand=range(len(given)))
+        names = () if levels is None else tuple(Levels(levels.rates, expand).names)
+        return Sample(made, 2, levels=names, teacher=teacher)
 
-        def lay_out() -> DecoderInput:
-            return self.processor.lay_out(
-                texts,
-                records[-1].prompt,
-                records[-1].answer,
-                num_soft_tokens=num_soft_tokens,
-                expand=expand,
-                history=[(item.prompt, item.answer) for item in records[:-1]],
-                labels_history=True,
-            )
+    def _expanded(self, gold: Sequence[bool], place: int, rng: random.Random) -> list[int]:
+        """Chunks of a reasoning sample that are raw text, where the dial is the number of soft tokens."""
+        settings = self.recipe.objectives.reasoning
+        if rng.random() >= self.recipe.expand_fraction(self._asked_files[place]):
+            return []
+        return choose_expanded(
+            gold,
+            settings.expand_max_chunks,
+            settings.expand_gold_fraction,
+            rng,
+            all_gold=settings.expand_all_gold,
+        )
 
-        sample = lay_out()
-        # Chunks of other contexts, whose length no check has seen, are raw only as far as there is room.
-        while self.window is not None and len(sample.input_ids) > self.window:
-            others = [place for place in expand if not gold[place]]
-            if not others:
+    def _lay_out(self, texts: Sequence[str], asked: Sequence[Record], **options: Any) -> DecoderInput:
+        """Chunks and the questions about them, each after the answer to the one before."""
+        return self.processor.lay_out(
+            texts,
+            asked[-1].prompt,
+            asked[-1].answer,
+            history=[(item.prompt, item.answer) for item in asked[:-1]],
+            labels_history=True,
+            **options,
+        )
+
+    def _fitting(
+        self,
+        texts: Sequence[str],
+        asked: Sequence[Record],
+        expand: Sequence[int],
+        gold: Sequence[bool],
+        dial: dict[str, Any],
+        rng: random.Random,
+    ) -> tuple[DecoderInput, list[int], Sequence[Record]]:
+        """Lay out as many raw chunks without evidence and as many turns as the window takes."""
+        expand = list(expand)
+        made = self._lay_out(texts, asked, expand=expand, **dial)
+        while self.window is not None and len(made.input_ids) > self.window:
+            others = [chunk for chunk in expand if not gold[chunk]]
+            if others:
+                expand.remove(rng.choice(others))
+            elif len(asked) > 1 and self.recipe.objectives.reasoning.turns > 1:
+                asked = asked[1:]
+            else:
                 break
-            expand.remove(rng.choice(others))
-            sample = lay_out()
-        return sample
+            made = self._lay_out(texts, asked, expand=expand, **dial)
+        return made, expand, asked
+
+    def _turns(self, record: Record, rng: random.Random) -> list[Record]:
+        """The record last, and before it other questions about its context, as many as `turns` allows."""
+        most = self.recipe.objectives.reasoning.turns
+        if most == 1:
+            return [record]
+        others = [item for item in self._questions[record.context] if item.prompt != record.prompt]
+        return [*rng.sample(others, min(most - 1, len(others))), record]
+
+    def _soft_tokens_at(self, rate: Rate) -> int:
+        """About how many soft tokens a whole chunk has at a rate."""
+        return count_soft_tokens(self.recipe.chunking.chunk_size_chars // _CHARS_PER_TOKEN, rate)
 
     def _asked_together(self, record: Record, place: int, rng: random.Random) -> list[Record]:
         """The record, and others of its file that the sample asks as well, as many as the file allows."""
@@ -288,11 +355,14 @@ class SampleSet(Dataset[Sample]):
         others = [rng.choice(pool) for _ in range(rng.randint(1, self._asked_files[place].most_turns) - 1)]
         return list({item.prompt: item for item in [record, *others]}.values())
 
-    def _cropped(self, record: Record, rng: random.Random) -> tuple[list[str], list[bool]]:
-        """The chunks of a record that a sample holds, and which of them hold evidence."""
+    def _cropped(
+        self, record: Record, asked: Sequence[Record], rng: random.Random
+    ) -> tuple[list[str], list[bool]]:
+        """The chunks of a record that a sample holds, and which of them hold evidence of what is asked."""
         settings = self.recipe.objectives.reasoning
         chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
-        gold = [any(a < end and start < b for a, b in record.evidence) for start, end in chunks]
+        evidence = [span for item in asked for span in item.evidence]
+        gold = [any(a < end and start < b for a, b in evidence) for start, end in chunks]
         first, last = crop(gold, settings.max_chunks, rng, keep_all=settings.keep_all_evidence)
         return texts_of(record, chunks[first:last]), gold[first:last]
 

@@ -6,10 +6,11 @@ The docstrings below the fields become the tables of docs/training.md.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from e2llm.chunking import CHUNKERS
-from e2llm.training.objectives import ObjectivesSection, Purpose
+from e2llm.modeling.rates import Rate, check_rate
+from e2llm.training.objectives import KEYS_OF_NUMBERS, KEYS_OF_RATES, ObjectivesSection, Purpose
 from e2llm.training.section import Section
 
 FINAL_FOLDER = "final"
@@ -37,7 +38,16 @@ class DecoderLoraSection(LoraSection):
     """Scale of the deltas, which are multiplied by alpha / rank."""
 
 
-class EncoderSection(Section):
+class PartSection(Section):
+    """What the parts that train have in common."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of this part; by default train.learning_rate."""
+    schedule: Literal["cosine", "linear", "constant"] | None = None
+    """Shape of this part's learning rate; by default train.schedule."""
+
+
+class EncoderSection(PartSection):
     """The text encoder."""
 
     source: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -48,6 +58,11 @@ class EncoderSection(Section):
     """What trains: nothing, LoRA deltas, or all weights, which are then saved with the model."""
     lora: LoraSection = LoraSection()
     """Used with mode lora."""
+    layers: list[Annotated[int, Field(ge=0)]] = Field(default=[])
+    """Layers whose states the adapter reads, 0 for the embeddings; by default the first, the middle and the
+    last for the pooling adapter, the last alone for others."""
+    attention: Literal["as_trained", "bidirectional"] = "as_trained"
+    """bidirectional lets a causal encoder, such as Qwen3-Embedding, see later tokens."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 2048."""
     unchecked_tokens: int = Field(default=0, ge=0)
@@ -83,7 +98,7 @@ class NewDecoder(Section):
         return self
 
 
-class DecoderSection(Section):
+class DecoderSection(PartSection):
     """The decoder LLM: a pretrained one (`source`) or one made from scratch (`new`)."""
 
     source: str | None = None
@@ -113,11 +128,19 @@ class DecoderSection(Section):
         return self
 
 
-class AdapterSection(Section):
+class AdapterSection(PartSection):
     """The adapter."""
 
     kind: str = "attention"
-    """`attention` (paper v2) or `mlp` (paper v1)."""
+    """`pooling` (chosen here), `attention` (paper v2) or `mlp` (paper v1)."""
+    finest_rate: int = Field(default=2, ge=1)
+    """Encoder tokens per state that the pooling adapter keeps: the finest rate it can be asked for."""
+    default_rate: Annotated[Rate, BeforeValidator(check_rate)] = 4
+    """The rate of the pooling adapter where a question does not say."""
+    start: Literal["ridge", "random"] = "ridge"
+    """How a new pooling adapter starts: at the ridge solution from states to embeddings, or at random."""
+    start_texts: int = Field(default=300, ge=10)
+    """Chunks of the training texts that the ridge solution is fitted on."""
     max_soft_tokens: int = Field(default=8, ge=1)
     """Most soft tokens per chunk."""
     num_heads: int = Field(default=4, ge=1)
@@ -313,12 +336,34 @@ class Recipe(Section):
             )
         if self.objectives.reasoning.context == "text":
             self._check_text(keeps)
+        elif self.adapter.kind == "pooling":
+            self._check_rates()
+        elif names := self.objectives.changed(KEYS_OF_RATES):
+            raise ValueError(
+                f"objectives.{names[0]} works with adapter.kind: pooling only, got {self.adapter.kind}; "
+                "leave it out"
+            )
         elif max(self.objectives.soft_tokens) > self.adapter.max_soft_tokens:
             raise ValueError(
                 f"objectives.soft_tokens has {max(self.objectives.soft_tokens)}, adapter.max_soft_tokens is "
                 f"{self.adapter.max_soft_tokens}; raise the one or lower the other"
             )
         return self
+
+    def _check_rates(self) -> None:
+        """Refuse rates finer than what is kept, and the dial of other adapters."""
+        if names := self.objectives.changed(KEYS_OF_NUMBERS):
+            raise ValueError(
+                f"objectives.{names[0]} has no effect with adapter.kind: pooling; give objectives.rates"
+            )
+        if self.objectives.distillation.teacher and self.decoder.mode != "lora":
+            raise ValueError(
+                "objectives.distillation.teacher needs decoder.mode: lora, got "
+                f"{self.decoder.mode}: teacher and student share the decoder's own weights"
+            )
+        for name, rates in (("rates", self.objectives.rates), ("default_rate", [self.adapter.default_rate])):
+            for rate in rates:
+                check_rate(rate, self.adapter.finest_rate, name)
 
     def expand_fraction(self, file: DataFile) -> float:
         """Share of the reasoning samples of a file in which some chunks stand as raw text."""

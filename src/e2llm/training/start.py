@@ -15,6 +15,7 @@ from e2llm.training.schema import FINAL_FOLDER, Recipe
 
 _ADAPTER_ATTRIBUTES = {
     "kind": "adapter",
+    "finest_rate": "finest_rate",
     "max_soft_tokens": "max_soft_tokens",
     "num_heads": "adapter_num_heads",
     "pooling": "pooling",

@@ -5,6 +5,7 @@ what the system of its view gives the decoder for the same record, budget and po
 """
 
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 
 from e2llm.errors import E2LLMError
@@ -55,14 +56,25 @@ class TextContexts:
         self._num_tokens = lru_cache(maxsize=None)(self._count)
         self._passages = lru_cache(maxsize=64)(lambda text: Passages.of(processor, text))
 
-    def draw(self, record: Record, rng: random.Random) -> DecoderInput:
+    def draw(self, asked: Sequence[Record], rng: random.Random) -> DecoderInput:
         """A sample by a drawn view in a drawn budget.
+
+        Args:
+            asked: Questions about one context; where the context does not fit whole, the last is asked alone.
+            rng: The sample's draws.
 
         Raises:
             E2LLMError: If question and answer exceed the budget.
         """
         view = rng.choices(list(self.views), list(self.views.values()))[0]
-        return self.lay_out(record, view, rng.choice(self.budgets))
+        budget = rng.choice(self.budgets)
+        if len(asked) > 1 and view != "closed_book":
+            history = [(item.prompt, item.answer) for item in asked[:-1]]
+            last = asked[-1]
+            made = lay_out_raw(self.processor, last.context, last.prompt, last.answer, history)
+            if budget is None or len(made.input_ids) <= budget:
+                return made
+        return self.lay_out(asked[-1], view, budget)
 
     def lay_out(self, record: Record, view: str, budget: int | None) -> DecoderInput:
         """A sample.

