@@ -17,7 +17,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Where?"}], "ma
         ("GET", "/v1/contexts", "takes limit, after"),
         ("POST", "/v1/contexts", "takes none"),
         ("GET", "/v1/contexts/ctx_{:024x}/chunks", "takes start, count"),
-        ("GET", "/v1/contexts/ctx_{:024x}/fidelity", "takes start, count, soft_tokens"),
+        ("GET", "/v1/contexts/ctx_{:024x}/fidelity", "takes start, count, soft_tokens, rate"),
         ("DELETE", "/v1/contexts/ctx_{:024x}", "takes none"),
     ],
 )

@@ -8,7 +8,7 @@ from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.matching import match, matching_loss
+from e2llm.training.matching import match, matching_loss, stretch
 from e2llm.training.realign import realign, swap_encoder
 from e2llm.training.run import train
 
@@ -58,7 +58,7 @@ def test_only_the_adapter_is_new_and_the_decoder_stays_bit_for_bit(trained, othe
 
 def test_matching_brings_the_soft_tokens_nearer(encoder, decoder, other_encoder):
     old = (
-        E2LLMForConditionalGeneration.from_parts(encoder, decoder, max_soft_tokens=2),
+        E2LLMForConditionalGeneration.from_parts(encoder, decoder, adapter="attention", max_soft_tokens=2),
         E2LLMProcessor.from_parts(encoder, decoder, chunk_size_chars=64),
     )
     torch.manual_seed(1)
@@ -69,6 +69,48 @@ def test_matching_brings_the_soft_tokens_nearer(encoder, decoder, other_encoder)
         on_step=lambda step, loss: losses.append(loss),
     )  # fmt: skip
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("lengths", [(600, 600), (600, 300)])
+def test_matching_brings_pooled_states_nearer_and_leaves_the_head(tmp_path, decoder, lengths):
+    folders = [
+        save_encoder(tmp_path / str(place), max_position_embeddings=n) for place, n in enumerate(lengths)
+    ]
+    old = (
+        E2LLMForConditionalGeneration.from_parts(folders[0], decoder, adapter="pooling"),
+        E2LLMProcessor.from_parts(folders[0], decoder, chunk_size_chars=64),
+    )
+    old[0].config.trained_on = {"4": 7}
+    old[0].config.default_rate = 8
+    torch.nn.init.normal_(old[0].adapter.head.down.weight, std=0.1)
+    torch.manual_seed(1)
+    new = swap_encoder(*old, folders[1])
+    assert (new[0].config.trained_on, new[0].config.default_rate) == ({"4": 7}, 8)
+    losses = []
+    match(
+        new, old, TEXTS, steps=60, batch_size=8, learning_rate=1e-2,
+        on_step=lambda step, loss: losses.append(loss),
+    )  # fmt: skip
+    assert losses[-1] < 0.5 * losses[0]
+    for name, value in old[0].adapter.head.state_dict().items():
+        assert torch.equal(value, new[0].adapter.head.state_dict()[name])
+
+
+def test_an_encoder_too_narrow_for_the_head_is_refused(tmp_path, encoder, decoder):
+    narrow = save_encoder(tmp_path / "narrow", hidden_size=8, num_hidden_layers=1)
+    old = (
+        E2LLMForConditionalGeneration.from_parts(encoder, decoder, adapter="pooling"),
+        E2LLMProcessor.from_parts(encoder, decoder, chunk_size_chars=64),
+    )
+    with pytest.raises(E2LLMError, match="pooled states 16 wide, the adapter's head takes 32"):
+        swap_encoder(*old, narrow)
+
+
+def test_old_states_are_stretched_along_a_chunk_of_other_groups():
+    rows = torch.arange(4.0)[:, None].repeat(1, 3)
+    assert stretch(rows, 4) is rows
+    assert stretch(rows, 2)[:, 0].tolist() == [0.5, 2.5]
+    assert stretch(rows, 8).shape == (8, 3)
 
 
 def test_the_matching_loss_is_the_share_of_variance_that_is_missed():
@@ -101,6 +143,23 @@ def test_an_old_encoder_with_deltas_is_matched_as_it_is(tmp_path, encoder, decod
     settings = {"source": str(old), "mode": "frozen"}
     recipe = recipe_of(output="realigned", encoder={"source": other_encoder}, decoder=settings)
     assert realign(recipe, str(old), match_steps=1).folder.is_dir()
+
+
+def test_the_command_realigns_a_pooling_adapter(tmp_path, encoder, decoder, other_encoder, capsys):
+    adapter = {"kind": "pooling", "start": "random"}
+    objectives = {"soft_tokens": [1, 2, 4, 8], "rates": [2, 4, "one"]}
+    recipe = make_recipe(tmp_path, encoder, decoder, adapter=adapter, objectives=objectives)
+    old = train(recipe).folder
+    settings = ["train.batch_size=2", "train.evaluate_samples=2", "data.validation_fraction=0.4"]
+    command = [
+        "realign", str(old), "--encoder", other_encoder, "--records", str(tmp_path / "questions.jsonl"),
+        "--match-steps", "2", "--steps", "2", "-o", str(tmp_path / "out"), "--json",
+        *(item for value in settings for item in ("--set", value)),
+    ]  # fmt: skip
+    assert entry_point(command) == 0
+    model, _ = load(json.loads(capsys.readouterr().out)["folder"])
+    assert (model.config.adapter, model.is_trained) == ("pooling", True)
+    assert model.config.encoder_config.hidden_size == 48
 
 
 def test_the_command_keeps_how_the_model_splits(tmp_path, encoder, decoder, other_encoder, capsys):

@@ -47,6 +47,8 @@ def realign(
         raise E2LLMError(f"{model}: there is no such folder")
     config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
     every = max(1, steps // 5)
+    rates = {"finest_rate": config.finest_rate, "default_rate": config.default_rate}
+    has_rate = config.adapter == "pooling"
     content = {
         "name": output.name or "realigned",
         "output": str(output),
@@ -57,6 +59,7 @@ def realign(
             "max_soft_tokens": config.max_soft_tokens,
             "num_heads": config.adapter_num_heads,
             "pooling": config.pooling,
+            **(rates if has_rate else {}),
         },
         "chunking": {
             "chunk_size_chars": processor.chunk_size_chars,
@@ -67,7 +70,7 @@ def realign(
             "train": [{"path": str(file.absolute())} for file in records],
             "validation": [{"path": str(file.absolute())} for file in validation or []],
         },
-        "objectives": {"soft_tokens": [config.max_soft_tokens]},
+        "objectives": {} if has_rate else {"soft_tokens": [config.max_soft_tokens]},
         "train": {"steps": steps, "evaluate_every_steps": every, "save_every_steps": every},
     }
     for setting in settings or []:

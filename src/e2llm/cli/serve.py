@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from e2llm.cli.dial import FinestRateOption
 from e2llm.serving.settings import BACKEND_KEY_VARIABLE, LOOPBACK
 
 KEY_VARIABLE = "E2LLM_API_KEY"
@@ -27,6 +28,7 @@ def serve(
         str | None, typer.Option(help="Name that clients use; by default the model's own.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda.")] = None,
+    finest_rate: FinestRateOption = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(help=f"A key to let in; may be given several times, or in ${KEY_VARIABLE}."),
@@ -121,7 +123,7 @@ def serve(
     )
     server = _find_backend(backend, url, backend_model, backend_api_key, timeout)
     listening = listen(host, port)  # before the model is loaded, which may take long
-    engine = Engine.from_pretrained(model, device=device)
+    engine = Engine.from_pretrained(model, device=device, finest_rate=finest_rate)
     decoder = None
     if server is not None:
         from e2llm.serving.vllm_backend import VllmBackend

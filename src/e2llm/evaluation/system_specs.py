@@ -145,12 +145,13 @@ def _parse_system(label: str) -> SystemSpec:
 
 @dataclass(frozen=True)
 class _Option:
-    """What an option takes: a kind, or one of some words, and a least number."""
+    """What an option takes: a kind, or one of some words, and a least number; or what reads its text."""
 
     name: str
     kind: type
     choices: tuple[str, ...] = ()
     least: float | None = None
+    parse: Callable[[str], Value] | None = None
 
 
 def _option_fields(kind: type[System]) -> dict[str, _Option]:
@@ -160,6 +161,9 @@ def _option_fields(kind: type[System]) -> dict[str, _Option]:
     options = {}
     for field in dataclasses.fields(kind):
         if field.name in shared:
+            continue
+        if (parse := field.metadata.get("parse")) is not None:
+            options[field.name] = _Option(field.name, str, parse=parse)
             continue
         hint = hints[field.name]
         if get_origin(hint) in (Union, UnionType):  # a kind, or None where it is not given
@@ -172,6 +176,11 @@ def _option_fields(kind: type[System]) -> dict[str, _Option]:
 
 def _read_value(label: str, option: _Option, text: str) -> Value:
     """The value of an option."""
+    if option.parse is not None:
+        try:
+            return option.parse(text)
+        except E2LLMError as error:
+            raise E2LLMError(f"{label}: {error}") from error
     if option.choices:
         if text not in option.choices:
             raise E2LLMError(

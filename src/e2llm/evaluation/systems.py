@@ -5,7 +5,7 @@ budget, answer included); they differ in what of the context stands in these pos
 
 | system | what the decoder gets of the context |
 |---|---|
-| `e2llm` | soft tokens of all chunks, at the highest rate that fits; `soft_tokens=K` and `expand=N` fix it |
+| `e2llm` | soft tokens of all chunks; `rate=R` or `soft_tokens=K`, and `expand=N`, fix how they stand |
 | `hybrid` | soft tokens of all chunks, and the raw text of the most relevant ones in what is left |
 | `full` | the whole text; refuses what does not fit |
 | `truncate` | its beginning and its end, half of the room each |
@@ -30,6 +30,7 @@ from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.inference.likelihood import Likelihood, answer_ids
 from e2llm.inference.peak_memory import PeakMemory
+from e2llm.modeling.rates import Rate, parse_rate
 from e2llm.modeling.raw_text import RawText, best_passages, head_and_tail
 
 Select = Literal["bm25", "encoder"]
@@ -67,7 +68,8 @@ class Output:
     Attributes:
         text: The answer.
         cost: What it took.
-        given: What stood in the decoder's input: `soft_tokens_per_chunk`, `raw_spans` (character spans of the
+        given: What stood in the decoder's input: `soft_tokens_per_chunk`, `rate` if all have one, `note`
+            if the user should know something, `raw_spans` (character spans of the
             context given as text), `left_out` (chunks that it did not get), and what a system adds.
     """
 
@@ -210,8 +212,12 @@ def given(view: View, answer: Answer) -> dict[str, Any]:
     """What stood in the decoder's input, so that it can be made again."""
     spans = () if view.rewritten else view.raw_spans or tuple(answer.expanded)
     per_chunk = answer.usage.soft_tokens_per_chunk if answer.usage.soft_tokens else 0
+    rate = {} if answer.usage.rate is None or not per_chunk else {"rate": answer.usage.rate}
+    note = {} if answer.usage.note is None else {"note": answer.usage.note}
     return {
         "soft_tokens_per_chunk": per_chunk,
+        **rate,
+        **note,
         "raw_spans": [list(span) for span in spans],
         "left_out": answer.left_out,
         **view.rewritten,
@@ -230,7 +236,9 @@ class SoftSystem(System):
     """Soft tokens of all chunks; what does not fit at one per chunk is left out by relevance, and counted.
 
     Attributes:
-        soft_tokens: K per chunk; None for the most that fits.
+        soft_tokens: Per chunk; None for the most that fits.
+        rate: Encoder tokens per soft token, in the place of their number; None for the model's, or a coarser
+            one that fits.
         expand: Chunks chosen by the question to stand as raw text.
         select: How they are chosen, `bm25` or `encoder`.
     """
@@ -238,17 +246,19 @@ class SoftSystem(System):
     soft_tokens: int | None = field(default=None, metadata={"least": 1})
     expand: int = field(default=0, metadata={"least": 0})
     select: Select = "bm25"
+    rate: Rate | None = field(default=None, metadata={"parse": parse_rate})
     name: ClassVar[str] = "e2llm"
 
     def __post_init__(self) -> None:
-        """Refuse more soft tokens than the model makes before anything is asked of it."""
-        self.engine.model.check_num_soft_tokens(self.soft_tokens)
+        """Refuse what the model cannot make before anything is asked of it."""
+        self.engine.dial.check(self.soft_tokens, self.rate)
 
     def view(self, item: Item, max_new_tokens: int) -> View:
         """The context as it was read."""
         reading = self.readings.context(item.context)
         options: dict[str, Any] = {
             "soft_tokens": self.soft_tokens,
+            "rate": self.rate,
             "expand": self.expand,
             "select": self.select,
             "overflow": "select",
@@ -278,12 +288,7 @@ class HybridSystem(System):
             select=self.select,
             overflow="select",
         )
-        options = {
-            "soft_tokens": plan.soft_tokens,
-            "expand": plan.expand,
-            "select": self.select,
-            "overflow": "select",
-        }
+        options = {**plan.options, "select": self.select, "overflow": "select"}
         return View(reading.context, options, reading.seconds, reading.peak_bytes)
 
 

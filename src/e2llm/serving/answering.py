@@ -9,10 +9,12 @@ from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut, usage_of
+from e2llm.inference.planning import RAW_TOKENS
 from e2llm.inference.request import Request
 from e2llm.inference.sampling import Sampling
 from e2llm.inference.shared_reader import SharedReader
 from e2llm.modeling.cache_size import kv_cache_bytes_per_token
+from e2llm.modeling.rates import check_rate, count_soft_tokens
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import DecoderPrompt
 from e2llm.serving.conversation import Compressor, Conversation, take_turns
@@ -233,6 +235,7 @@ class Answering:
             conversation.question,
             sampling.max_new_tokens,
             soft_tokens=body.soft_tokens,
+            rate=body.rate,
             expand=() if body.expand is None else body.expand,
             expand_tokens=body.expand_tokens,
             select=body.select or "bm25",
@@ -253,7 +256,13 @@ class Answering:
         raw = max(counts, default=0) * expand + (body.expand_tokens or 0)
         if isinstance(body.expand, list):
             raw += sum(counts[index] for index in body.expand if 0 <= index < len(counts))
+        dial, rate = self._engine.dial, body.rate
         soft = len(counts) * (body.soft_tokens or 1)
+        if dial.answers_raw(rate):
+            soft, raw = 0, max(raw, min(RAW_TOKENS, sum(counts)))
+        elif dial.has_rate and isinstance(rate, int | str):
+            lengths = [int(n) for content in pieces.contents for n in content.read.num_tokens]
+            soft = sum(count_soft_tokens(length, check_rate(rate)) for length in lengths)
         template = self._engine.count_positions(
             "", [("", "") for _ in conversation.history] if takes_history else ()
         )
@@ -291,6 +300,8 @@ class Answering:
             soft_tokens=usage.soft_tokens,
             raw_tokens=usage.raw_tokens,
             soft_tokens_per_chunk=plan.soft_tokens if usage.soft_tokens else 0,
+            rate=plan.rate if usage.soft_tokens else None,
+            note=usage.note,
             chunks=usage.chunks,
             chunks_left_out=plan.left_out,
             messages_compressed=conversation.num_compressed,

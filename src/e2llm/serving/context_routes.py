@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
 from e2llm.inference.documents import Document
+from e2llm.modeling.rates import parse_rate
 from e2llm.serving.answering import check_documents
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.bodies import json_body, read_json
@@ -350,19 +351,22 @@ async def measure_fidelity(
     start: Start = 0,
     count: Annotated[int, Query(ge=1, le=64)] = 16,
     soft_tokens: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    rate: Annotated[str | None, Query(max_length=16)] = None,
 ) -> Fidelity:
     """How well chunks survived compression; each takes the decoder two passes, so ask for a few at a time."""
     kept = await _get(request, state, context_id, owner)
     num_chunks = len(kept.context.chunks)
     chunks = list(range(num_chunks))[start : start + count]
-    most = state.engine.model.config.max_soft_tokens
+    wanted = None if rate is None else parse_rate(rate)
+    state.engine.dial.check(soft_tokens, wanted)
     if not chunks:
-        return Fidelity(soft_tokens=soft_tokens or most, data=[], has_more=False)
+        most = 0 if state.engine.dial.has_rate else state.engine.model.config.max_soft_tokens
+        return Fidelity(soft_tokens=soft_tokens or most, rate=wanted, data=[], has_more=False)
     measure = state.engine.fidelity
     report = await _in_turn(
         request,
         state,
-        lambda: measure(kept.context, soft_tokens=soft_tokens, chunks=chunks, progress=False),
+        lambda: measure(kept.context, soft_tokens=soft_tokens, rate=wanted, chunks=chunks, progress=False),
     )
     data = [
         ChunkFidelityOut(
@@ -375,4 +379,6 @@ async def measure_fidelity(
         )
         for item in report.chunks
     ]
-    return Fidelity(soft_tokens=report.soft_tokens, data=data, has_more=start + count < num_chunks)
+    return Fidelity(
+        soft_tokens=report.soft_tokens, rate=report.rate, data=data, has_more=start + count < num_chunks
+    )

@@ -150,5 +150,6 @@ class Fidelity(BaseModel):
 
     object: Literal["context.fidelity"] = "context.fidelity"
     soft_tokens: int
+    rate: int | str | None = None
     data: list[ChunkFidelityOut]
     has_more: bool

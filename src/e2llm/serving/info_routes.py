@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
+from e2llm.inference.dial import UNTRAINED
 from e2llm.modeling.cache_size import kv_cache_bytes_per_token
 from e2llm.serving.answering import check_model
 from e2llm.serving.queries import check_query
@@ -30,12 +31,16 @@ PAGES = {
 
 
 def _model(state: ServerState) -> ModelOut:
-    config = state.engine.model.config
+    config, dial = state.engine.model.config, state.engine.dial
     return ModelOut(
         id=state.settings.model_name,
         created=state.started_at,
         e2llm=ModelDetails(
+            dial="rate" if dial.has_rate else "soft_tokens",
             max_soft_tokens=config.max_soft_tokens,
+            rates=[*dial.rates] if dial.has_rate else [],
+            default_rate=config.default_rate if dial.has_rate else None,
+            note=None if state.engine.model.is_trained else UNTRAINED,
             window=state.engine.window,
             chunk_size_chars=state.engine.processor.chunk_size_chars,
             kv_cache_bytes_per_token=kv_cache_bytes_per_token(state.engine.model),

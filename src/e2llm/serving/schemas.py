@@ -55,6 +55,8 @@ class DocumentIn(Sent):
 
 
 Indices = Annotated[list[StrictInt], Field(max_length=_MAX_INDICES, fail_fast=True)]
+RateIn = Annotated[StrictInt, Field(ge=1)] | Literal["one"]
+RatesIn = Annotated[list[RateIn], Field(max_length=_MAX_INDICES, fail_fast=True)]
 Documents = Annotated[list[Text | DocumentIn], Field(max_length=_MAX_DOCUMENTS, fail_fast=True)]
 
 
@@ -86,6 +88,11 @@ class AnswerIn(Sent):
     )
     soft_tokens: StrictInt | None = Field(
         None, ge=1, description="e2llm: soft tokens per chunk; by default as many as the window takes."
+    )
+    rate: RateIn | RatesIn | None = Field(
+        None,
+        description="e2llm: encoder tokens per soft token, or `one` soft token per chunk; or a list with one "
+        "for each chunk. For models with the pooling adapter; by default the model's, or a coarser one.",
     )
     expand: (
         Annotated[StrictInt, Field(ge=0)]
@@ -160,7 +167,9 @@ class UsageOut(BaseModel):
     context_tokens: int = Field(description="e2llm: tokens of contexts, documents and compressed messages.")
     soft_tokens: int = Field(description="e2llm: positions that stand for text.")
     raw_tokens: int = Field(description="e2llm: positions that are text.")
-    soft_tokens_per_chunk: int
+    soft_tokens_per_chunk: int = Field(description="e2llm: the mean, rounded up, where chunks differ.")
+    rate: int | str | None = Field(None, description="e2llm: the one rate of all chunks, if there is one.")
+    note: str | None = Field(None, description="e2llm: what the user should know of this answer.")
     chunks: int
     chunks_left_out: int = Field(description="e2llm: chunks that the decoder did not get.")
     messages_compressed: int = Field(description="e2llm: messages that stand as soft tokens.")
@@ -251,7 +260,11 @@ class CompletionOut(BaseModel):
 class ModelDetails(BaseModel):
     """What a client may want to know of the model."""
 
-    max_soft_tokens: int
+    dial: Literal["soft_tokens", "rate"] = Field(description="Which field of a request turns compression.")
+    max_soft_tokens: int = Field(description="Largest `soft_tokens`, where that is the dial.")
+    rates: list[int | str] = Field(description="What `rate` may be, finest first, where that is the dial.")
+    default_rate: int | str | None = None
+    note: str | None = Field(None, description="What the user should know of the model.")
     window: int | None
     chunk_size_chars: int
     kv_cache_bytes_per_token: int

@@ -1,9 +1,13 @@
-"""A new adapter that says what the old one said: it learns the old soft tokens of the same chunks.
+"""A new adapter that says what the old one said: it learns what the old one kept of the same chunks.
 
 The decoder, which takes most of a step's time, has no part in it. A kept decoder reads the soft tokens that
 it was trained on: the nearer the new ones come, the less is left to learn against it (chosen here).
 
-Shapes: C chunks, K soft tokens per chunk, D decoder width.
+Soft tokens are matched one by one. Pooled states are matched at the finest rate: the head of the adapter and
+the decoder, which come after them, stay as they are. Where the new tokenizer cuts a chunk into another number
+of groups, the old states are interpolated along the chunk.
+
+Shapes: C chunks, K soft tokens per chunk, n groups of a chunk, S width of pooled states, D decoder width.
 """
 
 import random
@@ -11,16 +15,21 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import count_soft_tokens
 
 _LEAST_CHARS = 32
 
 
 def matching_loss(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of soft tokens `[C, K, D]`, over the variance of the old ones: 1 says nothing."""
+    """Mean squared distance of soft tokens `[C, K, D]` or pooled states `[R, S]`, over the variance of old.
+
+    A loss of 1 is that of the mean of the old ones, which says nothing of a chunk.
+    """
     variance = (old - old.mean(dim=0)).pow(2).mean()
     return (new - old).pow(2).mean() / variance.clamp(min=1e-12)
 
@@ -81,17 +90,15 @@ def match(
     ]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    count = model.config.max_soft_tokens
     losses: list[float] = []
     model.train()
     for step in range(1, steps + 1):
         chunks = draw_chunks(texts, old_processor, batch_size, rng)
         with torch.no_grad():
-            wanted = old_model.encode_chunks(
-                **_inputs(old_processor, chunks, old_model), num_soft_tokens=count
-            )
-        made = model.encode_chunks(**_inputs(processor, chunks, model), num_soft_tokens=count)
-        loss = matching_loss(made.float(), wanted.float())
+            wanted = _kept(old_model, _inputs(old_processor, chunks, old_model))
+        made = _kept(model, _inputs(processor, chunks, model))
+        aligned = [stretch(old_rows, len(rows)) for old_rows, rows in zip(wanted, made, strict=True)]
+        loss = matching_loss(torch.cat(made), torch.cat(aligned).to(made[0].device))
         if not torch.isfinite(loss):
             raise E2LLMError(
                 f"the matching loss is {loss.item()} at step {step}; lower --match-learning-rate"
@@ -107,6 +114,23 @@ def match(
     model.eval()
     last = losses[-max(1, steps // 10) :]
     return sum(last) / len(last)
+
+
+def stretch(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Old states `[n, S]` of a chunk at the places of `count` groups of it; the same ones where n is that."""
+    if len(rows) == count:
+        return rows
+    return functional.interpolate(rows.T[None], size=count, mode="linear", align_corners=False)[0].T
+
+
+def _kept(model: E2LLMForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """What is kept of each chunk, its own rows only, in float32."""
+    kept = model.encode_chunks(inputs["chunk_input_ids"], inputs["chunk_attention_mask"]).float()
+    if model.adapter.dial == "soft_tokens":
+        return kept.unbind()
+    finest = model.config.finest_rate
+    lengths = inputs["chunk_attention_mask"].sum(dim=1).tolist()
+    return tuple(rows[: count_soft_tokens(n, finest)] for rows, n in zip(kept, lengths, strict=True))
 
 
 def _inputs(

@@ -62,6 +62,8 @@ def swap_encoder(
 ) -> Pair:
     """The same decoder behind another encoder and a new adapter of the same kind and sizes.
 
+    The head of a `pooling` adapter, which makes soft tokens of pooled states, is taken over with the decoder.
+
     Args:
         model: Gives its decoder up: use it no more for anything but encoding.
         processor: Its processor.
@@ -69,7 +71,7 @@ def swap_encoder(
         revision: Of a hub id.
 
     Raises:
-        E2LLMError: If the encoder cannot be loaded.
+        E2LLMError: If the encoder cannot be loaded, or its states are narrower than what the head takes.
     """
     config = model.config
     options: dict[str, Any] = {"dtype": "float32", **({"revision": revision} if revision else {})}
@@ -77,6 +79,7 @@ def swap_encoder(
         encoder,
         model.language_model,
         adapter=config.adapter,
+        finest_rate=config.finest_rate,
         max_soft_tokens=config.max_soft_tokens,
         adapter_num_heads=config.adapter_num_heads,
         pooling=config.pooling,
@@ -86,6 +89,8 @@ def swap_encoder(
     )
     swapped.part_sources["decoder"] = model.part_sources.get("decoder", PartSource())
     swapped.generation_config = model.generation_config
+    if config.adapter == "pooling":
+        _keep_head(model, swapped)
     with torch.no_grad():  # the decoder knows soft tokens of this size
         if hasattr(model.adapter, "scale"):
             swapped.adapter.scale.copy_(model.adapter.scale)  # type: ignore[operator, arg-type]
@@ -97,8 +102,21 @@ def swap_encoder(
         overlap_chars=processor.overlap_chars,
         chunk_kind=processor.chunk_kind,
         num_soft_tokens=processor.num_soft_tokens,
+        rate=processor.rate,
     )
     return swapped, other
+
+
+def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGeneration) -> None:
+    """Take over what makes soft tokens of pooled states, and the rates that it was trained on."""
+    width, wanted = new.adapter.kept_size, old.adapter.kept_size
+    if width != wanted:
+        raise E2LLMError(
+            f"the new encoder's layers give pooled states {width} wide, the adapter's head takes {wanted}; "
+            "choose an encoder that is wider or has more layers"
+        )
+    new.adapter.head.load_state_dict(old.adapter.head.state_dict())  # type: ignore[union-attr]
+    new.config.default_rate, new.config.trained_on = old.config.default_rate, old.config.trained_on
 
 
 def realign(

@@ -112,10 +112,11 @@ function compressionOf(count) {
 }
 
 function notesOf(usage, timing) {
-  const notes = [];
+  const notes = usage.note ? [usage.note] : [];
   if (usage.soft_tokens) {
+    const about = usage.rate === null ? "" : ` (rate ${usage.rate})`;
     notes.push(
-      `${counted(usage.soft_tokens_per_chunk, "soft token")} per chunk`,
+      `${counted(usage.soft_tokens_per_chunk, "soft token")} per chunk${about}`,
       `${digits(usage.compression)} tokens of text per position`,
     );
   } else notes.push(`${counted(usage.prompt_tokens, "position")}, all of them text`);

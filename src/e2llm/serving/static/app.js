@@ -146,7 +146,7 @@ function onLens() {
 }
 
 function onDials() {
-  lens.softTokens = dials.softTokens;
+  lens.level = dials.level;
   compare();
   if (lens.mode === "fidelity" && context) lens.measure();
   else onLens();

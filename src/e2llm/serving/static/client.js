@@ -65,9 +65,9 @@ export class Client {
   }
 
   /** @returns {Promise<object>} How well `count` chunks survived, from chunk `start` on. */
-  fidelity(id, start, count, softTokens, signal) {
-    const k = softTokens ? `&soft_tokens=${softTokens}` : "";
-    return this.#json(`v1/contexts/${id}/fidelity?start=${start}&count=${count}${k}`, { signal });
+  fidelity(id, start, count, level, signal) {
+    const query = new URLSearchParams({ start, count, ...level });
+    return this.#json(`v1/contexts/${id}/fidelity?${query}`, { signal });
   }
 
   /**

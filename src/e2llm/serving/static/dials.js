@@ -3,14 +3,12 @@
 import { byId } from "./dom.js";
 import { count } from "./format.js";
 
-const softTokens = () => Number(byId("softTokens").value) || null;
-
 /** The settings below the question. */
 export class Dials {
   #model = null;
   #context = null;
 
-  /** @param {() => void} changed Called after k or the way of comparing was changed. */
+  /** @param {() => void} changed Called after the level or the way of comparing was changed. */
   constructor(changed) {
     for (const id of ["softTokens", "expand", "maxTokens"]) {
       byId(id).addEventListener("input", () => this.#show());
@@ -21,7 +19,10 @@ export class Dials {
   /** @param {object} model As the server tells of it. */
   set model(model) {
     this.#model = model;
-    byId("softTokens").max = model.e2llm.max_soft_tokens;
+    const { dial, rates, max_soft_tokens } = model.e2llm;
+    if (dial === "rate") byId("softTokensLabel").textContent = "Text tokens per soft token (rate)";
+    byId("softTokens").max = dial === "rate" ? rates.length : max_soft_tokens;
+    byId("modelNote").textContent = model.e2llm.note ? `Note: ${model.e2llm.note}.` : "";
     const { window } = model.e2llm;
     if (window && window < 4 * Number(byId("maxTokens").value)) byId("maxTokens").value = Math.floor(window / 4);
     this.#show();
@@ -33,9 +34,12 @@ export class Dials {
     this.#show();
   }
 
-  /** @returns {number | null} Soft tokens per chunk; null to leave it to the server. */
-  get softTokens() {
-    return softTokens();
+  /** @returns {{soft_tokens?: number, rate?: number | string}} What the slider says; empty for the server's choice. */
+  get level() {
+    const place = Number(byId("softTokens").value);
+    if (!place || !this.#model) return {};
+    const { dial, rates } = this.#model.e2llm;
+    return dial === "rate" ? { rate: rates.at(-place) } : { soft_tokens: place }; // to the right: more soft tokens
   }
 
   /** @returns {"bm25" | "encoder"} How chunks are compared with a question. */
@@ -47,7 +51,7 @@ export class Dials {
   get request() {
     return {
       model: this.#model.id,
-      ...(softTokens() && { soft_tokens: softTokens() }),
+      ...this.level,
       expand: Number(byId("expand").value),
       max_tokens: Number(byId("maxTokens").value),
       select: this.select,
@@ -56,12 +60,12 @@ export class Dials {
   }
 
   #show() {
-    const k = softTokens();
-    const shown = k === null ? "auto" : String(k);
+    const { rate, soft_tokens } = this.level;
+    const shown = rate === "one" ? "one per chunk" : String(rate ?? soft_tokens ?? "auto");
     byId("softTokensShown").value = shown;
     byId("softTokens").setAttribute("aria-valuetext", shown);
     byId("expandShown").value = byId("expand").value;
-    const { text, isTooMuch } = this.#positions(k);
+    const { text, isTooMuch } = this.#positions(rate === "one" ? 1 : (soft_tokens ?? null));
     byId("positions").textContent = text;
     byId("positions").classList.toggle("warning", isTooMuch);
   }

@@ -21,8 +21,8 @@ export class Lens {
   question = "";
   /** @type {number[] | null} */
   scores = null;
-  /** Soft tokens per chunk that fidelity is measured with; null for the most. */
-  softTokens = null;
+  /** Soft tokens per chunk, or the rate, that fidelity is measured with; empty for the model's own. */
+  level = {};
 
   /**
    * @param {import("./client.js").Client} client Asks the server.
@@ -76,7 +76,7 @@ export class Lens {
   /** Numbers known for this context, version and k, by chunk. @returns {Map<number, object>} */
   get fidelity() {
     const { id, version } = this.context ?? {};
-    const key = `${id} ${version} ${this.softTokens}`;
+    const key = `${id} ${version} ${JSON.stringify(this.level)}`;
     if (!this.#known.has(key)) this.#known.set(key, new Map());
     return this.#known.get(key);
   }
@@ -123,8 +123,8 @@ export class Lens {
   }
 
   async #fetch(known, start, count, signal) {
-    const slice = await this.#client.fidelity(this.context.id, start, count, this.softTokens, signal);
-    for (const item of slice.data) known.set(item.chunk, { ...item, softTokens: slice.soft_tokens });
+    const slice = await this.#client.fidelity(this.context.id, start, count, this.level, signal);
+    for (const item of slice.data) known.set(item.chunk, { ...item, softTokens: slice.soft_tokens, rate: slice.rate });
   }
 
   // --- colours -------------------------------------------------------------------------------------------

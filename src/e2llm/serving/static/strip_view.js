@@ -123,8 +123,10 @@ export class StripView {
     const known = [...this.#lens.fidelity.values()];
     if (!known.length) return "How well the decoder can restate each chunk from its soft tokens.";
     const mean = known.reduce((sum, item) => sum + item.score, 0) / known.length;
+    const { softTokens, rate } = known[0];
+    const level = rate === null ? counted(softTokens, "soft token") : `soft tokens (rate ${rate})`;
     return [
-      `How well the decoder can restate each chunk from its ${counted(known[0].softTokens, "soft token")}:`,
+      `How well the decoder can restate each chunk from its ${level}:`,
       "the geometric mean of its tokens' probabilities, 0 to 1.",
       `Mean of ${counted(known.length, "chunk")}: ${digits(mean)}; colours run from the least to the greatest.`,
     ].join(" ");

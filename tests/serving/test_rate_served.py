@@ -1,0 +1,131 @@
+"""The rate over HTTP: as the engine answers, in usage and errors, and on the way to vLLM."""
+
+import pytest
+import torch
+
+from e2llm import Engine
+from e2llm.inference.request import Request
+from e2llm.serving.backends import DecoderPrompt
+from e2llm.serving.vllm_prompts import CHAT_PATH, PromptWriter
+from served import MODEL, serving
+from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_pooling_model, tiny_processor
+from vllm_served import TEMPLATES, chat_body, local, parts_of, rows_of, text_of
+
+QUESTION = "Where is the key?"
+MIXED = [2, "one", 8, 4, 2]
+
+
+def pooling_engine(trained=True, **options):
+    model = tiny_pooling_model(**options) if trained else tiny_pooling_model(trained_on=None, **options)
+    return Engine(model, tiny_processor())
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    with serving(pooling_engine()) as server, server.http() as http:
+        http.context_id = http.post("/v1/contexts", json={"text": TEXT}).json()["id"]
+        http.engine = server.state.engine
+        yield http
+
+
+def chat(http, **body):
+    return http.post(
+        "/v1/chat/completions",
+        json={"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 8, **body},
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rate": 2},
+        {"rate": "one"},
+        {"rate": MIXED},
+        {"rate": MIXED, "expand": [1]},
+        {"rate": 8, "expand": 1},
+    ],
+)
+def test_a_chat_at_a_rate_is_answered_as_by_the_engine(pooled, options):
+    engine = pooled.engine
+    expected = engine.ask(engine.read(TEXT), QUESTION, max_new_tokens=8, **options)
+    answer = chat(pooled, context_ids=[pooled.context_id], **options).json()
+    assert answer["choices"][0]["message"]["content"] == expected.text
+    usage = answer["usage"]
+    for name in ("soft_tokens", "raw_tokens", "soft_tokens_per_chunk", "rate", "note", "compression"):
+        assert usage[name] == getattr(expected.usage, name), name
+
+
+def test_what_the_model_takes_is_told_and_what_it_does_not_is_refused(pooled):
+    told = pooled.get("/v1/models").json()["data"][0]["e2llm"]
+    assert (told["dial"], told["rates"], told["default_rate"]) == ("rate", [2, 4, 8, "one"], 4)
+    for body, words in (
+        ({"soft_tokens": 2}, "use rate, such as 2, 4, 8, one"),
+        ({"rate": 3}, "power of two"),
+        ({"rate": 1}, "finest_rate=1"),
+        ({"rate": "two"}, "rate"),
+        ({"rate": [2]}, "rate has 1 values, the context has 5 chunks"),
+    ):
+        response = chat(pooled, context_ids=[pooled.context_id], **body)
+        assert response.status_code in (400, 422), body
+        assert words in response.json()["error"]["message"], body
+
+
+def test_fidelity_is_measured_at_a_rate(pooled):
+    url = f"/v1/contexts/{pooled.context_id}/fidelity"
+    found = pooled.get(url, params={"rate": "8", "count": 2}).json()
+    expected = pooled.engine.fidelity(pooled.engine.read(TEXT), rate=8, chunks=[0, 1], progress=False)
+    assert (found["rate"], found["soft_tokens"]) == (8, expected.soft_tokens)
+    assert [item["score"] for item in found["data"]] == pytest.approx(
+        [item.score for item in expected.chunks], abs=1e-4
+    )
+    assert pooled.get(url, params={"rate": "one"}).json()["rate"] == "one"
+    assert "power of two" in pooled.get(url, params={"rate": "5"}).json()["error"]["message"]
+    assert "use rate" in pooled.get(url, params={"soft_tokens": 2}).json()["error"]["message"]
+
+
+def test_a_kept_context_is_read_back_with_what_was_kept(tmp_path):
+    answers = []
+    for start in range(2):
+        with serving(pooling_engine(), folder=tmp_path) as server, server.http() as http:
+            if not start:
+                context_id = http.post("/v1/contexts", json={"text": TEXT}).json()["id"]
+            answers.append(chat(http, context_ids=[context_id], rate=MIXED).json())
+    assert answers[0]["choices"] == answers[1]["choices"]
+
+
+@pytest.mark.filterwarnings("ignore:the adapter of this model")
+def test_an_untrained_adapter_is_answered_for_by_raw_text_and_says_so():
+    engine = pooling_engine(trained=False)
+    with serving(engine) as server, server.http() as http:
+        assert "not trained" in http.get("/v1/models").json()["data"][0]["e2llm"]["note"]
+        usage = chat(http, documents=[TEXT * 12]).json()["usage"]
+    assert "not trained" in usage["note"]
+    assert (usage["soft_tokens"], usage["rate"]) == (0, None)
+    assert usage["chunks_left_out"] > 0
+
+
+def test_the_pieces_for_vllm_are_each_runs_soft_tokens():
+    tokenizer = tiny_decoder_tokenizer(TEMPLATES["openai"])
+    engine = Engine(
+        tiny_pooling_model(decoder_tokenizer=tokenizer), tiny_processor(decoder_tokenizer=tokenizer)
+    )
+    asked = Request(QUESTION, 8, rate=MIXED, expand=[1])
+    laid = engine.lay_out(engine.read(TEXT, progress=False), asked)
+    written = PromptWriter(engine).write(DecoderPrompt(laid, asked))
+    assert written.path == CHAT_PATH
+    parts = [part for part in written.fields["messages"][0]["content"] if part["type"] == "prompt_embeds"]
+    first, rest = laid.plan.counts[0], laid.soft_tokens
+    assert [len(rows_of(part)) for part in parts] == [first, sum(laid.plan.counts) - first]
+    assert torch.equal(torch.cat([rows_of(part) for part in parts]), rest)
+
+
+@pytest.mark.parametrize("options", [{}, {"rate": 2}, {"rate": MIXED, "expand": [2]}])
+def test_vllm_decodes_what_this_process_does(serve, monkeypatch, options):
+    monkeypatch.setattr("vllm_served.tiny_model", tiny_pooling_model)
+    served, client = serve()
+    response = served.chat(client, documents=[TEXT], **options)
+    assert text_of(response.json()) == text_of(
+        local("openai", "/v1/chat/completions", chat_body(documents=[TEXT], **options))
+    )
+    assert "prompt_embeds" in parts_of(served.upstream.requests[-1])
