@@ -8,7 +8,7 @@ from transformers import TextIteratorStreamer
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.processor import DecoderInput
+from e2llm.modeling.decoder_input import DecoderInput
 from tiny_models import (
     TEXT,
     tiny_decoder,

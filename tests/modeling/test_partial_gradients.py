@@ -6,8 +6,8 @@ from read_chunks import gradients
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
+from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.merging import plan_passes
-from e2llm.modeling.processor import DecoderInput
 from tiny_models import TEXT, tiny_decoder, tiny_model, tiny_processor
 
 # --- parameters that a batch does not use ------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_the_heap_is_kept_small_between_passes_where_the_encoder_trains(model, c
     model.config.encoder_batch_tokens = 64
     lora.set_modes(model, encoder=mode)
     asked = []
-    monkeypatch.setattr("e2llm.modeling.composite._trim_heap", asked.append)
+    monkeypatch.setattr("e2llm.modeling.encoding._trim_heap", asked.append)
     soft_tokens = model.encode_chunks(**chunks, num_soft_tokens=2)
     num_passes = len(list(plan_passes(chunks["chunk_attention_mask"], 64)))
     assert len(asked) == (0 if mode == "frozen" else num_passes + 1)

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.decoder_input import DecoderInput
+from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.collator import SampleCollator
 from e2llm.training.samples import Sample
 

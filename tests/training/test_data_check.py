@@ -10,9 +10,10 @@ from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
 from e2llm.training import data_check, run
 from e2llm.training.build import build, open_processor
+from e2llm.training.cropping import crop
 from e2llm.training.data_check import open_parts, read_data
 from e2llm.training.positions import Positions, reachable_runs
-from e2llm.training.samples import SampleSet, crop
+from e2llm.training.samples import SampleSet
 from e2llm.training.schema import DataFile
 from e2llm.training.sources import Source, load_sources
 

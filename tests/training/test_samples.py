@@ -9,7 +9,8 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
-from e2llm.training.samples import OBJECTIVES, SampleSet, choose_expanded, crop
+from e2llm.training.cropping import choose_expanded, crop
+from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import DataFile
 from e2llm.training.sources import Source, hold_out, load_sources
 

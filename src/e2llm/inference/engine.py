@@ -391,8 +391,6 @@ class Engine:
     def _fidelity_at(self, context: Context, level: Level) -> FidelityReport:
         return self._restater.fidelity(self._layout.content_of(context), None, level, None)
 
-    # --- pieces -------------------------------------------------------------------------------------------
-
     def _decode(self, ids: list[int]) -> str:
         with self._tokenizing:
             return self.processor.decode_answer(ids)

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError
 from e2llm.inference.reader import ReadChunks, soft_tokens_of
+from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
 

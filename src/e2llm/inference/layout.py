@@ -17,8 +17,8 @@ from e2llm.inference.planning import Plan, choose_expanded, fill_window, make_pl
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
 from e2llm.inference.request import Request
 from e2llm.inference.selection import rank_by_vectors
+from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.processor import DecoderInput
 
 FidelityOf = Callable[[Context, Level], FidelityReport]
 

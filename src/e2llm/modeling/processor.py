@@ -4,7 +4,6 @@ Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, L de
 """
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from transformers.utils import cached_file
 
 from e2llm.chunking import Chunk, split_text
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk
 from e2llm.modeling.manifest import hub_options
 from e2llm.modeling.parts import (
     encoder_token_limit,
@@ -28,23 +28,6 @@ from e2llm.surrogates import reject_lone_surrogates
 
 MIN_CHUNK_TOKENS = 16  # beside a heading
 _NEEDED_FILES = ("processor_config.json", "encoder_tokenizer/tokenizer_config.json")
-
-
-@dataclass(frozen=True)
-class DecoderInput:
-    """One sample for the decoder.
-
-    Attributes:
-        input_ids: Decoder token ids with placeholders for each chunk that is not expanded.
-        labels: Ids to predict, -100 elsewhere; as long as `input_ids`.
-        chunks: Texts of the chunks that the placeholders stand for, in order.
-        num_soft_tokens: Placeholders of each of these chunks.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    chunks: list[str] = field(default_factory=list)
-    num_soft_tokens: list[int] = field(default_factory=list)
 
 
 class _WithoutHeading(Container[str]):
@@ -302,25 +285,15 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         rate: Rate | Sequence[Rate] | None,
     ) -> list[int]:
         """How many placeholders each of the chunks `soft` has; see `lay_out`."""
-        if num_soft_tokens is not None and rate is not None:
-            raise E2LLMError("give num_soft_tokens or rate, not both")
         if rate is None and num_soft_tokens is None:
             rate = self.rate
-        name, given = ("rate", rate) if rate is not None else ("num_soft_tokens", num_soft_tokens)
-        given = self.num_soft_tokens if given is None else given
-        is_one = isinstance(given, str) or not isinstance(given, Sequence)
-        values: list[Any] = [given] * len(chunks) if is_one else list(given)  # type: ignore[arg-type]
-        if len(values) != len(chunks):
-            raise E2LLMError(f"{len(chunks)} chunks, but {name} has {len(values)} values; give one per chunk")
+        numbers = self.num_soft_tokens if num_soft_tokens is None and rate is None else num_soft_tokens
+        values = one_per_chunk(len(chunks), numbers, rate)
         wanted = [values[index] for index in soft]
         if rate is None:
-            for value in wanted:
-                if type(value) is not int or value < 1:
-                    raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {value!r}")
             return wanted
-        rates = [check_rate(value) for value in wanted]
         lengths = map(len, self.encode_chunk_ids([chunks[index] for index in soft])) if soft else []
-        return [count_soft_tokens(length, item) for length, item in zip(lengths, rates, strict=True)]
+        return [count_soft_tokens(length, item) for length, item in zip(lengths, wanted, strict=True)]
 
     def encode(self, text: str) -> list[int]:
         """Decoder token ids of a user's text, in which nothing becomes a control token."""
@@ -437,9 +410,3 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if len(values) != count:
             raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
         return list(values)
-
-
-def numbers_per_place(samples: Sequence[DecoderInput]) -> dict[str, torch.Tensor]:
-    """`chunk_num_soft_tokens` `[P]` of samples whose chunks differ in their soft tokens; else nothing."""
-    numbers = [number for sample in samples for number in sample.num_soft_tokens]
-    return {"chunk_num_soft_tokens": torch.tensor(numbers)} if len(set(numbers)) > 1 else {}

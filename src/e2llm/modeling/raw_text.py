@@ -10,7 +10,8 @@ from functools import cached_property
 
 from e2llm.modeling.bm25 import Bm25Index
 from e2llm.modeling.cutting import longest_prefix, longest_suffix
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.decoder_input import DecoderInput
+from e2llm.modeling.processor import E2LLMProcessor
 
 _GAP = "\n...\n"
 

@@ -20,7 +20,8 @@ from e2llm.modeling.quantization import is_quantized, nf4_config
 from e2llm.modeling.ridge import init_adapter
 from e2llm.training.averaging import average_weights
 from e2llm.training.console import say
-from e2llm.training.schema import FINAL_FOLDER, DecoderSection, LoraSection, NewDecoder, Recipe
+from e2llm.training.part_sections import DecoderSection, LoraSection, NewDecoder
+from e2llm.training.schema import FINAL_FOLDER, Recipe
 from e2llm.training.sources import Source
 from e2llm.training.tokenizer import train_tokenizer
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor, numbers_per_place
+from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place
+from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.levels import count_levels
 from e2llm.training.samples import Sample

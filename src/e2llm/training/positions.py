@@ -9,7 +9,7 @@ from e2llm.modeling.rates import encoder_tokens
 from e2llm.modeling.raw_text import lay_out_raw
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
-from e2llm.training.samples import texts_of
+from e2llm.training.cropping import texts_of
 from e2llm.training.schema import Recipe
 
 _SLACK = 8  # tokens that a text may have more than characters, and a joined text more than its pieces

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.processor import DecoderInput, E2LLMProcessor
+from e2llm.modeling.decoder_input import DecoderInput
+from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.raw_text import Passages, RawText, best_passages, head_and_tail, lay_out_raw
 from e2llm.records import Record
 from e2llm.training.objectives import ReasoningObjective

@@ -1,0 +1,61 @@
+"""One sample as the decoder gets it: ids with placeholders, and the chunks that these stand for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling.rates import Rate, check_rate
+
+
+@dataclass(frozen=True)
+class DecoderInput:
+    """One sample for the decoder.
+
+    Attributes:
+        input_ids: Decoder token ids with placeholders for each chunk that is not expanded.
+        labels: Ids to predict, -100 elsewhere; as long as `input_ids`.
+        chunks: Texts of the chunks that the placeholders stand for, in order.
+        num_soft_tokens: Placeholders of each of these chunks.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    chunks: list[str] = field(default_factory=list)
+    num_soft_tokens: list[int] = field(default_factory=list)
+
+
+def numbers_per_place(samples: Sequence[DecoderInput]) -> dict[str, torch.Tensor]:
+    """`chunk_num_soft_tokens` `[P]` of samples whose chunks differ in their soft tokens; else nothing."""
+    numbers = [number for sample in samples for number in sample.num_soft_tokens]
+    return {"chunk_num_soft_tokens": torch.tensor(numbers)} if len(set(numbers)) > 1 else {}
+
+
+def one_per_chunk(
+    num_chunks: int, num_soft_tokens: int | Sequence[int] | None, rate: Rate | Sequence[Rate] | None
+) -> list[Any]:
+    """What each chunk is asked for: its number of soft tokens or its rate.
+
+    Args:
+        num_chunks: How many chunks there are.
+        num_soft_tokens: One number, or one for each chunk.
+        rate: One rate or one for each chunk, in its place.
+
+    Raises:
+        E2LLMError: If both are given, there are not as many as chunks, or one is out of range.
+    """
+    if num_soft_tokens is not None and rate is not None:
+        raise E2LLMError("give num_soft_tokens or rate, not both")
+    name, given = ("num_soft_tokens", num_soft_tokens) if rate is None else ("rate", rate)
+    is_one = isinstance(given, str) or not isinstance(given, Sequence)
+    values: list[Any] = [given] * num_chunks if is_one else list(given)  # type: ignore[arg-type]
+    if len(values) != num_chunks:
+        raise E2LLMError(f"{num_chunks} chunks, but {name} has {len(values)} values; give one per chunk")
+    if rate is not None:
+        return [check_rate(value) for value in values]
+    for value in values:
+        if type(value) is not int or value < 1:
+            raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {value!r}")
+    return values

@@ -1,0 +1,247 @@
+"""From chunks to what is kept of them, and from that to soft tokens: the encoder, and the adapter twice.
+
+Shapes: C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk, E encoder width
+times the number of layers read, N kept states per chunk, S their width, K soft tokens per chunk, R soft
+tokens in all, D decoder embedding width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from e2llm.errors import E2LLMError
+from e2llm.modeling.adapters import Adapter
+from e2llm.modeling.merging import plan_passes
+from e2llm.modeling.parts import encoder_token_limit
+from e2llm.process_memory import HeapTrimmer
+
+_trim_heap = HeapTrimmer()  # this process's one heap, whatever models it holds
+_SLACK_BETWEEN_PASSES = 2**30  # bytes
+_SLACK_BEFORE_DECODER = 2**28
+
+
+class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
+    """What a model does with its `chunk_encoder` and its `adapter`; `CompositeModel` makes both."""
+
+    chunk_encoder: Any
+    adapter: Adapter
+    unchecked_encoder_tokens: int
+    agree_on_passes: Callable[[int], int] | None
+    _encoder_options: dict[str, bool]
+
+    def encode_layers(
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pass of the encoder.
+
+        Args:
+            chunk_input_ids: `[C, T]` ids.
+            chunk_attention_mask: `[C, T]`; None: no padding.
+
+        Returns:
+            `[C, T, E]`, what the adapter reads: the states of `config.encoder_layers` side by side; and the
+            last layer's states.
+        """
+        layers = self.config.encoder_layers
+        outputs = self.chunk_encoder(
+            input_ids=chunk_input_ids,
+            attention_mask=chunk_attention_mask,
+            output_hidden_states=layers is not None,
+            **self._encoder_options,
+        )
+        last: torch.Tensor = outputs.last_hidden_state
+        if layers is None:
+            return last, last
+        final = len(outputs.hidden_states) - 1
+        chosen = [last if layer == final else outputs.hidden_states[layer] for layer in layers]
+        return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)), last
+
+    def encode_states(
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """One pass of the encoder: `[C, T]` ids and mask (None: no padding) to `[C, T, E]` states."""
+        return self.encode_layers(chunk_input_ids, chunk_attention_mask)[0]
+
+    def keep(
+        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None = None
+    ) -> torch.Tensor:
+        """What is kept of chunks: token states `[C, T, E]` with their mask `[C, T]` to `[C, N, S]`.
+
+        Args:
+            states: Of `encode_states`.
+            mask: Nonzero for real tokens.
+            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number.
+        """
+        dtype = next(self.adapter.parameters()).dtype
+        kept: torch.Tensor = self.adapter(
+            states.to(dtype), mask, num_soft_tokens or self.config.max_soft_tokens
+        )
+        return kept
+
+    def keep_in_passes(
+        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None = None
+    ) -> torch.Tensor:
+        """`keep`, pass by pass and, with gradients, under activation checkpointing: memory of one pass."""
+        pieces, order = [], []
+        for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
+            order.append(rows)
+            part = (states[rows, :length], mask[rows, :length], num_soft_tokens)
+            if torch.is_grad_enabled():
+                pieces.append(checkpoint(self.keep, *part, use_reentrant=False))
+            else:
+                pieces.append(self.keep(*part))
+        return join_kept(pieces, order)
+
+    def soften(
+        self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """What is kept of chunks to their soft tokens: the second half of the adapter.
+
+        Args:
+            kept: `[P, N, S]`, a row for each place.
+            num_tokens: `[P]` encoder tokens of each chunk.
+            num_soft_tokens: `[P]` soft tokens that each place takes.
+
+        Returns:
+            `[R, D]` soft tokens, one place after the other.
+        """
+        dtype, device = next(self.adapter.parameters()).dtype, kept.device
+        soft_tokens: torch.Tensor = self.adapter.soft_tokens(
+            kept.to(dtype), num_tokens.to(device).long(), num_soft_tokens.to(device).long()
+        )
+        return soft_tokens
+
+    def encode_chunks(
+        self,
+        chunk_input_ids: torch.Tensor,
+        chunk_attention_mask: torch.Tensor,
+        num_soft_tokens: int | None = None,
+        *,
+        gradient_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Read chunks: the one place that encodes chunks in training.
+
+        The chunks are read in passes of at most `config.encoder_batch_tokens` tokens, sorted by length so
+        that little padding is read, and come back in their order. With gradients each pass runs under
+        activation checkpointing, but for the first passes of at most `unchecked_encoder_tokens` tokens, whose
+        activations are kept to save the second computation: if the encoder trains, memory stays that of one
+        pass and of what is kept; if it is frozen, the token states alone are kept. The gradients equal the
+        plain ones.
+
+        A sharded model's weights are gathered by all processes at once, so that all must make the same number
+        of passes: `agree_on_passes` says which, and those that are missing read one token and count zero.
+
+        Args:
+            chunk_input_ids: `[C, T]` encoder token ids, right-padded.
+            chunk_attention_mask: `[C, T]`, nonzero for real tokens; every chunk has at least one.
+            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number:
+                from 1 to `config.max_soft_tokens` (the default).
+            gradient_mask: `[C]` bool, which chunks gradients flow through, at least one of them. These
+                gradients are multiplied by C / their number: over draws of the mask, the expected gradient
+                is that of all chunks (chosen here). None: all.
+
+        Returns:
+            `[C, N, S]`, what is kept of them, in the adapter's dtype; `soften` makes soft tokens of it.
+
+        Raises:
+            E2LLMError: If K is out of range, or a chunk is empty or longer than the encoder reads.
+        """
+        num_soft_tokens = self.check_num_soft_tokens(num_soft_tokens)
+        has_gradients = torch.is_grad_enabled()
+        if gradient_mask is not None and has_gradients and not bool(gradient_mask.all()):
+            return self._encode_sampled(chunk_input_ids, chunk_attention_mask, num_soft_tokens, gradient_mask)
+        trains_encoder = has_gradients and any(p.requires_grad for p in self.chunk_encoder.parameters())
+        limit = encoder_token_limit(config=self.config.encoder_config)
+
+        def read(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.keep(self.encode_states(ids, mask), mask, num_soft_tokens)
+
+        def read_pass(ids: torch.Tensor, mask: torch.Tensor, keeps: bool = False) -> torch.Tensor:
+            kept: torch.Tensor
+            if trains_encoder and keeps:
+                return read(ids, mask)
+            if trains_encoder:
+                kept = checkpoint(read, ids, mask, use_reentrant=False)
+                _trim_heap(_SLACK_BETWEEN_PASSES)
+                kept.register_hook(_trim_before_backward)  # type: ignore[no-untyped-call]
+                return kept
+            with torch.no_grad():
+                states = self.encode_states(ids, mask)
+            if not has_gradients:
+                return self.keep(states, mask, num_soft_tokens)
+            kept = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
+            return kept
+
+        passes = list(plan_passes(chunk_attention_mask, self.config.encoder_batch_tokens))
+        if passes and passes[0][1] > limit:
+            raise E2LLMError(
+                f"a chunk has {passes[0][1]} encoder tokens, the encoder reads {limit}; split it"
+            )
+        num_missing = self._missing_passes(len(passes))  # before the first: all must ask at the same place
+        pieces, order, num_tokens = [], [], 0
+        for rows, length in passes:
+            ids, mask = chunk_input_ids[rows, :length], chunk_attention_mask[rows, :length]
+            num_tokens += ids.numel()
+            pieces.append(read_pass(ids, mask, num_tokens <= self.unchecked_encoder_tokens))
+            order.append(rows)
+        if trains_encoder:
+            _trim_heap(_SLACK_BEFORE_DECODER)
+        kept = join_kept(pieces, order) if pieces else self._nothing_kept(num_soft_tokens)
+        for _ in range(num_missing):
+            token = chunk_input_ids.new_zeros((1, 1))
+            kept = kept + 0 * read_pass(token, torch.ones_like(token)).sum()
+        return kept
+
+    def _nothing_kept(self, num_soft_tokens: int) -> torch.Tensor:
+        """`[0, K, D]`, what is kept of no chunk."""
+        embeddings = self.get_input_embeddings()  # its weight may be sharded, to no size at all
+        like: torch.Tensor = embeddings.weight.new_zeros(())
+        return like.expand(0, num_soft_tokens, embeddings.embedding_dim)
+
+    def _encode_sampled(
+        self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, gradient_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """`encode_chunks` with gradients through the chunks of the mask alone, scaled to stand for all."""
+        chosen, others = gradient_mask.nonzero().squeeze(1), (~gradient_mask).nonzero().squeeze(1)
+        if not len(chosen):
+            raise E2LLMError("gradient_mask chooses no chunk; let gradients flow through one at least")
+        with torch.no_grad():
+            constant = self.encode_chunks(ids[others], mask[others], num_soft_tokens)
+        trained = self.encode_chunks(ids[chosen], mask[chosen], num_soft_tokens)
+        scale = len(ids) / len(chosen)
+        trained.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
+        return join_kept([trained, constant], [chosen, others])
+
+    def check_num_soft_tokens(self, num_soft_tokens: int | None) -> int:
+        """Return K (by default `config.max_soft_tokens`), or raise `E2LLMError` if it is out of range."""
+        limit = self.config.max_soft_tokens
+        if num_soft_tokens is None:
+            return int(limit)
+        if not 1 <= num_soft_tokens <= limit:
+            raise E2LLMError(f"soft tokens per chunk must be from 1 to {limit}, got {num_soft_tokens}")
+        return num_soft_tokens
+
+    def _missing_passes(self, num_passes: int) -> int:
+        """How many passes of the encoder this process makes for the sake of the others alone."""
+        return self.agree_on_passes(num_passes) - num_passes if self.agree_on_passes is not None else 0
+
+
+def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Tensor:
+    """What passes kept of their chunks, `[c, n, S]` each, as one `[C, N, S]` in the order of the chunks.
+
+    Args:
+        pieces: Of each pass; shorter ones are filled up with zeros.
+        order: `[c]` rows of each pass's chunks.
+    """
+    longest = max(piece.shape[1] for piece in pieces)
+    padded = [functional.pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces]
+    return torch.cat(padded)[torch.argsort(torch.cat(order))]
+
+
+def _trim_before_backward(_gradient: torch.Tensor) -> None:
+    """A hook that keeps the heap small while the passes are computed again."""
+    _trim_heap(_SLACK_BETWEEN_PASSES)
