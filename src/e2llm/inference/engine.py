@@ -192,9 +192,9 @@ class Engine:
         Args:
             context: What `read` returned.
             question: The instruction.
-            soft_tokens: Of models with the `attention` or `mlp` adapter: soft tokens per chunk, or a list with
-                a number for each chunk; by default as many as the window takes.
-            rate: Of models with the `pooling` adapter: encoder tokens per soft token, or `one`, or a list with
+            soft_tokens: Of models with the `attention` or `mlp` adapter: soft tokens per chunk, or a list
+                with one for each chunk; by default as many as the window takes.
+            rate: Of models with the `pooling` adapter: encoder tokens per soft token, `one`, or a list with
                 a rate for each chunk; by default the model's, or a coarser one that fits.
             expand: Chunks whose raw text stands in the place of their soft tokens: a number of chunks, chosen
                 by the question, or a list of indices.
