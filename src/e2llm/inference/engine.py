@@ -83,8 +83,7 @@ class Engine:
             name: What to load.
             device: Such as `cpu` or `cuda`; by default a GPU if there is one.
             store: Where chunks that were read are looked up and kept.
-            finest_rate: Keep one state per so many encoder tokens, in the place of the model's own number:
-                less memory and disk, and no finer rate to ask for (`model.set_finest_rate`).
+            finest_rate: Keep one state per so many encoder tokens (`model.set_finest_rate`).
             kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...). On a
                 GPU the weights are bfloat16 (float16 where the GPU has none) unless `dtype` says otherwise.
 
@@ -193,12 +192,10 @@ class Engine:
         Args:
             context: What `read` returned.
             question: The instruction.
-            soft_tokens: Soft tokens per chunk, one number or a list with one for each chunk, from 1 to the
-                model's most; by default as many as the window takes. For models with the `attention` or the
-                `mlp` adapter.
-            rate: Encoder tokens per soft token (a power of two, or `one` soft token per chunk), one rate or a
-                list with one for each chunk; by default the model's, or a coarser one that fits the window.
-                For models with the `pooling` adapter.
+            soft_tokens: Of models with the `attention` or `mlp` adapter: soft tokens per chunk, or a list
+                with one for each chunk; by default as many as the window takes.
+            rate: Of models with the `pooling` adapter: encoder tokens per soft token, `one`, or a list with
+                a rate for each chunk; by default the model's, or a coarser one that fits.
             expand: Chunks whose raw text stands in the place of their soft tokens: a number of chunks, chosen
                 by the question, or a list of indices.
             expand_tokens: Most decoder tokens of the chunks chosen by the question, in the place of a number
