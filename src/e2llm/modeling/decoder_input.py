@@ -34,12 +34,16 @@ def numbers_per_place(samples: Sequence[DecoderInput]) -> dict[str, torch.Tensor
 
 
 def one_per_chunk(
-    num_chunks: int, num_soft_tokens: int | Sequence[int] | None, rate: Rate | Sequence[Rate] | None
+    num_chunks: int,
+    soft: Sequence[int],
+    num_soft_tokens: int | Sequence[int] | None,
+    rate: Rate | Sequence[Rate] | None,
 ) -> list[Any]:
-    """What each chunk is asked for: its number of soft tokens or its rate.
+    """What each chunk that is not raw text is asked for: its number of soft tokens or its rate.
 
     Args:
         num_chunks: How many chunks there are.
+        soft: Indices of those that are not raw text; values of the others are not looked at.
         num_soft_tokens: One number, or one for each chunk.
         rate: One rate or one for each chunk, in its place.
 
@@ -53,9 +57,10 @@ def one_per_chunk(
     values: list[Any] = [given] * num_chunks if is_one else list(given)  # type: ignore[arg-type]
     if len(values) != num_chunks:
         raise E2LLMError(f"{num_chunks} chunks, but {name} has {len(values)} values; give one per chunk")
+    wanted = [values[index] for index in soft]
     if rate is not None:
-        return [check_rate(value) for value in values]
-    for value in values:
+        return [check_rate(value) for value in wanted]
+    for value in wanted:
         if type(value) is not int or value < 1:
             raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {value!r}")
-    return values
+    return wanted

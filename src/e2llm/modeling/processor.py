@@ -288,8 +288,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if rate is None and num_soft_tokens is None:
             rate = self.rate
         numbers = self.num_soft_tokens if num_soft_tokens is None and rate is None else num_soft_tokens
-        values = one_per_chunk(len(chunks), numbers, rate)
-        wanted = [values[index] for index in soft]
+        wanted = one_per_chunk(len(chunks), soft, numbers, rate)
         if rate is None:
             return wanted
         lengths = map(len, self.encode_chunk_ids([chunks[index] for index in soft])) if soft else []
