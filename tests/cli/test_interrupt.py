@@ -49,7 +49,7 @@ def commands(model, text_file, recipe, tmp_path):
         "read": (("e2llm.store.chunk_store", "ChunkStore.put_many", 1),
                  ("read", text_file, "-o", out, "--store", tmp_path / "store", *base), out),
         "save": (("e2llm.inference.context_file", "save", 1), ("read", text_file, "-o", out, *base), out),
-        "ask": (("e2llm.inference.engine", "generate_ids", 1), ("ask", text_file, "Where?", *base), None),
+        "ask": (("e2llm.inference.generation", "generate_ids", 1), ("ask", text_file, "Where?", *base), None),
         "train": (("e2llm.training.trainer", "E2LLMTrainer.compute_loss", 4),
                   ("train", recipe, "--resume"), tmp_path / "run" / "result.json"),
         "eval": (("e2llm.evaluation.runner", "answer_item", 2),

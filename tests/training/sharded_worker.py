@@ -27,7 +27,9 @@ TIMEOUT = timedelta(seconds=20)
 def make_model(encoder, decoder, mode):
     """The same tiny model in each process, without dropout, its LoRA deltas not zero."""
     torch.manual_seed(5)
-    model = E2LLMForConditionalGeneration.from_parts(encoder, decoder, max_soft_tokens=2, adapter_num_heads=4)
+    model = E2LLMForConditionalGeneration.from_parts(
+        encoder, decoder, adapter="attention", max_soft_tokens=2, adapter_num_heads=4
+    )
     lora.set_modes(model, encoder=mode, decoder="lora")
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -31,7 +31,7 @@ def launched(monkeypatch):
 @pytest.fixture
 def model(encoder, decoder):
     """A tiny model."""
-    return E2LLMForConditionalGeneration.from_parts(encoder, decoder, max_soft_tokens=2)
+    return E2LLMForConditionalGeneration.from_parts(encoder, decoder, adapter="attention", max_soft_tokens=2)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_what_is_stated_stays_and_the_rest_of_its_section_is_the_checkpoints(loa
 def test_a_decoder_that_is_left_out_is_held_as_it_was_stored(load, encoder, decoder, tmp_path):
     folder = str(tmp_path / "half")
     model = E2LLMForConditionalGeneration.from_parts(
-        encoder, decoder, max_soft_tokens=2, decoder_kwargs={"dtype": "bfloat16"}
+        encoder, decoder, adapter="attention", max_soft_tokens=2, decoder_kwargs={"dtype": "bfloat16"}
     )
     model.save_pretrained(folder)
     E2LLMProcessor.from_parts(encoder, decoder).save_pretrained(folder)

@@ -19,7 +19,7 @@ def processor(encoder, decoder):
 
 @pytest.fixture
 def model(encoder, decoder):
-    return E2LLMForConditionalGeneration.from_parts(encoder, decoder, max_soft_tokens=2)
+    return E2LLMForConditionalGeneration.from_parts(encoder, decoder, adapter="attention", max_soft_tokens=2)
 
 
 def inputs_of(processor, texts):
@@ -51,13 +51,28 @@ def test_a_chunks_bits_do_not_depend_on_what_it_was_encoded_with(model, processo
     assert torch.equal(together[1, : alone.shape[1]], alone[0])
 
 
-def test_a_store_gives_the_next_run_the_same_bits_without_encoding(model, processor, tmp_path):
+@pytest.mark.parametrize("layers", [None, [0, 2]])
+def test_a_store_gives_the_next_run_the_same_bits_without_encoding(
+    encoder, decoder, processor, tmp_path, layers
+):
+    model = E2LLMForConditionalGeneration.from_parts(
+        encoder, decoder, adapter="attention", encoder_layers=layers
+    )
     with ChunkStore(tmp_path) as store:
         first, _ = EncoderStates(model, 0, store=store)(*inputs_of(processor, TEXTS))
         again = EncoderStates(model, 0, store=store)
         second, _ = again(*inputs_of(processor, TEXTS))
     assert torch.equal(first, second)
     assert (again.num_encoded, again.num_found) == (0, 3)
+
+
+def test_a_run_that_reads_other_layers_finds_nothing_in_the_store(encoder, decoder, processor, tmp_path):
+    with ChunkStore(tmp_path) as store:
+        for layers in ([0, 2], [1, 2]):
+            model = E2LLMForConditionalGeneration.from_parts(encoder, decoder, encoder_layers=layers)
+            states_of = EncoderStates(model, 0, store=store)
+            states_of(*inputs_of(processor, TEXTS))
+            assert states_of.num_encoded == 3
 
 
 def test_another_encoder_finds_nothing_in_the_store(model, processor, tmp_path):

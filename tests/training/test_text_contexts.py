@@ -58,7 +58,7 @@ def test_views_are_drawn_by_their_weights(processor):
     }
     assert len(named) == 3
     rng = random.Random(0)
-    seen = Counter(named[tuple(texts.draw(LONG, rng).input_ids)] for _ in range(200))
+    seen = Counter(named[tuple(texts.draw([LONG], rng).input_ids)] for _ in range(200))
     assert set(seen) == {"bm25", "closed_book"}
     assert 120 < seen["bm25"] < 180
 
@@ -68,7 +68,7 @@ def test_samples_fill_the_drawn_budgets_and_no_more(processor):
     settings = ReasoningObjective(context="text", text_views=views, text_budgets=[128, 400])
     texts = TextContexts(processor, settings, 1024)
     rng = random.Random(0)
-    lengths = {len(texts.draw(LONG, rng).input_ids) for _ in range(40)}
+    lengths = {len(texts.draw([LONG], rng).input_ids) for _ in range(40)}
     assert max(lengths) <= 400
     assert len(lengths) == 2
     assert 100 < min(lengths) <= 128

@@ -45,9 +45,13 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
 
 
 def encoder_fingerprint(model: CompositeModel) -> str:
-    """SHA-256 over what the token states of a row of token ids depend on: the encoder's shape and weights."""
-    config = _plain(model.config.encoder_config.to_dict())
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    """SHA-256 over what the token states of a row of ids depend on: the encoder and the layers read."""
+    settings = {
+        "encoder": _plain(model.config.encoder_config.to_dict()),
+        "layers": model.config.encoder_layers,
+        "attention": model.config.encoder_attention,
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     _add_weights(digest, model.chunk_encoder)
     return digest.hexdigest()
 

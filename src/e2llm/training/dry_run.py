@@ -134,6 +134,8 @@ def check_shapes(
 ) -> None:
     """Raise unless every pass of the adapter made `[C, K, D]` with a K of the recipe's."""
     width = model.get_input_embeddings().weight.shape[1]
+    if model.adapter.dial == "rate":  # what is kept depends on the lengths of the chunks
+        return
     rates = {*recipe.objectives.soft_tokens, recipe.adapter.max_soft_tokens}
     wrong = [shape for shape in shapes if len(shape) != 3 or shape[1] not in rates or shape[2] != width]
     if wrong:
@@ -159,7 +161,8 @@ def check_saved(subject: str, recipe: Recipe, trainer: E2LLMTrainer, folder: Pat
     trained: Any = trainer.accelerator.unwrap_model(trainer.model).cpu().eval()
     samples: Any = trainer.train_dataset
     batch = trainer.data_collator([samples[0]])
-    batch.pop("objectives")
+    for name in ("objectives", "levels", "teacher"):
+        batch.pop(name, None)
     loaded = E2LLMForConditionalGeneration.from_pretrained(folder).eval()
     expected, found = trained(**batch).logits.float(), loaded(**batch).logits.float()
     difference = ((expected - found).abs().max() / expected.abs().max()).item()

@@ -106,7 +106,8 @@ class EncoderStates:
         known = {key: self._rows[key] for key in keys if key in self._rows}
         if self.store is not None and len(known) < len(keys):
             entries = self.store.get_many([key for key in keys if key not in known])
-            width = self.model.config.encoder_config.hidden_size
+            config = self.model.config
+            width = config.encoder_config.hidden_size * len(config.encoder_layers or [-1])
             for key, entry in entries.items():
                 states = entry.get("states")
                 if states is not None and states.dim() == 2 and states.shape[1] == width:

@@ -80,6 +80,7 @@ def shrink(recipes: Sequence[Recipe], folder: Path) -> list[Recipe]:
         content = recipe.model_dump()
         content["output"] = str(folder / "run")
         content["data"] = _tiny_data(recipe, folder / f"data-{number}")
+        content["objectives"]["distillation"]["teacher"] = None  # it is a model, of which there is none here
         content["train"].update(
             steps=1, batch_size=2, gradient_accumulation=1, precision="fp32", num_threads=None,
             dataloader_workers=0, log_every_steps=1, evaluate_every_steps=1, evaluate_samples=2,
