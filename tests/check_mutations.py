@@ -57,11 +57,32 @@ MUTATIONS = [
         "tests/modeling/test_adapters.py",
     ),
     Mutation(
-        "CompositeModel.merge: the last soft tokens in the place of the first",
-        "modeling/composite.py",
-        "soft_tokens = chunk_embeds[:, :num_soft_tokens]",
-        "soft_tokens = chunk_embeds[:, -num_soft_tokens:]",
+        "Adapter.soft_tokens: the last soft tokens instead of the first",
+        "modeling/adapters.py",
+        "return kept[places < num_soft_tokens[:, None]]",
+        "return kept[places >= kept.shape[1] - num_soft_tokens[:, None]]",
         "tests/modeling/test_decoder_inputs.py tests/inference/test_ask.py",
+    ),
+    Mutation(
+        "coarsen: a short last group counts as much as a whole one",
+        "modeling/rates.py",
+        "means, _ = _average(kept[used], sizes[used], target[used], int(counts.sum()))",
+        "means, _ = _average(kept[used], sizes[used].sign(), target[used], int(counts.sum()))",
+        "tests/modeling/test_rates.py",
+    ),
+    Mutation(
+        "reading_fingerprint: which layers are read does not count",
+        "modeling/identity.py",
+        '"encoder_layers": config.encoder_layers,',
+        '"encoder_layers": None,',
+        "tests/modeling/test_identity.py tests/inference/test_rate.py",
+    ),
+    Mutation(
+        "divergence: of the student from the teacher instead of the teacher from the student",
+        "training/distillation.py",
+        'functional.kl_div(made, target, reduction="sum", log_target=True)',
+        'functional.kl_div(target, made, reduction="sum", log_target=True)',
+        "tests/training/test_levels.py",
     ),
     Mutation(
         "plan_passes: the order of chunks is not restored",
@@ -87,8 +108,8 @@ MUTATIONS = [
     Mutation(
         "read_content: what was known is read again under another text's row",
         "inference/content.py",
-        "result.soft_tokens[targets] = read.soft_tokens[origins]",
-        "result.soft_tokens[targets] = read.soft_tokens[sorted(origins)]",
+        "result.put(targets, read, origins)",
+        "result.put(targets, read, sorted(origins))",
         "tests/inference/test_context.py",
     ),
     Mutation(

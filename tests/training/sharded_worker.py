@@ -5,6 +5,7 @@ write into, and whether the processes agree on their passes.
 """
 
 import copy
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -134,3 +135,5 @@ def main(encoder, decoder, mode, folder, agrees):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads may still run, and now and then abort an interpreter that shuts down
