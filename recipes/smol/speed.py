@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from e2llm.training.build import build, set_modes
+from e2llm.training.build import build, open_processor, set_modes
 from e2llm.training.collator import SampleCollator
 from e2llm.training.fast_lora import speed_up
 from e2llm.training.recipe import load_recipe
@@ -81,7 +81,7 @@ def draw(data: Path, count: int) -> list[Sample]:
     """Samples of the recipe's second stage."""
     recipe = next(item for item in load_recipe(RECIPE, data=data) if item.stage == STAGE)
     sources = load_sources(recipe.data.train)
-    _, processor = build(recipe.model_copy(update={"init_from": None}), sources)
+    processor = open_processor(recipe.model_copy(update={"init_from": None}))
     samples = SampleSet(sources, recipe, processor, count)
     return [samples[index] for index in range(count)]
 

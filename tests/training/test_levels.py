@@ -11,13 +11,15 @@ from small_parts import assert_same_weights, questions, texts
 
 from e2llm import E2LLMForConditionalGeneration
 from e2llm.errors import CheckpointError
-from e2llm.records import write_records
+from e2llm.modeling.rates import parse_rate
+from e2llm.records import Record, write_records
 from e2llm.training.build import build, set_modes
 from e2llm.training.collator import SampleCollator
 from e2llm.training.distillation import as_teacher, attach_teacher, divergence, teacher_logits
+from e2llm.training.learning_rates import scheduler
 from e2llm.training.levels import LevelDraw, count_levels
 from e2llm.training.objectives import ObjectivesSection
-from e2llm.training.rates_of_parts import scheduler
+from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.run import prepare, train
 from e2llm.training.samples import SampleSet
 from e2llm.training.sources import load_sources
@@ -296,3 +298,25 @@ def test_packed_samples_of_different_rates_have_the_losses_of_padded_ones(poolin
         packed, packed_counts = losses(**options)
         torch.testing.assert_close(packed, padded, atol=1e-3, rtol=1e-4)
         assert torch.equal(packed_counts, counts)
+
+
+def test_a_chunk_of_blanks_is_restated_at_a_rate_as_any_other(pooling, tmp_path):
+    file = tmp_path / "blanks.jsonl"
+    write_records(file, [Record(f"A boat.{' ' * 80}Two boats, and no more.", "", "")])
+    data = {"train": [{"path": str(file)}], "validation_fraction": 0.0}
+    settings = {"understanding": {"fraction": 1.0, "window_chunks": [1], "chunk_sizes_chars": [16]}}
+    samples, processor = sample_set(pooling(settings, data=data))
+    drawn = [samples[index] for index in range(30)]
+    assert any(not text.strip() for sample in drawn for text in sample.decoder_input.chunks)
+    for sample in drawn:
+        wanted = processor.count_soft_tokens(
+            sample.decoder_input.chunks, [0], None, parse_rate(sample.levels[0])
+        )
+        assert sample.decoder_input.num_soft_tokens == wanted
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_packed_rows_are_sped_up_on_a_cpu(pooling, packs):
+    trainer = prepare(pooling(train={"packing": packs, "steps": 1}))
+    is_fast = trainer.model.language_model.config._attn_implementation == PACKED_ATTENTION
+    assert is_fast == trainer.data_collator.one_row == packs

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from e2llm.modeling.processor import E2LLMProcessor
 
 
 def join(
@@ -72,14 +75,15 @@ def join(
     typer.echo(str(fit) if fit else "the adapter starts at random; --texts FILE fits a linear start")
 
 
-def _chunks_of(path: Path, processor: object, most: int = 400) -> list[str]:
-    """Chunks of a text or of records, spread evenly over it."""
+def _chunks_of(path: Path, processor: "E2LLMProcessor", most: int = 400) -> list[str]:
+    """Chunks of texts or of records, spread evenly over them."""
+    from e2llm.inference.documents import documents_of
     from e2llm.records import read_records
 
     if path.suffix == ".jsonl":
         contexts = list(dict.fromkeys(record.context for record in read_records(path)))
     else:
-        contexts = [path.read_text(encoding="utf-8")]
-    chunks = [chunk.text for context in contexts for chunk in processor.split(context)]  # type: ignore[attr-defined]
+        contexts = [document.text for document in documents_of(path)]
+    chunks = [chunk.text for context in contexts for chunk in processor.split(context)]
     step = max(1, len(chunks) // most)
     return chunks[::step][:most]

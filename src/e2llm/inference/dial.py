@@ -15,6 +15,7 @@ from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.rates import (
     ONE_PER_CHUNK,
     RATES,
+    TEXT_LEVEL,
     Rate,
     check_rate,
     count_soft_tokens,
@@ -23,7 +24,6 @@ from e2llm.modeling.rates import (
 )
 
 UNTRAINED = "the adapter of this model is not trained yet, so that it answers from raw text"
-TEXT_KEY = "text"  # in `trained_on`: chunks that training gave as text
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Dial:
 
 def trained_rates(trained_on: dict[str, int] | None) -> list[Rate]:
     """Rates that a model was trained at, finest first, by its configuration's `trained_on`."""
-    names = [name for name, count in (trained_on or {}).items() if count and name != TEXT_KEY]
+    names = [name for name, count in (trained_on or {}).items() if count and name != TEXT_LEVEL]
     return sorted(map(parse_rate, names), key=encoder_tokens)
 
 

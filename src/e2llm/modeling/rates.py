@@ -17,6 +17,7 @@ from e2llm.errors import E2LLMError
 Rate = int | Literal["one"]
 
 ONE_PER_CHUNK: Literal["one"] = "one"
+TEXT_LEVEL = "text"  # beside rates, in a configuration's `trained_on`: chunks that were given as raw text
 RATES: tuple[Rate, ...] = (1, 2, 4, 8, 16, 32, ONE_PER_CHUNK)
 _WHOLE_CHUNK = 2**30  # tokens, more than any chunk has
 

@@ -2,14 +2,14 @@
 
 import random
 from bisect import bisect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
-from e2llm.modeling.rates import Rate
+from e2llm.modeling.rates import TEXT_LEVEL, Rate
 from e2llm.training.objectives import ObjectivesSection
 
-TEXT = "text"
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly over any run of samples
 
 
@@ -29,7 +29,7 @@ class Levels:
     def names(self) -> list[str]:
         """Each chunk's level as a checkpoint counts it: a rate, or `text`."""
         raw = set(self.expand)
-        return [TEXT if index in raw else str(rate) for index, rate in enumerate(self.rates)]
+        return [TEXT_LEVEL if index in raw else str(rate) for index, rate in enumerate(self.rates)]
 
 
 class LevelDraw:
@@ -69,11 +69,6 @@ class LevelDraw:
         return Levels(rates, expand)
 
 
-def without(levels: Levels, chunk: int) -> Levels:
-    """The same, with a raw chunk given as soft tokens."""
-    return Levels(levels.rates, [place for place in levels.expand if place != chunk])
-
-
 def around(levels: Levels, before: int, after: int) -> Levels:
     """The same for chunks that have others before and after them, which take the first chunk's rate."""
     rate = levels.rates[0]
@@ -84,8 +79,4 @@ def around(levels: Levels, before: int, after: int) -> Levels:
 
 def count_levels(samples: Sequence[Sequence[str]]) -> dict[str, int]:
     """How many chunks of some samples have each level."""
-    counts: dict[str, int] = {}
-    for names in samples:
-        for name in names:
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+    return dict(Counter(chain.from_iterable(samples)))

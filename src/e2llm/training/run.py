@@ -112,7 +112,7 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
     check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
     if recipe.train.attention != "default":
         model.language_model.set_attn_implementation(recipe.train.attention)
-    if recipe.train.packing:
+    if recipe.train.packing and not torch.cuda.is_available():  # the trainer moves the model to a GPU later
         speed_up(model.language_model)
     if recipe.train.compile:
         say(f"{compile_layers(model)} layers are compiled when they first run")

@@ -48,7 +48,7 @@ class Sample:
     """
 
     decoder_input: DecoderInput
-    objective: int
+    objective: int = 0
     index: int = 0
     positions: list[int] | None = None
     levels: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ class SampleSet(Dataset[Sample]):
         if objective == "reasoning":
             sample = self._reasoning(record, place, index, rng)
         elif objective == "language":
-            sample = Sample(self._language(record, index, rng), 0)
+            sample = Sample(self._language(record, index, rng))
         else:
             sample = self._understanding(record, index, rng)
         decoder_input = sample.decoder_input
@@ -175,7 +175,8 @@ class SampleSet(Dataset[Sample]):
                 f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
                 f"lower {_SIZE_KEYS[objective]}"
             )
-        return replace(sample, index=index, positions=self._positions(decoder_input, rng))
+        number, positions = OBJECTIVES.index(objective), self._positions(decoder_input, rng)
+        return replace(sample, objective=number, index=index, positions=positions)
 
     def _positions(self, decoder_input: DecoderInput, rng: random.Random) -> list[int] | None:
         """Positions with two skips up to the end of the window, for a share of the training samples."""
@@ -244,10 +245,10 @@ class SampleSet(Dataset[Sample]):
         answer = record.context[answered[0][0] : answered[-1][1]].strip()
         prompt = CONTINUE_PROMPT if continues else UNDERSTANDING_PROMPT
         texts = texts_of(record, run)
-        if self.levels is not None and answer:
+        if self.levels is not None:
             levels = self.levels.draw(count, index, rng, keep_soft=True)
             made = self.processor.lay_out(texts, prompt, answer, rate=levels.rates, expand=levels.expand)
-            return Sample(made, 1, levels=tuple(levels.names))
+            return Sample(made, levels=tuple(levels.names))
         is_raw = settings.expand_fraction > 0 and rng.random() < settings.expand_fraction
         made = self.processor.lay_out(
             texts,
@@ -256,11 +257,11 @@ class SampleSet(Dataset[Sample]):
             num_soft_tokens=self.num_soft_tokens(index),
             expand=range(count) if is_raw else (),
         )
-        return Sample(made, 1)
+        return Sample(made)
 
     def _reasoning(self, record: Record, place: int, index: int, rng: random.Random) -> Sample:
         if self._texts is not None:
-            return Sample(self._texts.draw(self._turns(record, rng), rng), 2)
+            return Sample(self._texts.draw(self._turns(record, rng), rng))
         settings = self.recipe.objectives.reasoning
         records = self._asked_together(record, place, rng)
         turns = self._turns(record, rng)
@@ -288,7 +289,7 @@ class SampleSet(Dataset[Sample]):
             given = [texts[chunk] for chunk in own]
             teacher = self._lay_out(given, asked, expand=range(len(given)))
         names = () if levels is None else tuple(Levels(levels.rates, expand).names)
-        return Sample(made, 2, levels=names, teacher=teacher)
+        return Sample(made, levels=names, teacher=teacher)
 
     def _expanded(self, gold: Sequence[bool], place: int, rng: random.Random) -> list[int]:
         """Chunks of a reasoning sample that are raw text, where the dial is the number of soft tokens."""

@@ -24,9 +24,9 @@ from e2llm.training.console import say
 from e2llm.training.curves import can_draw, write_curves
 from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
+from e2llm.training.learning_rates import has_own_learning_rates, parameter_groups, scheduler
 from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
-from e2llm.training.rates_of_parts import has_own_rates, parameter_groups, scheduler
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import Recipe
 from e2llm.training.state_cache import EncoderStates
@@ -120,7 +120,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW, with a learning rate for each part where the recipe gives them."""
-        if self.optimizer is None and has_own_rates(self.recipe):
+        if self.optimizer is None and has_own_learning_rates(self.recipe):
             decays = set(self.get_decay_parameter_names(self.model))
             groups = parameter_groups(self.model, self.recipe, decays)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -129,7 +129,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rates over the run, with a shape for each part where the recipe gives them."""
-        if self.lr_scheduler is None and has_own_rates(self.recipe):
+        if self.lr_scheduler is None and has_own_learning_rates(self.recipe):
             self.lr_scheduler: Any = scheduler(optimizer or self.optimizer, self.recipe, num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 

@@ -13,7 +13,7 @@ from e2llm.training.schema import Recipe
 _PREFIXES = {"encoder": "chunk_encoder.", "adapter": "adapter.", "decoder": "language_model."}
 
 
-def has_own_rates(recipe: Recipe) -> bool:
+def has_own_learning_rates(recipe: Recipe) -> bool:
     """Whether a part of a recipe has a learning rate or a schedule that is not the run's."""
     sections: tuple[PartSection, ...] = (recipe.encoder, recipe.adapter, recipe.decoder)
     return any(item.learning_rate is not None or item.schedule is not None for item in sections)
