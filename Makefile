@@ -54,9 +54,13 @@ soak: $(READY)  ## Mixed work for an hour, and whether memory stays flat: make s
 
 .PHONY: lint
 lint: $(READY)  ## Check style, formatting and types
-	$(BIN)/ruff check src tests examples recipes docs
-	$(BIN)/ruff format --check src tests examples recipes docs
+	$(BIN)/ruff check src tests examples recipes docs tools
+	$(BIN)/ruff format --check src tests examples recipes docs tools
 	$(BIN)/mypy
+
+.PHONY: size
+size: $(READY)  ## Count lines, files, options, words and circles, beside their targets
+	@$(BIN)/python tools/size.py
 
 .PHONY: docs
 docs: $(READY)  ## Build the documentation into site/, and check its links and names
@@ -73,8 +77,8 @@ mutations: $(READY)  ## Break the most important functions one at a time and see
 
 .PHONY: format
 format: $(READY)  ## Format the code
-	$(BIN)/ruff check --fix src tests examples recipes docs
-	$(BIN)/ruff format src tests examples recipes docs
+	$(BIN)/ruff check --fix src tests examples recipes docs tools
+	$(BIN)/ruff format src tests examples recipes docs tools
 
 .PHONY: mini-data
 mini-data: $(READY)  ## Make the records that the embedded model trains on: make mini-data RAW=... DATA=...

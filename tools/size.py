@@ -1,0 +1,164 @@
+"""Count the house: `make size`. Prints a Markdown table with the target of each figure.
+
+Lines are those of `*.py` files in src, blank ones and comments included. A module counts as having one importer
+if one other file of src imports it, commands, data converters and folders' own `__init__` aside. A circle is a
+set of files that import each other, late imports and `TYPE_CHECKING` blocks included.
+"""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+ASIDE = ("e2llm.cli.", "e2llm.data.")  # each file here is one command or one data set, reached by its name
+TICS = re.compile(
+    r"\b(is none|are none|stands? (in|at|behind)|is told|of its own|of our own|in the place of|goes on|anew"
+    r"|so many|what was got|cannot be had|no numbers)\b",
+    re.IGNORECASE,
+)
+
+
+def name_of(file: Path) -> str:
+    """Return the dotted name of a module."""
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(file: Path, names: set[str]) -> Iterator[str]:
+    """Yield the modules of the package that a file imports, wherever the import is."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = name_of(file).split(".")[: -node.level] if node.level else []
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            found = [f"{base}.{alias.name}" for alias in node.names] + [base]
+            found = found[:-1] if set(found[:-1]) & names else found
+        else:
+            continue
+        yield from (name for name in found if name in names)
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that reach each other (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            part = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            if len(part) > 1:
+                found.append(part)
+
+    for name in sorted(graph):
+        if name not in index:
+            visit(name)
+    return found
+
+
+def count_options() -> int:
+    """Count the options of all commands, `--help` aside."""
+    from typer.main import get_command
+
+    from e2llm.cli.main import app
+
+    def visit(command: object) -> int:
+        commands = getattr(command, "commands", {})
+        own = sum(item.param_type_name == "option" and item.name != "help" for item in command.params)  # type: ignore[attr-defined]
+        return own + sum(visit(item) for item in commands.values())
+
+    return visit(get_command(app))
+
+
+def count_recipe_keys() -> int:
+    """Count the keys of a recipe that take a value, sections aside."""
+    from pydantic import BaseModel
+
+    from e2llm.training.schema import Recipe
+
+    def visit(model: type[BaseModel], seen: frozenset[type]) -> int:
+        total = 0
+        for field in model.model_fields.values():
+            inner = [item for item in types_in(field.annotation) if issubclass(item, BaseModel)]
+            total += sum(visit(item, seen | {item}) for item in inner if item not in seen) if inner else 1
+        return total
+
+    def types_in(annotation: object) -> Iterator[type]:
+        arguments = getattr(annotation, "__args__", ())
+        if isinstance(annotation, type) and not arguments:
+            yield annotation
+        for item in arguments:
+            yield from types_in(item)
+
+    return visit(Recipe, frozenset())
+
+
+def functions(file: Path) -> Iterator[int]:
+    """Yield the length of each function in lines."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def words_of_documents() -> int:
+    """Count the words of README and docs, without the API pages and the log."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    return sum(len(page.read_text(encoding="utf-8").split()) for page in pages if page.name != "api.md")
+
+
+def main() -> None:
+    """Print the table."""
+    files = sorted(SOURCE.rglob("*.py"))
+    names = {name_of(file) for file in files}
+    graph = {name_of(file): set(imports(file, names)) - {name_of(file)} for file in files}
+    importers: dict[str, set[str]] = defaultdict(set)
+    for name, others in graph.items():
+        for other in others:
+            importers[other].add(name)
+    modules = {name_of(file) for file in files if file.name != "__init__.py"}
+    single = [name for name in modules if len(importers[name]) == 1 and not name.startswith(ASIDE)]
+    folders: dict[Path, int] = defaultdict(int)
+    for file in files:
+        folders[file.parent] += file.name != "__init__.py"
+    largest = max(folders, key=lambda folder: folders[folder])
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    lines = {file: len(text.splitlines()) for file, text in texts.items()}
+    rows = [
+        ("files in src", len(files), ""),
+        ("Python lines in src", sum(lines.values()), "24,000"),
+        ("modules with one importer", len(single), "25"),
+        (f"files in the largest folder ({largest.relative_to(SOURCE)})", folders[largest], "15"),
+        ("recipe keys", count_recipe_keys(), "70"),
+        ("command-line options", count_options(), "130"),
+        ("words in README and docs", words_of_documents(), "22,000"),
+        ("circles between files", len(circles(graph)), "0"),
+        ("files over 400 lines", sum(count > 400 for count in lines.values()), "0"),
+        ("functions over 60 lines", sum(n > 60 for file in files for n in functions(file)), "5"),
+        ("phrases to avoid in src", sum(len(TICS.findall(text)) for text in texts.values()), "40"),
+        (
+            "Python lines in tests",
+            sum(len(f.read_text().splitlines()) for f in (ROOT / "tests").rglob("*.py")),
+            "",
+        ),
+    ]
+    print("| | now | at most |\n|---|---|---|")
+    for label, value, target in rows:
+        print(f"| {label} | {value:,} | {target} |")
+
+
+if __name__ == "__main__":
+    main()
