@@ -1,8 +1,8 @@
 """Count the house: `make size`. Prints a Markdown table with the target of each figure.
 
-Lines are those of `*.py` files in src, blank ones and comments included. A module counts as having one importer
-if one other file of src imports it, commands, data converters and folders' own `__init__` aside. A circle is a
-set of files that import each other, late imports and `TYPE_CHECKING` blocks included.
+Lines are those of `*.py` files in src, blank ones and comments included. A module counts as having one
+importer if one other file of src imports it; commands and data converters are not counted. A circle is a set
+of files that import each other, late imports and `TYPE_CHECKING` blocks included.
 """
 
 import ast
