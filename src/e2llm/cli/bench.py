@@ -281,7 +281,7 @@ def new_engine(
 @app.command("serve")
 def serving(
     text: Annotated[Path, typer.Option(help="What all questions are about.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     clients: Annotated[str, typer.Option(help="Numbers of clients that ask at once.")] = "1,2,4,8,16",
     requests: Annotated[int, typer.Option(min=1, help="Questions of each client.")] = 8,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,

@@ -1,6 +1,6 @@
 """Estimates as text: lines for a terminal, an object for JSON, and the table of docs/scaling.md.
 
-    python -m e2llm.training.estimate_report docs/scaling.md recipes/*.yaml recipes/mini/*.yaml
+    python -m e2llm.training.estimate_report docs/scaling.md recipes/*.yaml
 
 writes the table between the two marks in that file.
 """
