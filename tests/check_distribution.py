@@ -23,7 +23,6 @@ EXTRAS = {
     "train": "import matplotlib",
     "eval": "import rouge_score, rapidfuzz, sacrebleu",
     "serve": "from e2llm.serving.app import create_app",
-    "track": "import tensorboard",
     "ray": "import ray, ray.data, ray.serve",
     "bench": "import sentence_transformers",
     "harness": "import lm_eval",

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 RUNS = {
     "ask_a_book.py": (["{book}"], ["read 2", "Who is Anne's best friend?"]),
     "long_dialogue.py": (["--dialogues", "1", "--turns", "4"], []),
-    "train_on_your_records.py": (["--steps", "2", "--output", "{folder}/run"], ["language: 2", "joint: 2"]),
+    "train_on_your_records.py": (["--steps", "2", "--output", "{folder}/run"], ["2 steps"]),
     "add_an_adapter.py": ([], ["parameters to train", "soft tokens of"]),
     "compare_systems.py": (["--limit", "1", "--output", "{folder}/compared"], ["last-chunks:last=1", "bm25"]),
     "serve_and_call.py": ([], ["ctx_", "positions", "as text:"]),

@@ -2,8 +2,7 @@
 
     python recipes/smol/keep.py runs/smol/understanding/checkpoint-300 src/e2llm/embedded/smol
 
-A run starts from the copy with `--set understanding:init_from=src/e2llm/embedded/smol`; the optimizer's state is
-not in it.
+A run starts from the copy with `--set understanding:init_from=smol`; the optimizer's state is not in it.
 """
 
 import argparse

@@ -2,7 +2,7 @@ import json
 import random
 
 import pytest
-from ruler_samples import HAYSTACKS, count_smol, count_pieces, count_words, request, write_hotpot, write_squad
+from ruler_samples import HAYSTACKS, count_pieces, count_smol, count_words, request, write_hotpot, write_squad
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest

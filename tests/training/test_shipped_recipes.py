@@ -40,29 +40,13 @@ def smaller(file, encoder, decoder, folder):
         f"encoder.source={encoder}", f"output={folder / 'run'}", "train.steps=1", "train.batch_size=2",
         "train.gradient_accumulation=1", "train.dataloader_workers=0", "train.evaluate_samples=2",
         "train.evaluate_every_steps=1", "train.save_every_steps=1", "train.precision=fp32",
-        "train.compile=false",
         "data.validation_fraction=0.3",
     ]  # fmt: skip
     content = yaml.safe_load(file.read_text())
-    if content.get("init_from"):
-        settings.append("init_from=null")
-        first = (content.get("stages") or [{}])[0]
-        settings += [f"{first['stage']}:adapter.reset=false"] if first.get("adapter") else []
     for stage in content.get("stages") or []:  # the teacher is a run of another recipe
         if (stage.get("objectives") or {}).get("distillation"):
             settings.append(f"{stage['stage']}:objectives.distillation.teacher=null")
-    if (content.get("decoder") or {}).get("new"):
-        shape = {
-            "hidden_size": 32,
-            "num_layers": 6,  # of which a stage may keep some
-            "num_heads": 4,
-            "intermediate_size": 48,
-            "vocab_size": 300,
-        }
-        settings += [f"decoder.new.{key}={value}" for key, value in shape.items()]
-        settings += ["adapter.num_heads=4", "decoder.new.window=4096"]
-    else:
-        settings += [f"decoder.source={decoder}"]
+    settings += [f"decoder.source={decoder}"]
     return settings
 
 

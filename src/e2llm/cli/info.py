@@ -19,7 +19,6 @@ _EXTRAS = {
     "llmlingua": "llmlingua",
     "kvpress": "kvpress",
     "bench": "sentence_transformers",
-    "track": "tensorboard",
     "qlora": "bitsandbytes",
     "deepspeed": "deepspeed",
     "ray": "ray",

@@ -57,13 +57,10 @@ def realign(
         "adapter": {
             "kind": config.adapter,
             "max_soft_tokens": config.max_soft_tokens,
-            "num_heads": config.adapter_num_heads,
-            "pooling": config.pooling,
             **(rates if has_rate else {}),
         },
         "chunking": {
             "chunk_size_chars": processor.chunk_size_chars,
-            "overlap_chars": processor.overlap_chars,
             "kind": processor.chunk_kind,
         },
         "data": {

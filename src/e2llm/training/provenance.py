@@ -10,8 +10,8 @@ import yaml
 
 from e2llm.files import write_atomically
 from e2llm.training.arguments import resolve_precision
+from e2llm.training.recipe import load_yaml
 from e2llm.training.schema import Recipe
-from e2llm.training.yaml_text import load_yaml
 from e2llm.version import __version__, git_commit
 
 RECIPE_NAME = "recipe.yaml"
@@ -20,7 +20,7 @@ RECIPE_NAME = "recipe.yaml"
 def write_provenance(recipe: Recipe) -> None:
     """Save the resolved recipe and what it ran with, beside the outputs."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    resolved = yaml.safe_dump(portable(recipe), sort_keys=False, allow_unicode=True)
+    resolved = yaml.safe_dump(without_none(portable(recipe)), sort_keys=False, allow_unicode=True)
     write_atomically(recipe.folder / RECIPE_NAME, resolved.encode())
     versions = {
         name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")
@@ -39,7 +39,7 @@ def write_provenance(recipe: Recipe) -> None:
 
 def portable(recipe: Recipe) -> dict[str, Any]:
     """The recipe with data paths relative to its folder, as the saved recipe is read again."""
-    content = recipe.model_dump(exclude_none=True)
+    content = recipe.model_dump()
     for file in [*content["data"]["train"], *content["data"]["validation"]]:
         file["path"] = os.path.relpath(file["path"], recipe.folder)
     return content
@@ -55,8 +55,18 @@ def changes_since_start(recipe: Recipe) -> list[str]:
     if not file.is_file():
         return []
     before, now = flattened(load_yaml(file.read_bytes(), str(file))), flattened(portable(recipe))
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys]
+    # Other keys that are gone are those of older versions.
+    keys = [*now, *(key for key in before if key not in now and key.endswith(".path"))]
+    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+
+
+def without_none(content: dict[str, Any]) -> dict[str, Any]:
+    """Return nested mappings without the keys whose value is None."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if value is not None
+    }
 
 
 def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
