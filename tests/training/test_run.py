@@ -18,9 +18,8 @@ from e2llm.training.build import open_processor
 from e2llm.training.checkpoints import damage as damage_of
 from e2llm.training.checkpoints import last_checkpoint, load_weights
 from e2llm.training.data_check import read_data
-from e2llm.training.provenance import changes_since_start
 from e2llm.training.recipe import load_recipe
-from e2llm.training.run import evaluation_sets, train
+from e2llm.training.run import changes_since_start, evaluation_sets, train
 from e2llm.training.samples import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
