@@ -81,6 +81,6 @@ def test_hostile_yaml_is_refused_by_its_file(tmp_path, text):
     assert refused(lambda: load_recipe(file), file) is None
 
 
-@pytest.mark.parametrize("value", ["!!int abc", "2020-99-99", HUGE, "[" * 20_000, "!!bool x", "&a [*a]"])
+@pytest.mark.parametrize("value", ["!!int abc", "2020-99-99", HUGE, "[" * 20_000, "!!bool x"])
 def test_hostile_values_of_set_are_refused(value):
     assert refused(lambda: parse_override(f"train.steps={value}", []), "--set 'train.steps=") is None

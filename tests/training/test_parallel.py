@@ -128,7 +128,7 @@ def test_deepspeed_takes_its_settings_once_the_trainer_has_filled_them_in(stage,
     DeepSpeedZeroConfig(**filled.config["zero_optimization"])  # refuses names that it does not know
     whole = DeepSpeedConfig(filled.config)
     assert whole.zero_optimization_stage == stage
-    assert (whole.gradient_accumulation_steps, whole.gradient_clipping) == (3, 0.5)
+    assert (whole.gradient_accumulation_steps, whole.gradient_clipping) == (3, 1.0)
     assert whole.zero_config.gather_16bit_weights_on_model_save is (stage == 3)
 
 

@@ -111,9 +111,9 @@ def assert_same_step(one, other, rtol=1e-3, atol=1e-5):
 
 
 def test_packed_samples_train_as_samples_in_rows_of_their_own(recipe_of):
-    short = {"understanding": {"window_chunks": [1], "chunk_sizes_chars": [16]}}
-    plain = one_step(recipe_of(train=ONE_STEP, objectives=short))
-    recipe = recipe_of(output="again", train={**ONE_STEP, "packing": True}, objectives=short)
+    uneven = {"understanding": {"window_chunks": [1, 6]}}
+    plain = one_step(recipe_of(train=ONE_STEP, objectives=uneven))
+    recipe = recipe_of(output="again", train={**ONE_STEP, "packing": True}, objectives=uneven)
     batch = next(iter(prepare(recipe).get_train_dataloader()))
     assert len(batch["input_ids"]) < 8
     assert len(batch["objectives"].unique()) == 2
