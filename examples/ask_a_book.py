@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, default=BOOK)
     parser.add_argument("questions", nargs="*", default=QUESTIONS)
     arguments = parser.parse_args()
-    engine = Engine.from_pretrained("mini")
+    engine = Engine.from_pretrained("smol")
     context = engine.read(arguments.file)
     print(f"read {context.num_tokens:,} tokens in {context.read_seconds:.1f} s")
     for question in arguments.questions:

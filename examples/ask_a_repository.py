@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=HERE)
     parser.add_argument("question", nargs="?", default="Where are damaged entries removed?")
     parser.add_argument("--store", type=Path, default=Path("repository.store"))
-    parser.add_argument("--model", default="mini")
+    parser.add_argument("--model", default="smol")
     arguments = parser.parse_args()
     engine = Engine.from_pretrained(arguments.model, store=ChunkStore(arguments.store))
     context = engine.read(arguments.folder)

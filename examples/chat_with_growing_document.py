@@ -18,7 +18,7 @@ NOTES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mini")
+    parser.add_argument("--model", default="smol")
     parser.add_argument("--session", type=Path, help="Keep the conversation here, and go on with it.")
     arguments = parser.parse_args()
     engine = Engine.from_pretrained(arguments.model)

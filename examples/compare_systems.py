@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("runs/compared"))
-    parser.add_argument("--model", default="mini")
+    parser.add_argument("--model", default="smol")
     arguments = parser.parse_args()
     SYSTEMS[LastChunksSystem.name] = LastChunksSystem
     request = RunRequest(

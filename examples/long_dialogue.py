@@ -29,7 +29,7 @@ def dialogue(engine: Engine, seed: int, num_turns: int) -> tuple[ChatSession, st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mini")
+    parser.add_argument("--model", default="smol")
     parser.add_argument("--dialogues", type=int, default=20)
     parser.add_argument("--turns", type=int, default=60)
     arguments = parser.parse_args()

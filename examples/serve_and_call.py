@@ -18,7 +18,7 @@ TEXT = "Mira counted the boats. There were seven of them. The key is under the b
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     """A server in a process of its own; its address."""
-    command = [sys.executable, "-m", "e2llm", "serve", "mini", "--port", "0"]
+    command = [sys.executable, "-m", "e2llm", "serve", "smol", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         line = next(line for line in process.stderr if "http://" in line)
@@ -34,7 +34,7 @@ def main() -> None:
         print(f"{made['id']}: {made['context_tokens']} tokens in {made['chunks']} chunks")
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
         answer = client.chat.completions.create(
-            model="mini",
+            model="smol",
             messages=[{"role": "user", "content": "Where is the key?"}],
             max_tokens=24,
             extra_body={"context_ids": [made["id"]], "expand": 1, "return_expanded": True},

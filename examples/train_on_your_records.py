@@ -2,8 +2,8 @@
 
 python examples/train_on_your_records.py [--steps N] [--output DIR]
 
-The records are questions and answers about short texts; the model is tiny and new, and knows nothing after
-so few steps. With a real decoder, start from recipes/qwen2.5-7b.yaml in the place of recipes/smoke.yaml.
+The records are questions and answers about short texts. The adapter is new and learns little in few steps.
+For a larger decoder, start from recipes/qwen2.5-7b.yaml instead of recipes/smoke.yaml.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     records = arguments.output / "records.jsonl"
     write_records(records)
-    files = f'[{{path: "{records.resolve()}", objectives: [language, understanding, reasoning]}}]'
+    files = f'[{{path: "{records.resolve()}", objectives: [understanding, reasoning]}}]'
     overrides = [
         f"output={arguments.output / 'run'}",
         f"data.train={files}",
@@ -50,7 +50,7 @@ def main() -> None:
     ]
     for recipe in load_recipe(RECIPE, overrides):
         result = train(recipe)
-        print(f"{recipe.stage}: {result.steps} steps, held out {result.eval_losses}")
+        print(f"{recipe.name}: {result.steps} steps, held out {result.eval_losses}")
     engine = Engine.from_pretrained(result.folder)
     context = engine.read("Mira came home at nine. The boat of her uncle is blue. It rained.")
     print(engine.ask(context, "Which colour has the boat of her uncle?", max_new_tokens=8).text)

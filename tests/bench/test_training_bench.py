@@ -13,17 +13,16 @@ def settings(monkeypatch):
     return {
         "engine": {}, "num_threads": torch.get_num_threads(), "soft_tokens": 2, "questions": 2,
         "batch_size": 4, "steps": 2, "encoder_mode": "frozen", "decoder_mode": "lora", "checkpointing": False,
-        "unchecked_tokens": 0, "compile": False, "text": None, "context_tokens": 200,
+        "unchecked_tokens": 0, "text": None, "context_tokens": 200,
     }  # fmt: skip
 
 
 def test_every_way_trains_the_same_samples_to_the_same_loss(settings):
-    rows = [run_way({**settings, "way": way}) for way in ("plain", "e2llm", "cached")]
+    rows = [run_way({**settings, "way": way}) for way in ("plain", "e2llm")]
     losses = [row["loss"] for row in rows]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[2] == pytest.approx(losses[0], rel=1e-3)  # states in half precision
     assert all(row["context_tokens_per_s"] > 0 and row["peak_bytes"] > 0 for row in rows)
-    assert rows[0]["encoder_padding"] > 0 == rows[1]["encoder_padding"]
+    assert 0 < rows[1]["encoder_padding"] < 0.5
     assert rows[0]["gemm_fraction"] > 0
 
 
@@ -31,7 +30,7 @@ def test_an_encoder_that_trains_is_measured_by_two_ways(settings):
     settings = {**settings, "encoder_mode": "lora", "unchecked_tokens": 100, "checkpointing": True}
     plain, ours = (run_way({**settings, "way": way}) for way in ("plain", "e2llm"))
     assert plain["encoder_mode"] == "lora"
-    assert 0 <= ours["encoder_padding"] <= plain["encoder_padding"]
+    assert 0 <= ours["encoder_padding"] < 0.5
 
 
 def test_the_table_shows_ratios_and_failures():
@@ -43,7 +42,7 @@ def test_the_table_shows_ratios_and_failures():
         [
             {**row, "way": "plain", "context_tokens_per_s": 50.0},
             {**row, "way": "e2llm", "context_tokens_per_s": 150.0},
-            {"way": "cached", "context_tokens": 100, "error": "no room"},
+            {"way": "e2llm", "context_tokens": 100, "error": "no room"},
         ]
     )
     assert "3.00" in table.splitlines()[2]

@@ -6,11 +6,12 @@ import pytest
 
 from e2llm.cli.main import entry_point
 from e2llm.records import Record, write_records
+from tiny_models import tiny_decoder, tiny_decoder_tokenizer
 
 BOAT = Record("The boat has 7 red sails.", "How many sails?", "7")
 RECIPE = """
 name: checked
-decoder: {new: {window: 60, vocab_size: 300}, mode: full}
+decoder: {source: DECODER, mode: full}
 adapter: {max_soft_tokens: 2}
 objectives: {soft_tokens: [2], understanding: {fraction: 0.0}, reasoning: {max_chunks: 4}}
 data: {train: [{path: train.jsonl}]}
@@ -73,8 +74,10 @@ def test_json_is_all_of_stdout(train_file, capsys):
 
 
 def test_a_recipe_adds_the_window_for_its_own_files_and_for_others(train_file, tmp_path, capsys):
+    tiny_decoder(max_position_embeddings=60).save_pretrained(tmp_path / "decoder")
+    tiny_decoder_tokenizer().save_pretrained(tmp_path / "decoder")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE.replace("DECODER", str(tmp_path / "decoder")))
     assert entry_point(["prepare", "--recipe", str(recipe), "--data", str(tmp_path)]) == 0
     long = Record("A long question follows.", "Why? " * 100, "So.")
     write_records(tmp_path / "long.jsonl", [BOAT, long])
@@ -88,9 +91,7 @@ def test_a_recipe_adds_the_window_for_its_own_files_and_for_others(train_file, t
 
 def test_parts_that_cannot_be_had_are_told_and_the_rest_is_checked(train_file, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        RECIPE.replace("{new: {window: 60, vocab_size: 300}, mode: full}", "{source: ./nowhere}")
-    )
+    recipe.write_text(RECIPE.replace("DECODER", "./nowhere"))
     assert entry_point(["prepare", "--check", str(train_file), "--recipe", str(recipe)]) == 0
     shown = capsys.readouterr()
     assert "warning: the decoder's window is not checked: " in shown.err

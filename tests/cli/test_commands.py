@@ -149,7 +149,7 @@ def test_restate_shows_chunks_beside_their_text(run, model, text_file, engine):
 
 def test_info_names_versions_and_what_is_missing(run, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "missing: pip install 'e2llm[mini]'" in run("info").out
+    assert "missing: pip install 'e2llm[smol]'" in run("info").out
 
 
 def test_info_names_all_extras_for_users(run):

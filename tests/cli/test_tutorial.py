@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2llm.training import overfit
-from tiny_models import TEXT
+from tiny_models import TEXT, tiny_decoder, tiny_decoder_tokenizer, tiny_encoder, tiny_encoder_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -15,11 +15,9 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 RECIPE = """
 name: qlora
 output: runs/qlora
-encoder: {source: sentence-transformers/all-MiniLM-L6-v2, mode: frozen}
-decoder:
-  new: {hidden_size: 32, num_layers: 1, num_heads: 2, intermediate_size: 64, vocab_size: 400, window: 2048}
-  mode: full
-adapter: {max_soft_tokens: 2, num_heads: 2}
+encoder: {source: parts/encoder, mode: frozen}
+decoder: {source: parts/decoder, mode: full}
+adapter: {max_soft_tokens: 2}
 data: {train: [{path: train.jsonl}], validation_fraction: 0.2}
 objectives: {soft_tokens: [2, 1]}
 train: {precision: fp32, steps: 1, batch_size: 2,
@@ -34,6 +32,10 @@ def folder(tmp_path, monkeypatch):
     for name in ("texts", "more-texts", "recipes"):
         (tmp_path / name).mkdir()
     (tmp_path / "recipes" / "qlora.yaml").write_text(RECIPE)
+    tiny_encoder().save_pretrained(tmp_path / "parts" / "encoder")
+    tiny_encoder_tokenizer().save_pretrained(tmp_path / "parts" / "encoder")
+    tiny_decoder(max_position_embeddings=4096).save_pretrained(tmp_path / "parts" / "decoder")
+    tiny_decoder_tokenizer().save_pretrained(tmp_path / "parts" / "decoder")
     (tmp_path / "more-texts" / "unasked.txt").write_text("Nobody asked about the lighthouse. " * 9)
     rows = ["file,question,answer"]
     for number in range(12):

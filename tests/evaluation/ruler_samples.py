@@ -31,10 +31,10 @@ def count_pieces(text):
 
 @cache
 def _tokenizer():
-    return Tokenizer.from_file(str(Path(e2llm.__file__).parent / "embedded" / "mini" / "tokenizer.json"))
+    return Tokenizer.from_file(str(Path(e2llm.__file__).parent / "embedded" / "smol" / "tokenizer.json"))
 
 
-def count_mini(text):
+def count_smol(text):
     """Tokens of the embedded model's decoder."""
     return len(_tokenizer().encode(text, add_special_tokens=False).ids)
 

@@ -21,7 +21,7 @@ PROVENANCE = {
     "seed": 0,
     "command": "e2llm eval --tasks qmsum -o run",
     "machine": {"cpu": "two cores", "cores": 2},
-    "model": "mini",
+    "model": "smol",
     "model_sha256": "ab" * 32,
     "budget": 2048,
     "started": "2026-11-24T10:00:00+00:00",

@@ -101,7 +101,7 @@ def test_unknown_model_arguments_are_refused():
     with pytest.raises(
         E2LLMError, match=r"unknown model argument soft_token; known are: pretrained, soft_tok"
     ):
-        harness.E2LLMHarness(pretrained="mini", soft_token=4)
+        harness.E2LLMHarness(pretrained="smol", soft_token=4)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_arguments_beyond_the_model_are_refused(make, arguments, words):
 
 def test_a_precision_is_named(engine):
     with pytest.raises(E2LLMError, match="dtype='half': choose one of: auto, float32"):
-        harness.E2LLMHarness(pretrained="mini", dtype="half")
+        harness.E2LLMHarness(pretrained="smol", dtype="half")
 
 
 def test_importing_the_module_does_not_load_lm_eval():
@@ -139,6 +139,7 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: lm_eval is not installed")
 
 
+@pytest.mark.real
 def test_the_command_line_runs_the_embedded_model_offline(tmp_path, task_manager, monkeypatch, capsys):
     monkeypatch.setattr("lm_eval.tasks.TaskManager", task_manager)
     (tmp_path / "rows.jsonl").write_text(json.dumps({**ROW, "context": TEXT * 20}) + "\n")
@@ -147,7 +148,7 @@ def test_the_command_line_runs_the_embedded_model_offline(tmp_path, task_manager
     task |= {"dataset_path": "json", "dataset_kwargs": {"data_files": files, "cache_dir": str(tmp_path)}}
     del task["custom_dataset"]
     (tmp_path / "tiny.yaml").write_text(json.dumps(task))
-    command = "--model e2llm --model_args pretrained=mini,soft_tokens=1 --tasks tiny_generate_until"
+    command = "--model e2llm --model_args pretrained=smol --tasks tiny_generate_until"
     places = ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
     assert harness.main([*command.split(), *places]) == 0
     assert "|tiny_generate_until|" in capsys.readouterr().out

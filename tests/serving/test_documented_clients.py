@@ -26,8 +26,8 @@ def example(language):
 
 
 @pytest.fixture(scope="module")
-def mini():
-    with serving(model_name="mini") as server:
+def smol():
+    with serving(model_name="smol") as server:
         yield server
 
 
@@ -39,20 +39,23 @@ def run(command, text, server):
 
 
 @pytest.mark.skipif(not needs["bash"], reason="no curl on this machine")
-def test_the_curl_example_reads_and_asks(mini):
-    out = run(["bash", "-euc"], example("bash"), mini)
+@pytest.mark.real
+def test_the_curl_example_reads_and_asks(smol):
+    out = run(["bash", "-euc"], example("bash"), smol)
     assert '"object":"chat.completion"' in out
     assert '"chunks":2' in out
 
 
-def test_the_python_example_streams_and_tells_the_cost(mini):
-    out = run([sys.executable, "-c"], example("python"), mini)
+@pytest.mark.real
+def test_the_python_example_streams_and_tells_the_cost(smol):
+    out = run([sys.executable, "-c"], example("python"), smol)
     assert re.search(r"\n\d+ tokens in \d+ positions", out)
 
 
 @pytest.mark.skipif(not needs["javascript"], reason="no node on this machine")
-def test_the_javascript_example_streams(mini):
-    out = run(["node", "--input-type=module", "-e"], example("javascript"), mini)
+@pytest.mark.real
+def test_the_javascript_example_streams(smol):
+    out = run(["node", "--input-type=module", "-e"], example("javascript"), smol)
     assert len(out.strip()) > 10
 
 

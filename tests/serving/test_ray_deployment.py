@@ -83,14 +83,14 @@ def test_arguments_come_as_the_command_line_has_them(tmp_path):
     settings = made.settings()
     assert (made.num_replicas, settings.allowed_hosts) == (3, ("a.org", "b.org"))
     assert (settings.max_body_bytes, settings.folder) == (2 * 2**20, Path("/shared"))
-    assert (settings.model_name, len(settings.api_keys)) == ("mini", 1)
+    assert (settings.model_name, len(settings.api_keys)) == ("smol", 1)
 
 
 def test_the_folder_of_a_model_is_found_from_wherever_replicas_run(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
     assert DeploymentArguments(model="mine", folder=Path("/shared")).model == str(tmp_path / "mine")
-    assert DeploymentArguments(model="mini", folder=Path("/shared")).model == "mini"
+    assert DeploymentArguments(model="smol", folder=Path("/shared")).model == "smol"
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

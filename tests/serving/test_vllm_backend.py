@@ -85,7 +85,7 @@ COMPLETIONS = {
 @pytest.mark.parametrize("name", COMPLETIONS)
 def test_a_text_is_gone_on_with_as_it_is_here(serve, name):
     _, client = serve()
-    body = {"model": "mini", "max_tokens": 8, **COMPLETIONS[name]}
+    body = {"model": "smol", "max_tokens": 8, **COMPLETIONS[name]}
     answer = client.post("/v1/completions", json=body).json()
     expected = local("openai", "/v1/completions", body)
     assert text_of(answer) == text_of(expected)
@@ -94,7 +94,7 @@ def test_a_text_is_gone_on_with_as_it_is_here(serve, name):
 
 def test_a_text_without_a_context_goes_as_text(serve):
     served, client = serve()
-    client.post("/v1/completions", json={"model": "mini", "max_tokens": 3, "prompt": "The harbour"})
+    client.post("/v1/completions", json={"model": "smol", "max_tokens": 3, "prompt": "The harbour"})
     assert served.upstream.requests[0]["prompt"] == "The harbour"
     assert served.upstream.requests[0]["max_tokens"] == 3
 

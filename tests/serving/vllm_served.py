@@ -46,7 +46,7 @@ class Served:
 
 def chat_body(**body):
     body.setdefault("messages", [{"role": "user", "content": QUESTION}])
-    return {"model": "mini", "max_tokens": 12, **body}
+    return {"model": "smol", "max_tokens": 12, **body}
 
 
 def local(format, path, body):

@@ -1,5 +1,4 @@
 import pickle
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +8,8 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.collator import SampleCollator
 from e2llm.training.samples import Sample
 
-LONG = Sample(DecoderInput([5, 6, 7, 8], [-100, -100, 7, 8], ["ab"]), objective=2)
-SHORT = Sample(DecoderInput([9, 5], [-100, 5], ["abc", "d"]), objective=1)
+LONG = Sample(DecoderInput([5, 6, 7, 8], [-100, -100, 7, 8], ["ab"]), objective=1)
+SHORT = Sample(DecoderInput([9, 5], [-100, 5], ["abc", "d"]), objective=0)
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def test_samples_are_padded_on_the_left_and_chunks_lie_flat(processor):
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [0, 0, 9, 5]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
     assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, -100, -100, 5]]
-    assert batch["objectives"].tolist() == [[2] * 4, [1] * 4]
+    assert batch["objectives"].tolist() == [[1] * 4, [0] * 4]
     first, rest = ord("a") - 33 + 4, [ord(letter) - 33 + 4 + 94 for letter in "bc"]
     assert batch["chunk_input_ids"].tolist() == [
         [2, first, rest[0], 3, 0],
@@ -33,16 +32,8 @@ def test_samples_are_padded_on_the_left_and_chunks_lie_flat(processor):
     assert batch["chunk_attention_mask"].sum(dim=1).tolist() == [4, 5, 3]
 
 
-def test_positions_that_skip_stand_beside_those_that_do_not(processor):
-    far = replace(LONG, positions=[0, 1, 30, 31])
-    batch = SampleCollator(processor)([far, SHORT])
-    assert batch["position_ids"].tolist() == [[0, 1, 30, 31], [0, 0, 0, 1]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-    assert "position_ids" not in SampleCollator(processor)([LONG, SHORT])
-
-
 def test_a_chunk_that_stands_twice_is_there_once(processor):
-    again = Sample(DecoderInput([9, 5], [-100, 5], ["d", "ab"]), objective=2)
+    again = Sample(DecoderInput([9, 5], [-100, 5], ["d", "ab"]), objective=1)
     batch = SampleCollator(processor)([LONG, SHORT, again])
     assert len(batch["chunk_input_ids"]) == 3
     assert batch["chunk_index"].tolist() == [0, 1, 2, 2, 0]
@@ -50,28 +41,14 @@ def test_a_chunk_that_stands_twice_is_there_once(processor):
 
 
 def test_samples_are_packed_into_rows_no_longer_than_the_longest(processor):
-    words = Sample(DecoderInput([4, 4], [4, 4]), objective=0)
+    words = Sample(DecoderInput([4, 4], [4, 4]), objective=1)
     batch = SampleCollator(processor, packs=True)([words, LONG, SHORT, SHORT])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [4, 4, 9, 5], [9, 5, 0, 0]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 0, 1], [0, 1, 0, 1]]
     assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, 4, -100, 5], [-100, 5, -100, -100]]
-    assert batch["objectives"].tolist()[1] == [0, 0, 1, 1]
+    assert batch["objectives"].tolist()[1] == [1, 1, 0, 0]
     assert batch["chunk_index"].tolist() == [0, 1, 2, 1, 2]  # in the order of the rows
     assert "attention_mask" not in batch
-
-
-def test_the_share_of_chunks_with_gradients_is_drawn_by_seed_and_sample(processor):
-    chunks = [f"chunk {number}" for number in range(40)]
-    drawn = [
-        SampleCollator(processor, backward_fraction=0.25, seed=seed)(
-            [Sample(DecoderInput([5], [5], chunks), 2, index)]
-        )["chunk_gradient_mask"]
-        for seed, index in ((0, 0), (0, 0), (0, 1), (1, 0))
-    ]
-    assert [int(mask.sum()) for mask in drawn] == [10] * 4
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-    assert not torch.equal(drawn[0], drawn[3])
 
 
 def test_a_batch_without_chunks_has_no_chunk_tensors(processor):

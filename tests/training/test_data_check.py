@@ -1,5 +1,4 @@
 import json
-import random
 import shutil
 from dataclasses import replace
 
@@ -10,9 +9,8 @@ from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
 from e2llm.training import data_check, run
 from e2llm.training.build import build, open_processor
-from e2llm.training.cropping import crop
 from e2llm.training.data_check import open_parts, read_data
-from e2llm.training.positions import Positions, reachable_runs
+from e2llm.training.positions import Positions
 from e2llm.training.samples import SampleSet
 from e2llm.training.schema import DataFile
 from e2llm.training.sources import Source, load_sources
@@ -84,7 +82,7 @@ def test_skip_leaves_the_same_out_and_trains(wrong_recipe, monkeypatch, capsys):
 def test_good_data_are_reported_with_lengths_and_nothing_else(recipe_of, capsys):
     recipe = recipe_of()
     data = read_data(recipe)
-    data.check_window(*open_parts(recipe, data))
+    data.check_window(*open_parts(recipe))
     data.finish()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -102,7 +100,7 @@ def test_a_process_that_is_not_the_first_says_nothing_and_leaves_out_the_same(
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         data = read_data(recipe)
-        data.check_window(*open_parts(recipe, data))
+        data.check_window(*open_parts(recipe))
         data.finish()
         kept.append([list(source.lines) for source in data.train])
         if rank == "0":
@@ -111,14 +109,6 @@ def test_a_process_that_is_not_the_first_says_nothing_and_leaves_out_the_same(
     assert kept[0] == kept[1]
     assert capsys.readouterr().err == ""
     assert not (tmp_path / "run" / "data.json").exists()
-
-
-def test_a_decoder_from_scratch_is_checked_with_the_tokenizer_that_it_learns(recipe_of):
-    shape = {"hidden_size": 32, "num_layers": 1, "num_heads": 4, "intermediate_size": 48, "vocab_size": 300}
-    new = {"source": None, "new": {**shape, "window": 30}, "mode": "full"}
-    recipe = recipe_of(decoder=new, objectives={"understanding": {"fraction": 0.0}})
-    with pytest.raises(E2LLMError, match=r"window: 12, .*questions\.jsonl:\d+ \(needs \d+ of 30 positions\)"):
-        run.train(recipe)
 
 
 def test_a_file_without_records_is_an_error_in_both_modes(recipe_of, tmp_path):
@@ -134,7 +124,7 @@ def test_the_parts_are_opened_without_weights_and_tell_the_models_window(recipe_
     for file in (tmp_path / "light").glob("*.safetensors"):
         file.unlink()
     recipe = recipe_of(decoder={"source": str(tmp_path / "light")})
-    processor, window = open_parts(recipe, read_data(recipe))
+    processor, window = open_parts(recipe)
     assert window == 1024
     assert processor.chunk_size_chars == 64
 
@@ -145,7 +135,7 @@ def test_a_checkpoint_to_start_from_tells_window_and_chunking(recipe_of, tmp_pat
     model.save_pretrained(tmp_path / "start")
     processor.save_pretrained(tmp_path / "start")
     later = recipe_of(init_from=str(tmp_path / "start"), chunking={"chunk_size_chars": 48})
-    processor, window = open_parts(later, read_data(later))
+    processor, window = open_parts(later)
     assert (processor.chunk_size_chars, window) == (48, 1024)
 
 
@@ -167,8 +157,6 @@ def longest_drawn(recipe, record, objective):
         {"max_chunks": 3},
         {"distractor_fraction": 0.9, "distractor_max_chunks": 3},
         {"distractor_fraction": 0.9, "distractor_max_soft_tokens": 7},
-        {"expand_fraction": 0.8, "max_chunks": 2},
-        {"expand_fraction": 0.8, "expand_max_chunks": 3},
     ],
 )
 def test_above_the_window_the_count_is_that_of_the_longest_sample_that_is_drawn(recipe_of, reasoning, record):
@@ -177,9 +165,16 @@ def test_above_the_window_the_count_is_that_of_the_longest_sample_that_is_drawn(
     assert positions.count(record, ["reasoning"]) == longest_drawn(recipe, record, "reasoning")
 
 
+def test_raw_chunks_are_counted_at_their_longest(recipe_of):
+    recipe = recipe_of(objectives={"mixed_fraction": 0.8})
+    positions = Positions(recipe, open_processor(recipe), window=10)
+    record = questions(1)[0]
+    assert positions.count(record, ["reasoning"]) == longest_drawn(recipe, record, "reasoning")
+
+
 @pytest.mark.parametrize(
     "understanding",
-    [{}, {"window_chunks": [3], "stride_chunks": 2}, {"chunk_sizes_chars": [24, 100], "window_chunks": [2]}],
+    [{}, {"window_chunks": [3]}, {"chunk_sizes_chars": [24, 100], "window_chunks": [2]}],
 )
 def test_the_longest_window_to_restate_is_counted(recipe_of, understanding):
     recipe = recipe_of(objectives={"understanding": understanding})
@@ -193,7 +188,6 @@ def test_texts_that_are_short_enough_by_their_bytes_are_not_tokenized(recipe_of,
     processor = open_processor(recipe_of())
     assert processor.template
     monkeypatch.setattr(type(processor), "encode_all", no_weights)
-    monkeypatch.setattr(type(processor), "split", no_weights)
     positions = Positions(recipe_of(objectives={"reasoning": {"max_chunks": 4}}), processor, window=1024)
     assert 0 < positions.count(questions(1)[0], BOTH) <= 1024
     with pytest.raises(AssertionError):
@@ -203,24 +197,10 @@ def test_texts_that_are_short_enough_by_their_bytes_are_not_tokenized(recipe_of,
 def test_only_objectives_that_a_file_serves_and_that_train_are_counted(recipe_of):
     processor = open_processor(recipe_of())
     positions = Positions(recipe_of(), processor, window=10)
-    assert positions.count(questions(1)[0], ["language"]) == 0
+    assert positions.count(questions(1)[0], ["distractors"]) == 0
     assert positions.count(texts()[0], ["reasoning"]) == 0
     recipe = recipe_of(objectives={"understanding": {"fraction": 1.0}})
     assert Positions(recipe, processor, window=10).count(questions(1)[0], ["reasoning"]) == 0
-
-
-def test_rates_that_are_never_drawn_do_not_count(recipe_of):
-    recipe = recipe_of(objectives={"soft_tokens": [2, 1], "soft_token_weights": [0.0, 1.0]})
-    assert Positions(recipe, open_processor(recipe), window=10).num_soft_tokens == 1
-
-
-@pytest.mark.parametrize("keep_all", [True, False])
-@pytest.mark.parametrize("max_chunks", [None, 2, 4, 9])
-@pytest.mark.parametrize("golden", [(), (0,), (3, 5), (1, 7), (7,)])
-def test_the_reachable_runs_are_those_that_cropping_draws(golden, max_chunks, keep_all):
-    gold = [index in golden for index in range(8)]
-    drawn = {crop(gold, max_chunks, random.Random(seed), keep_all=keep_all) for seed in range(300)}
-    assert set(reachable_runs(gold, max_chunks, keep_all=keep_all)) == drawn
 
 
 def test_line_numbers_stay_with_their_records_when_some_are_held_out(recipe_of, tmp_path):

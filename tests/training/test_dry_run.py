@@ -12,7 +12,7 @@ from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
 from e2llm.training import dry_run as dry
 from e2llm.training.recipe import load_recipe
-from e2llm.training.tiny_parts import first_records, tiny_config
+from e2llm.training.tiny_parts import beginning, tiny_config
 from tiny_models import DECODERS, ENCODERS
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
@@ -23,56 +23,52 @@ def test_every_shipped_recipe_passes_without_data_or_weights(file, tmp_path):
     recipes = load_recipe(file, data=tmp_path / "nowhere")
     if any(recipe.decoder.quantization == "nf4" for recipe in recipes):
         pytest.importorskip("bitsandbytes")
-    runs = dry.dry_run(recipes)
-    assert [run.recipe for run in runs] == recipes
-    for run in runs:
-        assert run.check.tensors_trained > 0
-        assert run.check.losses
-        assert run.estimate.memory_gib > 1
+    checks = dry.dry_run(recipes)
+    assert len(checks) == len(recipes)
+    assert all(check.tensors_trained > 0 and check.losses for check in checks)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
-def recipe_file(tmp_path):
-    """A recipe of real parts, two stages."""
-    stages = [{"stage": "one"}, {"stage": "two", "adapter": {"reset": True}}]
-    content = recipe_dict(
-        tmp_path, "BAAI/bge-small-en-v1.5", "Qwen/Qwen3-0.6B", stages=stages, decoder={"mode": "lora"}
-    )
+def recipe_file(tmp_path, encoder, decoder):
+    """A recipe of two stages."""
+    stages = [{"stage": "one"}, {"stage": "two"}]
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(yaml.safe_dump(recipe_dict(tmp_path, encoder, decoder, stages=stages)))
     return file
 
 
-def test_the_command_shows_the_step_and_the_paper(recipe_file, capsys):
-    arguments = ["--dry-run", "--device", "rtx-4090", "--num-devices", "2", "--price", "0.5"]
-    arguments += ["--set", "objectives.reasoning.max_chunks=8"]
-    assert entry_point(["train", str(recipe_file), *arguments, "--stage", "one"]) == 0
+def test_the_command_shows_the_step_and_the_memory(recipe_file, capsys):
+    assert entry_point(["train", str(recipe_file), "--dry-run", "--stage", "one"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("tiny one\n  tiny step   passed in ")
-    assert "GiB on each RTX 4090 (23.5 GiB): fits" in shown
-    assert "assumed: $0.50 per GPU hour" in shown
+    assert shown.startswith("tiny one: a tiny step passed in ")
+    assert "GiB on each device" in shown
     assert not (recipe_file.parent / "run").exists()
 
 
-def test_json_is_all_of_stdout(recipe_file, capsys):
-    assert entry_point(["train", str(recipe_file), "--dry-run", "--json", "--context-chars", "4000"]) == 0
+def test_json_has_the_parameters_of_the_real_parts(recipe_file, capsys, decoder):
+    assert entry_point(["train", str(recipe_file), "--dry-run", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
-    assert (first["check"]["stage"], second["check"]["stage"]) == ("one", "two")
-    assert first["estimate"]["parameters"]["decoder"][1] > 596_049_920
-    assert first["assumptions"]["context_chars"] == 4000
-    assert first["device"]["title"] == "H100 SXM"
+    assert (first["name"], second["name"]) == ("tiny one", "tiny two")
+    rows = {row["part"]: row for row in first["memory"]}
+    real = AutoModelForCausalLM.from_pretrained(decoder)
+    count = sum(parameter.numel() for parameter in real.parameters())
+    assert rows["decoder"]["parameters"] == rows["decoder"]["trained"] == count
+    assert rows["decoder"]["training_bytes"] == 12 * count
+    assert rows["encoder"]["trained"] == 0
+
+
+def test_parts_that_are_not_on_this_machine_have_no_memory_and_a_step_all_the_same(recipe_of):
+    (check,) = dry.dry_run([recipe_of(decoder={"source": "no/such-decoder"})])
+    assert check.memory == []
+    assert "memory unknown" in check.report()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "h100"], "--device has no effect without --dry-run"),
         (["--dry-run", "--resume"], "--resume does not go with --dry-run"),
         (["--dry-run", "--overfit", "4"], "--overfit does not go with --dry-run"),
-        (["--dry-run", "--device", "tpu"], "unknown device 'tpu'; choose one of: h200"),
-        (["--dry-run", "--set", "decoder.source=some/model"], "--set decoder.source=FOLDER"),
-        (["--dry-run", "--set", "adapter.num_heads=7"], "adapter_num_heads=7 does not divide the decoder's"),
     ],
 )
 def test_a_mistake_is_one_line(recipe_file, capsys, arguments, message):
@@ -84,9 +80,9 @@ def test_a_mistake_is_one_line(recipe_file, capsys, arguments, message):
 
 def test_the_recipes_own_records_are_read_where_they_are(tmp_path, encoder, decoder):
     recipe = make_recipe(tmp_path, encoder, decoder)
-    assert first_records(recipe.data.train[0])[0].prompt == "Which number has the 0th boat?"
+    assert beginning(recipe.data.train[0])[0].prompt == "Which number has the 0th boat?"
     write_records(tmp_path / "questions.jsonl", [Record("A goat. " * 2000, "Who?", "A goat.")] * 30)
-    records = first_records(recipe.data.train[0])
+    records = beginning(recipe.data.train[0])
     assert (len(records), len(records[0].context)) == (12, 3000)
 
 
@@ -122,7 +118,7 @@ def test_a_part_that_trains_unasked_is_an_error():
 
 @pytest.mark.parametrize("kind", [*ENCODERS, *DECODERS])
 def test_every_supported_type_has_a_tiny_form(kind):
-    config = tiny_config(AutoConfig.for_model(kind), 64, 512, 1024)
+    config = tiny_config(AutoConfig.for_model(kind), 1024)
     loader = AutoModel if kind in ENCODERS else AutoModelForCausalLM
     model = loader.from_config(config)
     assert sum(parameter.numel() for parameter in model.parameters()) < 500_000

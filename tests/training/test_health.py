@@ -8,9 +8,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.parts import PartSource
 from e2llm.training import health
-from e2llm.training.console import only_one_process
 from e2llm.training.run import prepare, train
 from e2llm.training.trainer import E2LLMTrainer
 
@@ -104,42 +102,3 @@ def test_the_log_has_gradients_rates_losses_speed_and_memory(recipe_of):
     assert {"grad_norm", "learning_rate", "tokens_per_second", "peak_memory_mb"} <= set(entry)
     assert {"understanding_loss", "reasoning_loss"} & set(entry)
     assert entry["peak_memory_mb"] > 50
-
-
-def test_tensorboard_shows_the_log_and_a_resumed_run_goes_on_in_it(recipe_of):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    recipe = recipe_of(train={"track": "tensorboard"})
-    train(recipe)
-    events = event_accumulator.EventAccumulator(str(recipe.folder / "tensorboard"))
-    events.Reload()
-    tags = set(events.Tags()["scalars"])
-    assert {"train/loss", "train/grad_norm", "train/peak_memory_mb", "held_out/reasoning_loss"} <= tags
-    assert [event.step for event in events.Scalars("train/grad_norm")] == [1, 2, 3, 4]
-
-
-def test_tracking_without_tensorboard_names_the_extra(recipe_of, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    with pytest.raises(ImportError, match=r"e2llm\[track\]"):
-        prepare(recipe_of(train={"track": "tensorboard"}))
-
-
-def test_a_checkpoints_size_counts_frozen_parts_that_exist_nowhere_else(model):
-    before = health.checkpoint_bytes(model)  # its parts are instances
-    assert before > sum(item.nbytes for item in model.parameters())
-    model.part_sources = {part: PartSource("somewhere", "", "f" * 64) for part in ("encoder", "decoder")}
-    assert health.checkpoint_bytes(model) == sum(12 * item.numel() for item in model.adapter.parameters())
-
-
-def test_several_processes_leave_their_batches_beside_each_other(recipe_of, tmp_path):
-    trainer = prepare(recipe_of())
-    batch = next(iter(trainer.get_train_dataloader()))
-    for rank in (0, 1):
-        health.save_batches(tmp_path, 3, [batch], trainer.processor, f"rank-{rank}-")
-    names = {item.name for item in (tmp_path / "failed-step-3").iterdir()}
-    assert names == {f"rank-{n}-{name}" for n in (0, 1) for name in ("batch-0.safetensors", "batches.json")}
-
-
-def test_what_one_process_does_is_refused_in_several(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(E2LLMError, match="realign runs in one process; start it without torchrun"):
-        only_one_process("realign")

@@ -26,9 +26,9 @@ MOMENTS = {
 SECTIONS = {
     "train": {
         "steps": 6, "batch_size": 2, "evaluate_every_steps": 2, "save_every_steps": 2,
-        "keep_checkpoints": 1, "num_threads": 1, "packing": True, "cache_encoder_states_mb": 5,
+        "keep_checkpoints": 1, "num_threads": 1, "packing": True,
     },
-    "objectives": {"reasoning": {"questions_per_context": 2}},
+    "objectives": {"reasoning": {"turns": 2}},
 }  # fmt: skip
 
 

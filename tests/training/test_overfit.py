@@ -24,17 +24,13 @@ def test_four_records_are_learned_by_heart(recipe_of):
 def test_nothing_but_the_records_differs_from_step_to_step(recipe_of, tmp_path):
     recipe = recipe_of(
         objectives={
-            "understanding": {"fraction": 0.5, "expand_fraction": 0.5},
-            "reasoning": {"distractor_fraction": 0.5, "expand_fraction": 0.5},
+            "mixed_fraction": 0.5,
+            "reasoning": {"distractor_fraction": 0.5},
         },
-        train={"position_skips": 0.5},
     )
     changed = overfit_recipe(recipe, tmp_path / "overfit-2/records.jsonl", 2, 7)
     assert changed.objectives.reasoning.distractor_fraction == 0
-    assert (
-        changed.objectives.reasoning.expand_fraction == changed.objectives.understanding.expand_fraction == 0
-    )
-    assert changed.train.position_skips == 0
+    assert changed.objectives.mixed_fraction == 0
     assert changed.objectives.soft_tokens == [2]
     assert (changed.train.steps, changed.train.batch_size, changed.train.schedule) == (7, 2, "constant")
     assert changed.folder == tmp_path / "overfit-2"

@@ -122,11 +122,11 @@ def test_the_matching_loss_is_the_share_of_variance_that_is_missed():
 
 def test_a_decoder_that_would_train_and_a_used_folder_are_refused(recipe_of, encoder, tmp_path):
     with pytest.raises(E2LLMError, match=r"decoder\.mode must be frozen, got full"):
-        realign(recipe_of(), "mini")
+        realign(recipe_of(), "smol")
     recipe = recipe_of(decoder={"mode": "frozen"})
     (recipe.folder / "start").mkdir(parents=True)
     with pytest.raises(E2LLMError, match="holds a run already"):
-        realign(recipe, "mini")
+        realign(recipe, "smol")
 
 
 def test_nothing_to_match_on_is_an_error(encoder, decoder):
@@ -163,9 +163,7 @@ def test_the_command_realigns_a_pooling_adapter(tmp_path, encoder, decoder, othe
 
 
 def test_the_command_keeps_how_the_model_splits(tmp_path, encoder, decoder, other_encoder, capsys):
-    old = train(
-        make_recipe(tmp_path, encoder, decoder, chunking={"chunk_size_chars": 48, "overlap_chars": 8})
-    ).folder
+    old = train(make_recipe(tmp_path, encoder, decoder, chunking={"chunk_size_chars": 48})).folder
     command = [
         "realign",
         str(old),
@@ -179,6 +177,6 @@ def test_the_command_keeps_how_the_model_splits(tmp_path, encoder, decoder, othe
     assert entry_point([*command, *options, *(item for value in settings for item in ("--set", value))]) == 0
     result = json.loads(capsys.readouterr().out)
     processor = load(result["folder"])[1]
-    assert (processor.chunk_size_chars, processor.overlap_chars) == (48, 8)
+    assert processor.chunk_size_chars == 48
     assert entry_point([*command, "-o", str(tmp_path / "out")]) == 1
     assert "holds a run already" in capsys.readouterr().err

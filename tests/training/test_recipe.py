@@ -3,8 +3,6 @@ import yaml
 from small_parts import recipe_dict
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.parts import MINILM_ID
-from e2llm.training.blueprint import draw
 from e2llm.training.recipe import load_recipe
 
 
@@ -39,7 +37,7 @@ def test_an_unknown_key_is_named(write):
 def test_a_key_that_stands_twice_is_an_error_and_not_lost(write):
     file = write()
     file.write_text(file.read_text() + "train: {steps: 9}\n")
-    with pytest.raises(E2LLMError, match=r"train stands there twice .* line \d+"):
+    with pytest.raises(E2LLMError, match=r"the key train is repeated .* line \d+"):
         load_recipe(file)
 
 
@@ -88,31 +86,6 @@ def test_the_start_of_the_whole_recipe_is_that_of_its_first_stage(write, tmp_pat
     assert second.init_from == "other/start"
 
 
-def test_a_stage_is_averaged_with_one_before_it_or_with_a_checkpoint(write, tmp_path):
-    second, third = (
-        {"stage": "second", "average_with": "first"},
-        {"stage": "third", "average_with": "an/other"},
-    )
-    recipes = load_recipe(write(stages=[{"stage": "first"}, second, third]))
-    first_final = str(tmp_path / "run" / "first" / "final")
-    assert [recipe.average_with for recipe in recipes] == [None, first_final, "an/other"]
-
-
-def test_layers_that_a_stage_leaves_out_are_missing_from_then_on(write):
-    new = {"hidden_size": 32, "num_layers": 6, "num_heads": 4, "intermediate_size": 16, "vocab_size": 300}
-    stages = [{"stage": name} for name in ("deep", "shallow", "next", "last")]
-    stages[1]["decoder"] = {"keep_layers": [0, 2, 5]}
-    decoder = {"source": None, "new": {**new, "window": 64}, "mode": "full"}
-    recipes = load_recipe(write(stages=stages, decoder=decoder, encoder={"source": MINILM_ID}))
-    assert [recipe.decoder.new.num_layers for recipe in recipes] == [6, 6, 3, 3]
-    assert [draw(recipe).config.text_config.num_hidden_layers for recipe in recipes] == [6, 3, 3, 3]
-
-
-def test_nothing_is_averaged_with_new_parts(write):
-    with pytest.raises(E2LLMError, match="average_with has no effect without init_from"):
-        load_recipe(write(average_with="an/other"))
-
-
 def test_set_with_a_stage_changes_that_stage_alone(write):
     first, second = load_recipe(write(stages=STAGES), ["second:train.steps=5", "seed=8"])
     assert (first.train.steps, second.train.steps) == (3, 5)
@@ -149,21 +122,10 @@ def test_a_bad_set_says_what_is_wrong(write, override, message):
         ("train", {"save_every_steps": 3}, "must be a multiple of evaluate_every_steps"),
         ("objectives", {"soft_tokens": [4]}, r"soft_tokens has 4, adapter\.max_soft_tokens is 2"),
         ("objectives", {"soft_tokens": [0]}, r"objectives\.soft_tokens\.0"),
-        (
-            "objectives",
-            {"soft_tokens": [2], "soft_token_weights": [1, 1]},
-            "has 2 numbers, soft_tokens has 1",
-        ),
-        ("objectives", {"soft_tokens": [2], "soft_token_weights": [0]}, "are all 0"),
         ("objectives", {"understanding": {"window_chunks": []}}, r"window_chunks: .*at least 1 item"),
-        ("objectives", {"understanding": {"fraction": 0.6}, "language": {"fraction": 0.6}}, "more than 1"),
-        ("decoder", {"new": {}}, "give one of decoder.source and decoder.new"),
-        ("decoder", {"source": None, "new": {}, "mode": "lora"}, "from scratch needs decoder.mode: full"),
-        ("decoder", {"source": None, "new": {"num_heads": 3}}, "num_heads=3 does not divide hidden_size=256"),
+        ("decoder", {"source": None}, r"decoder\.source is missing"),
         ("decoder", {"mode": "none"}, r"decoder\.mode"),
-        ("adapter", {"reset": True}, r"adapter\.reset has no effect"),
         ("chunking", {"kind": "verse"}, "chunking: kind must be one of prose, code, tokens, got 'verse'"),
-        ("chunking", {"chunk_size_chars": 64, "overlap_chars": 64}, "overlap_chars=64 must be below"),
         ("data", {"train": []}, r"data\.train: .*at least 1 item"),
     ],
 )
@@ -177,21 +139,9 @@ def test_a_run_in_which_nothing_trains_is_refused(write):
         load_recipe(write(decoder={"mode": "frozen"}, adapter={"mode": "frozen"}))
 
 
-def test_the_cache_is_refused_for_an_encoder_that_trains(write):
-    with pytest.raises(E2LLMError, match=r"frozen encoder only, got encoder\.mode: lora"):
-        load_recipe(write(encoder={"mode": "lora"}, train={"cache_encoder_states_mb": 1}))
-
-
 def test_stages_need_names_of_their_own(write):
     with pytest.raises(E2LLMError, match="needs a name of its own"):
         load_recipe(write(stages=[{"stage": "same"}, {"stage": "same"}]))
-
-
-def test_shares_that_add_up_to_one_leave_nothing_to_reasoning(write):
-    mix = {"language": {"fraction": 0.7}, "understanding": {"fraction": 0.3}}
-    (recipe,) = load_recipe(write(objectives=mix))
-    assert 1 - 0.7 - 0.3 > 0  # what binary numbers make of it
-    assert recipe.objectives.fractions()["reasoning"] == 0
 
 
 def test_data_is_looked_up_beside_the_recipe_or_in_the_given_folder(write, tmp_path):
@@ -205,7 +155,7 @@ def test_data_is_looked_up_beside_the_recipe_or_in_the_given_folder(write, tmp_p
 
 
 def test_setting_one_key_of_lora_leaves_the_others_at_the_defaults_of_that_part(write):
-    (recipe,) = load_recipe(write(), ["decoder.lora.dropout=0.1", "encoder.lora.dropout=0.1"])
+    (recipe,) = load_recipe(write(), ["decoder.lora.rank=8", "encoder.lora.rank=16"])
     assert (recipe.encoder.lora.rank, recipe.encoder.lora.alpha) == (16, 32)
     assert (recipe.decoder.lora.rank, recipe.decoder.lora.alpha) == (8, 16)
 

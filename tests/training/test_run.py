@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,8 @@ from e2llm.training.build import open_processor
 from e2llm.training.checkpoints import damage as damage_of
 from e2llm.training.checkpoints import last_checkpoint, load_weights
 from e2llm.training.data_check import read_data
-from e2llm.training.provenance import changes_since_start
 from e2llm.training.recipe import load_recipe
-from e2llm.training.run import evaluation_sets, train
+from e2llm.training.run import changes_since_start, evaluation_sets, train
 from e2llm.training.samples import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
@@ -88,13 +86,13 @@ RAW_TEXT = {
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(recipe_of, killed, sections):
     sections = {**sections, "train": {"steps": 6, "schedule": "linear"}}
     if "decoder" in sections:
-        sections["decoder"]["lora"] = {"rank": 2, "alpha": 4, "dropout": 0.2}  # draws from torch's generator
+        sections["decoder"]["lora"] = {"rank": 2, "alpha": 4}
     undisturbed = train(recipe_of(**sections))
     recipe = recipe_of(output="resumed", **sections)
     killed(recipe, 5)
     resumed = train(recipe, resume=True)
     assert_same_weights(undisturbed.folder, resumed.folder)
-    assert replace(undisturbed, folder=Path()) == replace(resumed, folder=Path())
+    assert undisturbed.model_copy(update={"folder": resumed.folder}) == resumed
 
 
 def test_a_resumed_run_skips_no_sample_and_repeats_none(recipe_of, killed, monkeypatch):
@@ -140,9 +138,8 @@ def test_an_output_that_is_a_file_is_named(recipe_of, tmp_path, below):
 def test_two_runs_at_once_do_not_write_into_one_folder(recipe_of):
     recipe = recipe_of()
     recipe.folder.mkdir(parents=True)
-    code = (
-        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(); input()"
-    )
+    take = "lock = FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
+    code = f"import sys; from filelock import FileLock; {take}"
     command = [sys.executable, "-c", code, str(recipe.folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()  # it holds the lock now
@@ -164,10 +161,9 @@ def flipped(file):
 
 
 def unhashed(file):
-    """The hash of one file is gone."""
+    """The hashes are gone."""
     content = json.loads(file.read_text())
-    content["sha256"].popitem()
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps(content["files"]))
 
 
 @pytest.mark.parametrize(
@@ -202,18 +198,6 @@ def test_a_run_goes_on_from_the_checkpoint_before_one_that_was_damaged(
 def test_a_list_of_files_that_is_none_is_damage(tmp_path, content):
     (tmp_path / "files.json").write_text(content)
     assert damage_of(tmp_path) == "files.json cannot be read"
-
-
-def test_a_checkpoint_that_lists_sizes_alone_is_gone_on_from_and_its_sizes_hold(recipe_of, killed):
-    recipe = recipe_of(train={"steps": 6})
-    killed(recipe, 5)
-    checkpoint = recipe.folder / "checkpoint-4"
-    listed = json.loads((checkpoint / "files.json").read_text())
-    assert set(listed["sha256"]) == set(listed["files"]) > {"model.safetensors", "optimizer.pt"}
-    (checkpoint / "files.json").write_text(json.dumps(listed["files"]))
-    assert last_checkpoint(recipe.folder) == str(checkpoint)
-    shortened(checkpoint / "optimizer.pt")
-    assert last_checkpoint(recipe.folder) == str(recipe.folder / "checkpoint-2")
 
 
 def test_the_best_weights_are_not_taken_from_a_checkpoint_that_was_damaged(recipe_of, monkeypatch):
@@ -313,17 +297,6 @@ def test_a_stage_starts_from_the_model_of_the_one_before(recipe_of):
     result = train(second)
     before, after = weights(first.folder / "final"), weights(result.folder)
     assert all(torch.allclose(value, after[name], atol=1e-7) for name, value in before.items())
-
-
-def test_a_new_adapter_replaces_the_one_of_the_start(recipe_of):
-    first = recipe_of(stage="first", train={"steps": 2})
-    train(first)
-    second = recipe_of(
-        stage="second", train={"steps": 1, "learning_rate": 1e-9}, adapter={"reset": True},
-        init_from=str(first.folder / "final"),
-    )  # fmt: skip
-    before, after = weights(first.folder / "final"), weights(train(second).folder)
-    assert not torch.allclose(before["adapter.queries"], after["adapter.queries"], atol=1e-3)
 
 
 def test_a_stage_whose_forerunner_is_missing_says_so(recipe_of, tmp_path):

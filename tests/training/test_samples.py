@@ -9,7 +9,7 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
-from e2llm.training.cropping import choose_expanded, crop
+from e2llm.training.levels import choose_raw, crop
 from e2llm.training.samples import OBJECTIVES, SampleSet
 from e2llm.training.schema import DataFile
 from e2llm.training.sources import Source, hold_out, load_sources
@@ -71,15 +71,6 @@ def test_a_window_restates_exactly_the_text_of_its_chunks(sample_set, processor)
     assert any(ids[i : i + len(prompt)] == prompt for i in range(len(ids)))
 
 
-def test_windows_start_at_multiples_of_the_stride(sample_set, processor):
-    context = "".join(f"Sentence {number:02d} is here. " for number in range(12))
-    sources = [Source(DataFile(path="x"), [Record(context, "", "")])]
-    starts = {chunk.text: number for number, chunk in enumerate(processor.split(context))}
-    understanding = {"window_chunks": [2], "stride_chunks": 2}
-    samples = sample_set(only="understanding", sources=sources, objectives={"understanding": understanding})
-    assert {starts[samples[i].decoder_input.chunks[0]] % 2 for i in range(40)} == {0}
-
-
 def test_a_reasoning_sample_reads_the_whole_context_and_predicts_the_answer(sample_set, processor):
     samples = sample_set(only="reasoning")
     for index in range(10):
@@ -104,11 +95,11 @@ def test_cutting_without_evidence_keeps_the_beginning():
 
 def test_cutting_can_keep_all_evidence_where_it_fits():
     gold = [False, False, True, False, True, False, False, False]
-    runs = [crop(gold, 4, random.Random(seed), keep_all=True) for seed in range(40)]
+    runs = [crop(gold, 4, random.Random(seed)) for seed in range(40)]
     assert all(first <= 2 and last >= 5 and last - first == 4 for first, last in runs)
     assert len(set(runs)) == 2
     far = [True, *[False] * 8, True]
-    assert {crop(far, 4, random.Random(seed), keep_all=True)[0] for seed in range(40)} == {0, 6}
+    assert {crop(far, 4, random.Random(seed))[0] for seed in range(40)} == {0, 6}
 
 
 def test_one_number_of_soft_tokens_holds_for_a_whole_optimizer_step(sample_set, processor):
@@ -119,26 +110,6 @@ def test_one_number_of_soft_tokens_holds_for_a_whole_optimizer_step(sample_set, 
     groups = [set(per_chunk[start : start + 8]) for start in range(0, 80, 8)]
     assert all(len(group) == 1 for group in groups)
     assert set.union(*groups) == {1, 2}
-
-
-def test_an_expanded_chunk_stands_as_text_in_the_place_of_its_soft_tokens(sample_set, processor):
-    samples = sample_set(
-        only="reasoning", objectives={"reasoning": {"expand_fraction": 1.0, "expand_max_chunks": 1}}
-    )
-    plain = sample_set(only="reasoning")
-    for index in range(12):
-        expanded, whole = samples[index].decoder_input.chunks, plain[index].decoder_input.chunks
-        (left_out,) = (Counter(whole) - Counter(expanded)).elements()
-        ids, raw = samples[index].decoder_input.input_ids, processor.encode(left_out)
-        assert any(ids[i : i + len(raw)] == raw for i in range(len(ids)))
-
-
-def test_gold_chunks_are_expanded_as_often_as_asked():
-    gold = [False, False, True, False]
-    draws = [choose_expanded(gold, 1, 0.7, random.Random(seed)) for seed in range(600)]
-    share = sum(2 in chosen for chosen in draws) / len(draws)
-    assert 0.62 < share < 0.78
-    assert all(len(chosen) == 1 for chosen in draws)
 
 
 def test_distractors_are_chunks_of_other_contexts_around_the_whole_one(sample_set):
@@ -166,48 +137,6 @@ def test_lower_rates_allow_more_distractors_within_the_same_soft_tokens(sample_s
         ]
         most[k] = max(counts)
     assert most == {1: 8, 2: 4}
-
-
-def test_a_file_has_its_own_share_of_raw_chunks(sample_set):
-    def raw_share(share, own):
-        source = needle_source(1)
-        source.file.expand_fraction = own
-        reasoning = {"expand_fraction": share, "expand_max_chunks": 1, "expand_gold_fraction": 1.0}
-        samples = sample_set(40, only="reasoning", sources=[source], objectives={"reasoning": reasoning})
-        return sum(not samples[index].decoder_input.chunks for index in range(40)) / 40
-
-    assert raw_share(0.0, 1.0) == 1.0
-    assert raw_share(1.0, 0.0) == 0.0
-    assert raw_share(1.0, None) == 1.0
-
-
-def test_a_language_sample_predicts_every_token_of_its_text_but_the_first(sample_set, processor):
-    mix = {"language": {"fraction": 1.0, "sequence_tokens": 24}, "understanding": {"fraction": 0.0}}
-    samples = sample_set(
-        data={"train": [{"path": "texts.jsonl", "objectives": ["language"]}]}, objectives=mix
-    )
-    for index in range(10):
-        layout = samples[index].decoder_input
-        assert [-100, *layout.input_ids[1:]] == layout.labels
-        assert len(layout.input_ids) <= 24
-        assert not layout.chunks
-
-
-def test_the_end_of_a_text_is_learned(sample_set, processor):
-    mix = {"language": {"fraction": 1.0, "sequence_tokens": 500}, "understanding": {"fraction": 0.0}}
-    samples = sample_set(
-        data={"train": [{"path": "texts.jsonl", "objectives": ["language"]}]}, objectives=mix
-    )
-    assert samples[0].decoder_input.input_ids[-1] == processor.tokenizer.eos_token_id
-
-
-def test_objectives_are_drawn_by_their_shares(sample_set):
-    mix = {"language": {"fraction": 0.2}, "understanding": {"fraction": 0.5}}
-    files = [{"path": "questions.jsonl", "objectives": list(OBJECTIVES)}]
-    samples = sample_set(1000, data={"train": files}, objectives=mix)
-    shares = Counter(OBJECTIVES[samples[index].objective] for index in range(1000))
-    assert abs(shares["language"] - 200) < 45
-    assert abs(shares["understanding"] - 500) < 55
 
 
 def test_files_are_drawn_by_their_weights_within_an_objective(sample_set):
@@ -279,33 +208,13 @@ def test_an_empty_data_file_is_an_error(tmp_path):
         load_sources([DataFile(path=str(tmp_path / "empty.jsonl"))])
 
 
-def test_a_limit_reads_the_first_records_only(recipe_of):
-    recipe = recipe_of(data={"train": [{"path": "questions.jsonl", "limit": 5}]})
-    (source,) = load_sources(recipe.data.train)
-    assert [record.id for record in source.records] == [f"boat-{number}" for number in range(5)]
-
-
-def needle_source(most_turns, count=20):
+def needle_source(count=20):
     texts = [f"The number of box {number} is {number * 11}." for number in range(1, count)]
     records = [
         Record(text, f"What is in box {number}?", str(number * 11), evidence=((0, len(text)),))
         for number, text in enumerate(texts, 1)
     ]
-    return Source(DataFile(path="needles", most_turns=most_turns), records)
-
-
-def test_records_of_a_file_are_asked_one_after_another_and_all_answers_are_predicted(sample_set, processor):
-    samples = sample_set(100, only="reasoning", sources=[needle_source(most_turns=3)])
-    numbers_of_turns = Counter()
-    for index in range(100):
-        layout = samples[index].decoder_input
-        numbers = [chunk.split()[-1].rstrip(".") for chunk in layout.chunks]
-        assert len(set(numbers)) == len(numbers)
-        given = answer_of(processor, samples[index])
-        assert sorted(given.split()) == sorted(numbers)
-        numbers_of_turns[len(numbers)] += 1
-    assert set(numbers_of_turns) == {1, 2, 3}
-    assert min(numbers_of_turns.values()) > 15
+    return Source(DataFile(path="needles"), records)
 
 
 def test_a_file_of_distractors_gives_chunks_and_no_questions(sample_set):
@@ -313,7 +222,7 @@ def test_a_file_of_distractors_gives_chunks_and_no_questions(sample_set):
     distractors = Source(DataFile(path="others", objectives=["distractors"]), others)
     reasoning = {"distractor_fraction": 1.0, "distractor_max_chunks": 4}
     samples = sample_set(
-        only="reasoning", sources=[needle_source(1), distractors], objectives={"reasoning": reasoning}
+        only="reasoning", sources=[needle_source(), distractors], objectives={"reasoning": reasoning}
     )
     for index in range(40):
         chunks = samples[index].decoder_input.chunks
@@ -321,72 +230,32 @@ def test_a_file_of_distractors_gives_chunks_and_no_questions(sample_set):
     assert any("Other text" in chunk for i in range(40) for chunk in samples[i].decoder_input.chunks)
 
 
-def test_raw_chunks_of_other_contexts_become_soft_where_the_window_is_full(sample_set, processor):
+def test_raw_chunks_are_text_and_mostly_those_with_evidence(sample_set, processor):
+    mixed, plain = (
+        sample_set(40, only="reasoning", objectives={"mixed_fraction": share}) for share in (1.0, 0.0)
+    )
+    for index in range(12):
+        given, whole = mixed[index].decoder_input.chunks, plain[index].decoder_input.chunks
+        raw = list((Counter(whole) - Counter(given)).elements())
+        assert len(raw) in (1, 2)
+        ids, text = mixed[index].decoder_input.input_ids, processor.encode(raw[0])
+        assert any(ids[i : i + len(text)] == text for i in range(len(ids)))
+    draws = [choose_raw([False, False, True, False], random.Random(seed)) for seed in range(600)]
+    assert 0.7 < sum(2 in chosen for chosen in draws) / len(draws) < 0.9
+
+
+def test_objectives_are_drawn_by_their_shares(sample_set):
+    samples = sample_set(600, objectives={"understanding": {"fraction": 0.3}})
+    shares = Counter(OBJECTIVES[samples[index].objective] for index in range(600))
+    assert abs(shares["understanding"] - 180) < 40
+
+
+def test_raw_chunks_without_evidence_become_soft_when_the_window_is_full(sample_set):
     others = [Record("Long words follow one another here. " * 2, "", "") for _ in range(3)]
     distractors = Source(DataFile(path="others", objectives=["distractors"]), others)
-    reasoning = {
-        "distractor_fraction": 1.0,
-        "distractor_max_chunks": 8,
-        "expand_fraction": 1.0,
-        "expand_max_chunks": 9,
-        "expand_gold_fraction": 1.0,
-    }
-    sources = [needle_source(1), distractors]
-    free = sample_set(40, only="reasoning", sources=sources, objectives={"reasoning": reasoning})
-    tight = sample_set(40, only="reasoning", sources=sources, objectives={"reasoning": reasoning}, window=120)
-    lengths = [len(free[i].decoder_input.input_ids) for i in range(40)]
-    assert max(lengths) > 120
-    for index in range(40):
-        layout = tight[index].decoder_input
-        assert len(layout.input_ids) <= 120
-        assert not any(chunk.startswith("The number") for chunk in layout.chunks)  # the gold one stays raw
-
-
-def test_a_window_can_be_restated_from_its_text(sample_set, processor):
-    understanding = {"window_chunks": [2], "expand_fraction": 1.0}
-    samples = sample_set(only="understanding", objectives={"understanding": understanding})
-    for index in range(10):
-        layout = samples[index].decoder_input
-        assert not layout.chunks
-        answer = [label for label in layout.labels if label != -100]
-        context = layout.input_ids[: len(layout.labels) - len(answer)]
-        assert answer_of(processor, samples[index])[:20] in processor.decode_answer(context)
-
-
-def test_sorting_keeps_the_samples_of_each_step(sample_set):
-    samples = sample_set(60, group_size=8)
-    order = list(samples.by_length())
-    assert sorted(order) == list(range(60))
-    for first in range(0, 60, 8):
-        group = order[first : first + 8]
-        assert set(group) == set(range(first, min(first + 8, 60)))
-        lengths = [len(samples[index].decoder_input.input_ids) for index in group]
-        assert lengths == sorted(lengths)
-
-
-def test_positions_skip_up_to_the_window_and_never_within_an_answer(sample_set):
-    train = {"position_skips": 0.5}
-    samples = sample_set(80, only="reasoning", window=900, train=train, sources=[needle_source(3)])
-    skipped = 0
-    for index in range(80):
-        sample = samples[index]
-        if sample.positions is None:
-            continue
-        labels = sample.decoder_input.labels
-        assert len(sample.positions) == len(labels)
-        assert sample.positions == sorted(set(sample.positions))
-        assert sample.positions[-1] < 900
-        steps = zip(sample.positions[:-1], sample.positions[1:], labels[1:], strict=True)
-        assert all(after == before + 1 for before, after, label in steps if label != -100)
-        skipped += sample.positions[-1] >= len(labels)
-    assert 20 < skipped < 60
-    assert all(sample_set(8, window=900)[index].positions is None for index in range(8))
-
-
-def test_all_gold_chunks_can_be_expanded_at_once():
-    gold = [True, False, True, False, True]
-    draws = [choose_expanded(gold, 4, 0.7, random.Random(seed), all_gold=True) for seed in range(200)]
-    counts = Counter(len({0, 2, 4} & set(chosen)) for chosen in draws)
-    assert set(counts) == {0, 3}
-    assert 0.6 < counts[3] / 200 < 0.8
-    assert any(len(chosen) == 4 for chosen in draws)
+    mix = {"mixed_fraction": 1.0, "reasoning": {"distractor_fraction": 1.0, "distractor_max_chunks": 8}}
+    sources = [needle_source(), distractors]
+    free = sample_set(40, only="reasoning", sources=sources, objectives=mix)
+    tight = sample_set(40, only="reasoning", sources=sources, objectives=mix, window=90)
+    assert max(len(free[i].decoder_input.input_ids) for i in range(40)) > 90
+    assert all(len(tight[i].decoder_input.input_ids) <= 90 for i in range(40))

@@ -67,7 +67,7 @@ def measure_serving(
     """Measure a server that decodes in batches, then the same one that decodes one answer at a time.
 
     Args:
-        model: Folder, hub id, or `mini`.
+        model: Folder, hub id, or `smol`.
         text: What all questions are about.
         clients: Numbers of clients.
         requests_per_client: Questions of each.

@@ -5,7 +5,6 @@ Ways, each in a process of its own:
 - `plain`: one record at a time; its chunks padded to the longest, read in one pass; a row of its own in the
   decoder; a vocabulary row for every position. What one writes first.
 - `e2llm`: the trainer of this library.
-- `cached`: the same with a frozen encoder from its second epoch on, the states kept in memory.
 """
 
 import json
@@ -31,14 +30,13 @@ from e2llm.modeling.lora import merge_lora
 from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.records import read_records
 from e2llm.training.arguments import resolve_precision, training_arguments
-from e2llm.training.build import compile_layers, set_modes
-from e2llm.training.samples import Sample, SampleSet
-from e2llm.training.schema import DataFile, Recipe
-from e2llm.training.sources import Source
+from e2llm.training.build import set_modes
+from e2llm.training.samples import OBJECTIVES, Sample
+from e2llm.training.schema import Recipe
 from e2llm.training.trainer import E2LLMTrainer
 
-WAYS = ("plain", "e2llm", "cached")
-_MAKES_MB = 8192  # room for states of the cached way
+WAYS = ("plain", "e2llm")
+_MAX_GRAD_NORM = 1.0  # as in `training_arguments`
 
 
 def measure_training(
@@ -77,7 +75,7 @@ def run_way(settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         settings: `way`, `engine` (arguments of `build_engine`), `encoder_mode`, `decoder_mode`,
             `context_tokens`, `questions` per context, `batch_size`, `steps`, `checkpointing`,
-            `unchecked_tokens`, `compile`, and `text` or `data` if the contexts are not to be made up.
+            `unchecked_tokens`, and `text` or `data` if the contexts are not to be made up.
 
     Returns:
         `context_tokens_per_s` (decoder tokens of the samples' contexts, each question's counted),
@@ -91,7 +89,7 @@ def run_way(settings: dict[str, Any]) -> dict[str, Any]:
         engine = build_engine(**settings["engine"], soft_tokens=settings["soft_tokens"])
         torch.manual_seed(0)
         set_modes(merge_lora(engine.model), recipe)
-        samples = make_samples(engine, recipe, settings)
+        samples = make_samples(engine, settings)
         rate = gemm_rate(engine.model)
         release_memory()
         reset_peak()
@@ -126,7 +124,7 @@ def peak_bytes(engine: Engine) -> int:
 
 def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
     """The recipe of the trainer's ways; the decoder is built by the benchmark."""
-    way, trains_encoder = settings["way"], settings["encoder_mode"] != "frozen"
+    trains_encoder = settings["encoder_mode"] != "frozen"
     return Recipe.model_validate(
         {
             "name": "bench",
@@ -140,7 +138,6 @@ def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
             "data": {"train": [{"path": "bench"}]},
             "objectives": {
                 "understanding": {"fraction": 0.0},
-                "reasoning": {"questions_per_context": settings["questions"]},
                 "soft_tokens": [settings["soft_tokens"]],
             },
             "train": {
@@ -149,7 +146,6 @@ def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
                 "precision": "auto" if settings["engine"].get("device") == "cuda" else "fp32",
                 "packing": True,
                 "gradient_checkpointing": settings["checkpointing"],
-                "cache_encoder_states_mb": _MAKES_MB if way == "cached" else 0,
                 "save_every_steps": 10**6,
                 "evaluate_every_steps": 10**6,
                 "log_every_steps": 1,
@@ -158,8 +154,8 @@ def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
     )
 
 
-def make_samples(engine: Engine, recipe: Recipe, settings: dict[str, Any]) -> SampleSet:
-    """Samples of contexts of so many tokens, or of a file's records."""
+def make_samples(engine: Engine, settings: dict[str, Any]) -> list[Sample]:
+    """Return samples of contexts of that many tokens, or of a file's records, in their order."""
     count = settings["steps"] * settings["batch_size"]
     if settings.get("data"):
         records = [record for record in read_records(settings["data"]) if not record.is_text_only]
@@ -169,10 +165,17 @@ def make_samples(engine: Engine, recipe: Recipe, settings: dict[str, Any]) -> Sa
         records = make_records(text, num_contexts, settings["questions"])
     if not records:
         raise E2LLMError("no record has a question; give others with --data")
-    source = Source(DataFile(path="bench"), records)
-    return SampleSet(
-        [source], recipe, engine.processor, count, group_size=settings["batch_size"], window=engine.window
-    )
+    samples = []
+    for index in range(count):
+        record = records[index % len(records)]
+        made = engine.processor.lay_out(
+            [chunk.text for chunk in engine.processor.split(record.context)],
+            record.prompt,
+            record.answer,
+            num_soft_tokens=settings["soft_tokens"],
+        )
+        samples.append(Sample(made, OBJECTIVES.index("reasoning"), index))
+    return samples
 
 
 def context_tokens(engine: Engine, samples: list[Sample]) -> int:
@@ -206,10 +209,8 @@ def training_operations(
             for text in dict.fromkeys(text for sample in batch for text in sample.decoder_input.chunks)
         ]
     passes = {"frozen": 1, "lora": 2, "full": 3}
-    encoder = 0.0
-    if way != "cached":
-        lengths = [len(row) for row in engine.processor.encode_chunk_ids(chunks)]
-        encoder = passes[recipe.encoder.mode] * reading_operations(model, lengths)
+    lengths = [len(row) for row in engine.processor.encode_chunk_ids(chunks)]
+    encoder = passes[recipe.encoder.mode] * reading_operations(model, lengths)
     decoder = model.language_model
     head = decoder.get_output_embeddings()
     linear = sum(
@@ -222,7 +223,7 @@ def training_operations(
 
 
 def train_plainly(
-    engine: Engine, recipe: Recipe, samples: SampleSet, settings: dict[str, Any]
+    engine: Engine, recipe: Recipe, samples: list[Sample], settings: dict[str, Any]
 ) -> tuple[float, float]:
     """The plain loop; returns the seconds after its first step, and the loss of that."""
     model, processor = engine.model, engine.processor
@@ -253,7 +254,7 @@ def train_plainly(
                 )
             output.loss.backward()
             first_loss += output.loss.item() if step == 0 else 0.0
-        nn.utils.clip_grad_norm_(trained, recipe.train.max_grad_norm)
+        nn.utils.clip_grad_norm_(trained, _MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()
         if step == 0:
@@ -280,20 +281,14 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
 
 
 def train_by_trainer(
-    engine: Engine, recipe: Recipe, samples: SampleSet, settings: dict[str, Any]
+    engine: Engine, recipe: Recipe, samples: list[Sample], settings: dict[str, Any]
 ) -> tuple[float, float]:
     """The trainer; returns the seconds after its first step, and the loss of that."""
     engine.model.unchecked_encoder_tokens = recipe.encoder.unchecked_tokens
-    if settings["compile"]:
-        compile_layers(engine.model)
     trainer = E2LLMTrainer(
         engine.model, engine.processor, recipe, training_arguments(recipe, None), samples, {}
     )
     trainer.args.save_strategy = "no"
-    if settings["way"] == "cached" and trainer.encoder_states is not None:
-        for start in range(0, len(samples), settings["batch_size"]):  # what the first epoch leaves
-            batch = trainer.data_collator([samples[start + n] for n in range(settings["batch_size"])])
-            trainer.encoder_states(batch["chunk_input_ids"], batch["chunk_attention_mask"])
     times = StepTimes()
     trainer.add_callback(times)
     trainer.train()

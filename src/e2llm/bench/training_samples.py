@@ -1,12 +1,14 @@
 """Records to measure training with, and how much of a batch is padding."""
 
+from collections.abc import Sequence
+
 import torch
 
 from e2llm.inference.engine import Engine
 from e2llm.modeling.merging import plan_passes
 from e2llm.records import Record
 from e2llm.training.collator import SampleCollator
-from e2llm.training.samples import SampleSet
+from e2llm.training.samples import Sample
 from e2llm.training.schema import Recipe
 
 _QUOTED_WORDS = 8
@@ -30,7 +32,7 @@ def make_records(text: str, num_contexts: int, num_questions: int) -> list[Recor
     return records
 
 
-def padding_shares(engine: Engine, samples: SampleSet, way: str, recipe: Recipe) -> dict[str, float]:
+def padding_shares(engine: Engine, samples: Sequence[Sample], way: str, recipe: Recipe) -> dict[str, float]:
     """Padding as a share of what encoder and decoder compute for the first batch.
 
     Returns:
@@ -48,13 +50,9 @@ def padding_shares(engine: Engine, samples: SampleSet, way: str, recipe: Recipe)
         return {"encoder_padding": 1 - read / max(1, computed), "decoder_padding": 0.0}
     collated = SampleCollator(engine.processor, packs=recipe.train.packing)(batch)
     mask = collated["chunk_attention_mask"]
-    computed = int(mask.sum())  # a frozen encoder on a CPU reads chunks of equal length together
-    if recipe.encoder.mode != "frozen" or engine.device.type != "cpu":
-        passes = plan_passes(mask, engine.model.config.encoder_batch_tokens)
-        computed = sum(len(numbers) * length for numbers, length in passes)
-    if way == "cached":
-        computed = 0
+    passes = plan_passes(mask, engine.model.config.encoder_batch_tokens)
+    computed = sum(len(numbers) * length for numbers, length in passes)
     return {
-        "encoder_padding": 1 - int(mask.sum()) / computed if computed else 0.0,
+        "encoder_padding": 1 - int(mask.sum()) / computed,
         "decoder_padding": 1 - sum(rows) / torch.numel(collated["input_ids"]),
     }

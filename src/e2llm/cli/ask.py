@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from e2llm.inference.documents import Document
     from e2llm.inference.engine import Engine
 
-MODEL_HELP = "Folder, hub id, or 'mini', the embedded model."
+MODEL_HELP = "Folder, hub id, or 'smol', the embedded model."
 DEVICE_HELP = "cpu, cuda, cuda:1, ...; by default a GPU if there is one."
 STORE_HELP = "Folder that keeps what was read, so that it is not read again; made if need be."
 FILES_HELP = "Files or folders ('-' reads stdin), or one saved context"
@@ -30,7 +30,7 @@ def ask(
         list[str],
         typer.Argument(metavar="FILE... QUESTION", help=f"{FILES_HELP}; then the question."),
     ],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,

@@ -193,13 +193,12 @@ def train(
     steps: Annotated[int, typer.Option(min=2, help="Steps; the first is not timed.")] = 4,
     encoder_mode: Annotated[str, typer.Option(help="frozen, lora or full.")] = "frozen",
     decoder_mode: Annotated[str, typer.Option(help="frozen, lora or full.")] = "lora",
-    ways: Annotated[str, typer.Option(help="Of plain, e2llm and cached (frozen encoder only).")] = "",
+    ways: Annotated[str, typer.Option(help="Of plain and e2llm.")] = "plain,e2llm",
     checkpointing: Annotated[bool, typer.Option(help="Recompute the decoder's activations.")] = False,
     unchecked_tokens: Annotated[
         int,
         typer.Option(min=0, help="Encoder tokens whose activations are kept; see encoder.unchecked_tokens."),
     ] = 0,
-    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
     text: Text = None,
     data: Annotated[Path | None, typer.Option(help="Records, in place of contexts cut from a text.")] = None,
     device: Device = None,
@@ -219,18 +218,14 @@ def train(
     modes = ("frozen", "lora", "full")
     if encoder_mode not in modes or decoder_mode not in modes:
         raise typer.BadParameter(f"modes are {', '.join(modes)}; got {encoder_mode!r} and {decoder_mode!r}")
-    chosen = ways.split(",") if ways else list(WAYS if encoder_mode == "frozen" else WAYS[:2])
-    if unknown := [
-        way for way in chosen if way not in WAYS or (way == "cached" and encoder_mode != "frozen")
-    ]:
-        raise typer.BadParameter(
-            f"--ways {', '.join(unknown)}: known are {', '.join(WAYS)}; cached needs a frozen encoder"
-        )
+    chosen = ways.split(",")
+    if unknown := [way for way in chosen if way not in WAYS]:
+        raise typer.BadParameter(f"--ways {', '.join(unknown)}: known are {', '.join(WAYS)}")
     settings = {
         "engine": {"shape": None if model else shape, "model": model, "device": device, "dtype": dtype},
         "soft_tokens": soft_tokens, "questions": questions, "batch_size": batch_size, "steps": steps,
         "encoder_mode": encoder_mode, "decoder_mode": decoder_mode, "checkpointing": checkpointing,
-        "unchecked_tokens": unchecked_tokens, "compile": compiled, "text": read_text(text),
+        "unchecked_tokens": unchecked_tokens, "text": read_text(text),
         "data": None if data is None else str(data),
     }  # fmt: skip
     rows = [
@@ -281,7 +276,7 @@ def new_engine(
 @app.command("serve")
 def serving(
     text: Annotated[Path, typer.Option(help="What all questions are about.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     clients: Annotated[str, typer.Option(help="Numbers of clients that ask at once.")] = "1,2,4,8,16",
     requests: Annotated[int, typer.Option(min=1, help="Questions of each client.")] = 8,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,

@@ -36,7 +36,7 @@ def chat(
         Path | None,
         typer.Option(help="Go on with the session in this file, and save it there after each turn."),
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
     ] = None,

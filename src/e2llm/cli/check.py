@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -78,7 +78,7 @@ def check_by_recipe(
         if files:
             stage = with_files(stage, files, validation)
         run_data = read_data(stage)
-        parts = parts_of(stage, run_data, parts)
+        parts = parts_of(stage, parts)
         if parts is not None:
             run_data.check_window(*parts)
         checks[stage.stage] = run_data.check
@@ -97,14 +97,14 @@ def with_files(recipe: "Recipe", files: list[Path], validation: list[Path]) -> "
 
 
 def parts_of(
-    recipe: "Recipe", run_data: Any, before: "tuple[E2LLMProcessor, int | None] | None"
+    recipe: "Recipe", before: "tuple[E2LLMProcessor, int | None] | None"
 ) -> "tuple[E2LLMProcessor, int | None] | None":
     """The processor and window of a stage: its own, else those of the stage before, else None and a note."""
     from e2llm.training.build import set_chunking
     from e2llm.training.data_check import open_parts
 
     try:
-        return open_parts(recipe, run_data)
+        return open_parts(recipe)
     except (ValueError, OSError) as error:
         if before is None:
             typer.echo(f"warning: the decoder's window is not checked: {error}", err=True)

@@ -25,7 +25,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Folder; one with a run goes on. Default: runs/eval-TIME."),
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     limit: Annotated[
         int, typer.Option(min=1, help="Items per task, for generated tasks of each length.")
     ] = 50,

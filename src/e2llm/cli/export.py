@@ -10,7 +10,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder, hub id, or 'mini'.")],
+    model: Annotated[str, typer.Argument(help="Folder, hub id, or 'smol'.")],
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")
     ],

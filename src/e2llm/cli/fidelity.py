@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def fidelity(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
     ] = None,

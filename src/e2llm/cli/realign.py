@@ -33,7 +33,7 @@ def realign(
     """Put another encoder under a model's decoder, which stays as it is, and say how much of it returns.
 
     Example:
-        e2llm realign mini --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
+        e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
     """
     from e2llm.errors import E2LLMError
     from e2llm.modeling.configuration import E2LLMConfig
@@ -57,13 +57,10 @@ def realign(
         "adapter": {
             "kind": config.adapter,
             "max_soft_tokens": config.max_soft_tokens,
-            "num_heads": config.adapter_num_heads,
-            "pooling": config.pooling,
             **(rates if has_rate else {}),
         },
         "chunking": {
             "chunk_size_chars": processor.chunk_size_chars,
-            "overlap_chars": processor.overlap_chars,
             "kind": processor.chunk_kind,
         },
         "data": {

@@ -12,7 +12,7 @@ from e2llm.cli.dial import RateOption, take_rate
 def restate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
     chunk: Annotated[list[int], typer.Option(min=0, help="Index of a chunk; may be given several times.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "mini",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     soft_tokens: Annotated[
         int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
     ] = None,

@@ -15,7 +15,7 @@ BACKENDS = ("local", "vllm")
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Folder, hub id, or 'mini'.")] = "mini",
+    model: Annotated[str, typer.Argument(help="Folder, hub id, or 'smol'.")] = "smol",
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine's need an API key.")
     ] = "127.0.0.1",
@@ -74,7 +74,7 @@ def serve(
     """Serve a model: OpenAI's API with contexts of any length, and a page at /.
 
     Example:
-        e2llm serve mini --port 8000 --folder kept/
+        e2llm serve smol --port 8000 --folder kept/
         e2llm serve runs/my-model/final --backend vllm --url http://127.0.0.1:8001
     """
     from e2llm.errors import E2LLMError, MissingExtraError

@@ -1,10 +1,10 @@
 """lm-evaluation-harness: the model type `e2llm`, so that its long-context tasks run on our checkpoints.
 
-    python -m e2llm.evaluation.harness --model e2llm --model_args pretrained=mini,soft_tokens=4 --tasks TASK
+    python -m e2llm.evaluation.harness --model e2llm --model_args pretrained=smol --tasks TASK
 
 lm_eval has no place where a package could announce a model, so that its own command does not know `e2llm`:
 this module registers the model and hands the arguments to lm_eval. In Python,
-`E2LLMHarness(pretrained="mini")` is a model for `lm_eval.simple_evaluate`. lm_eval is loaded by either, not
+`E2LLMHarness(pretrained="smol")` is a model for `lm_eval.simple_evaluate`. lm_eval is loaded by either, not
 by importing this module.
 """
 

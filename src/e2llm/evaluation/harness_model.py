@@ -64,7 +64,7 @@ class HarnessModel:
 
     def __init__(
         self,
-        pretrained: str | Engine = "mini",
+        pretrained: str | Engine = "smol",
         soft_tokens: int | None = None,
         expand: int = 0,
         select: str = "bm25",

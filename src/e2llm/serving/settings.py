@@ -48,7 +48,7 @@ class ServerSettings:
     """
 
     folder: Path | None = None
-    model_name: str = "mini"
+    model_name: str = "smol"
     api_keys: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()

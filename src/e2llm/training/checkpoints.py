@@ -1,15 +1,15 @@
 """The checkpoints of a run that goes on: which is the newest whole one, and its weights."""
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,15 +20,17 @@ from e2llm.modeling.manifest import changed_file, list_files
 from e2llm.modeling.parts import PART_MODULES
 from e2llm.training.console import is_first_process, say
 
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None  # type: ignore[assignment]
-
 STATE_NAME = "trainer_state.json"
 FILES_NAME = "files.json"
 STAGING_NAME = ".saving"
 LOCK_NAME = ".lock"
+
+
+class FileList(BaseModel):
+    """The files of a checkpoint: sizes in bytes and SHA-256, by name."""
+
+    files: dict[str, int]
+    sha256: dict[str, str]
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
@@ -46,33 +48,18 @@ def is_saved(checkpoint: Path) -> bool:
 
 
 def damage(checkpoint: Path) -> str:
-    """What has become of a checkpoint since it was saved: the first file that is gone or has other content.
-
-    Reads every file, for its SHA-256, where the checkpoint lists hashes; older ones list sizes alone.
+    """Return the first file of a checkpoint that is missing or has changed, by its SHA-256.
 
     Returns:
         Empty for a checkpoint as it was saved, and for one that has no list of its files.
     """
     try:
-        content = json.loads((checkpoint / FILES_NAME).read_text(encoding="utf-8"))
-        sizes, hashes = _listed(content)
+        listed = FileList.model_validate_json((checkpoint / FILES_NAME).read_bytes())
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError):
+    except (OSError, ValidationError):
         return f"{FILES_NAME} cannot be read"
-    return changed_file(checkpoint, sizes, hashes)
-
-
-def _listed(content: Any) -> tuple[dict[str, int], dict[str, str]]:
-    """Sizes and hashes by name; raises `ValueError` for what is no list of files."""
-    hashes: Any = {}
-    if isinstance(content, dict) and isinstance(content.get("files"), dict):
-        content, hashes = content["files"], content.get("sha256")
-        if not isinstance(hashes, dict) or set(hashes) != set(content):
-            raise ValueError("sha256 is not of the same files")
-    if not isinstance(content, dict) or not all(type(size) is int for size in content.values()):
-        raise ValueError("not sizes by name")
-    return content, hashes
+    return changed_file(checkpoint, listed.files, listed.sha256)
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -99,30 +86,29 @@ def remove_cut_short(folder: Path) -> None:
 
 @contextmanager
 def held_alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into a folder meanwhile, where the system has file locks.
-
-    The lock goes with the process, however it ends, and workers do not inherit it. Of the processes of one
-    run, the first holds it.
+    """Keep other runs out of a folder; of the processes of one run, the first has the lock.
 
     Raises:
-        E2LLMError: If another process holds it, or the folder's name is that of a file.
+        E2LLMError: If another run has it, or a file is in the folder's place.
     """
     taken = next((place for place in (folder, *folder.parents) if place.is_file()), None)
     if taken is not None:
-        raise E2LLMError(f"{taken} is a file where a run's folder is to be; set another output")
-    if fcntl is None or not is_first_process():
+        raise E2LLMError(f"{taken} is a file, but the run needs a folder there; set another output")
+    if not is_first_process():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a file system without locks
-                raise E2LLMError(
-                    f"another process is training into {folder}; wait for it, or set another output"
-                ) from error
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise E2LLMError(
+            f"another process is training into {folder}; wait for it, or set another output"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def publish(staged: Path, place: Path) -> None:

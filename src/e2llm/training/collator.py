@@ -4,7 +4,6 @@ Shapes: R rows of the batch, L decoder tokens of a row, C distinct chunks of the
 which chunks stand, T encoder tokens per chunk.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +27,10 @@ class SampleCollator:
             padding; `position_ids` that start again at 0 keep them apart.
         one_row: Pack all samples of a batch into a single row, for attention that reads each by itself
             (`e2llm.training.packed_attention`).
-        backward_fraction: Share of the batch's chunks that gradients flow through.
-        seed: Of the draw of these chunks, which depends on it and on the batch's first sample alone.
     """
 
     processor: E2LLMProcessor
     packs: bool = False
-    backward_fraction: float = 1.0
-    seed: int = 0
     one_row: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -43,12 +38,11 @@ class SampleCollator:
 
         Returns:
             `input_ids`, `labels`, `objectives` (indices into `OBJECTIVES`) and `attention_mask` or, where
-            samples are packed, `position_ids`, each `[R, L]`; both where positions skip. If there are chunks,
-            each distinct one once: `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index`
-            `[P]`, if one stands at several places; `chunk_num_soft_tokens` `[P]`, if they differ;
-            `chunk_gradient_mask` `[C]`, if gradients flow through some of them alone. `teacher` holds the
-            inputs, mask and labels of the samples with soft targets, in the order of the batch; `levels` how
-            many chunks have each rate, or are `text`.
+            samples are packed, `position_ids`, each `[R, L]`. If there are chunks, each distinct one once:
+            `chunk_input_ids` and `chunk_attention_mask` `[C, T]`; `chunk_index` `[P]`, if one occurs at
+            several places; `chunk_num_soft_tokens` `[P]`, if they differ. `teacher` has the inputs, mask and
+            labels of the samples with soft targets, in the order of the batch; `levels` how many chunks have
+            each rate, or are `text`.
         """
         rows = [[sample] for sample in samples]
         if self.packs:
@@ -62,8 +56,6 @@ class SampleCollator:
             batch.update(numbers_per_place([sample.decoder_input for row in rows for sample in row]))
             if len(texts) < len(index):
                 batch["chunk_index"] = torch.tensor(index)
-            if self.backward_fraction < 1:
-                batch["chunk_gradient_mask"] = self._draw(samples[0].index, len(texts))
         taught = [sample.teacher for row in rows for sample in row if sample.teacher is not None]
         if taught:
             inputs = [DecoderInput(item.input_ids, item.labels) for item in taught]
@@ -78,10 +70,6 @@ class SampleCollator:
         batch = dict(self.processor.collate(inputs, with_labels=True))
         objectives = torch.tensor([sample.objective for sample in samples])
         batch["objectives"] = objectives[:, None].expand_as(batch["labels"]).contiguous()
-        if any(sample.positions for sample in samples):
-            length = batch["labels"].shape[1]
-            rows = [sample.positions or range(len(sample.decoder_input.labels)) for sample in samples]
-            batch["position_ids"] = torch.tensor([[0] * (length - len(row)) + [*row] for row in rows])
         return batch
 
     def _pack(self, rows: Sequence[Sequence[Sample]]) -> dict[str, Any]:
@@ -115,13 +103,6 @@ class SampleCollator:
         tokenizer = self.processor.tokenizer
         placeholder = tokenizer.convert_tokens_to_ids(self.processor.chunk_token)
         return next(item for item in (tokenizer.pad_token_id, 0, 1) if item != placeholder)
-
-    def _draw(self, index: int, count: int) -> torch.Tensor:
-        """Which of the chunks gradients flow through: the fraction, rounded, and one at least."""
-        rng = random.Random(f"{self.seed}/backward/{index}")
-        mask = torch.zeros(count, dtype=torch.bool)
-        mask[rng.sample(range(count), max(1, round(self.backward_fraction * count)))] = True
-        return mask
 
 
 def pack(samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -1,13 +1,30 @@
-"""What a run shows: one tidy line per log on stderr, and a progress bar where stderr is a terminal."""
+"""What a run shows: log lines and a progress bar on stderr, loss curves as CSV and PNG in its folder."""
 
+import csv
+import importlib.util
+import io
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
+from e2llm.files import write_atomically
 from e2llm.training.samples import OBJECTIVES
+
+COLUMNS = (
+    "step",
+    "loss",
+    *(f"{name}_loss" for name in OBJECTIVES),
+    *(f"eval_{name}_loss" for name in OBJECTIVES),
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "peak_memory_mb",
+)
 
 
 def is_first_process() -> bool:
@@ -94,3 +111,73 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+
+class CurveCallback(TrainerCallback):  # type: ignore[misc]
+    """Writes the loss curves at every save and at the end."""
+
+    def __init__(self, folder: Path, title: str) -> None:
+        self.folder, self.title = folder, title
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say once if no picture will come."""
+        if state.is_world_process_zero and not can_draw():
+            say("no matplotlib, no curves.png; curves.csv is written (pip install 'e2llm[train]')")
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write what there is."""
+        if state.is_world_process_zero:
+            write_curves(state.log_history, self.folder, self.title)
+
+    on_train_end = on_save
+
+
+def curve_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per step from the trainer's log; columns without a value are left empty."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in log_history:
+        if "step" in entry:
+            row = rows.setdefault(int(entry["step"]), {"step": int(entry["step"])})
+            row.update({key: entry[key] for key in COLUMNS if key in entry})
+    return [row for _, row in sorted(rows.items()) if len(row) > 1]
+
+
+def write_curves(log_history: Sequence[dict[str, Any]], folder: Path, title: str) -> None:
+    """Write `curves.csv` and `curves.png`, each whole or not at all."""
+    rows = curve_rows(log_history)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "curves.csv", text.getvalue().encode())
+    png = draw_curves(rows, title)
+    if png is not None:
+        write_atomically(folder / "curves.png", png)
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> bytes | None:
+    """Draw the losses over the steps; None without matplotlib or without rows."""
+    if not can_draw():
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for column in (name for name in COLUMNS if name.endswith("_loss")):
+        points = [(row["step"], row[column]) for row in rows if row.get(column) is not None]
+        if points:
+            style = {"marker": "o", "markersize": 3} if column.startswith("eval") else {"linewidth": 1}
+            axes.plot(*zip(*points, strict=True), label=column.replace("_", " "), **style)
+    if not axes.lines:
+        return None
+    axes.set(xlabel="optimizer step", ylabel="cross-entropy per token (nats)", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    return image.getvalue()

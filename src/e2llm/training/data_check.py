@@ -13,7 +13,7 @@ from e2llm.files import write_atomically
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.parts import readable_errors, resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.build import existing, learn_tokenizer, open_processor
+from e2llm.training.build import existing, open_processor
 from e2llm.training.console import is_first_process, say
 from e2llm.training.positions import Positions
 from e2llm.training.schema import Recipe
@@ -82,8 +82,8 @@ class RunData:
         for line in self.check.lines(leaves_out=mode == "skip"):
             say(f"data: {line}")
         if is_first_process():
-            report = {"problems": mode, **self.check.to_dict()}
-            write_atomically(self.recipe.folder / REPORT_FILE, _json(report))
+            report = json.dumps({"problems": mode, **self.check.to_dict()}, indent=2, ensure_ascii=False)
+            write_atomically(self.recipe.folder / REPORT_FILE, f"{report}\n".encode())
         wrong = [item for item in self.check.errors if mode == "strict" or item.kind == "no_records"]
         if wrong:
             found = "; ".join(item.line() for item in wrong)
@@ -105,37 +105,20 @@ def read_data(recipe: Recipe) -> RunData:
     return RunData(recipe, train, validation, check)
 
 
-def has_parts(recipe: Recipe) -> bool:
-    """Whether the tokenizers exist before the run."""
-    return recipe.init_from is not None or recipe.decoder.source is not None
-
-
-def open_parts(recipe: Recipe, data: RunData) -> tuple[E2LLMProcessor, int | None]:
-    """The processor and the decoder's window, without any weights.
-
-    A decoder from scratch learns its tokenizer for that.
+def open_parts(recipe: Recipe) -> tuple[E2LLMProcessor, int | None]:
+    """Return the processor and the decoder's window, without any weights.
 
     Raises:
         E2LLMError: If a part cannot be read.
     """
+    processor = open_processor(recipe)
     if recipe.init_from is not None:
-        processor = open_processor(recipe)
         with readable_errors(f"config of {recipe.init_from}"):
             config: Any = E2LLMConfig.from_pretrained(
                 resolve_source(existing(recipe.init_from, "init_from"))
             ).text_config
-    elif recipe.decoder.new is not None:
-        return open_processor(
-            recipe, learn_tokenizer(recipe.decoder.new, data.train)
-        ), recipe.decoder.new.window
     else:
-        processor = open_processor(recipe)
-        name, revision = str(recipe.decoder.source), recipe.decoder.revision
+        name = str(recipe.decoder.source)
         with readable_errors(f"decoder {name}"):
-            pinned = {"revision": revision} if revision else {}
-            config = AutoConfig.from_pretrained(resolve_source(name), trust_remote_code=False, **pinned)
+            config = AutoConfig.from_pretrained(resolve_source(name), trust_remote_code=False)
     return processor, getattr(config, "max_position_embeddings", None)
-
-
-def _json(report: dict[str, Any]) -> bytes:
-    return (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,7 +1,7 @@
-"""`e2llm train --dry-run`: one real step of every stage with tiny parts, and the real size on paper.
+"""`e2llm train --dry-run`: one real step of every stage with tiny parts, and the memory of the real size.
 
 The step runs through the code of a real run, `prepare` and `finish` of `e2llm.training.run`, in a temporary
-folder: data, tokenizers, LoRA targets, objectives, evaluation, checkpoint. What differs is size alone.
+folder: data, tokenizers, LoRA targets, objectives, evaluation, checkpoint. Only sizes differ.
 """
 
 import contextlib
@@ -14,74 +14,102 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.training.estimate import Estimate, estimate
+from e2llm.modeling.parts import encoder_build_kwargs
+from e2llm.training.build import set_modes
 from e2llm.training.run import finish, prepare
-from e2llm.training.sample_sizes import Assumptions
 from e2llm.training.schema import Recipe
-from e2llm.training.tiny_parts import shrink
+from e2llm.training.tiny_parts import part_config, shrink
 from e2llm.training.trainer import E2LLMTrainer
 
 # Of the largest logit. With 4 bits on a CPU, bitsandbytes multiplies evaluated weights by another kernel.
 _TOLERANCES = {"none": 1e-4, "nf4": 0.05}
+_NF4_BYTES = 0.53  # per value, with the constants of double quantization
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class PartMemory:
+    """What one part takes on each device, without activations.
+
+    Attributes:
+        part: `encoder`, `adapter` or `decoder`.
+        parameters: All of its numbers, LoRA deltas included.
+        trained: Those that train.
+        weight_bytes: Of the weights, as they are held.
+        training_bytes: Of gradients and AdamW's two moments.
+    """
+
+    part: str
+    parameters: int
+    trained: int
+    weight_bytes: float
+    training_bytes: float
 
 
 @dataclass(frozen=True)
 class StageCheck:
-    """What one tiny step of a stage showed.
+    """What one tiny step of a stage showed, and what its real size takes.
 
     Attributes:
-        stage: Its name; empty where there is only one.
-        soft_tokens: `[C, K, D]` of the passes of the adapter, each shape once.
+        name: Of the run and the stage.
+        soft_tokens: Shapes that the adapter made, each once.
         tensors_trained: Tensors that a gradient reached: all that train.
         tensors_frozen: Tensors that stayed bit for bit.
         losses: Training loss of each objective of the step.
         seconds: How long it took.
+        memory: One row per part; empty if the configuration of a part is not on this machine.
     """
 
-    stage: str
+    name: str
     soft_tokens: list[tuple[int, ...]]
     tensors_trained: int
     tensors_frozen: int
     losses: dict[str, float]
     seconds: float
+    memory: list[PartMemory]
+
+    def report(self) -> str:
+        """Return what a terminal shows."""
+        lines = [
+            f"{self.name}: a tiny step passed in {self.seconds:.1f} s; gradients reach the "
+            f"{self.tensors_trained} tensors that train, {self.tensors_frozen} stay as they were; the model "
+            "loads as it was saved"
+        ]
+        if not self.memory:
+            return f"{lines[0]}\n  memory unknown: config.json of encoder or decoder is not on this machine"
+        lines.append("  part         parameters     that train  weights GiB  training GiB")
+        for row in self.memory:
+            lines.append(
+                f"  {row.part:8} {row.parameters:14,} {row.trained:14,} {row.weight_bytes / _GIB:12.2f} "
+                f"{row.training_bytes / _GIB:13.2f}"
+            )
+        total = sum(row.weight_bytes + row.training_bytes for row in self.memory) / _GIB
+        lines.append(f"  {total:.2f} GiB on each device with train.parallel: ddp; activations come on top")
+        return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """One stage: the tiny step, and the real size on paper."""
-
-    recipe: Recipe
-    check: StageCheck
-    estimate: Estimate
-
-
-def dry_run(
-    recipes: Sequence[Recipe], guess: Assumptions | None = None, *, num_devices: int = 1
-) -> list[DryRun]:
+def dry_run(recipes: Sequence[Recipe]) -> list[StageCheck]:
     """Check a recipe without data, weights or a hub.
 
     Args:
         recipes: The resolved stages, in order.
-        guess: What the estimate takes for granted.
-        num_devices: Devices to estimate for.
 
     Raises:
-        E2LLMError: If the dimensions of a part are not known, something in the recipe does not fit, a
-            gradient does not reach what trains, or a saved model is not the one that was trained.
+        E2LLMError: If something in the recipe does not fit, a gradient does not reach what trains, or a saved
+            model is not the one that was trained.
     """
-    estimates = [estimate(recipe, guess, num_devices=num_devices) for recipe in recipes]
-    checks = []
     with tempfile.TemporaryDirectory(prefix="e2llm-dry-run-") as folder:
-        for recipe in shrink(recipes, Path(folder)):
-            checks.append(check_stage(recipe))
-    return [DryRun(*row) for row in zip(recipes, checks, estimates, strict=True)]
+        tiny = shrink(recipes, Path(folder))
+        return [check_stage(*pair) for pair in zip(recipes, tiny, strict=True)]
 
 
-def check_stage(recipe: Recipe) -> StageCheck:
-    """Run one step of a tiny recipe by the road of a real run, and look at what it did."""
+def check_stage(real: Recipe, recipe: Recipe) -> StageCheck:
+    """Run one step of a tiny recipe by the road of a real run, and check what it did."""
     started = time.perf_counter()
     with contextlib.redirect_stderr(io.StringIO()):  # its table of parameters is that of tiny parts
         trainer = prepare(recipe)
@@ -90,18 +118,13 @@ def check_stage(recipe: Recipe) -> StageCheck:
     with watched(model) as (shapes, reached), contextlib.redirect_stderr(io.StringIO()):
         trainer.train()
         result = finish(recipe, trainer)
-    subject = f"dry run of {recipe.stage or recipe.name}"
-    check_shapes(subject, recipe, model, shapes)
-    check_gradients(subject, model, before, reached)
-    check_saved(subject, recipe, trainer, result.folder)
+    name = " ".join(filter(None, (recipe.name, recipe.stage)))
+    check_gradients(f"dry run of {name}", model, before, reached)
+    check_saved(f"dry run of {name}", recipe, trainer, result.folder)
     frozen = sum(not parameter.requires_grad for parameter in model.parameters())
+    seconds = round(time.perf_counter() - started, 2)
     return StageCheck(
-        recipe.stage,
-        sorted(shapes),
-        len(reached),
-        frozen,
-        result.first_losses,
-        round(time.perf_counter() - started, 2),
+        name, sorted(shapes), len(reached), frozen, result.first_losses, seconds, memory_of(real)
     )
 
 
@@ -127,21 +150,6 @@ def watched(model: Any) -> Iterator[tuple[set[tuple[int, ...]], set[str]]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def check_shapes(
-    subject: str, recipe: Recipe, model: E2LLMForConditionalGeneration, shapes: set[tuple[int, ...]]
-) -> None:
-    """Raise unless every pass of the adapter made `[C, K, D]` with a K of the recipe's."""
-    width = model.get_input_embeddings().weight.shape[1]
-    if model.adapter.dial == "rate":  # what is kept depends on the lengths of the chunks
-        return
-    rates = {*recipe.objectives.soft_tokens, recipe.adapter.max_soft_tokens}
-    wrong = [shape for shape in shapes if len(shape) != 3 or shape[1] not in rates or shape[2] != width]
-    if wrong:
-        raise E2LLMError(
-            f"{subject}: soft tokens of shape {wrong[0]}, expected [C, {sorted(rates)}, {width}]"
-        )
 
 
 def check_gradients(subject: str, model: Any, before: dict[str, torch.Tensor], reached: set[str]) -> None:
@@ -170,3 +178,54 @@ def check_saved(subject: str, recipe: Recipe, trainer: E2LLMTrainer, folder: Pat
         raise E2LLMError(
             f"{subject}: the saved model's logits differ from the trained one's by {difference:.2%}"
         )
+
+
+def memory_of(recipe: Recipe) -> list[PartMemory]:
+    """Return the memory of the real model, built without weights on torch's `meta` device."""
+    encoder_config = part_config("encoder", recipe.encoder.source)
+    decoder_config = part_config("decoder", str(recipe.decoder.source))
+    if encoder_config is None or decoder_config is None:
+        return []
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    dtype = getattr(decoder_config, "dtype", None) or torch.float32
+    if recipe.decoder.dtype != "auto":
+        dtype = getattr(torch, recipe.decoder.dtype)
+    config = E2LLMConfig(
+        encoder_config=encoder_config,
+        text_config=decoder_config,
+        adapter=recipe.adapter.kind,
+        encoder_layers=recipe.encoder.layers or None,
+        max_soft_tokens=recipe.adapter.max_soft_tokens,
+        chunk_token_id=0,
+    )
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(
+            encoder_config, dtype=torch.float32, **encoder_build_kwargs(encoder_config)
+        )
+        decoder = AutoModelForCausalLM.from_config(decoder_config, dtype=dtype)
+        model = E2LLMForConditionalGeneration(config, chunk_encoder=encoder, language_model=decoder)
+        set_modes(model, recipe)
+    packed = quantized(model.language_model) if recipe.decoder.quantization == "nf4" else set()
+    parts = {"encoder": model.chunk_encoder, "adapter": model.adapter, "decoder": model.language_model}
+    return [memory_of_part(name, part, packed) for name, part in parts.items()]
+
+
+def quantized(decoder: Any) -> set[int]:
+    """Return the ids of the matrices that nf4 holds in 4 bits: not LoRA, not the output head."""
+    head = decoder.get_output_embeddings()
+    return {
+        id(module.weight)
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear) and "lora_" not in name and module is not head
+    }
+
+
+def memory_of_part(name: str, part: nn.Module, packed: set[int]) -> PartMemory:
+    """Add up one part. What trains has a float32 gradient and two moments of the same size."""
+    parameters = list(part.parameters())
+    trained = sum(item.numel() for item in parameters if item.requires_grad)
+    weights = sum(
+        item.numel() * (_NF4_BYTES if id(item) in packed else item.element_size()) for item in parameters
+    )
+    return PartMemory(name, sum(item.numel() for item in parameters), trained, weights, 12.0 * trained)

@@ -109,10 +109,3 @@ def speed_up(decoder: Any) -> int:
     if count:
         use_packed_attention(decoder)
     return count
-
-
-def slow_down(decoder: Any) -> None:
-    """Give the layers of `speed_up` their peft forward back; the attention stays."""
-    for layer in decoder.modules():
-        if type(layer) is FastLoraLinear:
-            layer.__class__ = PeftLinear

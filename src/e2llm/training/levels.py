@@ -1,4 +1,4 @@
-"""Which rate each chunk of a sample has, and which chunks are raw text: the draws of `objectives.rates`."""
+"""The chunks of a sample: which run of a context, at which rates, and which of them as raw text."""
 
 import random
 from bisect import bisect
@@ -10,6 +10,9 @@ from itertools import accumulate, chain
 from e2llm.modeling.rates import TEXT_LEVEL, Rate
 from e2llm.training.objectives import ObjectivesSection
 
+MIXED_TEXT_FRACTION = 0.25  # of the chunks of a mixed sample: they are raw text
+MOST_RAW = 2  # chunks of a mixed sample where the dial is the number of soft tokens
+_RAW_GOLD_FRACTION = 0.7
 _GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly over any run of samples
 
 
@@ -36,7 +39,7 @@ class LevelDraw:
     """Draws levels: every run of samples has all rates, by their weights.
 
     Args:
-        settings: `rates`, `rate_weights`, `mixed_fraction` and `mixed_text_fraction`.
+        settings: `rates`, `rate_weights` and `mixed_fraction`.
         seed: Shifts which sample has which rate.
     """
 
@@ -63,7 +66,7 @@ class LevelDraw:
         if rng.random() >= self.settings.mixed_fraction:
             return Levels([rate] * count, [])
         rates = rng.choices(self.settings.rates, self.weights, k=count)
-        expand = [place for place in range(count) if rng.random() < self.settings.mixed_text_fraction]
+        expand = [place for place in range(count) if rng.random() < MIXED_TEXT_FRACTION]
         if keep_soft and len(expand) == count:
             expand.remove(rng.choice(expand))
         return Levels(rates, expand)
@@ -80,3 +83,33 @@ def around(levels: Levels, before: int, after: int) -> Levels:
 def count_levels(samples: Sequence[Sequence[str]]) -> dict[str, int]:
     """How many chunks of some samples have each level."""
     return dict(Counter(chain.from_iterable(samples)))
+
+
+def crop(gold: Sequence[bool], max_chunks: int | None, rng: random.Random) -> tuple[int, int]:
+    """Return a run of at most `max_chunks` chunks: around the gold ones if there are any, else the beginning.
+
+    The run has all gold chunks if it can, else one of them.
+    """
+    if max_chunks is None or len(gold) <= max_chunks:
+        return 0, len(gold)
+    golden = [index for index, is_gold in enumerate(gold) if is_gold]
+    if not golden:
+        return 0, max_chunks
+    if golden[-1] - golden[0] < max_chunks:
+        lowest, highest = golden[0], golden[-1]
+    else:
+        lowest = highest = rng.choice(golden)
+    first = rng.randint(max(0, highest - max_chunks + 1), min(lowest, len(gold) - max_chunks))
+    return first, first + max_chunks
+
+
+def choose_raw(gold: Sequence[bool], rng: random.Random) -> list[int]:
+    """Return the indices of one or two chunks to give as raw text, in most draws with a gold one."""
+    count = rng.randint(1, min(MOST_RAW, len(gold)))
+    golden = [index for index, is_gold in enumerate(gold) if is_gold]
+    others = [index for index, is_gold in enumerate(gold) if not is_gold]
+    chosen: list[int] = []
+    if golden and rng.random() < _RAW_GOLD_FRACTION:
+        chosen = rng.sample(golden, min(count, len(golden)))
+    chosen = [*chosen, *rng.sample(others, max(0, min(count - len(chosen), len(others))))]
+    return sorted(chosen)

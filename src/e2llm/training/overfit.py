@@ -70,8 +70,8 @@ def overfit(recipe: Recipe, count: int, steps: int | None = None) -> OverfitResu
     """Train on a few records alone, the same at every step, until their losses are near zero.
 
     The recipe's model, objectives and learning rate stay. What would make each step another task is taken
-    out: other records, distractors, raw chunks, drawn rates, views and window lengths, positions that skip,
-    weight decay, the fall of the learning rate.
+    out: other records, distractors, raw chunks, drawn rates, views and window lengths, weight decay, the fall
+    of the learning rate.
 
     Args:
         recipe: The resolved recipe, of its last stage if it has several.
@@ -119,11 +119,7 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
         # The stage before was not trained: what that starts from learns a few records just as well.
         source = recipe.decoder.source
         start = source if source is not None and is_checkpoint(source) else None
-    content.update(output=str(file.parent), stage="", init_from=start, average_with=None)
-    if start is None:
-        content["adapter"]["reset"] = False
-        if recipe.decoder.new is not None:
-            content["decoder"]["mode"] = "full"
+    content.update(output=str(file.parent), stage="", init_from=start)
     content["data"] = {
         "train": [{"path": str(file), "objectives": list(OBJECTIVES)}],
         "validation_fraction": 0.0,
@@ -131,26 +127,21 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
     objectives = content["objectives"]
     reasoning = recipe.objectives.reasoning
     if reasoning.context == "text":
-        weights = reasoning.text_views.weights()
+        weights = reasoning.text_views
         likeliest = max(weights, key=lambda name: weights[name])
         budgets = reasoning.text_budgets and [max(reasoning.text_budgets)]
-        objectives["reasoning"].update(
-            text_views={name: float(name == likeliest) for name in weights}, text_budgets=budgets
-        )
+        objectives["reasoning"].update(text_views={likeliest: 1.0}, text_budgets=budgets)
     elif recipe.adapter.kind == "pooling":
         finest = min(recipe.objectives.rates, key=encoder_tokens)
-        objectives.update(rates=[finest], rate_weights=[], mixed_fraction=0.0, distillation={})
+        objectives.update(rates=[finest], rate_weights=[], distillation={})
     else:
-        objectives["soft_tokens"], objectives["soft_token_weights"] = [max(recipe.objectives.soft_tokens)], []
-    objectives["understanding"].update(
-        window_chunks=[1], chunk_sizes_chars=[], expand_fraction=0.0, continue_fraction=0.0
-    )
-    objectives["reasoning"].update(
-        expand_fraction=0.0, distractor_fraction=0.0, questions_per_context=1, turns=1
-    )
+        objectives["soft_tokens"] = [max(recipe.objectives.soft_tokens)]
+    objectives["mixed_fraction"] = 0.0
+    objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[], continue_fraction=0.0)
+    objectives["reasoning"].update(distractor_fraction=0.0, turns=1)
     content["train"].update(
         steps=num_steps, batch_size=count, gradient_accumulation=1, schedule="constant", weight_decay=0.0,
-        position_skips=0.0, evaluate_every_steps=num_steps, save_every_steps=num_steps,
+        evaluate_every_steps=num_steps, save_every_steps=num_steps,
         log_every_steps=min(10, num_steps),
     )  # fmt: skip
     return Recipe.model_validate(content)

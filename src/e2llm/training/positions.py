@@ -1,6 +1,6 @@
 """The most decoder positions that a sample of a record can need, over all that a recipe may draw for it."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from heapq import nlargest
 
@@ -9,7 +9,8 @@ from e2llm.modeling.rates import encoder_tokens
 from e2llm.modeling.raw_text import lay_out_raw
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
-from e2llm.training.cropping import texts_of
+from e2llm.training.levels import MOST_RAW
+from e2llm.training.samples import texts_of
 from e2llm.training.schema import Recipe
 
 _SLACK = 8  # tokens that a text may have more than characters, and a joined text more than its pieces
@@ -33,9 +34,8 @@ class Positions:
         self.processor = processor
         self.window = window
         settings = recipe.objectives
-        weights = settings.soft_token_weights or [1.0] * len(settings.soft_tokens)
-        self.soft_tokens = [k for k, weight in zip(settings.soft_tokens, weights, strict=True) if weight]
-        self.finest: int | None = None
+        self.finest: int | None = None  # rate of the pooling adapter
+        self.soft_tokens = sorted(set(settings.soft_tokens))
         if recipe.adapter.kind == "pooling":
             self.finest = min(map(encoder_tokens, settings.rates))
             longest = max([recipe.chunking.chunk_size_chars, *settings.understanding.chunk_sizes_chars])
@@ -44,14 +44,13 @@ class Positions:
         self.fractions = settings.fractions()
         # Numbers are kept for all contexts, which the records hold anyhow, spans for a few.
         self._restating = lru_cache(maxsize=None)(self._restate)
-        self._num_chunks = lru_cache(maxsize=None)(self._count_chunks)
         self._spans = lru_cache(maxsize=64)(self._find_spans)
 
     def count(self, record: Record, objectives: Collection[str]) -> int:
         """The most positions that a sample of a record needs; above the window the number is exact.
 
-        Where chunks stand as raw text, other contexts' chunks around the record are taken to be soft. Runs of
-        plain text have the length that the recipe gives them and are not counted.
+        Chunks of other contexts count as soft, and so do raw chunks of the pooling adapter: a sample has them
+        raw only as far as they fit.
 
         Args:
             record: The record.
@@ -70,60 +69,27 @@ class Positions:
         settings = self.recipe.objectives.reasoning
         if settings.context == "text":  # the context is cut to what question and answer leave
             return len(lay_out_raw(self.processor, "", record.prompt, record.answer).input_ids)
+        texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
+        most = settings.most_distractors_per_side
         if self.finest is not None:
-            return self._answering_at(record, self.finest)
-        most_raw = self._most_raw(record.context)
-        texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
-        for bound in (len, self._num_chunks):  # a chunk has a character at least
-            num_chunks = bound(record.context)
-            most_chunks = min(settings.max_chunks or num_chunks, num_chunks)
-            soft = max(
-                k * (most_chunks + 2 * settings.most_distractors_per_side(k)) for k in self.soft_tokens
-            )
-            if texts + soft + most_raw <= self.window:
-                return texts + soft + most_raw
-        texts = len(self.processor.lay_out([], record.prompt, record.answer).input_ids)
-        if texts + soft + most_raw <= self.window or not most_raw:
-            return texts + soft + most_raw
-        return texts + soft + self._raw(record)
-
-    def _answering_at(self, record: Record, rate: int) -> int:
-        """The most positions of a record whose chunks all have the finest rate, asked alone.
-
-        Further turns and raw chunks are added to a sample only as far as they fit.
-        """
-        settings = self.recipe.objectives.reasoning
-        texts = self._most_of_template() + most_tokens(record.prompt) + most_tokens(record.answer)
-        others = 2 * settings.most_distractors_per_side(self.num_soft_tokens) * self.num_soft_tokens
-        rough = texts + others + most_tokens(record.context) // rate + 4 * len(record.context) // rate
-        if rough <= self.window:
-            return rough
+            others = 2 * most(self.num_soft_tokens) * self.num_soft_tokens
+            context = (most_tokens(record.context) + 4 * len(record.context)) // self.finest
+            if texts + others + context <= self.window:
+                return texts + others + context
         spans = self._spans(record.context, self.recipe.chunking.chunk_size_chars)
-        rows = self.processor.encode_chunk_ids(texts_of(record, spans))
-        numbers = nlargest(settings.max_chunks or len(rows), (-(-len(row) // rate) for row in rows))
-        texts = len(self.processor.lay_out([], record.prompt, record.answer).input_ids)
-        return texts + others + sum(numbers)
-
-    def _count_chunks(self, context: str) -> int:
-        return len(self._spans(context, self.recipe.chunking.chunk_size_chars))
-
-    def _most_raw(self, context: str) -> int:
-        """A bound of the tokens that raw chunks have."""
-        return self.recipe.most_expanded * self._most_restated(
-            context, self.recipe.chunking.chunk_size_chars, 1
-        )
-
-    def _raw(self, record: Record) -> int:
-        """How many positions raw chunks add at most to those of their soft tokens."""
-        settings = self.recipe.objectives.reasoning
-        spans = self._spans(record.context, self.recipe.chunking.chunk_size_chars)
-        rows = self.processor.encode_all(texts_of(record, spans))
-        gains = [max(0, len(row) - self.num_soft_tokens) for row in rows]
-        gold = [any(a < end and start < b for a, b in record.evidence) for start, end in spans]
-        most = 0
-        for first, last in reachable_runs(gold, settings.max_chunks, keep_all=settings.keep_all_evidence):
-            most = max(most, sum(nlargest(settings.expand_max_chunks, gains[first:last])))
-        return most
+        if self.finest is not None:
+            rows = self.processor.encode_chunk_ids(texts_of(record, spans))
+            lengths = (-(-len(row) // self.finest) for row in rows)
+            soft = others + sum(nlargest(settings.max_chunks or len(rows), lengths))
+        else:
+            num_chunks = min(settings.max_chunks or len(spans), len(spans))
+            soft = max(k * (num_chunks + 2 * most(k)) for k in self.soft_tokens)
+            if self.recipe.objectives.mixed_fraction:
+                rows = self.processor.encode_all(texts_of(record, spans))
+                soft += sum(nlargest(MOST_RAW, (max(0, len(row) - self.num_soft_tokens) for row in rows)))
+            if texts + soft <= self.window:
+                return texts + soft
+        return soft + len(self.processor.lay_out([], record.prompt, record.answer).input_ids)
 
     # --- understanding ------------------------------------------------------------------------------------
 
@@ -146,8 +112,7 @@ class Positions:
         rows = self.processor.encode_all([context[start:end] for start, end in spans])
         most = 0
         template = self._most_of_template() + most_tokens(UNDERSTANDING_PROMPT)
-        stride = self.recipe.objectives.understanding.stride_chunks
-        for first in range(0, len(spans) - count + 1, stride):
+        for first in range(len(spans) - count + 1):
             needed = template + soft + sum(len(row) + _SLACK for row in rows[first : first + count])
             if needed > self.window:
                 answer = context[spans[first][0] : spans[first + count - 1][1]].strip()
@@ -185,26 +150,3 @@ class Positions:
 def most_tokens(text: str) -> int:
     """A bound of a text's tokens that needs no tokenizer."""
     return len(text) + _GROWTH * (len(text.encode()) - len(text)) + _SLACK
-
-
-def reachable_runs(
-    gold: Sequence[bool], max_chunks: int | None, *, keep_all: bool
-) -> Iterator[tuple[int, int]]:
-    """The runs of chunks that `e2llm.training.samples.crop` may draw."""
-    if max_chunks is None or len(gold) <= max_chunks:
-        yield 0, len(gold)
-        return
-    golden = [index for index, is_gold in enumerate(gold) if is_gold]
-    if not golden:
-        yield 0, max_chunks
-        return
-    kept = [(index, index) for index in golden]
-    if keep_all and golden[-1] - golden[0] < max_chunks:
-        kept = [(golden[0], golden[-1])]
-    firsts = {
-        first
-        for lowest, highest in kept
-        for first in range(max(0, highest - max_chunks + 1), min(lowest, len(gold) - max_chunks) + 1)
-    }
-    for first in sorted(firsts):
-        yield first, first + max_chunks

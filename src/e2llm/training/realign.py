@@ -8,7 +8,6 @@ scored, and the new one after each stretch, is measured on the same held-out sam
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import set_seed
@@ -57,9 +56,7 @@ class RealignResult:
     recovered: Losses
 
 
-def swap_encoder(
-    model: E2LLMForConditionalGeneration, processor: E2LLMProcessor, encoder: str, revision: str | None = None
-) -> Pair:
+def swap_encoder(model: E2LLMForConditionalGeneration, processor: E2LLMProcessor, encoder: str) -> Pair:
     """The same decoder behind another encoder and a new adapter of the same kind and sizes.
 
     The head of a `pooling` adapter, which makes soft tokens of pooled states, is taken over with the decoder.
@@ -68,13 +65,11 @@ def swap_encoder(
         model: Gives its decoder up: use it no more for anything but encoding.
         processor: Its processor.
         encoder: Hub id or local folder.
-        revision: Of a hub id.
 
     Raises:
         E2LLMError: If the encoder cannot be loaded, or its states are narrower than what the head takes.
     """
     config = model.config
-    options: dict[str, Any] = {"dtype": "float32", **({"revision": revision} if revision else {})}
     swapped = E2LLMForConditionalGeneration.from_parts(
         encoder,
         model.language_model,
@@ -85,7 +80,7 @@ def swap_encoder(
         pooling=config.pooling,
         decoder_tokenizer=processor.tokenizer,
         chunk_token_id=config.chunk_token_id,
-        encoder_kwargs=options,
+        encoder_kwargs={"dtype": "float32"},
     )
     swapped.part_sources["decoder"] = model.part_sources.get("decoder", PartSource())
     swapped.generation_config = model.generation_config
@@ -96,7 +91,7 @@ def swap_encoder(
             swapped.adapter.scale.copy_(model.adapter.scale)  # type: ignore[operator, arg-type]
     other = E2LLMProcessor.from_parts(
         encoder,
-        encoder_tokenizer=load_tokenizer(encoder, {"revision": revision}),
+        encoder_tokenizer=load_tokenizer(encoder),
         decoder_tokenizer=processor.tokenizer,
         chunk_size_chars=processor.chunk_size_chars,
         overlap_chars=processor.overlap_chars,
@@ -148,7 +143,7 @@ def realign(
     data.finish()
     losses_of_old = held_out_losses(old, recipe, data)
     say(f"held out, as it was: {_line(losses_of_old)}")
-    new = swap_encoder(*old, recipe.encoder.source, recipe.encoder.revision)
+    new = swap_encoder(*old, recipe.encoder.source)
     set_modes(new[0], recipe)
     fresh = held_out_losses(new, recipe, data)
     say(f"held out, with the new encoder and a new adapter: {_line(fresh)}")

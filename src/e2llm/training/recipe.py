@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
+from yaml.constructor import ConstructorError
 
 from e2llm.errors import E2LLMError
 from e2llm.training.schema import FINAL_FOLDER, Recipe
 from e2llm.training.start import check_adapter, completed, start_settings
-from e2llm.training.yaml_text import load_yaml
 
 
 def load_recipe(
@@ -52,22 +53,10 @@ def load_recipe(
                 merged = with_value(merged, keys, value, ".".join(keys))
         if recipes and own_start(stage, name, settings) is None:
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
-            merged = with_layers_left(merged, recipes[-1])
-        before = {item.stage: str(item.folder / FINAL_FOLDER) for item in recipes}
-        if merged.get("average_with") in before:
-            merged["average_with"] = before[merged["average_with"]]
         recipe = validate(merged, f"{file}, stage {name}" if name else str(file), recipes)
         resolve_data(recipe, file.parent if data is None else Path(data))
         recipes.append(recipe)
     return recipes
-
-
-def with_layers_left(content: dict[str, Any], before: Recipe) -> dict[str, Any]:
-    """The content of a stage, its decoder from scratch as deep as the stage before left it."""
-    if before.decoder.new is None or not (content.get("decoder") or {}).get("new"):
-        return content
-    num_layers = len(before.decoder.keep_layers) or before.decoder.new.num_layers
-    return merge(content, {"decoder": {"new": {"num_layers": num_layers}}})
 
 
 def own_start(
@@ -85,6 +74,47 @@ def own_start(
         if only_stage == name and keys == ["init_from"]:
             start = value
     return start
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """A safe loader to which a repeated key of a mapping is an error: YAML would drop the first value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ConstructorError(
+                    problem=f"the key {key.value} is repeated", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str | bytes, subject: str) -> Any:
+    """Return the value of a YAML text.
+
+    Args:
+        text: The text, or its bytes in UTF-8.
+        subject: What errors name.
+
+    Raises:
+        E2LLMError: If it is not valid YAML or repeats a key, with the line.
+    """
+    try:
+        return yaml.load(text.decode("utf-8-sig") if isinstance(text, bytes) else text, _PlainLoader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        # The last ones are the constructors' own, for a tag whose value does not fit: `!!int abc`.
+        problem = " ".join(str(error).split())[:500]
+        raise E2LLMError(f"{subject}: not valid YAML: {problem or type(error).__name__}") from error
 
 
 def parse_yaml(file: Path) -> dict[str, Any]:

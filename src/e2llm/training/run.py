@@ -1,37 +1,40 @@
-"""Run a recipe: build or load the model, train, evaluate, save."""
+"""Run a recipe: build or load the model, train, evaluate, save it and what it was made with."""
 
+import importlib.metadata
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from pydantic import BaseModel, ValidationError
 from transformers import TrainerCallback, set_seed
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.arguments import best_metric, training_arguments
-from e2llm.training.build import build, compile_layers, set_modes
+from e2llm.training.arguments import best_metric, resolve_precision, training_arguments
+from e2llm.training.build import build, set_modes
 from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
-from e2llm.training.console import ConsoleCallback, say
-from e2llm.training.data_check import has_parts, open_parts, read_data
+from e2llm.training.console import ConsoleCallback, CurveCallback, say
+from e2llm.training.data_check import open_parts, read_data
 from e2llm.training.distillation import attach_teacher
 from e2llm.training.fast_lora import speed_up
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
-from e2llm.training.provenance import changes_since_start, write_provenance
+from e2llm.training.recipe import load_yaml
 from e2llm.training.samples import SampleSet
 from e2llm.training.schema import FINAL_FOLDER, Recipe
 from e2llm.training.sources import Source, pool_of
-from e2llm.training.tracking import TensorBoardCallback
-from e2llm.training.trainer import CurveCallback, E2LLMTrainer
+from e2llm.training.trainer import E2LLMTrainer
+from e2llm.version import __version__, git_commit
+
+RECIPE_NAME, RESULT_NAME = "recipe.yaml", "result.json"
 
 
-@dataclass(frozen=True)
-class TrainResult:
+class TrainResult(BaseModel, frozen=True, extra="forbid"):
     """What a run came to.
 
     Attributes:
@@ -98,30 +101,16 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when forked
     set_seed(recipe.seed)
     data = read_data(recipe)
-    if has_parts(recipe):  # what is wrong is said before the weights are loaded
-        data.check_window(*open_parts(recipe, data))
-        data.finish()
+    data.check_window(*open_parts(recipe))  # before the weights are loaded
+    data.finish()
     model, processor = build(recipe, data.train)
     window = getattr(model.config.text_config, "max_position_embeddings", None)
-    if not has_parts(recipe):
-        data.check_window(processor, window)
-        data.finish()
     report = set_modes(model, recipe)
     if recipe.objectives.distillation.teacher is not None:
         attach_teacher(model, recipe.objectives.distillation.teacher)
     check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
-    if recipe.train.attention != "default":
-        model.language_model.set_attn_implementation(recipe.train.attention)
     if recipe.train.packing and not torch.cuda.is_available():  # the trainer moves the model to a GPU later
         speed_up(model.language_model)
-    if recipe.train.compile:
-        say(f"{compile_layers(model)} layers are compiled when they first run")
-    if recipe.encoder.backward_fraction < 1:
-        fraction = recipe.encoder.backward_fraction
-        say(
-            f"gradients flow through {fraction:.0%} of each batch's chunks, drawn anew and multiplied by "
-            f"{1 / fraction:.3g} to stand for all; the losses are those of all chunks"
-        )
     eval_sets = evaluation_sets(data.validation, recipe, processor, window)
     arguments = training_arguments(recipe, best_metric(eval_sets), layer_class_names(model))
     group = recipe.train.batch_size * recipe.train.gradient_accumulation * arguments.world_size
@@ -133,8 +122,6 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
         say(str(report))
         remove_cut_short(recipe.folder)
         write_provenance(recipe)
-    if recipe.train.track == "tensorboard":
-        trainer.add_callback(TensorBoardCallback(recipe.folder))
     trainer.add_callback(CurveCallback(recipe.folder, " ".join(filter(None, (recipe.name, recipe.stage)))))
     return trainer
 
@@ -149,10 +136,10 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.config.trained_on = dict(trainer.level_counts) or None
-        shard_size = "15MB" if recipe.decoder.new else "5GB"
-        model.save_pretrained(final, max_shard_size=shard_size, state_dict=state_dict)
+        model.save_pretrained(final, state_dict=state_dict)
         trainer.processor.save_pretrained(final)
-        write_atomically(recipe.folder / "result.json", result_json(result))
+        relative = result.model_copy(update={"folder": Path(final.name)})
+        write_atomically(recipe.folder / RESULT_NAME, (relative.model_dump_json(indent=2) + "\n").encode())
     trainer.accelerator.wait_for_everyone()
     return result
 
@@ -203,30 +190,92 @@ def summarize_log(
     evaluated = [entry for entry in log_history if any(key.startswith("eval_") for key in entry)]
     evaluated = [entry for entry in evaluated if taken_step is None or entry.get("step") == taken_step]
     return TrainResult(
-        folder, steps, losses(logged[:1]), losses(logged[-1:]), losses(evaluated[-1:], "eval_")
+        folder=folder,
+        steps=steps,
+        first_losses=losses(logged[:1]),
+        last_losses=losses(logged[-1:]),
+        eval_losses=losses(evaluated[-1:], "eval_"),
     )
 
 
-def result_json(result: TrainResult) -> bytes:
-    """A result as JSON."""
-    data = {**result.__dict__, "folder": result.folder.name}
-    return (json.dumps(data, indent=2) + "\n").encode()
-
-
 def finished_result(recipe: Recipe) -> TrainResult | None:
-    """The result of a run that has ended, or None.
+    """Return the result of a finished run, or None.
 
     Raises:
-        E2LLMError: If the file that tells of it is damaged.
+        E2LLMError: If the result's file is damaged.
     """
-    file = recipe.folder / "result.json"
+    file = recipe.folder / RESULT_NAME
     if not file.is_file():
         return None
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        return TrainResult(recipe.folder / data.pop("folder"), **data)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        result = TrainResult.model_validate_json(file.read_bytes())
+    except ValidationError as error:
         raise E2LLMError(
-            f"{file} is not a result as e2llm train writes it; delete it, and --resume ends the run anew "
+            f"{file} is not a result as e2llm train writes it; delete it, and --resume ends the run again "
             "from its last checkpoint"
         ) from error
+    return result.model_copy(update={"folder": recipe.folder / result.folder})
+
+
+def write_provenance(recipe: Recipe) -> None:
+    """Save the resolved recipe and what it ran with, beside the outputs."""
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    resolved = yaml.safe_dump(without_none(portable(recipe)), sort_keys=False, allow_unicode=True)
+    write_atomically(recipe.folder / RECIPE_NAME, resolved.encode())
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")
+    }
+    facts = {
+        "e2llm": __version__,
+        **versions,
+        "commit": git_commit(),
+        "seed": recipe.seed,
+        "precision": resolve_precision(recipe.train.precision),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "num_threads": torch.get_num_threads(),
+    }
+    write_atomically(recipe.folder / "provenance.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with data paths relative to its folder, as the saved recipe is read again."""
+    content = recipe.model_dump()
+    for file in [*content["data"]["train"], *content["data"]["validation"]]:
+        file["path"] = os.path.relpath(file["path"], recipe.folder)
+    return content
+
+
+def changes_since_start(recipe: Recipe) -> list[str]:
+    """Keys in which the recipe differs from the one that its folder was begun with: `key: before -> now`.
+
+    Raises:
+        E2LLMError: If the saved recipe is damaged, with its name.
+    """
+    file = recipe.folder / RECIPE_NAME
+    if not file.is_file():
+        return []
+    before, now = flattened(load_yaml(file.read_bytes(), str(file))), flattened(portable(recipe))
+    # Other keys that are gone are those of older versions.
+    keys = [*now, *(key for key in before if key not in now and key.endswith(".path"))]
+    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+
+
+def without_none(content: dict[str, Any]) -> dict[str, Any]:
+    """Return nested mappings without the keys whose value is None."""
+    return {
+        key: without_none(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if value is not None
+    }
+
+
+def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys."""
+    if isinstance(content, list) and any(isinstance(item, dict) for item in content):
+        content = {str(index): item for index, item in enumerate(content)}
+    if not isinstance(content, dict):
+        return {prefix: content}
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat.update(flattened(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat

@@ -1,11 +1,11 @@
-"""Samples from records: understanding windows, reasoning samples and runs of plain text.
+"""Samples from records: windows to restate, and contexts with questions.
 
 Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run sees what it would have seen.
 """
 
 import random
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,21 +16,18 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate, count_soft_tokens
-from e2llm.prompts import CONTINUE_PROMPT, IGNORE_INDEX, UNDERSTANDING_PROMPT
+from e2llm.prompts import CONTINUE_PROMPT, UNDERSTANDING_PROMPT
 from e2llm.records import Record
-from e2llm.training.cropping import choose_expanded, crop, texts_of
-from e2llm.training.levels import LevelDraw, Levels, around
+from e2llm.training.levels import LevelDraw, Levels, around, choose_raw, crop
 from e2llm.training.schema import Recipe
-from e2llm.training.sources import Source, pool_of, serving
+from e2llm.training.sources import Source, pool_of
 from e2llm.training.text_contexts import TextContexts
 
-OBJECTIVES = ("language", "understanding", "reasoning")
+OBJECTIVES = ("understanding", "reasoning")
 _CHARS_PER_TOKEN = 4  # of English, about
 _SIZE_KEYS = {
-    "language": "objectives.language.sequence_tokens",
     "understanding": "objectives.understanding.window_chunks or chunk_sizes_chars, or objectives.soft_tokens",
-    "reasoning": "objectives.reasoning.max_chunks, distractor_max_chunks or expand_max_chunks, or "
-    "objectives.soft_tokens",
+    "reasoning": "objectives.reasoning.max_chunks or distractor_max_chunks, or objectives.soft_tokens",
 }
 
 
@@ -42,7 +39,6 @@ class Sample:
         decoder_input: Its tokens, labels and chunk texts.
         objective: The objective it serves, an index into `OBJECTIVES`.
         index: Its number in the run.
-        positions: Where its tokens stand for the decoder; None for one after another.
         levels: With the pooling adapter, each chunk's rate or `text`.
         teacher: The same answers after the context as raw text, for soft targets.
     """
@@ -50,7 +46,6 @@ class Sample:
     decoder_input: DecoderInput
     objective: int = 0
     index: int = 0
-    positions: list[int] | None = None
     levels: tuple[str, ...] = ()
     teacher: DecoderInput | None = None
 
@@ -101,8 +96,6 @@ class SampleSet(Dataset[Sample]):
         self._distracting = pool_of(sources, "distractors")
         if not self._distracting[0]:
             self._distracting = self.pools.get("reasoning", ([], []))
-        # The files of the pools of records to reason about, in their order.
-        self._asked_files = [source.file for source, _ in serving(sources, "reasoning")]
         self._questions: dict[str, list[Record]] = {}
         for record in (record for pool in self.pools.get("reasoning", ([], []))[0] for record in pool):
             self._questions.setdefault(record.context, []).append(record)
@@ -112,25 +105,15 @@ class SampleSet(Dataset[Sample]):
         self._start_caches()
 
     def _start_caches(self) -> None:
-        self._made: dict[int, Sample] = {}  # of the group that `by_length` is at
         self._spans = lru_cache(maxsize=4096)(self._find_spans)
         settings = self.recipe.objectives.reasoning
         self._texts: TextContexts | None = None
         if settings.context == "text":
             self._texts = TextContexts(self.processor, settings, self.window)
 
-    def by_length(self) -> Iterator[int]:
-        """All indices, those of a group sorted by the decoder tokens of their samples."""
-        for first in range(0, self.num_samples, self.group_size):
-            group = range(first, min(first + self.group_size, self.num_samples))
-            self._made = {index: self[index] for index in group}
-            yield from sorted(group, key=lambda index: len(self._made[index].decoder_input.input_ids))
-
     def __getstate__(self) -> dict[str, Any]:
         """Leave the caches behind on the way to a worker process."""
-        return {
-            key: value for key, value in self.__dict__.items() if key not in ("_spans", "_texts", "_made")
-        }
+        return {key: value for key, value in self.__dict__.items() if key not in ("_spans", "_texts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start with empty caches."""
@@ -142,10 +125,7 @@ class SampleSet(Dataset[Sample]):
 
     def num_soft_tokens(self, index: int) -> int:
         """K of the optimizer step that sample `index` belongs to."""
-        settings = self.recipe.objectives
-        return self._group_rng("dial", index).choices(
-            settings.soft_tokens, settings.soft_token_weights or None
-        )[0]
+        return self._group_rng("dial", index).choice(self.recipe.objectives.soft_tokens)
 
     def restated_chunk_size(self, index: int) -> int:
         """Chunk size in characters of the step's windows; one for all, so that little padding is read."""
@@ -158,79 +138,21 @@ class SampleSet(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.num_samples:
             raise IndexError(index)
-        if index in self._made:
-            return self._made[index]
         rng = random.Random(f"{self.recipe.seed}/{self.salt}/{index}")
-        objective, place, record = self._draw(index, rng)
-        if objective == "reasoning":
-            sample = self._reasoning(record, place, index, rng)
-        elif objective == "language":
-            sample = Sample(self._language(record, index, rng))
-        else:
-            sample = self._understanding(record, index, rng)
-        decoder_input = sample.decoder_input
-        if self.window is not None and len(decoder_input.input_ids) > self.window:
-            raise E2LLMError(
-                f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs "
-                f"{len(decoder_input.input_ids)} positions, the decoder's window has {self.window}; "
-                f"lower {_SIZE_KEYS[objective]}"
-            )
-        number, positions = OBJECTIVES.index(objective), self._positions(decoder_input, rng)
-        return replace(sample, objective=number, index=index, positions=positions)
-
-    def _positions(self, decoder_input: DecoderInput, rng: random.Random) -> list[int] | None:
-        """Positions with two skips up to the end of the window, for a share of the training samples."""
-        share = self.recipe.train.position_skips if self.salt == "train" else 0.0
-        length = len(decoder_input.input_ids)
-        if self.window is None or not share or rng.random() >= share:
-            return None
-        # Within an answer each token follows the one before it.
-        places = [place for place, label in enumerate(decoder_input.labels) if label == IGNORE_INDEX]
-        skipped = rng.randint(0, self.window - length)
-        first = rng.randint(0, skipped)
-        positions = list(range(length))
-        for place, gap in zip(rng.choices(places, k=2), (first, skipped - first), strict=True):
-            positions[place:] = [position + gap for position in positions[place:]]
-        return positions
-
-    def _draw(self, index: int, rng: random.Random) -> tuple[str, int, Record]:
-        """The objective of a sample, the place of its pool among those of the objective, and its record.
-
-        With `questions_per_context` Q, samples Q*i to Q*i + Q - 1 serve one objective, and if that is
-        reasoning, ask different questions of one context, as long as it has so many.
-        """
-        together = self.recipe.objectives.reasoning.questions_per_context
-        if together > 1:
-            rng = random.Random(f"{self.recipe.seed}/{self.salt}/together/{index // together}")
         objective = rng.choices(self.objectives, self.objective_weights)[0]
-        if together > 1 and objective != "reasoning":
-            rng = random.Random(f"{self.recipe.seed}/{self.salt}/record/{index}")
         pools, weights = self.pools[objective]
-        place = rng.choices(range(len(pools)), weights)[0]
-        record = rng.choice(pools[place])
-        if together == 1 or objective != "reasoning":
-            return objective, place, record
-        others = self._questions[record.context]
-        start, number = others.index(record), index % together
-        order = [start, *rng.sample([n for n in range(len(others)) if n != start], len(others) - 1)]
-        return objective, place, others[order[number % len(order)]]
+        record = rng.choice(rng.choices(pools, weights)[0])
+        make = self._reasoning if objective == "reasoning" else self._understanding
+        sample = make(record, index, rng)
+        num_positions = len(sample.decoder_input.input_ids)
+        if self.window is not None and num_positions > self.window:
+            raise E2LLMError(
+                f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs {num_positions} "
+                f"positions, the decoder's window has {self.window}; lower {_SIZE_KEYS[objective]}"
+            )
+        return replace(sample, objective=OBJECTIVES.index(objective), index=index)
 
-    # --- the three objectives ---------------------------------------------------------------------------
-
-    def _language(self, record: Record, index: int, rng: random.Random) -> DecoderInput:
-        length = self.recipe.objectives.language.sequence_tokens
-        text = record.context
-        # Six characters a token is more than any tokenizer needs on average; the rest is cut below.
-        size = length * 6
-        start = rng.randrange(max(1, len(text) - size)) if len(text) > size else 0
-        if start:
-            start = text.find(" ", start, start + 200) + 1 or start
-        end_of_text = start + size >= len(text)
-        ids = self.processor.encode(text[start : start + size])
-        if end_of_text:
-            ids = [*ids, *self.processor.template.after_answer]
-        ids = ids[:length]
-        return DecoderInput(ids, [IGNORE_INDEX, *ids[1:]])  # nothing stands before the first token
+    # --- the two objectives ---------------------------------------------------------------------------
 
     def _understanding(self, record: Record, index: int, rng: random.Random) -> Sample:
         settings = self.recipe.objectives.understanding
@@ -238,8 +160,7 @@ class SampleSet(Dataset[Sample]):
         count = min(rng.choice(settings.window_chunks), len(chunks))
         continues = rng.random() < settings.continue_fraction and len(chunks) > 1
         count = min(count, len(chunks) - continues)
-        last = (len(chunks) - continues - count) // settings.stride_chunks
-        start = rng.randrange(last + 1) * settings.stride_chunks
+        start = rng.randrange(len(chunks) - continues - count + 1)
         run = chunks[start : start + count]
         answered = chunks[start + count : start + count + 1] if continues else run
         answer = record.context[answered[0][0] : answered[-1][1]].strip()
@@ -249,26 +170,15 @@ class SampleSet(Dataset[Sample]):
             levels = self.levels.draw(count, index, rng, keep_soft=True)
             made = self.processor.lay_out(texts, prompt, answer, rate=levels.rates, expand=levels.expand)
             return Sample(made, levels=tuple(levels.names))
-        is_raw = settings.expand_fraction > 0 and rng.random() < settings.expand_fraction
-        made = self.processor.lay_out(
-            texts,
-            prompt,
-            answer,
-            num_soft_tokens=self.num_soft_tokens(index),
-            expand=range(count) if is_raw else (),
-        )
+        made = self.processor.lay_out(texts, prompt, answer, num_soft_tokens=self.num_soft_tokens(index))
         return Sample(made)
 
-    def _reasoning(self, record: Record, place: int, index: int, rng: random.Random) -> Sample:
+    def _reasoning(self, record: Record, index: int, rng: random.Random) -> Sample:
         if self._texts is not None:
             return Sample(self._texts.draw(self._turns(record, rng), rng))
         settings = self.recipe.objectives.reasoning
-        records = self._asked_together(record, place, rng)
-        turns = self._turns(record, rng)
-        pieces = [self._cropped(item, turns if item is record else [item], rng) for item in records]
-        rng.shuffle(pieces)
-        texts = [text for piece, _ in pieces for text in piece]
-        gold = [is_gold for _, piece in pieces for is_gold in piece]
+        asked: Sequence[Record] = self._turns(record, rng)
+        texts, gold = self._cropped(record, asked, rng)
         num_soft_tokens = self.num_soft_tokens(index)
         levels = None if self.levels is None else self.levels.draw(len(texts), index, rng)
         own = range(len(texts))
@@ -280,8 +190,11 @@ class SampleSet(Dataset[Sample]):
             texts = [*before, *texts, *after]
             gold = [*[False] * len(before), *gold, *[False] * len(after)]
             levels = levels and around(levels, len(before), len(after))
-        expand = levels.expand if levels else self._expanded(gold, place, rng)
-        asked: Sequence[Record] = turns if len(records) == 1 else records
+        if levels:
+            expand = levels.expand
+        else:
+            is_mixed = rng.random() < self.recipe.objectives.mixed_fraction
+            expand = choose_raw(gold, rng) if is_mixed else []
         dial: dict[str, Any] = {"rate": levels.rates} if levels else {"num_soft_tokens": num_soft_tokens}
         made, expand, asked = self._fitting(texts, asked, expand, gold, dial, rng)
         teacher = None
@@ -290,19 +203,6 @@ class SampleSet(Dataset[Sample]):
             teacher = self._lay_out(given, asked, expand=range(len(given)))
         names = () if levels is None else tuple(Levels(levels.rates, expand).names)
         return Sample(made, levels=names, teacher=teacher)
-
-    def _expanded(self, gold: Sequence[bool], place: int, rng: random.Random) -> list[int]:
-        """Chunks of a reasoning sample that are raw text, where the dial is the number of soft tokens."""
-        settings = self.recipe.objectives.reasoning
-        if rng.random() >= self.recipe.expand_fraction(self._asked_files[place]):
-            return []
-        return choose_expanded(
-            gold,
-            settings.expand_max_chunks,
-            settings.expand_gold_fraction,
-            rng,
-            all_gold=settings.expand_all_gold,
-        )
 
     def _lay_out(self, texts: Sequence[str], asked: Sequence[Record], **options: Any) -> DecoderInput:
         """Chunks and the questions about them, each after the answer to the one before."""
@@ -331,7 +231,7 @@ class SampleSet(Dataset[Sample]):
             others = [chunk for chunk in expand if not gold[chunk]]
             if others:
                 expand.remove(rng.choice(others))
-            elif len(asked) > 1 and self.recipe.objectives.reasoning.turns > 1:
+            elif len(asked) > 1:
                 asked = asked[1:]
             else:
                 break
@@ -350,23 +250,14 @@ class SampleSet(Dataset[Sample]):
         """About how many soft tokens a whole chunk has at a rate."""
         return count_soft_tokens(self.recipe.chunking.chunk_size_chars // _CHARS_PER_TOKEN, rate)
 
-    def _asked_together(self, record: Record, place: int, rng: random.Random) -> list[Record]:
-        """The record, and others of its file that the sample asks as well, as many as the file allows."""
-        if self._asked_files[place].most_turns == 1:
-            return [record]
-        pool = self.pools["reasoning"][0][place]
-        others = [rng.choice(pool) for _ in range(rng.randint(1, self._asked_files[place].most_turns) - 1)]
-        return list({item.prompt: item for item in [record, *others]}.values())
-
     def _cropped(
         self, record: Record, asked: Sequence[Record], rng: random.Random
     ) -> tuple[list[str], list[bool]]:
         """The chunks of a record that a sample holds, and which of them hold evidence of what is asked."""
-        settings = self.recipe.objectives.reasoning
         chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
         evidence = [span for item in asked for span in item.evidence]
         gold = [any(a < end and start < b for a, b in evidence) for start, end in chunks]
-        first, last = crop(gold, settings.max_chunks, rng, keep_all=settings.keep_all_evidence)
+        first, last = crop(gold, self.recipe.objectives.reasoning.max_chunks, rng)
         return texts_of(record, chunks[first:last]), gold[first:last]
 
     def _distractors(self, most: int, rng: random.Random) -> list[str]:
@@ -387,3 +278,8 @@ class SampleSet(Dataset[Sample]):
         """Starts and ends, kept as plain integers: whole books as lists of chunks would fill the memory."""
         chunks = self.processor.split(text, chunk_size_chars=chunk_size_chars)
         return array("q", [place for chunk in chunks for place in (chunk.start, chunk.end)])
+
+
+def texts_of(record: Record, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the texts of chunks."""
+    return [record.context[start:end] for start, end in spans]

@@ -4,15 +4,14 @@ The docstrings below the fields become the tables of docs/training.md.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from e2llm.chunking import CHUNKERS
 from e2llm.modeling.rates import check_rate
 from e2llm.training.objectives import KEYS_OF_NUMBERS, KEYS_OF_RATES, ObjectivesSection, Purpose
-from e2llm.training.part_sections import AdapterSection, DecoderSection, EncoderSection
-from e2llm.training.section import Section
+from e2llm.training.part_sections import AdapterSection, DecoderSection, EncoderSection, Section
 
 FINAL_FOLDER = "final"
 
@@ -22,8 +21,6 @@ class ChunkingSection(Section):
 
     chunk_size_chars: int = Field(default=512, ge=16)
     """Longest chunk, in characters (paper: 512)."""
-    overlap_chars: int = Field(default=0, ge=0)
-    """Characters that a chunk repeats of the one before."""
     kind: str = "prose"
     """`prose`, `code` or `tokens`."""
 
@@ -31,30 +28,23 @@ class ChunkingSection(Section):
     def _check(self) -> "ChunkingSection":
         if self.kind not in CHUNKERS:
             raise ValueError(f"kind must be one of {', '.join(CHUNKERS)}, got {self.kind!r}")
-        if self.kind != "tokens" and self.overlap_chars >= self.chunk_size_chars:
-            raise ValueError(
-                f"overlap_chars={self.overlap_chars} must be below chunk_size_chars={self.chunk_size_chars}"
-            )
         return self
 
 
-class DataFile(Section):
-    """One JSONL file of records."""
+class ValidationFile(Section):
+    """One JSONL file of records to evaluate on."""
 
     path: str
     """The file; relative paths are looked up under --data if that is given, else beside the recipe."""
-    weight: float = Field(default=1.0, gt=0)
-    """How often it is drawn: its share is weight / sum of the weights of files that serve the objective."""
     objectives: list[Purpose] = Field(default=["understanding", "reasoning"], min_length=1)
     """What it serves; text-only records never serve reasoning. `distractors`: chunks around its samples."""
-    limit: int | None = Field(default=None, ge=1)
-    """Read only the first records."""
-    most_turns: int = Field(default=1, ge=1)
-    """Most records whose contexts stand in one reasoning sample and that are asked one after another. For
-    questions that say which context they are about, as those of needles do."""
-    expand_fraction: float | None = Field(default=None, ge=0, le=1)
-    """For this file, in the place of objectives.reasoning.expand_fraction: 1 for answers that no soft tokens
-    carry, such as UUIDs."""
+
+
+class DataFile(ValidationFile):
+    """One JSONL file of records to train on."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """How often it is drawn: its share is weight / sum of the weights of files that serve the objective."""
 
 
 class DataSection(Section):
@@ -62,7 +52,7 @@ class DataSection(Section):
 
     train: list[DataFile] = Field(min_length=1)
     """Files to train on."""
-    validation: list[DataFile] = Field(default=[])
+    validation: list[ValidationFile] = Field(default=[])
     """Files to evaluate on; without any, a share of the training records is held out."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """That share (paper: 0.05), taken by context so that no context is on both sides."""
@@ -87,33 +77,14 @@ class TrainSection(Section):
     """Share of the steps over which the learning rate rises."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's weight decay."""
-    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
-    """AdamW's second beta."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are clipped to this norm."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast precision; auto takes bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)."""
     gradient_checkpointing: bool = False
     """Recompute the decoder's activations in the backward pass: less memory, more time."""
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     """What several GPUs share out: the data; weights, too (fsdp2, zero3); optimizer state (zero2)."""
-    cache_encoder_states_mb: int = Field(default=0, ge=0)
-    """Memory for token states of a frozen encoder, so that a chunk seen again is not encoded again."""
-    encoder_state_store: str | None = None
-    """Folder of a store that keeps these states on disk, for later runs and for all processes."""
-    sort_by_length: bool = False
-    """Share a step's samples out to its forward passes by length, so that less padding is read."""
-    position_skips: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples whose positions skip, at two places, up to the end of the decoder's window: short
-    samples then teach distances of long ones (PoSE, arXiv 2309.10400)."""
-    attention: Literal["default", "eager", "sdpa"] = "default"
-    """How the decoder's attention is computed; eager is quicker on CPUs in bf16 where samples are short."""
     packing: bool = False
-    """Put several samples into a row of the decoder's batch in the place of padding; none sees another."""
-    compile: bool = False
-    """Compile the layers of encoder and decoder with torch.compile; needs a C++ compiler, pays on GPUs."""
-    track: Literal["none", "tensorboard"] = "none"
-    """Where the log goes besides curves.csv: `tensorboard` writes event files (extra `track`)."""
+    """Put several samples into a row of the decoder's batch instead of padding; none sees another."""
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads; by default torch's choice."""
     dataloader_workers: int = Field(default=0, ge=0)
@@ -133,8 +104,6 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSection":
-        if self.packing and self.position_skips:
-            raise ValueError("position_skips does not go with packing: set one of them to 0 or false")
         if self.final == "best" and self.save_every_steps % self.evaluate_every_steps:
             raise ValueError(
                 f"save_every_steps={self.save_every_steps} must be a multiple of evaluate_every_steps="
@@ -157,9 +126,6 @@ class Recipe(Section):
     init_from: str | None = None
     """Checkpoint to start from, the first stage that is; each other starts from the one before it. What the
     recipe leaves out of encoder, decoder, adapter and chunking is then the checkpoint's."""
-    average_with: str | None = None
-    """A stage before this one, or a checkpoint: the start is the mean of its weights and those of init_from,
-    which often has the skills of both (model soups, arXiv 2203.05482)."""
     encoder: EncoderSection = EncoderSection()
     decoder: DecoderSection = DecoderSection()
     adapter: AdapterSection = AdapterSection()
@@ -170,36 +136,22 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        if (self.decoder.source is None) == (self.decoder.new is None):
+        if self.decoder.source is None:
             raise ValueError(
-                "give one of decoder.source and decoder.new; both can be left out only with init_from, whose "
-                "checkpoint has a decoder"
+                "decoder.source is missing; it can be left out only with init_from, whose checkpoint has a "
+                "decoder"
             )
-        if self.decoder.new and self.init_from is None and self.decoder.mode != "full":
-            raise ValueError(f"a decoder from scratch needs decoder.mode: full, got {self.decoder.mode}")
-        if self.adapter.reset and self.init_from is None:
-            raise ValueError("adapter.reset has no effect without init_from or a stage before; leave it out")
-        if self.average_with is not None and self.init_from is None:
-            raise ValueError("average_with has no effect without init_from or a stage before; leave it out")
         if (self.encoder.mode, self.adapter.mode, self.decoder.mode) == ("frozen",) * 3:
             raise ValueError("encoder, adapter and decoder are all frozen; let one of them train")
-        keeps = {
-            "train.cache_encoder_states_mb": self.train.cache_encoder_states_mb,
-            "train.encoder_state_store": self.train.encoder_state_store,
-        }
-        for key in (key for key, value in keeps.items() if value and self.encoder.mode != "frozen"):
-            raise ValueError(f"{key} works for a frozen encoder only, got encoder.mode: {self.encoder.mode}")
         if self.train.parallel in ("fsdp2", "zero3"):
-            self._check_sharded(keeps)
-        if self.encoder.mode == "frozen" and (
-            self.encoder.backward_fraction < 1 or self.encoder.unchecked_tokens
-        ):
+            self._check_sharded()
+        if self.encoder.mode == "frozen" and self.encoder.unchecked_tokens:
             raise ValueError(
-                "encoder.backward_fraction and encoder.unchecked_tokens have no effect on a frozen encoder; "
-                "leave them out or set encoder.mode: lora"
+                "encoder.unchecked_tokens has no effect on a frozen encoder; leave it out or set "
+                "encoder.mode: lora"
             )
         if self.objectives.reasoning.context == "text":
-            self._check_text(keeps)
+            self._check_text()
         elif self.adapter.kind == "pooling":
             self._check_rates()
         elif names := self.objectives.changed(KEYS_OF_RATES):
@@ -215,7 +167,7 @@ class Recipe(Section):
         return self
 
     def _check_rates(self) -> None:
-        """Refuse rates finer than what is kept, and the dial of other adapters."""
+        """Refuse rates finer than what the adapter keeps, and the dial of other adapters."""
         if names := self.objectives.changed(KEYS_OF_NUMBERS):
             raise ValueError(
                 f"objectives.{names[0]} has no effect with adapter.kind: pooling; give objectives.rates"
@@ -229,51 +181,25 @@ class Recipe(Section):
             for rate in rates:
                 check_rate(rate, self.adapter.finest_rate, name)
 
-    def expand_fraction(self, file: DataFile) -> float:
-        """Share of the reasoning samples of a file in which some chunks stand as raw text."""
-        own = file.expand_fraction
-        return self.objectives.reasoning.expand_fraction if own is None else own
-
-    @property
-    def most_expanded(self) -> int:
-        """Most chunks of a reasoning sample that stand as raw text; 0 where none ever does."""
-        files = [*self.data.train, *self.data.validation]
-        reasoning = self.objectives.reasoning
-        shares = [reasoning.expand_fraction, *map(self.expand_fraction, files)]
-        return reasoning.expand_max_chunks if any(shares) else 0
-
-    def _check_text(self, keeps: dict[str, Any]) -> None:
-        """Refuse to train or to keep what raw text in the place of soft tokens does not touch."""
+    def _check_text(self) -> None:
+        """Refuse to train what raw text does not touch."""
         for part, mode in (("encoder", self.encoder.mode), ("adapter", self.adapter.mode)):
             if mode != "frozen":
                 raise ValueError(
                     f"objectives.reasoning.context: text trains the decoder alone, got {part}.mode: {mode}; "
                     f"set {part}.mode: frozen"
                 )
-        idle = {**keeps, "adapter.reset": self.adapter.reset}
-        for part, files in (("train", self.data.train), ("validation", self.data.validation)):
-            idle |= {
-                f"data.{part}[{place}].expand_fraction": file.expand_fraction
-                for place, file in enumerate(files)
-            }
-        for key in (key for key, value in idle.items() if value):
-            raise ValueError(f"{key} has no effect with objectives.reasoning.context: text; leave it out")
 
-    def _check_sharded(self, keeps: dict[str, Any]) -> None:
-        """Refuse what cannot be cut into shares, and what has processes wait for each other for ever."""
+    def _check_sharded(self) -> None:
+        """Refuse what cannot be sharded, and what makes processes wait for each other forever."""
         if self.decoder.quantization != "none":
             raise ValueError(
                 f"decoder.quantization: {self.decoder.quantization} does not go with train.parallel: "
-                f"{self.train.parallel}: packed weights cannot be cut into shares; set train.parallel: ddp"
+                f"{self.train.parallel}: packed weights cannot be sharded; set train.parallel: ddp"
             )
-        unequal = {
-            **{key: bool(value) for key, value in keeps.items()},
-            "encoder.backward_fraction": self.encoder.backward_fraction < 1,
-            "encoder.unchecked_tokens": bool(self.encoder.unchecked_tokens),
-        }
-        if names := [key for key, is_set in unequal.items() if is_set]:
+        if self.encoder.unchecked_tokens:
             raise ValueError(
-                f"{', '.join(names)} does not go with train.parallel: {self.train.parallel}: processes "
+                f"encoder.unchecked_tokens does not go with train.parallel: {self.train.parallel}: processes "
                 "gather the encoder's weights together, and would make unequal numbers of passes; leave it "
                 "out, or set train.parallel: ddp or zero2"
             )

@@ -7,16 +7,21 @@ from dataclasses import dataclass, field, replace
 
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_numbered
-from e2llm.training.schema import DataFile
+from e2llm.training.schema import DataFile, ValidationFile
 
 
 @dataclass
 class Source:
     """The records of one data file that take part, and the numbers of their lines."""
 
-    file: DataFile
+    file: ValidationFile
     records: list[Record]
     lines: "array[int]" = field(default_factory=lambda: array("q"))
+
+    @property
+    def weight(self) -> float:
+        """How often its records are drawn; files to evaluate on are all drawn equally often."""
+        return self.file.weight if isinstance(self.file, DataFile) else 1.0
 
     def part(self, takes_part: Sequence[bool]) -> "Source":
         """The source with some of its records only: one answer per record."""
@@ -28,7 +33,7 @@ class Source:
 
 
 def load_sources(
-    files: Sequence[DataFile], read: Callable[[str], Iterator[tuple[int, Record]]] | None = None
+    files: Sequence[ValidationFile], read: Callable[[str], Iterator[tuple[int, Record]]] | None = None
 ) -> list[Source]:
     """Read data files whole.
 
@@ -50,8 +55,6 @@ def load_sources(
             context = contexts.setdefault(record.context, record.context)
             source.records.append(replace(record, context=context))
             source.lines.append(number)
-            if file.limit and len(source.records) >= file.limit:
-                break
         if source.records:
             sources.append(source)
         elif read is None:
@@ -76,23 +79,20 @@ def hold_out(sources: list[Source], fraction: float) -> tuple[list[Source], list
     return train, validation
 
 
-def pool_of(sources: list[Source], objective: str) -> tuple[list[list[Record]], list[float]]:
-    """The records that serve an objective or are distractors, per source, and the sources' weights."""
-    served = list(serving(sources, objective))
-    return [records for _, records in served], [source.file.weight for source, _ in served]
-
-
-def serving(sources: list[Source], objective: str) -> Iterator[tuple[Source, list[Record]]]:
-    """Sources with the records of theirs that serve an objective, where there are any.
+def pool_of(sources: list[Source], purpose: str) -> tuple[list[list[Record]], list[float]]:
+    """Return the records that serve an objective or as distractors, per source, and the sources' weights.
 
     Only reasoning sees a context as often as it has questions.
     """
+    pools, weights = [], []
     for source in sources:
-        if objective not in source.file.objectives:
+        if purpose not in source.file.objectives:
             continue
-        if objective == "reasoning":
+        if purpose == "reasoning":
             records = [record for record in source.records if not record.is_text_only]
         else:
             records = list({record.context: record for record in source.records}.values())
         if records:
-            yield source, records
+            pools.append(records)
+            weights.append(source.weight)
+    return pools, weights

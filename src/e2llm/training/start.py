@@ -17,11 +17,8 @@ _ADAPTER_ATTRIBUTES = {
     "kind": "adapter",
     "finest_rate": "finest_rate",
     "max_soft_tokens": "max_soft_tokens",
-    "num_heads": "adapter_num_heads",
-    "pooling": "pooling",
 }
-_DECODER_KEYS = ("source", "new", "revision", "dtype", "quantization")
-_PART_CHOICES = {"encoder": ("source",), "decoder": ("source", "new")}
+_PARTS = ("encoder", "decoder")
 
 Settings = dict[str, dict[str, Any]]
 
@@ -50,10 +47,10 @@ def start_settings(content: Mapping[str, Any], stages: Sequence[Recipe], subject
         return settings_of_checkpoint(name)
     except (OSError, ValueError) as error:
         problem = f"{name} cannot be read ({first_line(error)})"
-        if leaves_out("decoder", content.get("decoder", {})):
+        if leaves_out(content.get("decoder", {})):
             raise E2LLMError(
                 f"{subject}: the decoder is left to init_from, and {problem}; name one that is there, "
-                "or give one of decoder.source and decoder.new"
+                "or give decoder.source"
             ) from error
         say(f"init_from: {problem}; what the recipe leaves out has its default")
         return None
@@ -63,8 +60,8 @@ def settings_of_stage(recipe: Recipe) -> Settings:
     """The settings that the model of a stage comes to have."""
     content = recipe.model_dump()
     return {
-        "encoder": {key: content["encoder"][key] for key in ("source", "revision")},
-        "decoder": {key: content["decoder"][key] for key in _DECODER_KEYS},
+        "encoder": {"source": content["encoder"]["source"]},
+        "decoder": {key: content["decoder"][key] for key in ("source", "dtype", "quantization")},
         "adapter": {key: content["adapter"][key] for key in _ADAPTER_ATTRIBUTES},
         "chunking": content["chunking"],
     }
@@ -73,8 +70,8 @@ def settings_of_stage(recipe: Recipe) -> Settings:
 def settings_of_checkpoint(name: str) -> Settings:
     """The settings of a checkpoint; no weights are read.
 
-    The source of a part is its base where the checkpoint refers to one, else the checkpoint itself. A run
-    that starts from it reads neither, but planning does (`known_parts.part_config`).
+    The source of a part is its base if the checkpoint refers to one, else the checkpoint itself. A run that
+    starts from the checkpoint reads neither, but a dry run does.
 
     Args:
         name: Folder, hub id or embedded name.
@@ -94,13 +91,11 @@ def settings_of_checkpoint(name: str) -> Settings:
         "adapter": {key: getattr(config, attribute) for key, attribute in _ADAPTER_ATTRIBUTES.items()},
         "chunking": {
             "chunk_size_chars": processor.chunk_size_chars,
-            "overlap_chars": processor.overlap_chars,
             "kind": processor.chunk_kind,
         },
     }
-    for part in _PART_CHOICES:
-        base = parts.get(part, {})
-        settings[part] = {"source": base.get("name") or name, "revision": base.get("revision") or None}
+    for part in _PARTS:
+        settings[part] = {"source": parts.get(part, {}).get("name") or name}
     settings["decoder"].update(dtype="auto", quantization="nf4" if holds_nf4(config) else "none")
     return settings
 
@@ -121,9 +116,9 @@ def is_checkpoint(name: str) -> bool:
     return bool(found.get("model_type") == E2LLMConfig.model_type)
 
 
-def leaves_out(part: str, section: Any) -> bool:
-    """Whether a section `encoder` or `decoder`, not validated yet, does not say which model it is."""
-    return isinstance(section, dict) and all(section.get(key) is None for key in _PART_CHOICES[part])
+def leaves_out(section: Any) -> bool:
+    """Return whether a section `encoder` or `decoder`, not validated yet, does not name its model."""
+    return isinstance(section, dict) and section.get("source") is None
 
 
 def completed(content: Mapping[str, Any], start: Settings) -> dict[str, Any]:
@@ -138,10 +133,10 @@ def completed(content: Mapping[str, Any], start: Settings) -> dict[str, Any]:
         stated = content.get(name, {})
         if not isinstance(stated, dict):
             continue  # the schema says what is wrong with it
-        if name in _PART_CHOICES:
-            if not leaves_out(name, stated):
+        if name in _PARTS:
+            if not leaves_out(stated):
                 continue
-            stated = {key: value for key, value in stated.items() if key not in _PART_CHOICES[name]}
+            stated = {key: value for key, value in stated.items() if key != "source"}
         filled[name] = {**settings, **stated}
     return filled
 
@@ -152,6 +147,5 @@ def check_adapter(recipe: Recipe, start: Settings, subject: str) -> None:
         if (stated := getattr(recipe.adapter, key)) != value:
             raise E2LLMError(
                 f"{subject}: adapter.{key} is {stated!r}, but {recipe.init_from}, where the run starts, has "
-                f"{value!r}, which stays (adapter.reset makes a new adapter of the same kind and sizes); "
-                f"leave adapter.{key} out"
+                f"{value!r}, which stays; leave adapter.{key} out"
             )

@@ -7,13 +7,14 @@ what the system of its view gives the decoder for the same record, budget and po
 import random
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import get_args
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.raw_text import Passages, RawText, best_passages, head_and_tail, lay_out_raw
 from e2llm.records import Record
-from e2llm.training.objectives import ReasoningObjective
+from e2llm.training.objectives import ReasoningObjective, View
 
 
 def text_budgets(settings: ReasoningObjective, window: int | None) -> list[int | None]:
@@ -52,7 +53,7 @@ class TextContexts:
     def __init__(self, processor: E2LLMProcessor, settings: ReasoningObjective, window: int | None) -> None:
         self.processor = processor
         self.budgets = text_budgets(settings, window)
-        self.views = settings.text_views.weights()
+        self.views = {name: settings.text_views.get(name, 0.0) for name in get_args(View)}
         # Numbers are kept for all contexts, which the records hold anyhow, passages for a few.
         self._num_tokens = lru_cache(maxsize=None)(self._count)
         self._passages = lru_cache(maxsize=64)(lambda text: Passages.of(processor, text))

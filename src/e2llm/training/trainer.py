@@ -3,13 +3,13 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -17,34 +17,17 @@ from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
-from e2llm.store.chunk_store import ChunkStore
+from e2llm.training.arguments import has_own_learning_rates, parameter_groups
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
 from e2llm.training.collator import SampleCollator
-from e2llm.training.console import say
-from e2llm.training.curves import can_draw, write_curves
 from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
-from e2llm.training.learning_rates import has_own_learning_rates, parameter_groups, scheduler
 from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
-from e2llm.training.samples import OBJECTIVES, SampleSet
+from e2llm.training.samples import OBJECTIVES, Sample, SampleSet
 from e2llm.training.schema import Recipe
-from e2llm.training.state_cache import EncoderStates
 
 _REASONING = OBJECTIVES.index("reasoning")
-
-
-class LengthSampler(Sampler[int]):
-    """The samples of each optimizer step, shortest first, so that those of a forward pass are alike."""
-
-    def __init__(self, samples: SampleSet) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[int]:
-        return self.samples.by_length()
 
 
 class E2LLMTrainer(Trainer):  # type: ignore[misc]
@@ -68,17 +51,15 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         processor: E2LLMProcessor,
         recipe: Recipe,
         arguments: TrainingArguments,
-        train_set: SampleSet,
+        train_set: Sequence[Sample] | SampleSet,
         eval_sets: dict[str, SampleSet],
     ) -> None:
         self.recipe = recipe
         self.processor = processor
-        self.encoder_states: EncoderStates | None = None
         self._save_folder: str | None = None
         self.step_batches: list[dict[str, Any]] = []
         settings = recipe.objectives
-        weights = {"language": settings.language.weight, "understanding": settings.understanding.weight}
-        self.objective_weights = torch.tensor([weights.get(name, 1.0) for name in OBJECTIVES])
+        self.objective_weights = torch.tensor([settings.understanding.weight, 1.0])  # as OBJECTIVES
         self.sums: dict[str, float] = defaultdict(float)
         self.level_counts: dict[str, int] = defaultdict(int, model.config.trained_on or {})
         self.window_started = time.perf_counter()
@@ -90,33 +71,14 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             data_collator=SampleCollator(
                 processor,
                 recipe.train.packing,
-                recipe.encoder.backward_fraction,
-                recipe.seed,
                 model.language_model.config._attn_implementation == PACKED_ATTENTION,
             ),
         )
-        self.encoder_states = self._new_encoder_states(model)
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
         self.scalars = flatten_scalars(model) if recipe.train.parallel != "ddp" else frozenset()
         shards = recipe.train.parallel in SHARDED_WEIGHTS and arguments.world_size > 1
         model.agree_on_passes = largest_of_all if shards else None
-
-    def _new_encoder_states(self, model: E2LLMForConditionalGeneration) -> EncoderStates | None:
-        """What reads for a frozen encoder, where it remembers, or reads faster: with the threads of a CPU."""
-        train = self.recipe.train
-        keeps = bool(train.cache_encoder_states_mb or train.encoder_state_store)
-        if self.recipe.encoder.mode != "frozen" or not (keeps or self.args.device.type == "cpu"):
-            return None
-        if train.parallel in SHARDED_WEIGHTS:  # all processes read together, in the model's own passes
-            return None
-        return EncoderStates(
-            model,
-            self.processor.encoder_tokenizer.pad_token_id or 0,
-            max_bytes=train.cache_encoder_states_mb * 2**20,
-            store=ChunkStore(train.encoder_state_store) if train.encoder_state_store else None,
-            autocast=self.accelerator.autocast,
-        )
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW, with a learning rate for each part where the recipe gives them."""
@@ -127,20 +89,13 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             self.optimizer: Any = kind(groups, **options)
         return super().create_optimizer(*(() if model is None else (model,)))
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The learning rates over the run, with a shape for each part where the recipe gives them."""
-        if self.lr_scheduler is None and has_own_learning_rates(self.recipe):
-            self.lr_scheduler: Any = scheduler(optimizer or self.optimizer, self.recipe, num_training_steps)
-        return super().create_scheduler(num_training_steps, optimizer)
-
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        samples: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return LengthSampler(samples) if self.recipe.train.sort_by_length else SequentialSampler(samples)
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | None]:
-        """Collect an optimizer step's batches and count their labelled positions per objective, `[3]`."""
+        """Collect an optimizer step's batches and count their labelled positions per objective, `[2]`."""
         batches: list[Any] = []
         for _ in range(num_batches):
             try:
@@ -169,9 +124,6 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         objectives = inputs.pop("objectives")
         teacher, levels = inputs.pop("teacher", None), inputs.pop("levels", {})
         wanted = None if teacher is None else teacher_logits(self.accelerator.unwrap_model(model), teacher)
-        if self.encoder_states is not None and "chunk_input_ids" in inputs:
-            states, mask = self.encoder_states(inputs.pop("chunk_input_ids"), inputs["chunk_attention_mask"])
-            inputs["chunk_states"], inputs["chunk_attention_mask"] = states, mask
         outputs = model(**inputs, only_label_logits=True, use_cache=False)
         labelled = inputs["labels"][:, 1:].ne(IGNORE_INDEX)
         of_token = objectives[:, 1:][labelled]
@@ -367,22 +319,3 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             super()._load_best_model()
             return
         load_weights(self.model, self.state.best_model_checkpoint)
-
-
-class CurveCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes the loss curves at every save and at the end."""
-
-    def __init__(self, folder: Path, title: str) -> None:
-        self.folder, self.title = folder, title
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say once if no picture will come."""
-        if state.is_world_process_zero and not can_draw():
-            say("no matplotlib, no curves.png; curves.csv is written (pip install 'e2llm[train]')")
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write what there is."""
-        if state.is_world_process_zero:
-            write_curves(state.log_history, self.folder, self.title)
-
-    on_train_end = on_save

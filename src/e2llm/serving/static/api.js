@@ -17,7 +17,7 @@ async function start() {
 /** The name for examples; it needs no key. */
 async function servedModel() {
   const response = await fetch(new URL("health", document.baseURI));
-  return response.ok ? (await response.json()).model : "mini";
+  return response.ok ? (await response.json()).model : "smol";
 }
 
 function show(described, schemas, places) {
