@@ -25,7 +25,7 @@ class Context:
     """What the decoder knows of some documents: read once, asked often, edited in place.
 
     An edit reads again only the chunks that it changes, and leaves the context that reading the edited
-    documents afresh gives, bit for bit on a CPU. Questions that are being answered keep the content they
+    documents afresh gives, up to rounding. Questions that are being answered keep the content they
     began with.
 
     Made by `Engine.read` and `Context.load`.

@@ -1,8 +1,8 @@
 """Token states of a frozen encoder, kept so that a chunk seen again is not encoded again.
 
 Chunks are known by their token ids. States are kept in half precision, in memory, in a store on disk, or in
-both; without either they are computed each time, in full precision. Whatever is kept, a chunk's states have
-the same bits: they do not depend on what it was encoded with (`e2llm.modeling.passes`).
+both; without either they are computed each time, in full precision. A chunk's states equal, up to rounding,
+those of the chunk encoded alone.
 
 Shapes: C chunks, T encoder tokens per chunk, E encoder width.
 """
@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.identity import encoder_fingerprint
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.passes import Pass, PassRunner, Results
 from e2llm.store.chunk_store import ChunkStore
 
 _PUT_BYTES = 2**26  # written to the store at once
@@ -55,6 +55,7 @@ class EncoderStates:
         if any(parameter.requires_grad for parameter in model.chunk_encoder.parameters()):
             raise ValueError("encoder states can be kept only for a frozen encoder: set encoder.mode: frozen")
         self.model = model
+        self.pad_token_id = pad_token_id
         self.max_bytes = max_bytes
         self.store = store
         self.autocast = autocast
@@ -63,7 +64,6 @@ class EncoderStates:
         self.num_encoded = 0
         self._keeps = bool(max_bytes) or store is not None
         self._rows: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self._runner = PassRunner(model, pad_token_id, self._compute, torch.no_grad)
         self._fingerprint = b""
         if store is not None:
             with autocast():
@@ -95,7 +95,7 @@ class EncoderStates:
         rows.update(zip(missing, fresh, strict=True))
         self._keep(rows, list(missing))
         device = next(self.model.adapter.parameters()).device
-        states = torch.nn.utils.rnn.pad_sequence([rows[key] for key in keys], batch_first=True)
+        states = pad_sequence([rows[key] for key in keys], batch_first=True)
         return states.to(device), chunk_attention_mask[:, : states.shape[1]].to(device)
 
     def _key(self, ids: Sequence[int]) -> bytes:
@@ -116,25 +116,27 @@ class EncoderStates:
 
     def _encode(self, rows: list[list[int]]) -> list[torch.Tensor]:
         """States of rows of token ids, `[T, E]` each, on the CPU."""
+        if not rows:
+            return []
+        ids = pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=self.pad_token_id
+        )
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        device = self.model.chunk_encoder.device
         result: dict[int, torch.Tensor] = {}
-
-        def keep(item: Pass, results: Results) -> None:
-            states = results[0].half() if self._keeps else results[0].float()
+        for item in self.model.passes(ids, mask):
+            with torch.no_grad(), self.autocast():
+                states = self.model.encode_states(item.ids.to(device), item.mask.to(device))
+            states = states.half() if self._keeps else states.float()
             if self._keeps and not bool(torch.isfinite(states).all()):
                 raise E2LLMError(
                     "the encoder's states go beyond half precision, in which they are kept; set "
                     "train.cache_encoder_states_mb: 0 and no train.encoder_state_store"
                 )
-            for place, row in zip(item.places, states.cpu(), strict=False):
+            for place, row in zip(item.rows.tolist(), states.cpu(), strict=True):
                 result[place] = row[: len(rows[place])].clone()
-
-        for _ in self._runner.run([list(enumerate(rows))], keep, len(rows)):
-            pass
         return [result[place] for place in range(len(rows))]
-
-    def _compute(self, ids: torch.Tensor, mask: torch.Tensor | None) -> Results:
-        with self.autocast():
-            return (self.model.encode_states(ids, mask),)
 
     def _keep(self, rows: dict[bytes, torch.Tensor], fresh: list[bytes]) -> None:
         """Remember the rows just used, and write the fresh ones to the store."""
