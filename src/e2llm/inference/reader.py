@@ -8,8 +8,8 @@ P places at which chunks are in the input, R soft tokens in all, D decoder width
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,18 +92,16 @@ class ChunkReader:
     Args:
         model: In evaluation mode.
         processor: Its tokenizer reads the texts.
-        lock: Held while the tokenizer works, which is switched between settings at each call.
+
+    Attributes:
+        lock: Held while a tokenizer works, which every call switches between its settings (padding, special
+            tokens).
     """
 
-    def __init__(
-        self,
-        model: E2LLMForConditionalGeneration,
-        processor: E2LLMProcessor,
-        lock: AbstractContextManager[object] | None = None,
-    ) -> None:
+    def __init__(self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor) -> None:
         self.model = model
         self.processor = processor
-        self._lock = lock or nullcontext()
+        self.lock = threading.RLock()
         self._fingerprint: tuple[Any, str] | None = None
 
     @property
@@ -187,7 +185,7 @@ class ChunkReader:
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
         for start in range(0, len(order), _BLOCK_CHUNKS):
             block = order[start : start + _BLOCK_CHUNKS]
-            with self._lock:
+            with self.lock:
                 encoded = self.processor.encode_chunk_texts([texts[place] for place in block])
             for item in self.model.passes(encoded["chunk_input_ids"], encoded["chunk_attention_mask"]):
                 yield [block[row] for row in item.rows.tolist()], item

@@ -16,6 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.process_memory import HeapTrimmer
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.store.chunk_store import ChunkStore
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
@@ -32,6 +33,9 @@ from e2llm.training.schema import Recipe
 from e2llm.training.state_cache import EncoderStates
 
 _REASONING = OBJECTIVES.index("reasoning")
+
+
+_HEAP_SLACK_BYTES = 2**28  # that the process may grow by before freed memory is given back
 
 
 class LengthSampler(Sampler[int]):
@@ -76,6 +80,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.encoder_states: EncoderStates | None = None
         self._save_folder: str | None = None
         self.step_batches: list[dict[str, Any]] = []
+        self._trim_heap = HeapTrimmer()
         settings = recipe.objectives
         weights = {"language": settings.language.weight, "understanding": settings.understanding.weight}
         self.objective_weights = torch.tensor([weights.get(name, 1.0) for name in OBJECTIVES])
@@ -165,6 +170,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """Weighted sum of the objectives' token losses, each divided by its count in the optimizer step."""
+        self._trim_heap(_HEAP_SLACK_BYTES)
         inputs = dict(inputs)
         objectives = inputs.pop("objectives")
         teacher, levels = inputs.pop("teacher", None), inputs.pop("levels", {})
