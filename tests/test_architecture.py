@@ -19,6 +19,7 @@ LAYERS = {
     "chunk_breaks": 1,
     "prompts": 1,
     "process_memory": 1,
+    "validation": 1,
     "records": 1,
     "store": 2,
     "modeling": 2,

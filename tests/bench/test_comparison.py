@@ -6,7 +6,7 @@ from e2llm.bench.comparison import compare_with_full_context, format_comparison
 from e2llm.errors import ContextOverflowError
 from e2llm.inference.documents import Document
 from e2llm.inference.peak_memory import PeakMemory, format_bytes
-from e2llm.modeling.cutting import longest_prefix
+from e2llm.modeling.raw_text import longest_prefix
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 QUESTION = "Where is the key?"

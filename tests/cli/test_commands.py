@@ -37,7 +37,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     [
         (("--soft-tokens", 4), "positions; the decoder's window has 512: "),
         (("--soft-tokens", 5), "soft tokens per chunk must be from 1 to 4, got 5"),
-        (("--select", "luck"), "select='luck' is unknown"),
+        (("--select", "luck"), "select must be bm25 or encoder, got 'luck'"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before_anything_is_read(
@@ -60,12 +60,12 @@ def test_one_chunk_is_told_of_as_one(run, model, tmp_path):
 
 def test_ask_answers_from_soft_tokens_alone_on_request(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model, "--expand", 0)
-    assert result.out == engine.ask(engine.read(TEXT), QUESTION).text + "\n"
+    assert result.out == engine.ask(engine.read(TEXT), QUESTION, expand=0).text + "\n"
     assert result.err.startswith("[84 tokens in 5 chunks as 20 soft tokens (4.2x); read ")
 
 
 def test_without_room_for_a_raw_chunk_soft_tokens_answer_alone(run, model, text_file, engine):
-    usage = engine.ask(engine.read(TEXT), QUESTION, soft_tokens=1, max_new_tokens=1).usage
+    usage = engine.ask(engine.read(TEXT), QUESTION, soft_tokens=1, expand=0, max_new_tokens=1).usage
     room = engine.window - usage.soft_tokens - usage.raw_tokens
     asked = ["ask", text_file, QUESTION, "--model", model, "--soft-tokens", 1, "--max-new-tokens", room]
     assert json.loads(run(*asked, "--json").out)["expanded"] == []

@@ -87,9 +87,9 @@ def test_soft_tokens_at_the_rate_stand_where_the_document_stood(pooled, rate):
 
 
 def _request(rate):
-    from e2llm.inference.request import Request
+    from e2llm.inference.options import AskRequest
 
-    return Request("Where is the key?", 1, rate=rate)
+    return AskRequest(question="Where is the key?", max_new_tokens=1, rate=rate, expand=0)
 
 
 def test_the_likelihood_after_soft_tokens_is_the_models_loss(pooled):

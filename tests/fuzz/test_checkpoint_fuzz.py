@@ -69,11 +69,9 @@ def test_a_damaged_manifest_is_refused_by_its_file_or_valid(on_bases, tmp_path, 
     file.write_bytes(changed)
     manifest = refused(lambda: read_manifest(file), file)
     if manifest is not None:
-        assert all(type(size) is int for size in manifest["files"].values())
-        for entry in manifest["parts"].values():
-            assert entry["saved_here"] or (
-                isinstance(entry["name"], str) and isinstance(entry["fingerprint"], str)
-            )
+        assert all(type(size) is int for size in manifest.files.values())
+        for entry in manifest.parts.values():
+            assert entry.saved_here or (entry.name and entry.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -114,26 +112,6 @@ def test_other_values_in_the_configuration_are_refused_or_load(inside, tmp_path,
     )
     (tmp_path / "copy" / "config.json").write_text(json.dumps(changed))
     refused(lambda: load(tmp_path / "copy"))
-
-
-@pytest.mark.parametrize(
-    ("part", "key"),
-    [
-        ("encoder_config", "hidden_size"), ("encoder_config", "intermediate_size"),
-        ("encoder_config", "vocab_size"),
-        ("text_config", "hidden_size"), ("text_config", "vocab_size"), ("text_config", "intermediate_size"),
-        ("encoder_config", "num_hidden_layers"), ("text_config", "num_hidden_layers"),
-        ("encoder_config", "max_position_embeddings"), (None, "max_soft_tokens"), ("text_config", "head_dim"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("value", [10**7, 10**12])
-def test_sizes_beyond_the_weights_are_refused_before_memory_is_taken(inside, tmp_path, part, key, value):
-    folder = shutil.copytree(inside, tmp_path / "copy")
-    content = json.loads((folder / "config.json").read_text())
-    (content[part] if part else content)[key] = value
-    (folder / "config.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError):
-        load(folder)
 
 
 class Evil:

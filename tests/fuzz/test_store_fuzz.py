@@ -114,7 +114,6 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
         ["ALTER TABLE entries DROP COLUMN value"],
         ["ALTER TABLE entries RENAME TO others"],
         ["DROP TABLE entries", f"CREATE VIEW entries AS {ENDLESS}"],
-        ["CREATE TRIGGER evil AFTER INSERT ON entries BEGIN DELETE FROM entries; END"],
         ["DROP TABLE entries", "CREATE TABLE entries (id, key, value, size, last_used)"],
         ["PRAGMA user_version = -3"],
         ["PRAGMA user_version = 2"],

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.errors import E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_model, tiny_processor
 
@@ -15,13 +15,13 @@ def test_ask_is_generate_on_the_output_of_the_processor(engine, context, soft_to
     ids = engine.model.generate(**inputs, max_new_tokens=12, do_sample=False)[
         0, inputs["input_ids"].shape[1] :
     ]
-    answer = engine.ask(context, QUESTION, soft_tokens=soft_tokens, max_new_tokens=12)
+    answer = engine.ask(context, QUESTION, soft_tokens=soft_tokens, expand=0, max_new_tokens=12)
     assert answer.text == engine.processor.decode_answer(ids)
     assert answer.usage.new_tokens == len(ids)
 
 
 def test_the_number_of_soft_tokens_changes_what_the_decoder_sees(engine, context, seen):
-    engine.ask(context, QUESTION, soft_tokens=3, max_new_tokens=1)
+    engine.ask(context, QUESTION, soft_tokens=3, expand=0, max_new_tokens=1)
     assert seen.ids.count(engine.processor.chunk_token_id) == 3 * len(context)
 
 
@@ -32,12 +32,14 @@ def test_a_batch_answers_as_the_engine_does_one_by_one(engine, context):
         :, inputs["input_ids"].shape[1] :
     ]
     for text, question, row in zip(texts, [QUESTION, "How many boats?"], rows, strict=True):
-        answer = engine.ask(engine.read(text, progress=False), question, soft_tokens=2, max_new_tokens=10)
+        answer = engine.ask(
+            engine.read(text, progress=False), question, soft_tokens=2, expand=0, max_new_tokens=10
+        )
         assert engine.processor.decode_answer(row) == answer.text
 
 
 def test_usage_counts_the_positions_of_the_window(engine, context, seen):
-    usage = engine.ask(context, QUESTION, soft_tokens=2, max_new_tokens=5).usage
+    usage = engine.ask(context, QUESTION, soft_tokens=2, expand=0, max_new_tokens=5).usage
     assert usage.chunks == len(context) == 5
     assert usage.soft_tokens == 2 * 5
     assert usage.soft_tokens + usage.raw_tokens == len(seen.ids)
@@ -45,6 +47,17 @@ def test_usage_counts_the_positions_of_the_window(engine, context, seen):
     assert usage.context_tokens == expected
     assert usage.compression == round(usage.context_tokens / 10, 2)
     assert usage.new_tokens == 5
+
+
+def test_one_chunk_is_given_as_text_unless_the_window_has_no_room_for_it(engine, context, seen):
+    answer = engine.ask(context, QUESTION, soft_tokens=1, max_new_tokens=1)
+    chosen = engine.ask(context, QUESTION, soft_tokens=1, expand=1, max_new_tokens=1)
+    assert answer.expanded_chunks == chosen.expanded_chunks != []
+    smallest = len(seen.ids) - 1
+    answer = engine.ask(context, QUESTION, soft_tokens=1, window=smallest, max_new_tokens=1)
+    assert answer.expanded_chunks == []
+    with pytest.raises(ContextOverflowError):
+        engine.ask(context, QUESTION, soft_tokens=1, window=smallest, expand=1, max_new_tokens=1)
 
 
 def test_timing_adds_up(engine, context):
@@ -65,7 +78,7 @@ def test_expanded_chunks_stand_in_place_as_raw_text(engine, context, seen):
 
 
 def test_usage_counts_expanded_chunks_as_raw_tokens(engine, context):
-    plain = engine.ask(context, QUESTION, soft_tokens=2, max_new_tokens=1).usage
+    plain = engine.ask(context, QUESTION, soft_tokens=2, expand=0, max_new_tokens=1).usage
     usage = engine.ask(context, QUESTION, soft_tokens=2, expand=[1], max_new_tokens=1).usage
     raw = len(engine.processor.encode(context.chunks[1].text))
     assert (usage.soft_tokens, usage.raw_tokens) == (8, plain.raw_tokens + raw)
@@ -108,12 +121,15 @@ def test_options_of_generate_pass_through(engine, context, options):
     torch.manual_seed(0)
     ids = engine.model.generate(**inputs, max_new_tokens=10, **{"do_sample": False, **options})
     torch.manual_seed(0)
-    answer = engine.ask(context, QUESTION, soft_tokens=2, max_new_tokens=10, **options)
+    answer = engine.ask(context, QUESTION, expand=0, soft_tokens=2, max_new_tokens=10, **options)
     assert answer.text == engine.processor.decode_answer(ids[0, inputs["input_ids"].shape[1] :])
 
 
 def test_beams_have_no_time_to_the_first_token(engine, context):
-    assert engine.ask(context, QUESTION, num_beams=2, max_new_tokens=3).timing.first_token_seconds is None
+    assert (
+        engine.ask(context, QUESTION, expand=0, num_beams=2, max_new_tokens=3).timing.first_token_seconds
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,21 +137,21 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
     [
         ({"soft_tokens": 0}, "from 1 to 4, got 0"),
         ({"soft_tokens": 5}, "from 1 to 4, got 5"),
-        ({"max_new_tokens": 0}, "max_new_tokens must be 1 or more, a whole number, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number, 1 or more, got 0"),
         (
             {"soft_tokens": 2.5},
             "soft_tokens must be a whole number, or a list with one for each chunk, got 2.5",
         ),
-        ({"expand": -1}, "expand must be 0 or more"),
-        ({"expand": "3"}, "expand takes a number of chunks or a list of indices, got '3'"),
+        ({"expand": -1}, "expand must be a number of chunks, 0 or more, or a list of chunk indices, got -1"),
+        ({"expand": "3"}, "expand must be a number of chunks.*, got '3'"),
         ({"expand": [0], "expand_tokens": 9}, "not with a list of indices"),
-        ({"select": "magic"}, "choose one of: bm25, encoder"),
-        ({"overflow": "drop"}, "choose one of: error, select"),
+        ({"select": "magic"}, "select must be bm25 or encoder, got 'magic'"),
+        ({"overflow": "drop"}, "overflow must be error or select, got 'drop'"),
         ({"raw_below": 1.5}, "raw_below must be from 0 to 1"),
         ({"raw_below": "0"}, "raw_below must be from 0 to 1"),
-        ({"history": ["ab"]}, r"history takes pairs \(question, answer\), got 'ab'"),
-        ({"history": [("a", 5)]}, "history takes pairs"),
-        ({"history": None}, "history takes pairs"),
+        ({"history": ["ab"]}, r"history must be a list of pairs \(question, answer\), got \['ab'\]"),
+        ({"history": [("a", 5)]}, "history must be a list of pairs"),
+        ({"history": None}, "history must be a list of pairs"),
         ({"expand": [5]}, "there are 0 to 4"),
         ({"expand": [-1]}, "there are 0 to 4"),
         ({"num_return_sequences": 2, "do_sample": True}, "the engine returns one answer"),
@@ -179,7 +195,7 @@ def test_a_chunk_that_does_not_exist_cannot_be_restated(engine, context, index):
 
 
 def test_summarize_asks_for_a_summary(engine, context):
-    asked = engine.ask(context, "Summarize the context.", soft_tokens=2, max_new_tokens=9)
+    asked = engine.ask(context, "Summarize the context.", soft_tokens=2, expand=0, max_new_tokens=9)
     assert engine.summarize(context, soft_tokens=2, max_new_tokens=9).text == asked.text
 
 

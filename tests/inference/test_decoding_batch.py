@@ -6,7 +6,7 @@ import torch
 from e2llm import Engine
 from e2llm.inference.decoding_batch import PREFILL_TOKENS, DecodingBatch, DecodingRow
 from e2llm.inference.generation import generate_ids
-from e2llm.inference.request import Request
+from e2llm.inference.options import AskRequest
 from e2llm.inference.sampling import Sampling
 from tiny_models import DECODERS, TEXT, tiny_decoder, tiny_model, tiny_processor
 
@@ -18,7 +18,7 @@ def engine_with(decoder):
 
 
 def row_of(engine, context, question, **sampling):
-    laid = engine.lay_out(context, Request(question, 8, expand=1))
+    laid = engine.lay_out(context, AskRequest(question=question, max_new_tokens=8, expand=1))
     return DecodingRow(laid.sample.input_ids, laid.soft_tokens, Sampling(**{"max_new_tokens": 8, **sampling}))
 
 
@@ -104,7 +104,10 @@ def test_what_prompts_begin_with_alike_is_read_once_and_changes_no_answer(family
     context = engine.read(TEXT * 6)
     rows = [
         DecodingRow(laid.sample.input_ids, laid.soft_tokens, Sampling(6))
-        for laid in (engine.lay_out(context, Request(question, 8)) for question in QUESTIONS)
+        for laid in (
+            engine.lay_out(context, AskRequest(question=question, expand=0, max_new_tokens=8))
+            for question in QUESTIONS
+        )
     ]
     expected = [alone(engine, row) for row in rows]
     sizes = count_positions(engine, monkeypatch)
@@ -121,7 +124,7 @@ def test_what_prompts_begin_with_alike_is_read_once_and_changes_no_answer(family
 def test_prompts_that_differ_in_one_soft_token_share_only_what_comes_before_it():
     engine = engine_with("llama")
     context = engine.read(TEXT * 6)
-    laid = engine.lay_out(context, Request(QUESTIONS[0], 8))
+    laid = engine.lay_out(context, AskRequest(question=QUESTIONS[0], expand=0, max_new_tokens=8))
     changed = laid.soft_tokens.clone()
     changed[-2] += 0.5
     one = DecodingRow(laid.sample.input_ids, laid.soft_tokens, Sampling(6))

@@ -12,12 +12,13 @@ from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.fidelity import (
     ChunkFidelity,
     FidelityReport,
+    draw_fidelity,
     find_names,
     find_numbers,
+    heat_strip,
     measure_fidelity,
     share_kept,
 )
-from e2llm.inference.fidelity_views import draw_fidelity, heat_strip
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
 

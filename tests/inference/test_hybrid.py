@@ -62,7 +62,7 @@ def test_a_context_beyond_the_window_is_an_error_or_reports_what_is_left_out(eng
     context = engine.read(BOATS * 20, progress=False)
     with pytest.raises(ContextOverflowError, match="overflow='select'"):
         engine.ask(context, QUESTION, max_new_tokens=8)
-    answer = engine.ask(context, QUESTION, overflow="select", max_new_tokens=8)
+    answer = engine.ask(context, QUESTION, overflow="select", expand=0, max_new_tokens=8)
     assert answer.left_out > 0
     assert answer.usage.soft_tokens == len(context) - answer.left_out
     assert len(seen.ids) + 8 == engine.window
@@ -97,7 +97,7 @@ def test_badly_kept_chunks_are_given_raw(engine, boats, monkeypatch):
     report = engine.fidelity(boats, soft_tokens=1)
     scores = sorted(item.score for item in report.chunks)
     threshold = (scores[2] + scores[3]) / 2
-    answer = engine.ask(boats, QUESTION, soft_tokens=1, raw_below=threshold, max_new_tokens=1)
+    answer = engine.ask(boats, QUESTION, soft_tokens=1, raw_below=threshold, expand=0, max_new_tokens=1)
     assert answer.expanded_chunks == [item.chunk for item in report.chunks if item.score < threshold]
     assert len(answer.expanded_chunks) == 3
     both = engine.ask(boats, QUESTION, soft_tokens=1, raw_below=threshold, expand=1, max_new_tokens=1)

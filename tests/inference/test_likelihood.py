@@ -6,7 +6,7 @@ from e2llm.inference.likelihood import answer_ids
 
 
 def test_a_score_is_that_of_the_models_own_logits(engine, context):
-    (found,) = engine.score(context, "Where is the key?", ["under the stone"], soft_tokens=2)
+    (found,) = engine.score(context, "Where is the key?", ["under the stone"], soft_tokens=2, expand=0)
     target = answer_ids(engine.processor, "under the stone")
     chunks = [chunk.text for chunk in context.chunks]
     ids = engine.processor.lay_out(chunks, "Where is the key?", num_soft_tokens=2).input_ids
@@ -19,8 +19,8 @@ def test_a_score_is_that_of_the_models_own_logits(engine, context):
 
 
 def test_what_the_decoder_says_itself_is_likelier_per_token_than_another_answer(engine, context):
-    text = engine.ask(context, "How many boats?", soft_tokens=1, max_new_tokens=6).text
-    scored = engine.score(context, "How many boats?", [text, "seven"], soft_tokens=1)
+    text = engine.ask(context, "How many boats?", soft_tokens=1, expand=0, max_new_tokens=6).text
+    scored = engine.score(context, "How many boats?", [text, "seven"], soft_tokens=1, expand=0)
     assert scored[0].log_likelihood / scored[0].num_tokens > scored[1].log_likelihood / scored[1].num_tokens
 
 

@@ -114,7 +114,7 @@ def test_one_thread_at_a_time_uses_the_tokenizers(engine, monkeypatch):
 
         return call
 
-    names = {"split", "encode", "encode_chunk_ids", "lay_out", "decode_answer"}
+    names = {"split", "encode", "encode_chunk_texts", "lay_out", "decode_answer"}
     for name in names:
         monkeypatch.setattr(engine.processor, name, guarded(name))
     context = engine.read(TEXT, progress=False)
@@ -131,5 +131,6 @@ def test_threads_read_and_stream_at_once(engine, context):
         streams = [
             pool.submit(lambda: "".join(engine.stream(context, "Who?", max_new_tokens=12))) for _ in range(6)
         ]
-        assert all(torch.equal(item.result().kept, context.kept) for item in reads)
+        for item in reads:
+            torch.testing.assert_close(item.result().kept, context.kept, atol=1e-5, rtol=1e-5)
         assert [item.result() for item in streams] == [expected] * 6

@@ -1,12 +1,9 @@
 """What cannot fit the window is refused before it is read, as it would be after."""
 
-import dataclasses
-
 import pytest
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.request import Request
-from e2llm.inference.room import check_room
+from e2llm.inference.options import AskRequest
 from tiny_models import TEXT
 
 QUESTION = "Who?"
@@ -14,7 +11,7 @@ QUESTION = "Who?"
 
 def ask(engine, text, request, chunk_size_chars=None):
     context = engine.read(text, chunk_size_chars=chunk_size_chars, progress=False)
-    options = {item.name: getattr(request, item.name) for item in dataclasses.fields(request)}
+    options = dict(request)
     return engine.ask(context, **options)
 
 
@@ -32,15 +29,19 @@ def refusal(call):
 def test_without_raw_chunks_it_refuses_what_asking_refuses_in_its_words(
     engine, soft_tokens, window, chunk_size_chars
 ):
-    request = Request(QUESTION, 4, soft_tokens, window=window)
-    before = refusal(lambda: check_room(engine, engine.documents(TEXT), request, chunk_size_chars))
+    request = AskRequest(
+        question=QUESTION, max_new_tokens=4, soft_tokens=soft_tokens, window=window, expand=0
+    )
+    before = refusal(lambda: engine.check_room(engine.documents(TEXT), request, chunk_size_chars))
     assert before == refusal(lambda: ask(engine, TEXT, request, chunk_size_chars))
 
 
 def test_both_answers_occur(engine):
     documents = engine.documents(TEXT)
-    requests = [Request(QUESTION, 4, 4, window=window) for window in (40, 200)]
-    told = [refusal(lambda request=request: check_room(engine, documents, request)) for request in requests]
+    requests = [
+        AskRequest(question=QUESTION, max_new_tokens=4, soft_tokens=4, window=window) for window in (40, 200)
+    ]
+    told = [refusal(lambda request=request: engine.check_room(documents, request)) for request in requests]
     assert "too many" in told[0]
     assert told[1] is None
 
@@ -50,16 +51,21 @@ def test_both_answers_occur(engine):
 )
 def test_with_raw_chunks_it_refuses_nothing_that_can_be_asked(engine, options):
     for window in range(30, 160, 4):
-        request = Request(QUESTION, 4, 4, window=window, **options)
-        if refusal(lambda request=request: check_room(engine, engine.documents(TEXT), request)):
+        request = AskRequest(question=QUESTION, max_new_tokens=4, soft_tokens=4, window=window, **options)
+        if refusal(lambda request=request: engine.check_room(engine.documents(TEXT), request)):
             with pytest.raises(ContextOverflowError):
                 ask(engine, TEXT, request)
 
 
 def test_what_is_left_out_by_choice_always_fits(engine):
-    check_room(engine, engine.documents(TEXT * 50), Request(QUESTION, 4, overflow="select"))
+    engine.check_room(
+        engine.documents(TEXT * 50),
+        AskRequest(question=QUESTION, max_new_tokens=4, overflow="select"),
+    )
 
 
 def test_soft_tokens_out_of_range_are_told_before_anything_is_read(engine):
     with pytest.raises(E2LLMError, match="soft tokens per chunk must be from 1 to 4, got 9"):
-        check_room(engine, engine.documents(TEXT), Request(QUESTION, 4, 9))
+        engine.check_room(
+            engine.documents(TEXT), AskRequest(question=QUESTION, max_new_tokens=4, soft_tokens=9)
+        )

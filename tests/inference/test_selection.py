@@ -1,7 +1,5 @@
 import pytest
-import torch
 
-from e2llm.inference.selection import best, rank_by_vectors
 from e2llm.modeling.bm25 import Bm25Index, words_of
 
 PAGES = [f"Page {i}: the man went to the house of the safe keeper and said what he said." for i in range(50)]
@@ -10,7 +8,7 @@ PAGES = [f"Page {i}: the man went to the house of the safe keeper and said what 
 def test_a_needle_is_found_among_common_words():
     texts = [*PAGES[:20], "The code of the safe is 4817.", *PAGES[20:]]
     scores = Bm25Index(texts).scores("What is the code of the safe?")
-    assert best(scores, 1) == [20]
+    assert max(range(51), key=scores.__getitem__) == 20
 
 
 @pytest.mark.parametrize(
@@ -60,15 +58,3 @@ def test_a_question_without_known_words_scores_zero():
 
 def test_one_text_that_shares_a_word_scores_above_zero():
     assert Bm25Index(["A boat."]).scores("Which boat?")[0] > 0
-
-
-def test_vectors_rank_by_direction():
-    vectors = torch.tensor([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0]])
-    assert rank_by_vectors(torch.tensor([0.0, 2.0]), vectors) == pytest.approx([0.0, 1.0, 0.5**0.5])
-
-
-def test_the_best_come_in_document_order_and_ties_favour_the_earlier():
-    assert best([1.0, 3.0, 2.0, 3.0], 2) == [1, 3]
-    assert best([1.0, 1.0, 1.0], 2) == [0, 1]
-    assert best([1.0], 5) == [0]
-    assert best([1.0], 0) == []

@@ -14,7 +14,7 @@ from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import gguf as finding
 from e2llm.modeling import gguf_cache
-from e2llm.modeling.gguf_header import read_gguf_header
+from e2llm.modeling.gguf_header import check_gguf
 from e2llm.modeling.parts import fingerprint, load_part, load_tokenizer, resolve_source
 from tiny_models import TEXT, WINDOW, tiny_decoder, tiny_decoder_tokenizer, tiny_encoder
 
@@ -277,7 +277,7 @@ def test_the_package_is_found_without_importing_it(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(finding.packaged_smollm2() is None, reason=f"needs: {finding.SMOLLM2_INSTALL}")
 def test_smollm2_answers():
-    metadata = read_gguf_header(finding.packaged_smollm2()).metadata
+    metadata = check_gguf(finding.packaged_smollm2())
     model, source = load_part("decoder", finding.SMOLLM2_ID)
     tokenizer = load_tokenizer(finding.SMOLLM2_ID)
     assert (source.name, source.fingerprint) == (finding.SMOLLM2_ID, finding.SMOLLM2_SHA256)

@@ -7,7 +7,6 @@ from read_chunks import gradients
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
 from e2llm.modeling.decoder_input import DecoderInput
-from e2llm.modeling.merging import plan_passes
 from tiny_models import TEXT, tiny_decoder, tiny_model, tiny_processor
 
 # --- parameters that a batch does not use ------------------------------------------------------------------
@@ -102,17 +101,3 @@ def test_states_computed_earlier_are_adapted_pass_by_pass_with_the_same_gradient
         found.append([p.grad.clone() for p in model.adapter.parameters() if p.grad is not None])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("mode", ["frozen", "lora"])
-def test_the_heap_is_kept_small_between_passes_where_the_encoder_trains(model, chunks, monkeypatch, mode):
-    model.config.encoder_batch_tokens = 64
-    lora.set_modes(model, encoder=mode)
-    asked = []
-    monkeypatch.setattr("e2llm.modeling.encoding._trim_heap", asked.append)
-    soft_tokens = model.encode_chunks(**chunks, num_soft_tokens=2)
-    num_passes = len(list(plan_passes(chunks["chunk_attention_mask"], 64)))
-    assert len(asked) == (0 if mode == "frozen" else num_passes + 1)
-    asked.clear()
-    soft_tokens.sum().backward()
-    assert len(asked) == (0 if mode == "frozen" else num_passes)

@@ -68,7 +68,7 @@ def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, contex
 
 def test_documents_are_read_for_one_request(llm, served):
     engine = served.state.engine
-    expected = engine.ask(engine.read(TEXT), QUESTION, max_new_tokens=12)
+    expected = engine.ask(engine.read(TEXT), QUESTION, expand=0, max_new_tokens=12)
     answer = chat(llm, extra={"documents": [{"text": TEXT, "name": "notes"}]})
     assert answer.choices[0].message.content == expected.text
     assert chat(llm, extra={"documents": [TEXT]}).choices[0].message.content == expected.text

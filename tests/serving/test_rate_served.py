@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.inference.request import Request
+from e2llm.inference.options import AskRequest
 from e2llm.serving.backends import DecoderPrompt
 from e2llm.serving.vllm_prompts import CHAT_PATH, PromptWriter
 from served import MODEL, serving
@@ -48,7 +48,7 @@ def chat(http, **body):
 )
 def test_a_chat_at_a_rate_is_answered_as_by_the_engine(pooled, options):
     engine = pooled.engine
-    expected = engine.ask(engine.read(TEXT), QUESTION, max_new_tokens=8, **options)
+    expected = engine.ask(engine.read(TEXT), QUESTION, **{"expand": 0, "max_new_tokens": 8, **options})
     answer = chat(pooled, context_ids=[pooled.context_id], **options).json()
     assert answer["choices"][0]["message"]["content"] == expected.text
     usage = answer["usage"]
@@ -110,7 +110,7 @@ def test_the_pieces_for_vllm_are_each_runs_soft_tokens():
     engine = Engine(
         tiny_pooling_model(decoder_tokenizer=tokenizer), tiny_processor(decoder_tokenizer=tokenizer)
     )
-    asked = Request(QUESTION, 8, rate=MIXED, expand=[1])
+    asked = AskRequest(question=QUESTION, max_new_tokens=8, rate=MIXED, expand=[1])
     laid = engine.lay_out(engine.read(TEXT, progress=False), asked)
     written = PromptWriter(engine).write(DecoderPrompt(laid, asked))
     assert written.path == CHAT_PATH

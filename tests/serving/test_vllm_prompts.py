@@ -5,7 +5,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from e2llm import Engine
-from e2llm.inference.request import Request
+from e2llm.inference.options import AskRequest
 from e2llm.serving.backends import DecoderPrompt
 from e2llm.serving.vllm_prompts import CHAT_PATH, TEXT_PATH, PromptWriter
 from tiny_models import DECODER_VOCAB, TEXT, tiny_model, tiny_processor
@@ -49,7 +49,7 @@ def written(request):
     context, writer = engine.read(TEXT, progress=False), PromptWriter(engine)
 
     def write(question=QUESTION, **options):
-        asked = Request(question, 12, **options)
+        asked = AskRequest(question=question, **{"expand": 0, "max_new_tokens": 12, **options})
         return writer.write(DecoderPrompt(engine.lay_out(context, asked), asked))
 
     write.splits_line_breaks = request.param

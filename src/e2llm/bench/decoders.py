@@ -12,12 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
 from e2llm.inference.loading import choose_device, choose_dtype
-from e2llm.modeling.cache_size import kv_cache_bytes_per_token
-from e2llm.modeling.cutting import longest_prefix
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import MINILM_ID, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
+from e2llm.modeling.raw_text import longest_prefix
 
 QUESTION = "What did the master of the house say about the garden?"
 
@@ -273,4 +272,4 @@ def text_of_length(engine: Engine, num_tokens: int, text: str | None = None) -> 
 
 def key_value_bytes(engine: Engine, positions: int) -> int:
     """Size of the decoder's key-value cache for so many positions."""
-    return positions * kv_cache_bytes_per_token(engine.model)
+    return positions * int(engine.model.cache_bytes_per_token)

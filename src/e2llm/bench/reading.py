@@ -113,7 +113,7 @@ def measure_lengths(
         started = time.perf_counter()
         context = engine.read(text, progress=False)
         read = time.perf_counter() - started
-        answer = engine.ask(context, QUESTION, max_new_tokens=8, overflow="select")
+        answer = engine.ask(context, QUESTION, max_new_tokens=8, expand=0, overflow="select")
         rows.append(
             {
                 "context_tokens": context.num_tokens,

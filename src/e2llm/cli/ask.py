@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2llm.cli.dial import FinestRateOption, RateOption, keep_as_saved, take_rate
-from e2llm.errors import ContextOverflowError
 
 if TYPE_CHECKING:
     from e2llm.inference.answer import Answer
@@ -88,8 +87,7 @@ def ask(
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
-    from e2llm.inference.request import Request
-    from e2llm.inference.room import check_room
+    from e2llm.inference.options import AskRequest
 
     if len(arguments) < 2:
         raise typer.BadParameter("give at least one file and, last, the question")
@@ -104,21 +102,21 @@ def ask(
     options: dict[str, Any] = {
         "soft_tokens": soft_tokens,
         "rate": take_rate(rate),
-        "expand": (expand or 0) if expand_tokens is not None else (1 if expand is None else expand),
+        "expand": expand,
         "expand_tokens": expand_tokens,
         "select": select,
         "raw_below": raw_below,
         "overflow": overflow,
         "max_new_tokens": max_new_tokens,
     }
-    request = Request(question, **options)
+    request = AskRequest.take(question, dict(options))
     options["on_piece"] = None if as_json else print_piece
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert, 0.5 if insert_at is None else insert_at)
     engine = load_engine(model, device, store, finest_rate)
     if not isinstance(source, Path):
-        check_room(engine, source, request, chunk_size)
+        engine.check_room(source, request, chunk_size)
     comparison = None
     if compare:
         from e2llm.bench.comparison import compare_with_full_context, format_comparison
@@ -140,12 +138,7 @@ def ask(
             options.update(plan.options)
             if not as_json:
                 typer.echo(f"[{plan}]", err=True)
-        try:
-            answer = engine.ask(context, question, **options)
-        except ContextOverflowError:
-            if expand is not None or not options["expand"] or fit:
-                raise
-            answer = engine.ask(context, question, **{**options, "expand": 0})
+        answer = engine.ask(context, question, **options)
     if as_json:
         result = dataclasses.asdict(answer)
         if comparison is not None:
@@ -170,7 +163,7 @@ def read_source(paths: list[str]) -> "list[Document] | Path":
 
 def insert_into(source: "list[Document] | Path", sentence: str, depth: float) -> "list[Document]":
     """Put a sentence into documents, and say on stderr where."""
-    from e2llm.inference.insertion import insert_sentence
+    from e2llm.inference.documents import insert_sentence
 
     if isinstance(source, Path):
         raise typer.BadParameter("--insert goes with texts, not with a saved context")

@@ -31,7 +31,7 @@ def export(
     """
     from e2llm.cli.output_folder import appearing, check_new, folder_bytes
     from e2llm.inference.engine import Engine
-    from e2llm.modeling.decoder_export import save_decoder
+    from e2llm.modeling.checkpoint_writing import save_decoder
 
     if dtype not in DTYPES:
         raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")

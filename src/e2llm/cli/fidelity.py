@@ -52,7 +52,7 @@ def fidelity(
     if png is not None and png.is_file() and png.suffix.lower() != ".png":
         raise typer.BadParameter(f"{png} exists and is no .png; name another file")
     if png is not None:
-        from e2llm.inference.fidelity_views import check_picture, draw_fidelity
+        from e2llm.inference.fidelity import check_picture, draw_fidelity
 
         check_picture(png)
     wanted_rate = take_rate(rate)
@@ -79,7 +79,7 @@ def name_sources(sources: list[str]) -> str:
 
 def show(report: "FidelityReport", context: "Context", worst: int) -> None:
     """Print the strip, the means and the worst chunks."""
-    from e2llm.inference.fidelity_views import SCALE, heat_strip
+    from e2llm.inference.fidelity import SCALE, heat_strip
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80

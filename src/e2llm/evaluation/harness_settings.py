@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.request import SELECTORS
+from e2llm.inference.options import Selector
 from e2llm.modeling.rates import Rate, check_rate
 
 Overflow = Literal["compress", "truncate", "error"]
@@ -82,7 +82,7 @@ class HarnessSettings:
             if not (optional and value is None) and (type(value) is not int or value < least):
                 raise E2LLMError(f"{name} must be a whole number, {least} or more, got {value!r}")
         for name, allowed in (
-            ("select", SELECTORS),
+            ("select", get_args(Selector)),
             ("overflow", get_args(Overflow)),
             ("rolling", get_args(Rolling)),
         ):

@@ -1,15 +1,19 @@
 """Conversations of any length: recent turns stay text, older ones become chunks."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
+from e2llm.validation import CheckedModel
 
 TURN = "User: {}\nAssistant: {}\n"
 _EXTRA_KEY = "chat"
@@ -28,6 +32,20 @@ class Turn:
     question: str
     answer: str
     num_tokens: int
+
+
+class _SavedChat(CheckedModel, extra="ignore"):
+    """A conversation as it is saved beside its context."""
+
+    turns: list[tuple[str, str, int]] = Field(default=[])
+    num_compressed: Annotated[int, Field(ge=0)] = 0
+    max_history_tokens: int | None = None
+
+    @model_validator(mode="after")
+    def _check_number(self) -> "_SavedChat":
+        if self.num_compressed > len(self.turns):
+            raise E2LLMError(f"{self.num_compressed} of {len(self.turns)} turns are compressed")
+        return self
 
 
 class ChatSession:
@@ -161,14 +179,10 @@ class ChatSession:
         """
         context, extra = Context.load_with_extra(path, engine)
         try:
-            kept = dict(extra.get(_EXTRA_KEY, {}))
-            turns = [Turn(str(q), str(a), int(count)) for q, a, count in kept.get("turns", [])]
-            num_compressed = int(kept.get("num_compressed", 0))
-            budget = kept.get("max_history_tokens")
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            chat = _SavedChat.read_json(json.dumps(extra.get(_EXTRA_KEY, {})))
+        except E2LLMError as error:
             raise E2LLMError(f"{fspath(path)}: the saved conversation is damaged: {error}") from error
-        if not 0 <= num_compressed <= len(turns):
-            raise E2LLMError(f"{fspath(path)}: the saved conversation is damaged")
-        session = cls(engine, context, **{"max_history_tokens": budget, **options})
-        session.turns, session.num_compressed = turns, num_compressed
+        session = cls(engine, context, **{"max_history_tokens": chat.max_history_tokens, **options})
+        session.turns = [Turn(*turn) for turn in chat.turns]
+        session.num_compressed = chat.num_compressed
         return session

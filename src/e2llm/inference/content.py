@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -13,7 +12,6 @@ import torch
 from e2llm.chunking import Chunk
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
-from e2llm.inference.entries import fits_entry, from_entry, to_entry
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.bm25 import Bm25Index
 from e2llm.modeling.processor import E2LLMProcessor
@@ -93,7 +91,6 @@ def read_content(
     known: Content | None = None,
     store: ChunkStore | None = None,
     progress: bool | None = None,
-    lock: AbstractContextManager[object] | None = None,
 ) -> Content:
     """Make the content of some documents.
 
@@ -104,18 +101,17 @@ def read_content(
         known: An earlier content of the same reader: its chunks are not read again.
         store: Where read chunks are looked up and kept.
         progress: Show a bar; by default on a terminal when there is much to read.
-        lock: Held while a tokenizer works.
 
     Raises:
         E2LLMError: If there is no text.
     """
-    with lock or nullcontext():
+    with reader.lock:
         documents = [_fit_heading(item, reader.processor) for item in documents]
     rows = {text: row for row, text in enumerate(known.texts)} if known is not None else {}
     chunks: list[Chunk] = []
     owners: list[int] = []
     for owner, document in enumerate(documents):
-        with lock or nullcontext():
+        with reader.lock:
             pieces = _split(document, splitting, reader.processor, rows)
         chunks += pieces
         owners += [owner] * len(pieces)
@@ -126,7 +122,7 @@ def read_content(
     fresh, num_encoded = look_up_or_read(unknown, reader, store, progress)
     places = {text: place for place, text in enumerate(unknown)}
     read = _gather(texts, rows, known, places, fresh, reader)
-    with lock or nullcontext():
+    with reader.lock:
         counts = count_tokens(reader.processor, unknown)
         if known is not None:
             counts.update(zip(known.texts, known.token_counts, strict=True))
@@ -276,3 +272,44 @@ def _gather(
 def chunk_key(fingerprint: str, text: str) -> bytes:
     """The key of a chunk in a store: 32 bytes over who read it and what it says."""
     return hashlib.sha256(fingerprint.encode() + b"\0" + text.encode()).digest()
+
+
+def to_entry(read: ReadChunks, place: int, reader: ChunkReader) -> dict[str, torch.Tensor]:
+    """Return the entry of a chunk that was read."""
+    vector = read.vectors[place].clone()
+    if reader.model.adapter.dial == "rate":
+        return {
+            "kept": read.rows[place],
+            "num_tokens": read.num_tokens[place].clone(),
+            "vector": vector,
+        }
+    return {"soft_tokens": read.rows[place], "vector": vector}
+
+
+def from_entry(entry: dict[str, torch.Tensor], result: ReadChunks, place: int) -> None:
+    """Put an entry that fits in its place."""
+    result.rows[place] = entry["kept"] if "kept" in entry else entry["soft_tokens"]
+    result.vectors[place] = entry["vector"]
+    if "num_tokens" in entry:
+        result.num_tokens[place] = entry["num_tokens"]
+
+
+def fits_entry(entry: dict[str, torch.Tensor], reader: ChunkReader) -> bool:
+    """Whether a stored entry has the names, shapes and dtypes that the model makes."""
+    has_rate = reader.model.adapter.dial == "rate"
+    name = "kept" if has_rate else "soft_tokens"
+    if entry.keys() != {name, "vector", *(["num_tokens"] if has_rate else [])}:
+        return False
+    num_tokens = 1
+    if has_rate:
+        number = entry["num_tokens"]
+        if number.shape != () or number.dtype != torch.int64 or number < 1:
+            return False
+        num_tokens = int(number)
+    rows, vector = entry[name], entry["vector"]
+    return (
+        rows.shape == (reader.num_rows(num_tokens), reader.width)
+        and rows.dtype == reader.dtype
+        and vector.shape == (reader.model.config.encoder_config.hidden_size,)
+        and vector.dtype == torch.float32
+    )

@@ -3,29 +3,35 @@
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from e2llm.chunking import Chunk
 from e2llm.errors import E2LLMError
 from e2llm.inference.content import Content, Splitting, read_content
+from e2llm.inference.context_file import SavedContext, load_context, save_context
 from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.store.chunk_store import ChunkStore
 
-if TYPE_CHECKING:
-    from e2llm.inference.engine import Engine
+
+class Binder(Protocol):
+    """What loading a context needs of an engine."""
+
+    reader: ChunkReader
+
+    def bind(self, content: Content, splitting: Splitting, read_seconds: float) -> "Context":
+        """Make a context of content that the engine's model has read."""
 
 
 class Context:
     """What the decoder knows of some documents: read once, asked often, edited in place.
 
     An edit reads again only the chunks that it changes, and leaves the context that reading the edited
-    documents afresh gives, bit for bit on a CPU. Questions that are being answered keep the content they
+    documents afresh gives, up to rounding. Questions that are being answered keep the content they
     began with.
 
     Made by `Engine.read` and `Context.load`.
@@ -36,7 +42,6 @@ class Context:
         reader: Reads what edits add; None for a context that cannot be edited.
         read_seconds: Time that reading took.
         store: Where read chunks are looked up and kept.
-        lock: Held while a tokenizer works.
     """
 
     def __init__(
@@ -47,7 +52,6 @@ class Context:
         *,
         read_seconds: float = 0.0,
         store: ChunkStore | None = None,
-        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self.content = content
         self.splitting = splitting
@@ -56,7 +60,6 @@ class Context:
         self.read_seconds = read_seconds
         self._reader = reader
         self._store = store
-        self._tokenizing = lock
         self._editing = threading.RLock()
 
     @classmethod
@@ -72,21 +75,20 @@ class Context:
         return cls(Content((), [], [], [], 0, ReadChunks.nothing()), Splitting(1, 0, "prose"))
 
     @classmethod
-    def load(cls, path: str | PathLike[str], engine: "Engine") -> "Context":
+    def load(cls, path: str | PathLike[str], engine: Binder) -> "Context":
         """Load a saved context; it is then used with this engine.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            E2LLMError: If the file is damaged, or its soft tokens were made by another model.
+            E2LLMError: If the file is damaged, or another model read the context.
         """
         return cls.load_with_extra(path, engine)[0]
 
     @classmethod
-    def load_with_extra(cls, path: str | PathLike[str], engine: "Engine") -> "tuple[Context, dict[str, Any]]":
+    def load_with_extra(cls, path: str | PathLike[str], engine: Binder) -> "tuple[Context, dict[str, Any]]":
         """Load a saved context and what was saved beside it."""
-        from e2llm.inference.context_file import load_context  # needs this class
-
-        return load_context(Path(fspath(path)), engine)
+        saved = load_context(Path(fspath(path)), engine.reader)
+        return engine.bind(saved.content, saved.splitting, saved.read_seconds), saved.extra
 
     def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
         """Save as one safetensors file, whole or not at all: texts, spans, what was read, model fingerprint.
@@ -94,10 +96,16 @@ class Context:
         Args:
             path: The file.
             extra: Plain values to save beside it, such as a conversation about it.
-        """
-        from e2llm.inference.context_file import save_context  # its counterpart is there
 
-        save_context(self, Path(fspath(path)), extra or {})
+        Raises:
+            E2LLMError: If the context was not read.
+        """
+        if not self.fingerprint:
+            raise E2LLMError("this context was not read by an engine; there is nothing to save")
+        saved = SavedContext(
+            self.content, self.splitting, self.fingerprint, self.finest_rate, self.read_seconds, extra or {}
+        )
+        save_context(saved, Path(fspath(path)))
 
     # --- what it holds ------------------------------------------------------------------------------------
 
@@ -243,7 +251,6 @@ class Context:
             self._reader,
             known=self.content,
             store=self._store,
-            lock=self._tokenizing,
         )
         self.content = content
         self.read_seconds += time.perf_counter() - started

@@ -2,33 +2,27 @@
 
 import hashlib
 import json
-import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from e2llm.chunking import CHUNKERS, Chunk, check_splitting
+from e2llm.chunking import Chunk, check_splitting
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.inference.content import Content, Splitting
-from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
-from e2llm.inference.reader import ReadChunks
-from e2llm.surrogates import reject_lone_surrogates
-
-if TYPE_CHECKING:
-    from e2llm.inference.engine import Engine
+from e2llm.inference.reader import ChunkReader, ReadChunks
+from e2llm.modeling.rates import check_rate
+from e2llm.validation import CheckedModel
 
 FORMAT = 2  # of models whose dial is the rate; the others write and read format 1
 _HEADER_KEY = "e2llm_context"
-_DAMAGE = (
-    SafetensorError, KeyError, TypeError, IndexError, ValueError, OverflowError, AttributeError,
-    RecursionError,
-)  # fmt: skip
 # Chunks overlap and have headings; more text than this in them than in the documents is made to fill memory.
 _MOST_REPEATS, _MOST_HEADING_CHARS = 64, 4096
 _MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer ones
@@ -38,14 +32,63 @@ _TENSORS = {
 }
 
 
-def save_context(context: Context, path: Path, extra: dict[str, Any]) -> None:
-    """Write a context, whole or not at all.
+def _check_splitting(splitting: Splitting) -> Splitting:
+    check_splitting(splitting.chunk_size_chars, splitting.overlap_chars, splitting.kind)
+    return splitting
 
-    Raises:
-        E2LLMError: If it was not read.
+
+class _SavedDocument(CheckedModel):
+    """A document, whose text follows that of the one before it in the tensor `texts`."""
+
+    name: str
+    bytes: Annotated[int, Field(ge=0)]
+    kind: Literal["prose", "code", "tokens"] | None
+    heading: str
+
+
+class _Stated(CheckedModel, extra="ignore"):
+    """The format that a manifest states."""
+
+    format: Annotated[int, Field(ge=1)]
+
+
+class _Manifest(_Stated, extra="ignore"):
+    """What the header of a saved context states."""
+
+    fingerprint: str
+    text_sha256: str
+    documents: list[_SavedDocument]
+    num_tokens: Annotated[int, Field(ge=0)]
+    read_seconds: Annotated[float, Field(ge=0)]
+    splitting: Annotated[Splitting, AfterValidator(_check_splitting)]
+    finest_rate: Annotated[int, AfterValidator(check_rate)] | None = None
+    tensors_sha256: str
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedContext:
+    """What a context's file holds.
+
+    Attributes:
+        content: Documents, chunks, and what was read of them.
+        splitting: How the documents are split.
+        fingerprint: Of the model that read them.
+        finest_rate: Encoder tokens per kept state; None of models without a rate.
+        read_seconds: Time that reading took.
+        extra: Plain values saved beside it, such as a conversation.
     """
-    if not context.fingerprint:
-        raise E2LLMError("this context was not read by an engine; there is nothing to save")
+
+    content: Content
+    splitting: Splitting
+    fingerprint: str
+    finest_rate: int | None
+    read_seconds: float
+    extra: dict[str, Any]
+
+
+def save_context(context: SavedContext, path: Path) -> None:
+    """Write a context, whole or not at all."""
     content = context.content
     texts = [document.text.encode() for document in content.documents]
     manifest: dict[str, Any] = {
@@ -73,7 +116,7 @@ def save_context(context: Context, path: Path, extra: dict[str, Any]) -> None:
     if context.finest_rate is not None:
         manifest["finest_rate"] = context.finest_rate
     manifest["tensors_sha256"] = _hash_tensors(tensors)
-    manifest["extra"] = extra
+    manifest["extra"] = context.extra
     write_atomically(path, save(tensors, {_HEADER_KEY: json.dumps(manifest)}))
 
 
@@ -88,11 +131,9 @@ def _kept_tensors(read: ReadChunks, finest_rate: int | None) -> dict[str, torch.
 def saved_finest_rate(path: Path) -> int | None:
     """Return the finest rate that a saved context keeps; None where it states none, or is damaged."""
     try:
-        manifest = _read_manifest(path) or {}
-    except (OSError, *_DAMAGE):
+        return _read_manifest(path).finest_rate
+    except (OSError, SafetensorError, ValueError):
         return None
-    rate = manifest.get("finest_rate")
-    return rate if type(rate) is int and rate >= 1 and not rate & (rate - 1) else None
 
 
 def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
@@ -107,8 +148,8 @@ def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
 def is_context_file(path: Path) -> bool:
     """Whether a file is a saved context, by its header."""
     try:
-        return is_tensor_file(path) and _read_manifest(path) is not None
-    except (OSError, *_DAMAGE):
+        return is_tensor_file(path) and _read_header(path) is not None
+    except (OSError, SafetensorError, ValueError):
         return False
 
 
@@ -122,8 +163,8 @@ def is_tensor_file(path: Path) -> bool:
     return start == b'{"' and 0 < size <= _MAX_HEADER_BYTES
 
 
-def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]:
-    """Read a saved context and check it against itself and the model.
+def load_context(path: Path, reader: ChunkReader) -> SavedContext:
+    """Read a saved context and check it against itself and the model of a reader.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -133,91 +174,96 @@ def load_context(path: Path, engine: "Engine") -> tuple[Context, dict[str, Any]]
         raise FileNotFoundError(f"no such context file: {path}")
     try:
         manifest = _read_manifest(path)
-        if manifest is None:
-            raise E2LLMError(f"{path}: a safetensors file, but no saved context; save one with Context.save")
-        if type(manifest["format"]) is not int or manifest["format"] < 1:
-            raise ValueError(f"its format is {manifest['format']!r}")
-        if manifest["format"] > FORMAT:
-            raise E2LLMError(
-                f"{path}: context format {manifest['format']} is newer than this e2llm reads ({FORMAT}); "
-                "upgrade e2llm"
-            )
+        _check_model(manifest, reader)
+        names = _TENSORS[manifest.format]
         with safe_open(path, framework="pt") as file:
-            names = _TENSORS[manifest["format"]]
             if set(file.keys()) != names:
-                raise E2LLMError(f"{path}: the tensors {sorted(file.keys())} are not those of a context")
+                raise E2LLMError(f"the tensors {sorted(file.keys())} are not those of a context")
             tensors = {name: file.get_tensor(name) for name in names}
-        if manifest["fingerprint"] != engine.reader.fingerprint:
-            saved, kept = saved_finest_rate(path), engine.reader.finest_rate
-            if saved is not None and kept is not None and saved != kept:
-                raise E2LLMError(
-                    f"{path}: it keeps one state per {saved} encoder tokens, this engine keeps one per "
-                    f"{kept}; load the model with finest_rate={saved}, or read the documents again"
-                )
-            raise E2LLMError(
-                f"{path}: what it keeps was made by another model or precision (fingerprint "
-                f"{manifest['fingerprint'][:12]}..., this model's is {engine.reader.fingerprint[:12]}...); "
-                "load the model that read it, or read the documents again"
-            )
-        if _hash_tensors(tensors) != manifest["tensors_sha256"]:
-            raise E2LLMError(f"{path}: the tensors do not have their stated hash; the file is damaged")
-        content = _content(path, manifest, tensors, engine)
-        splitting = Splitting(**manifest["splitting"])
-        check_splitting(splitting.chunk_size_chars, splitting.overlap_chars, splitting.kind)
-        seconds = float(manifest["read_seconds"])
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"its reading took {seconds} seconds")
-        extra = dict(manifest["extra"])
-    except _DAMAGE as error:
-        if isinstance(error, E2LLMError) and str(error).startswith(str(path)):
-            raise
-        what = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise E2LLMError(f"{path}: damaged or no saved context ({what}); read the documents again") from error
-    return engine.bind(content, splitting, seconds), extra
+        if _hash_tensors(tensors) != manifest.tensors_sha256:
+            raise E2LLMError("the tensors do not have their stated hash")
+        content = _content(manifest, tensors, reader)
+    except _OtherModelError as error:
+        raise E2LLMError(f"{path}: {error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise E2LLMError(
+            f"{path}: damaged or no saved context ({error}); read the documents again"
+        ) from error
+    return SavedContext(
+        content,
+        manifest.splitting,
+        manifest.fingerprint,
+        manifest.finest_rate,
+        manifest.read_seconds,
+        manifest.extra,
+    )
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+class _OtherModelError(E2LLMError):
+    """The file is sound, but another model or a newer version made it."""
+
+
+def _check_model(manifest: _Manifest, reader: ChunkReader) -> None:
+    """Raise unless this engine's model read the context."""
+    if manifest.fingerprint == reader.fingerprint:
+        return
+    saved, kept = manifest.finest_rate, reader.finest_rate
+    if saved is not None and kept is not None and saved != kept:
+        raise _OtherModelError(
+            f"it keeps one state per {saved} encoder tokens, this engine keeps one per {kept}; load the "
+            f"model with finest_rate={saved}, or read the documents again"
+        )
+    raise _OtherModelError(
+        f"what it keeps was made by another model or precision (fingerprint {manifest.fingerprint[:12]}..., "
+        f"this model's is {reader.fingerprint[:12]}...); load the model that read it, or read the "
+        "documents again"
+    )
+
+
+def _read_header(path: Path) -> str | None:
+    """The JSON text of a saved context's manifest; None for another safetensors file."""
     with safe_open(path, framework="pt") as file:
-        header = (file.metadata() or {}).get(_HEADER_KEY)
-    try:
-        manifest = None if header is None else json.loads(header)
-    except json.JSONDecodeError as error:
-        raise SafetensorError(f"the manifest is not JSON: {error}") from error
-    return manifest if isinstance(manifest, dict) else None
+        header: str | None = (file.metadata() or {}).get(_HEADER_KEY)
+    return header
 
 
-def _content(
-    path: Path, manifest: dict[str, Any], tensors: dict[str, torch.Tensor], engine: "Engine"
-) -> Content:
+def _read_manifest(path: Path) -> _Manifest:
+    header = _read_header(path)
+    if header is None:
+        raise E2LLMError("it holds tensors of another kind; save a context with Context.save")
+    stated = _Stated.read_json(header)
+    if stated.format > FORMAT:
+        raise _OtherModelError(
+            f"context format {stated.format} is newer than this e2llm reads ({FORMAT}); upgrade e2llm"
+        )
+    return _Manifest.read_json(header)
+
+
+def _content(manifest: _Manifest, tensors: dict[str, torch.Tensor], reader: ChunkReader) -> Content:
     """The content that a file states, every claim checked."""
-    data = tensors["texts"].numpy().tobytes()
-    if hashlib.sha256(data).hexdigest() != manifest["text_sha256"]:
-        raise E2LLMError(f"{path}: the texts do not have their stated hash; the file is damaged")
-    documents = _documents(manifest, data)
-    rows = tensors["chunks"].tolist()
-    chunks = _chunks(path, rows, documents)
-    read = _read_chunks(path, tensors, engine, len(chunks))
-    num_tokens = int(manifest["num_tokens"])
-    if num_tokens < 0:
-        raise ValueError(f"it states {num_tokens} tokens")
-    owners, counts = [row[0] for row in rows], [row[3] for row in rows]
-    return Content(tuple(documents), chunks, owners, counts, num_tokens, read)
+    data, rows = tensors["texts"].numpy().tobytes(), tensors["chunks"]
+    if hashlib.sha256(data).hexdigest() != manifest.text_sha256:
+        raise E2LLMError("the texts do not have their stated hash")
+    if rows.dim() != 2 or rows.shape[1] != 4 or rows.dtype != torch.int64:
+        raise E2LLMError(f"the tensor chunks has shape {list(rows.shape)} and {rows.dtype}")
+    documents = _documents(manifest.documents, data)
+    chunks = _chunks(rows.tolist(), documents)
+    read = _read_chunks(tensors, reader, len(chunks))
+    owners, counts = rows[:, 0].tolist(), rows[:, 3].tolist()
+    return Content(tuple(documents), chunks, owners, counts, manifest.num_tokens, read)
 
 
-def _read_chunks(
-    path: Path, tensors: dict[str, torch.Tensor], engine: "Engine", num_chunks: int
-) -> ReadChunks:
+def _read_chunks(tensors: dict[str, torch.Tensor], reader: ChunkReader, num_chunks: int) -> ReadChunks:
     """What was read of the chunks, its shapes, dtypes and values checked."""
-    reader = engine.reader
     lengths = tensors.get("num_tokens", torch.ones(num_chunks, dtype=torch.long))
     if lengths.shape != (num_chunks,) or lengths.dtype != torch.int64 or bool((lengths < 1).any()):
-        raise E2LLMError(f"{path}: the chunks' numbers of encoder tokens are wrong; the file is damaged")
+        raise E2LLMError("the chunks' numbers of encoder tokens are wrong")
     counts = [reader.num_rows(length) for length in lengths.tolist()]
     kept = tensors["kept"] if "kept" in tensors else tensors["soft_tokens"]
     shape = (
         (sum(counts), reader.width) if "kept" in tensors else (num_chunks, reader.num_rows(1), reader.width)
     )
-    vector_width = engine.model.config.encoder_config.hidden_size
+    vector_width = reader.model.config.encoder_config.hidden_size
     for got, wanted, dtype in (
         (kept, shape, reader.dtype),
         (tensors["vectors"], (num_chunks, vector_width), torch.float32),
@@ -226,50 +272,38 @@ def _read_chunks(
             if not num_chunks and not got.numel():
                 continue  # a context without documents, whose tensors have no width
             raise E2LLMError(
-                f"{path}: a tensor has shape {list(got.shape)} and {got.dtype}, expected "
-                f"{list(wanted)} and {dtype}; the file is damaged"
+                f"a tensor has shape {list(got.shape)} and {got.dtype}, expected {list(wanted)} and {dtype}"
             )
         if not got.isfinite().all():
-            raise E2LLMError(f"{path}: a tensor contains NaN or infinity; read the documents again")
+            raise E2LLMError("a tensor contains NaN or infinity")
     pieces = torch.split(kept, counts) if "kept" in tensors else kept.unbind()
     rows = [item.clone() for item in pieces]
     return ReadChunks(rows, lengths, tensors["vectors"])
 
 
-def _documents(manifest: dict[str, Any], data: bytes) -> list[Document]:
+def _documents(stated: list[_SavedDocument], data: bytes) -> list[Document]:
     """The documents whose texts follow each other in `data`, to its end."""
+    if sum(item.bytes for item in stated) != len(data):
+        raise E2LLMError("the documents do not make up the texts")
     documents, at = [], 0
-    for item in manifest["documents"]:
-        size, kind = item["bytes"], item["kind"]
-        if type(size) is not int or not 0 <= size <= len(data) - at:
-            raise ValueError(f"a document of {size!r} bytes")
-        if kind is not None and kind not in CHUNKERS:
-            raise ValueError(f"a document of kind {kind!r}")
-        reject_lone_surrogates(str(item["heading"]), "heading")
-        text = data[at : at + size].decode()
-        documents.append(Document(str(item["name"]), text, kind, str(item["heading"])))
-        at += size
-    if at != len(data):
-        raise ValueError("texts that belong to no document")
+    for item in stated:
+        text = data[at : at + item.bytes].decode()
+        documents.append(Document(item.name, text, item.kind, item.heading))
+        at += item.bytes
     return documents
 
 
-def _chunks(path: Path, rows: list[list[int]], documents: list[Document]) -> list[Chunk]:
+def _chunks(rows: list[list[int]], documents: list[Document]) -> list[Chunk]:
     """The chunks of rows of owner, start, end and count: in order, within their documents, bounded."""
-    chunks: list[Chunk] = []
     before, total = (-1, 0, 0), 0
-    for owner, start, end, count in rows:
+    for number, (owner, start, end, count) in enumerate(rows):
         if not 0 <= owner < len(documents) or not 0 <= start < end <= len(documents[owner].text):
-            raise E2LLMError(f"{path}: chunk {len(chunks)} lies outside its document; the file is damaged")
+            raise E2LLMError(f"chunk {number} is outside its document")
         is_next = start >= before[1] and end > before[2]
         if owner < before[0] or (owner == before[0] and not is_next) or count < 0:
-            raise E2LLMError(f"{path}: chunk {len(chunks)} is out of order; the file is damaged")
+            raise E2LLMError(f"chunk {number} is out of order")
         before = (owner, start, end)
         total += end - start + len(documents[owner].heading)
-        chunks.append(Chunk(start, end, ""))
     if total > _MOST_REPEATS * sum(len(item.text) for item in documents) + _MOST_HEADING_CHARS * len(rows):
-        raise E2LLMError(f"{path}: its chunks repeat far more text than they hold; the file is damaged")
-    return [
-        Chunk(item.start, item.end, documents[row[0]].text[item.start : item.end])
-        for item, row in zip(chunks, rows, strict=True)
-    ]
+        raise E2LLMError("its chunks repeat far more text than they hold")
+    return [Chunk(start, end, documents[owner].text[start:end]) for owner, start, end, _ in rows]

@@ -12,6 +12,7 @@ from typing import Any
 
 from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.modeling.composite import CompositeModel
+from e2llm.modeling.decoder_input import one_per_chunk
 from e2llm.modeling.rates import (
     ONE_PER_CHUNK,
     RATES,
@@ -148,7 +149,7 @@ class Dial:
         if not self.has_rate:
             return self._levels_of_numbers(len(num_tokens), soft_tokens)
         if rate is not None and not _is_one(rate):
-            given = _one_per_chunk("rate", rate, len(num_tokens))
+            given = one_per_chunk(len(num_tokens), range(len(num_tokens)), None, rate)
             counts = [count_soft_tokens(length, item) for length, item in zip(num_tokens, given, strict=True)]
             return [Level(counts, rate=given[0] if len(set(given)) == 1 else None)]
         chosen = self._default_rates() if rate is None else [rate]
@@ -166,7 +167,7 @@ class Dial:
 
     def _levels_of_numbers(self, num_chunks: int, soft_tokens: Any) -> list[Level]:
         if soft_tokens is not None and not _is_one(soft_tokens):
-            given = _one_per_chunk("soft_tokens", soft_tokens, num_chunks)
+            given = one_per_chunk(num_chunks, range(num_chunks), soft_tokens, None)
             return [Level(given, soft_tokens=given[0] if len(set(given)) == 1 else None)]
         most = self._model.config.max_soft_tokens
         numbers = range(most, 0, -1) if soft_tokens is None else [soft_tokens]
@@ -203,15 +204,6 @@ def _is_one(value: Any) -> bool:
 def _values(value: Any) -> list[Any]:
     """The values of an option: none, one, or those of a list."""
     return [] if value is None else [value] if _is_one(value) else list(value)
-
-
-def _one_per_chunk(name: str, values: Sequence[Any], num_chunks: int) -> list[Any]:
-    if len(values) != num_chunks:
-        raise E2LLMError(
-            f"{name} has {len(values)} values, the context has {num_chunks} chunks; give one value, or one "
-            "for each chunk"
-        )
-    return list(values)
 
 
 def _listed(rates: Sequence[Rate]) -> str:

@@ -1,6 +1,5 @@
 """The engine: read a text of any length once, then ask, stream, restate and summarize."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
@@ -19,9 +18,9 @@ from e2llm.inference.generation import check_options, generate_answer, generate_
 from e2llm.inference.layout import ContextLayout, LaidOut
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import choose_device, load_pair
+from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.request import Request
 from e2llm.inference.restating import Restater
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -40,6 +39,7 @@ class Engine:
         model: Used in evaluation mode.
         processor: The processor that belongs to it.
         store: Where chunks that were read are looked up and kept, unless a call names another.
+        reader: Reads chunks with this model and processor; by default a new `ChunkReader`.
 
     Raises:
         E2LLMError: If model and processor do not belong together.
@@ -51,16 +51,16 @@ class Engine:
         processor: E2LLMProcessor,
         *,
         store: ChunkStore | None = None,
+        reader: ChunkReader | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.store = store
-        # A tokenizer is switched between its settings (padding, special tokens) at each call.
-        self._tokenizing = threading.RLock()
-        self.reader = ChunkReader(model, processor, self._tokenizing)
+        self.reader = ChunkReader(model, processor) if reader is None else reader
+        self._tokenizing = self.reader.lock
         self.dial = Dial(model)
-        self._layout = ContextLayout(self.reader, self.dial, self._tokenizing, self._fidelity_at)
-        self._restater = Restater(model, processor, self._tokenizing)
+        self._layout = ContextLayout(self.reader, self.dial, self._fidelity_at)
+        self._restater = Restater(self.reader)
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
                 f"the processor's placeholder has id {processor.chunk_token_id}, the model's "
@@ -138,7 +138,6 @@ class Engine:
             self.reader,
             store=store,
             progress=progress,
-            lock=self._tokenizing,
         )
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
@@ -157,7 +156,6 @@ class Engine:
             self.reader,
             read_seconds=read_seconds,
             store=self.store if store is None else store,
-            lock=self._tokenizing,
         )
 
     @staticmethod
@@ -170,85 +168,50 @@ class Engine:
     # --- answering ----------------------------------------------------------------------------------------
 
     def ask(
-        self,
-        context: Context,
-        question: str,
-        *,
-        soft_tokens: int | Sequence[int] | None = None,
-        rate: Rate | Sequence[Rate] | None = None,
-        expand: int | Sequence[int] = (),
-        expand_tokens: int | None = None,
-        select: str = "bm25",
-        raw_below: float | None = None,
-        overflow: str = "error",
-        history: Sequence[tuple[str, str]] = (),
-        window: int | None = None,
-        max_new_tokens: int = 64,
-        on_piece: Callable[[str], Any] | None = None,
-        **generation: Any,
+        self, context: Context, question: str, *, on_piece: Callable[[str], Any] | None = None, **options: Any
     ) -> Answer:
         """Answer a question about a context.
 
         Args:
             context: What `read` returned.
             question: The instruction.
-            soft_tokens: Of models with the `attention` or `mlp` adapter: soft tokens per chunk, or a list
-                with one for each chunk; by default as many as the window takes.
-            rate: Of models with the `pooling` adapter: encoder tokens per soft token, `one`, or a list with
-                a rate for each chunk; by default the model's, or a coarser one that fits.
-            expand: Chunks whose raw text stands in the place of their soft tokens: a number of chunks, chosen
-                by the question, or a list of indices.
-            expand_tokens: Most decoder tokens of the chunks chosen by the question, in the place of a number
-                of chunks or beside it.
-            select: How chunks are chosen by the question: `bm25`, by shared words (a chunk that shares none
-                is not chosen), or `encoder`, by similarity of the encoder's embeddings.
-            raw_below: Chunks whose fidelity score (0 to 1, see `fidelity`) is below this are given raw too.
-            overflow: If one soft token per chunk (or what you gave) does not fit the window: `error`, or
-                `select` to keep the chunks most relevant to the question, and of those chosen for expansion
-                as many as fit.
-            history: Earlier questions with their answers, oldest first, given as text.
-            window: Positions that input and answer may take; by default the decoder's window.
-            max_new_tokens: Longest answer, in tokens.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
-            generation: More arguments of transformers' `generate` (`num_beams`, `do_sample`, ...); by default
-                greedy.
+            options: The fields of `AskOptions` (`rate`, `soft_tokens`, `expand`, `expand_tokens`, `select`,
+                `raw_below`, `overflow`, `window`, `max_new_tokens`), which describes them; `history`,
+                earlier questions with their answers, oldest first; and arguments of transformers' `generate`
+                (`num_beams`, `do_sample`, ...), by default greedy.
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
-            E2LLMError: If an argument is out of range, or does not go with another, or another model read the
+            E2LLMError: If an option is out of range, or does not go with another, or another model read the
                 context.
         """
         started = time.perf_counter()
-        request = Request(
-            question, max_new_tokens, soft_tokens, expand, expand_tokens, select, raw_below, overflow,
-            history, window, rate,
-        )  # fmt: skip
-        laid = self._layout.lay_out(context, request)
+        request = AskRequest.take(question, options)
+        laid = self.lay_out(context, request)
         return generate_answer(
-            laid, self._decode, on_piece, started, context.read_seconds, max_new_tokens, **generation
+            laid, self._decode, on_piece, started, context.read_seconds, request.max_new_tokens, **options
         )
 
-    def stream(
-        self, context: Context, question: str, *, max_new_tokens: int = 64, **options: Any
-    ) -> Iterator[str]:
+    def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
         """Answer piece by piece; the pieces joined are the text that `ask` returns.
 
         Options and errors are those of `ask`. The work begins with the first piece that is asked for, in a
         thread of its own; closing the iterator stops it at the next token.
         """
-        request = Request.take(question, max_new_tokens, options)
-        laid = self._layout.lay_out(context, request)
+        request = AskRequest.take(question, options)
+        laid = self.lay_out(context, request)
         check_options(self.model, options, wants_pieces=True)
         return generate_pieces(
             self.model,
             laid.sample.input_ids,
             laid.soft_tokens,
             self._decode,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=request.max_new_tokens,
             **options,
         )
 
-    def lay_out(self, context: Context, request: Request) -> LaidOut:
+    def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
         """Choose what stands in the window, and lay it out for whoever decodes; `ask` answers from the same.
 
         Raises:
@@ -256,6 +219,12 @@ class Engine:
             E2LLMError: As in `ask`.
         """
         return self._layout.lay_out(context, request)
+
+    def check_room(
+        self, documents: Sequence[Document], request: AskRequest, chunk_size_chars: int | None = None
+    ) -> None:
+        """Refuse documents that cannot fit the window before they are read (`ContextLayout.check_room`)."""
+        self._layout.check_room(documents, request, chunk_size_chars)
 
     def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
         """Decoder positions of a question with its history and the template around them."""
@@ -280,10 +249,10 @@ class Engine:
             raise E2LLMError("give at least one answer to score")
         with self._tokenizing:
             rows = [answer_ids(self.processor, text) for text in answers]
-        request = Request.take(question, max(map(len, rows)), options)
-        if options:
-            raise E2LLMError(f"score takes no option {', '.join(sorted(options))}")
-        laid = self._layout.lay_out(context, request)
+        if unknown := sorted(options.keys() - AskRequest.model_fields.keys()):
+            raise E2LLMError(f"score takes no option {', '.join(unknown)}")
+        request = AskRequest.take(question, {**options, "max_new_tokens": max(map(len, rows))})
+        laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
 
     def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:
@@ -294,7 +263,7 @@ class Engine:
             question: The instruction.
             select: See `ask`.
         """
-        return self._layout.rank(context, Request(question, 1, select=select))
+        return self._layout.rank(context, AskRequest.take(question, {"select": select}))
 
     def fit(
         self,
@@ -323,7 +292,8 @@ class Engine:
             ContextOverflowError: If one soft token per chunk does not fit.
             E2LLMError: If the window is larger than the decoder's, or neither is known.
         """
-        request = Request(question or SUMMARY_PROMPT, max_new_tokens, select=select, overflow=overflow)
+        options = {"max_new_tokens": max_new_tokens, "select": select, "overflow": overflow}
+        request = AskRequest.take(question or SUMMARY_PROMPT, options)
         return self._layout.fit(context, request, window, by_question=question is not None)
 
     def restate(
@@ -356,8 +326,8 @@ class Engine:
         return self.dial.default_level(content.read.num_tokens.tolist(), soft_tokens, rate)
 
     def summarize(self, context: Context, **options: Any) -> Answer:
-        """Summarize a context; options are those of `ask`, with 256 new tokens by default."""
-        return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, **options})
+        """Summarize a context; options are those of `ask`, by default 256 tokens from soft tokens."""
+        return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, "expand": 0, **options})
 
     def fidelity(
         self,

@@ -1,8 +1,6 @@
 """The files of a folder that can be read as text: without what a `.gitignore` names and what is binary."""
 
-import contextlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +11,6 @@ from pathspec import GitIgnoreSpec
 MAX_FILE_BYTES = 2 * 2**20
 # Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv", "site-packages"})
-_ANYWHERE = re.compile(r"^/?(?:\*\*/)+(?=[^/]+/?$)")  # before a mere name this says nothing
 _GENERATED_ENDINGS = (".min.js", ".min.css", ".map", "-lock.json", ".lock", "tokenizer.json", "vocab.json")
 
 CODE_SUFFIXES = frozenset(
@@ -75,37 +72,10 @@ def is_code(file: Path) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """One line of a .gitignore, judged as git does: on a path itself, not on the folders above it.
-
-    Those were judged before, and a path is reached only if they are not ignored.
-
-    Attributes:
-        folder: Of the .gitignore.
-        pattern: The line without its `!`, and without a `**/` before a mere name.
-        includes: Whether the line had one.
-        spec: The compiled pattern.
-    """
-
-    folder: Path
-    pattern: str
-    includes: bool
-    spec: GitIgnoreSpec
-
-    def matches(self, path: Path, is_folder: bool) -> bool:
-        """Whether the line speaks of this path."""
-        slash = "/" if is_folder else ""
-        if "/" not in self.pattern.rstrip("/"):
-            return self.spec.match_file(path.name + slash)
-        name = path.relative_to(self.folder).as_posix()
-        if self.pattern.rstrip("/").endswith("/**"):  # all that is in a folder, not the folder itself
-            return (is_folder or not self.pattern.endswith("/")) and self.spec.match_file(name)
-        parent = name.rpartition("/")[0]
-        return self.spec.match_file(name + slash) and not (parent and self.spec.match_file(parent + "/"))
+Rules = list[tuple[Path, GitIgnoreSpec]]  # of each .gitignore its folder and its lines, the root's first
 
 
-def _rules_above(folder: Path) -> list[_Rule]:
+def _rules_above(folder: Path) -> Rules:
     """The rules of the repository and of the folders above, from its root down; none outside a repository."""
     chain = [folder, *folder.parents]
     root = next((place for place, item in enumerate(chain) if (item / ".git").exists()), None)
@@ -115,39 +85,28 @@ def _rules_above(folder: Path) -> list[_Rule]:
     return rules + [rule for parent in reversed(chain[1 : root + 1]) for rule in _rules_of(parent)]
 
 
-def _rules_of(folder: Path, name: str = ".gitignore") -> list[_Rule]:
+def _rules_of(folder: Path, name: str = ".gitignore") -> Rules:
     """The rules that a file of a folder states for it."""
     file = folder / name
     if not file.is_file():
         return []
-    rules = []
-    for line in file.read_text(encoding="utf-8-sig", errors="replace").split("\n"):
-        line = line.removesuffix("\r")
-        line = line if line.endswith("\\ ") else line.rstrip()
-        if not line or line.startswith("#"):
-            continue
-        includes = line.startswith("!")
-        pattern = _ANYWHERE.sub("", line[1:] if includes else line)
-        with contextlib.suppress(ValueError):  # git passes over a line that is no pattern, too
-            rules.append(_Rule(folder, pattern, includes, _compile(pattern)))
-    return rules
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    try:
+        return [(folder, GitIgnoreSpec.from_lines(lines))]
+    except ValueError:  # a line that is no pattern
+        return []
 
 
-def _compile(pattern: str) -> GitIgnoreSpec:
-    if pattern.rstrip("/").endswith("/**"):  # with a slash behind, the library takes the folder itself too
-        pattern = pattern.rstrip("/")
-    return GitIgnoreSpec.from_lines([pattern])
-
-
-def _is_ignored(path: Path, rules: list[_Rule], is_folder: bool) -> bool:
-    """The last rule that speaks of a path decides, as in git."""
-    for rule in reversed(rules):
-        if rule.matches(path, is_folder):
-            return not rule.includes
+def _is_ignored(path: Path, rules: Rules, is_folder: bool) -> bool:
+    """The innermost file that speaks of a path decides, as in git."""
+    for folder, spec in reversed(rules):
+        name = path.relative_to(folder).as_posix() + ("/" if is_folder else "")
+        if (verdict := spec.check_file(name).include) is not None:
+            return verdict
     return False
 
 
-def _walk(shown: Path, real: Path, rules: list[_Rule], listing: FolderListing) -> Iterator[Path]:
+def _walk(shown: Path, real: Path, rules: Rules, listing: FolderListing) -> Iterator[Path]:
     """Files below a folder that nothing rules out by name; `shown` is its path as the user gave it."""
     try:
         rules = [*rules, *_rules_of(real)]

@@ -1,22 +1,21 @@
 """From a question to what the decoder gets: which chunks, in which form, and the ids around them."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.answer import Answer, Timing, Usage
-from e2llm.inference.content import Content
+from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
 from e2llm.inference.dial import UNTRAINED, Dial, Level
+from e2llm.inference.documents import Document
 from e2llm.inference.fidelity import FidelityReport
+from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan, choose_expanded, fill_window, make_plan, plan_raw
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
-from e2llm.inference.request import Request
-from e2llm.inference.selection import rank_by_vectors
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
@@ -57,7 +56,6 @@ class ContextLayout:
     Args:
         reader: Of the engine; its model and processor are used.
         dial: Of the engine.
-        lock: Held while a tokenizer works.
         fidelity_of: Measures a context at a position of the dial.
     """
 
@@ -65,14 +63,12 @@ class ContextLayout:
         self,
         reader: ChunkReader,
         dial: Dial,
-        lock: AbstractContextManager[object],
         fidelity_of: FidelityOf,
     ) -> None:
         self.reader = reader
         self.dial = dial
         self.model = reader.model
         self.processor = reader.processor
-        self._lock = lock
         self._fidelity_of = fidelity_of
 
     @property
@@ -80,7 +76,7 @@ class ContextLayout:
         """Positions that the decoder takes, or None if its configuration states none."""
         return getattr(self.model.config.text_config, "max_position_embeddings", None)
 
-    def fit(self, context: Context, request: Request, window: int | None, *, by_question: bool) -> Plan:
+    def fit(self, context: Context, request: AskRequest, window: int | None, *, by_question: bool) -> Plan:
         """Choose K and the raw chunks that fill a window; `Engine.fit` describes it."""
         window = self._within(window)
         if window is None:
@@ -102,13 +98,13 @@ class ContextLayout:
         )
 
     def _plan_raw(
-        self, content: Content, token_counts: Sequence[int], request: Request, window: int | None
+        self, content: Content, token_counts: Sequence[int], request: AskRequest, window: int | None
     ) -> Plan:
         """The best chunks as raw text: those that fit `RAW_TOKENS`, or that the request names."""
         return plan_raw(
             token_counts,
             overhead=self._overhead(request),
-            expand=() if isinstance(request.expand, int) else request.expand,
+            expand=request.indices,
             window=window,
             max_new_tokens=request.max_new_tokens,
             max_tokens=request.expand_tokens,
@@ -150,26 +146,26 @@ class ContextLayout:
 
     def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
         """Positions of template, question and history."""
-        with self._lock:
+        with self.reader.lock:
             return len(self.processor.lay_out([], question, history=history).input_ids)
 
-    def _overhead(self, request: Request) -> int:
+    def _overhead(self, request: AskRequest) -> int:
         return self.count_positions(request.question, request.history)
 
-    def rank(self, context: Context, request: Request) -> list[float]:
+    def rank(self, context: Context, request: AskRequest) -> list[float]:
         """Relevance of each chunk to the question; `Engine.rank` describes it."""
         return self._rank(self.content_of(context), request)
 
-    def _rank(self, content: Content, request: Request) -> list[float]:
+    def _rank(self, content: Content, request: AskRequest) -> list[float]:
         """Relevance of each chunk to the question."""
-        return rank_chunks(self.reader, content, request.question, request.select, self._lock)
+        return rank_chunks(self.reader, content, request.question, request.select)
 
-    def lay_out(self, context: Context, request: Request) -> LaidOut:
+    def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
         """Choose what stands in the window, and lay it out."""
         content = self.content_of(context)
         counts = content.token_counts
         if not context.fingerprint:
-            with self._lock:
+            with self.reader.lock:
                 counts = [len(self.processor.encode(text)) for text in content.texts]
         self.dial.check(request.soft_tokens, request.rate)
         note = None
@@ -179,7 +175,7 @@ class ContextLayout:
         else:
             chosen = self._plan(context, content, counts, request)
         places = {index: place for place, index in enumerate(chosen.kept)}
-        with self._lock:
+        with self.reader.lock:
             sample = self.processor.lay_out(
                 [content.texts[index] for index in chosen.kept],
                 request.question,
@@ -189,16 +185,60 @@ class ContextLayout:
             )
         return LaidOut(content, chosen, sample, self.model, note)
 
+    def check_room(
+        self,
+        documents: Sequence[Document],
+        request: AskRequest,
+        chunk_size_chars: int | None = None,
+    ) -> None:
+        """Refuse documents whose chunks cannot fit the window, whatever the encoder makes of them.
+
+        Splitting is quick and reading is not. What passes here may still be refused by `Engine.ask`: a chunk
+        given as text counts as one position, the least that it can take.
+
+        Args:
+            documents: What is to be read.
+            request: The question and how the context is to be laid out.
+            chunk_size_chars: See `Engine.read`.
+
+        Raises:
+            ContextOverflowError: As `Engine.ask` does.
+            E2LLMError: If the soft tokens, the rate or the chunk size are out of range.
+        """
+        self.dial.check(request.soft_tokens, request.rate)
+        window = self.window if request.window is None else request.window
+        if window is None or request.overflow == "select" or not self.model.is_trained:
+            return
+        splitting = Splitting.of(self.processor, chunk_size_chars)
+        texts = [text for item in documents for text in chunk_texts(item, splitting, self.processor)]
+        is_wanted = request.soft_tokens is not None or request.rate is not None
+        lengths = [1] * len(texts)  # by the default at least one soft token each
+        if request.rate is not None:
+            lengths = [len(row) for row in self.processor.encode_chunk_ids(texts)]
+        levels = self.dial.levels(lengths, request.soft_tokens, request.rate)
+        longest_first = sorted(range(len(texts)), key=lambda index: -levels[0].counts[index])
+        make_plan(
+            [1] * len(texts),
+            levels,
+            overhead=self._overhead(request),
+            expand=longest_first[: _most_raw(request, len(texts))] if is_wanted else (),
+            window=window,
+            max_new_tokens=request.max_new_tokens,
+            is_wanted=is_wanted,
+            overflow="error",
+            rank=list,
+        )
+
     def _plan(
-        self, context: Context, content: Content, token_counts: Sequence[int], request: Request
+        self, context: Context, content: Content, token_counts: Sequence[int], request: AskRequest
     ) -> Plan:
         """Soft tokens of all chunks that fit, and the raw text of those that the request expands."""
-        expand = [] if isinstance(request.expand, int) else list(request.expand)
-        if request.ranks:
+        expand = request.indices
+        if request.chooses:
             expand = choose_expanded(
                 self._rank(content, request),
                 token_counts,
-                count=request.expand if isinstance(request.expand, int) and request.expand else None,
+                count=request.num_expanded or None,
                 max_tokens=request.expand_tokens,
                 only_positive=request.select == "bm25",
             )
@@ -216,10 +256,16 @@ class ContextLayout:
                 is_wanted=request.soft_tokens is not None or request.rate is not None,
                 overflow=request.overflow,
                 rank=lambda: self._rank(content, request),
-                may_drop=request.ranks or request.raw_below is not None,
+                may_drop=request.chooses or request.raw_below is not None,
             )
 
-        chosen = plan(expand)
+        try:
+            chosen = plan(expand)
+        except ContextOverflowError:
+            if request.expand is not None or request.expand_tokens is not None or not expand:
+                raise
+            expand = []  # nobody asked for the chunk that does not fit
+            chosen = plan(expand)
         if request.raw_below is not None and chosen.level is not None:
             report = self._fidelity_of(context, chosen.level)
             poor = [item.chunk for item in report.chunks if item.score < request.raw_below]
@@ -227,12 +273,18 @@ class ContextLayout:
         return chosen
 
 
+def _most_raw(request: AskRequest, num_chunks: int) -> int:
+    """The most chunks that the request may give as text."""
+    if request.expand_tokens is not None or request.raw_below is not None:
+        return num_chunks
+    return min(request.num_expanded + len(request.indices), num_chunks)
+
+
 def rank_chunks(
     reader: ChunkReader,
     content: Content,
     question: str,
     select: str,
-    lock: AbstractContextManager[object] | None = None,
 ) -> list[float]:
     """Relevance of each chunk to a question, by `bm25` or by the `encoder`.
 
@@ -241,15 +293,16 @@ def rank_chunks(
         content: The chunks.
         question: Any text; the encoder reads its first chunk.
         select: `bm25` or `encoder`.
-        lock: Held while a tokenizer works.
     """
     if select == "bm25":
         return content.bm25.scores(question)
     if not content.read.vectors.numel():  # nothing was read
         return [0.0] * len(content.chunks)
-    with lock or nullcontext():
+    with reader.lock:
         first = reader.processor.split(question)[0].text
-    return rank_by_vectors(reader.read([first], progress=False).vectors[0], content.read.vectors)
+    vector = reader.read([first], progress=False).vectors
+    similarity = torch.nn.functional.cosine_similarity(content.read.vectors.float(), vector.float(), dim=1)
+    return list(similarity.tolist())
 
 
 def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:

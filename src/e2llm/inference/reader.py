@@ -1,15 +1,15 @@
-"""Reading: from chunk texts to what is kept of them, in passes that do not depend on what else is read.
+"""Reading: from chunk texts to what is kept of them, pass by pass of the encoder.
 
-The passes are those of `e2llm.modeling.passes`. Tokenizing runs beside them, and memory beyond the result is
-that of a few passes, however long the context.
+What is kept of a chunk equals, up to rounding (1e-5 in float32), what reading it alone gives. Memory beyond
+the result is that of one pass, however long the context.
 
 Shapes: C chunks, T encoder tokens per chunk, E encoder width, N kept states per chunk, S their width,
 P places at which chunks are in the input, R soft tokens in all, D decoder width.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.adapters import pool_states
+from e2llm.modeling.encoding import EncoderPass
 from e2llm.modeling.identity import reading_fingerprint, weight_versions
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.passes import Pass, PassRunner, Results, Row
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import count_soft_tokens
 
@@ -92,19 +92,16 @@ class ChunkReader:
     Args:
         model: In evaluation mode.
         processor: Its tokenizer reads the texts.
-        lock: Held while the tokenizer works, which is switched between settings at each call.
+
+    Attributes:
+        lock: Held while a tokenizer works, which every call switches between its settings (padding, special
+            tokens).
     """
 
-    def __init__(
-        self,
-        model: E2LLMForConditionalGeneration,
-        processor: E2LLMProcessor,
-        lock: AbstractContextManager[object] | None = None,
-    ) -> None:
+    def __init__(self, model: E2LLMForConditionalGeneration, processor: E2LLMProcessor) -> None:
         self.model = model
         self.processor = processor
-        self._lock = lock or nullcontext()
-        self._runner = PassRunner(model, processor.encoder_tokenizer.pad_token_id or 0, self._compute)
+        self.lock = threading.RLock()
         self._fingerprint: tuple[Any, str] | None = None
 
     @property
@@ -123,7 +120,8 @@ class ChunkReader:
     @property
     def device(self) -> torch.device:
         """Where the encoder is."""
-        return self._runner.device
+        device: torch.device = next(self.model.chunk_encoder.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,71 +167,56 @@ class ChunkReader:
                 far, in which these are filled in.
         """
         result = self.empty(len(texts))
-
-        def keep(item: Pass, results: Results) -> None:
-            with torch.inference_mode():
-                kept, num_tokens, vectors = results
-                self._store(item, kept, num_tokens, vectors, result)
-
         show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
         with tqdm(total=len(texts), unit="chunk", desc="reading", disable=not show, leave=False) as bar:
-            tokens = 0
-            for done in self._runner.run(self._blocks(texts), keep, len(texts)):
-                tokens += done.num_tokens
-                bar.update(len(done.places))
-                bar.set_postfix_str(
-                    f"{tokens / max(bar.format_dict['elapsed'], 1e-3):,.0f} tokens/s", refresh=False
-                )
+            num_tokens = 0
+            for places, item in self._passes(texts):
+                num_tokens += self._read_pass(places, item, result)
+                bar.update(len(places))
+                speed = num_tokens / max(bar.format_dict["elapsed"], 1e-3)
+                bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
                 if on_read is not None:
-                    on_read(done.places, result)
+                    on_read(places, result)
             bar.refresh()
         return result
 
-    def _blocks(self, texts: Sequence[str]) -> Iterator[list[Row]]:
-        """Tokenize block by block, longest texts first."""
+    def _passes(self, texts: Sequence[str]) -> Iterator[tuple[list[int], EncoderPass]]:
+        """Tokenize block by block, longest texts first; yields the places of each pass's chunks with it."""
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
         for start in range(0, len(order), _BLOCK_CHUNKS):
-            places = order[start : start + _BLOCK_CHUNKS]
-            with self._lock:
-                rows = self.processor.encode_chunk_ids([texts[place] for place in places])
-            yield list(zip(places, rows, strict=True))
+            block = order[start : start + _BLOCK_CHUNKS]
+            with self.lock:
+                encoded = self.processor.encode_chunk_texts([texts[place] for place in block])
+            for item in self.model.passes(encoded["chunk_input_ids"], encoded["chunk_attention_mask"]):
+                yield [block[row] for row in item.rows.tolist()], item
 
-    def _compute(self, ids: torch.Tensor, mask: torch.Tensor | None) -> Results:
-        """What is kept, encoder tokens and vectors of a pass, of its fill included."""
-        states, last = self.model.encode_layers(ids, mask)
-        if mask is None:
-            mask = torch.ones_like(ids)
-        kept = self.model.keep(states, mask)
-        return kept, mask.sum(dim=1), pool_states(last, mask, self._vector_pooling)
+    @torch.inference_mode()
+    def _read_pass(self, places: list[int], item: EncoderPass, result: ReadChunks) -> int:
+        """Read a pass, put of each chunk its own rows in their places; returns the tokens read."""
+        mask = item.mask.to(self.device)
+        states, last = self.model.encode_layers(item.ids.to(self.device), mask)
+        kept = self.model.keep(states, mask).to("cpu", self.dtype)
+        vectors = pool_states(last, mask, self._vector_pooling).to("cpu", torch.float32)
+        if not bool(torch.isfinite(vectors).all()):
+            raise E2LLMError("the encoder gave values that are not finite; load it in float32 or bfloat16")
+        has_rate = self.model.adapter.dial == "rate"
+        if has_rate and not bool(torch.isfinite(kept).all()):
+            raise E2LLMError(
+                "pooled states go beyond half precision, in which they are kept: the adapter's projection is "
+                "too large or damaged; load the model in float32, or train it with a lower learning rate"
+            )
+        lengths = item.mask.sum(dim=1).tolist()
+        for place, own, length in zip(places, kept, lengths, strict=True):
+            result.rows[place] = own[: self.num_rows(length)].clone()
+            result.num_tokens[place] = length if has_rate else 1
+        result.vectors[places] = vectors
+        return sum(lengths)
 
     @property
     def _vector_pooling(self) -> str:
         """How a chunk's vector is made: by the mean, or as the `mlp` adapter pools."""
         config = self.model.config
         return "mean" if self.model.adapter.dial == "rate" else str(config.pooling)
-
-    def _store(
-        self,
-        item: Pass,
-        kept: torch.Tensor,
-        num_tokens: torch.Tensor,
-        vectors: torch.Tensor,
-        result: ReadChunks,
-    ) -> None:
-        """Put a pass's results in their places, of each chunk its own rows only."""
-        count, has_rate = len(item.places), self.model.adapter.dial == "rate"
-        rows, lengths = kept[:count].to("cpu", self.dtype), num_tokens[:count].tolist()
-        for place, own, length in zip(item.places, rows, lengths, strict=True):
-            result.rows[place] = own[: self.num_rows(length)].clone()
-            result.num_tokens[place] = length if has_rate else 1
-        result.vectors[item.places] = vectors[:count].to("cpu", torch.float32)
-        if not bool(torch.isfinite(result.vectors[item.places]).all()):
-            raise E2LLMError("the encoder gave values that are not finite; load it in float32 or bfloat16")
-        if has_rate and not bool(torch.isfinite(rows).all()):
-            raise E2LLMError(
-                "pooled states go beyond half precision, in which they are kept: the adapter's projection is "
-                "too large or damaged; load the model in float32, or train it with a lower learning rate"
-            )
 
 
 @torch.no_grad()

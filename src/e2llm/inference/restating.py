@@ -1,7 +1,6 @@
 """What the decoder knows of single chunks: it restates each from its soft tokens, or is measured at that."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -9,9 +8,7 @@ from e2llm.inference.content import Content
 from e2llm.inference.dial import Level
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity
 from e2llm.inference.generation import generate_ids
-from e2llm.inference.reader import soft_tokens_of
-from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.inference.reader import ChunkReader, soft_tokens_of
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
 
@@ -19,20 +16,13 @@ class Restater:
     """Has a decoder restate chunks; what was measured of a whole content is remembered with it.
 
     Args:
-        model: The model that read the contents.
-        processor: Its processor.
-        lock: Held while the tokenizer works.
+        reader: Its model read the contents.
     """
 
-    def __init__(
-        self,
-        model: E2LLMForConditionalGeneration,
-        processor: E2LLMProcessor,
-        lock: AbstractContextManager[object],
-    ) -> None:
-        self.model = model
-        self.processor = processor
-        self.lock = lock
+    def __init__(self, reader: ChunkReader) -> None:
+        self.model = reader.model
+        self.processor = reader.processor
+        self.lock = reader.lock
         self._measured: WeakKeyDictionary[Content, dict[tuple[int, ...], FidelityReport]] = (
             WeakKeyDictionary()
         )

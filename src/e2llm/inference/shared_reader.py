@@ -46,7 +46,8 @@ class SharedReader(ChunkReader):
     """
 
     def __init__(self, reader: ChunkReader) -> None:
-        super().__init__(reader.model, reader.processor, reader._lock)
+        super().__init__(reader.model, reader.processor)
+        self.lock = reader.lock
         self._inner = reader
         self._jobs: list[_Job] = []
         self._changed = threading.Condition()

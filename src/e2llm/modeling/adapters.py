@@ -19,8 +19,6 @@ from torch.nn import functional
 from e2llm.errors import E2LLMError
 from e2llm.modeling.rates import coarsen, group_means, rates_of_counts
 
-LEAST_ROWS = 16
-
 
 def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """One vector per chunk.
@@ -38,16 +36,6 @@ def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch
         return states[torch.arange(len(states), device=states.device), first]
     weights = mask.to(states.dtype).unsqueeze(-1)
     return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def pad_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Rows `[N, D]` with zero rows added up to `LEAST_ROWS`, where no gradient is wanted.
-
-    Matrix products of few rows take other kernels, so that a row's bits would depend on how many chunks are
-    read together; from `LEAST_ROWS` up they do not.
-    """
-    missing = LEAST_ROWS - len(rows)
-    return rows if missing <= 0 or torch.is_grad_enabled() else functional.pad(rows, (0, 0, 0, missing))
 
 
 class Adapter(nn.Module):
@@ -153,9 +141,8 @@ class MLPAdapter(Adapter):
             `[C, 1, D]` soft tokens.
         """
         pooled = pool_states(states, mask, self.pooling)
-        rows = pad_rows(pooled)
-        hidden = self.output_projection(functional.gelu(self.input_projection(rows)))
-        soft_token: torch.Tensor = self.norm(hidden[: len(pooled)]) * self.scale
+        hidden = self.output_projection(functional.gelu(self.input_projection(pooled)))
+        soft_token: torch.Tensor = self.norm(hidden) * self.scale
         return soft_token.unsqueeze(1)
 
 
@@ -226,13 +213,11 @@ class AttentionPoolingAdapter(Adapter):
             heads(self.value_projection(states), num_tokens),
             attn_mask=mask.bool()[:, None, None, :],
         )
-        attended = pad_rows(attended.transpose(1, 2).reshape(num_chunks * num_soft_tokens, width))
-        copies = -(-len(attended) // num_soft_tokens)
-        hidden = self.output_projection(attended) + queries.repeat(copies, 1)[: len(attended)]
-        hidden = self.attention_norm(hidden)
+        attended = attended.transpose(1, 2).reshape(num_chunks, num_soft_tokens, width)
+        hidden = self.attention_norm(self.output_projection(attended) + queries)
         feed_forward = self.feed_forward_out(functional.gelu(self.feed_forward_in(hidden)))
         soft_tokens: torch.Tensor = self.output_norm(hidden + feed_forward) * self.scale
-        return soft_tokens[: num_chunks * num_soft_tokens].view(num_chunks, num_soft_tokens, width)
+        return soft_tokens
 
 
 class PoolingAdapter(Adapter):
@@ -293,7 +278,7 @@ class PoolingAdapter(Adapter):
         """
         means, is_group = group_means(states, mask, self.finest_rate)
         rows = self.mix(means[is_group])
-        projected = self.projection(pad_rows(rows))[: len(rows)]
+        projected = self.projection(rows)
         kept = projected.new_zeros(*means.shape[:2], projected.shape[-1])
         scattered: torch.Tensor = kept.masked_scatter(is_group.unsqueeze(-1), projected)
         return scattered
@@ -303,8 +288,7 @@ class PoolingAdapter(Adapter):
     ) -> torch.Tensor:
         """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
         rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
-        rows = self.pool(kept, num_tokens, rates)
-        made: torch.Tensor = self.head(pad_rows(rows))[: len(rows)]
+        made: torch.Tensor = self.head(self.pool(kept, num_tokens, rates))
         return made
 
     def mix(self, rows: torch.Tensor) -> torch.Tensor:

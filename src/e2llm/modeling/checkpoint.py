@@ -6,13 +6,11 @@ manifest names each base with its fingerprint (a base with another fingerprint i
 file with its size and hash.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import GenerationConfig
@@ -20,7 +18,7 @@ from transformers import GenerationConfig
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import lora
 from e2llm.modeling.gguf import how_to_match
-from e2llm.modeling.manifest import HUB_OPTIONS, open_checkpoint, read_config
+from e2llm.modeling.manifest import HUB_OPTIONS, Manifest, PartEntry, open_checkpoint, read_config
 from e2llm.modeling.parts import (
     PART_MODULES,
     PartSource,
@@ -39,7 +37,6 @@ from e2llm.modeling.publication import COMPLETE_NAME
 from e2llm.modeling.quantization import saved_quantization
 
 _CONFIG_KEYS = {"encoder": "encoder_config", "decoder": "text_config"}
-_MOST_ABSENT = 10_000_000  # values that no file holds, such as of tied tensors
 _INTERNAL_OPTIONS = ("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "use_safetensors")
 
 
@@ -70,18 +67,17 @@ def load_model(
             config = read_config(model_class, source, kwargs)
     for item in (config, config.encoder_config, config.text_config):
         reject_remote_code(item, str(name))
-    external = [part for part, entry in manifest["parts"].items() if not entry["saved_here"]]
+    external = [part for part, entry in manifest.parts.items() if not entry.saved_here]
     unneeded = [part for part, place in moved.items() if place is not None and part not in external]
     if unneeded:
         raise E2LLMError(
             f"{name}: the {listing(unneeded)} is in the checkpoint itself; leave {unneeded[0]}= out"
         )
     wants_info = kwargs.pop("output_loading_info", False)
-    if external or manifest["lora"]:
+    if external or manifest.lora:
         model, info = load_with_bases(model_class, source, str(name), config, manifest, moved, kwargs), {}
     else:
         with readable_errors(str(name)), quiet_loading():
-            check_sizes(model_class, config, source, str(name))
             kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
             model, info = plain_loader(source, *args, config=config, **kwargs)
         problems = [
@@ -96,32 +92,6 @@ def load_model(
     check_numbers(model, str(name))
     freeze_parts(model)
     return (model, info) if wants_info else model
-
-
-def check_sizes(model_class: Any, config: Any, source: str, name: str) -> None:
-    """Raise `CheckpointError` if a configuration asks for other tensors than the files hold.
-
-    Looks at headers only, so that a configuration with sizes of its own making takes no memory.
-    """
-    stored: dict[str, list[int]] = {}
-    for file in weight_files(source):
-        with safe_open(file, framework="pt") as opened:
-            stored |= {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
-    layers = max(
-        getattr(item, "num_hidden_layers", 0) or 0 for item in (config.encoder_config, config.text_config)
-    )
-    if layers > len(stored):
-        raise CheckpointError(
-            f"{name}: config.json asks for {layers} layers, but there are {len(stored)} tensors"
-        )
-    with torch.device("meta"):
-        wanted = model_class(config).state_dict()
-    wrong = [key for key, shape in stored.items() if key in wanted and list(wanted[key].shape) != shape]
-    absent = sum(value.numel() for key, value in wanted.items() if key not in stored)
-    if absent > _MOST_ABSENT + 4 * sum(math.prod(shape) for shape in stored.values()):
-        wrong += [key for key in wanted if key not in stored]
-    if wrong:
-        raise CheckpointError(f"{name}: tensors missing, unknown or of another shape: {listing(wrong)}")
 
 
 def check_numbers(model: nn.Module, name: str) -> None:
@@ -144,7 +114,7 @@ def load_with_bases(
     source: str,
     name: str,
     config: Any,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     moved: dict[str, str | None],
     kwargs: dict[str, Any],
 ) -> Any:
@@ -168,11 +138,11 @@ def load_with_bases(
             "attn_implementation": attention.get(key),
             "dtype": dtype or _dtype(getattr(config, key).dtype),
         }
-        if manifest["parts"][part]["saved_here"]:
+        if manifest.parts[part].saved_here:
             if wanted["attn_implementation"] is not None:
                 getattr(config, key)._attn_implementation = wanted["attn_implementation"]
             continue
-        base = find_base(part, manifest["parts"][part], moved[part], name)
+        base = find_base(part, manifest.parts[part], moved[part], name)
         wanted["revision"] = base.revision or None
         if part == "decoder":
             wanted.update(placing)
@@ -185,7 +155,7 @@ def load_with_bases(
         model = model_class(config, chunk_encoder=parts.get("encoder"), language_model=parts.get("decoder"))
     model.part_sources = sources
     read_own_tensors(model, source, name, external=list(parts), dtype=dtype)
-    if manifest["lora"]:
+    if manifest.lora:
         with readable_errors(name):
             lora.load_lora(model, Path(source) / "lora", dtype)
     if (Path(source) / "generation_config.json").is_file():
@@ -213,19 +183,17 @@ def read_own_tensors(
     load_state(model, state, skip=tuple(f"{PART_MODULES[part]}." for part in external), name=name)
 
 
-def find_base(part: str, entry: dict[str, Any], moved: str | None, name: str) -> PartSource:
+def find_base(part: str, entry: PartEntry, moved: str | None, name: str) -> PartSource:
     """Where a base is now; raises `CheckpointError` unless its weights are those of the checkpoint's base."""
-    source = PartSource(
-        moved or entry["name"], "" if moved else entry.get("revision", ""), entry["fingerprint"]
-    )
+    source = PartSource(moved or entry.name, "" if moved else entry.revision, entry.fingerprint)
     try:
         found = fingerprint(source.name, source.revision)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: its {part}, {error}; say where it is with {part}=") from error
     if found != source.fingerprint:
-        remedy = how_to_match(entry["name"], source.fingerprint) or "get that version of the base model"
+        remedy = how_to_match(entry.name, source.fingerprint) or "get that version of the base model"
         raise CheckpointError(
-            f"{name}: made with {entry['name']} of SHA-256 {source.fingerprint}, but the weights of "
+            f"{name}: made with {entry.name} of SHA-256 {source.fingerprint}, but the weights of "
             f"{source.name} have {found}; {remedy}, or say where it is with {part}="
         )
     return source

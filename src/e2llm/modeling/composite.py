@@ -16,8 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.modeling.adapters import Adapter, new_adapter
 from e2llm.modeling.configuration import E2LLMConfig
-from e2llm.modeling.encoder_attention import encoder_options, prepare_encoder
-from e2llm.modeling.encoding import ChunkEncoding
+from e2llm.modeling.encoding import ChunkEncoding, encoder_options, prepare_encoder
 from e2llm.modeling.merging import find_placeholders, soft_tokens_of_places
 from e2llm.modeling.parts import PartSource, encoder_build_kwargs
 
@@ -107,6 +106,15 @@ class CompositeModel(ChunkEncoding):
         """The decoder without its head."""
         decoder: nn.Module = self.language_model.get_decoder()
         return decoder
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of the decoder's key-value cache for one position, without windows."""
+        config = self.config.text_config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        itemsize = self.get_input_embeddings().weight.dtype.itemsize
+        return int(2 * config.num_hidden_layers * heads * head_size * itemsize)
 
     def train(self, mode: bool = True) -> "CompositeModel":
         """Set training mode; a part that trains nothing stays in evaluation mode (no dropout there)."""

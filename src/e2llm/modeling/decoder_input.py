@@ -56,7 +56,10 @@ def one_per_chunk(
     is_one = isinstance(given, str) or not isinstance(given, Sequence)
     values: list[Any] = [given] * num_chunks if is_one else list(given)  # type: ignore[arg-type]
     if len(values) != num_chunks:
-        raise E2LLMError(f"{num_chunks} chunks, but {name} has {len(values)} values; give one per chunk")
+        raise E2LLMError(
+            f"{name} has {len(values)} values, the context has {num_chunks} chunks; give one value, or one "
+            "for each chunk"
+        )
     wanted = [values[index] for index in soft]
     if rate is not None:
         return [check_rate(value) for value in wanted]

@@ -1,11 +1,16 @@
 """From chunks to what is kept of them, and from that to soft tokens: the encoder, and the adapter twice.
 
-Shapes: C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk, E encoder width
-times the number of layers read, N kept states per chunk, S their width, K soft tokens per chunk, R soft
-tokens in all, D decoder embedding width.
+Training, reading and the trainer's cache of encoder states all read chunks in the passes that
+`ChunkEncoding.passes` plans, each by one call of `encode_layers`.
+
+Shapes: C chunks of the whole batch, c chunks of one pass, P places at which chunks are, T encoder tokens per
+chunk, E encoder width times the number of layers read, N kept states per chunk, S their width, K soft tokens
+per chunk, R soft tokens in all, D decoder embedding width.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +22,21 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.adapters import Adapter
 from e2llm.modeling.merging import plan_passes
 from e2llm.modeling.parts import encoder_token_limit
-from e2llm.process_memory import HeapTrimmer
 
-_trim_heap = HeapTrimmer()  # this process's one heap, whatever models it holds
-_SLACK_BETWEEN_PASSES = 2**30  # bytes
-_SLACK_BEFORE_DECODER = 2**28
+
+@dataclass(frozen=True)
+class EncoderPass:
+    """Chunks that the encoder reads together.
+
+    Attributes:
+        rows: `[c]` int64, their rows in the batch.
+        ids: `[c, T]` int64 encoder token ids, right-padded to the longest chunk of the pass.
+        mask: `[c, T]`, nonzero for real tokens.
+    """
+
+    rows: torch.Tensor
+    ids: torch.Tensor
+    mask: torch.Tensor
 
 
 class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
@@ -33,14 +48,30 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     agree_on_passes: Callable[[int], int] | None
     _encoder_options: dict[str, bool]
 
+    def passes(self, ids: torch.Tensor, mask: torch.Tensor) -> Iterator[EncoderPass]:
+        """Plan the encoder's passes over chunks: longest first, so that little padding is read.
+
+        Args:
+            ids: `[C, T]` encoder token ids, right-padded.
+            mask: `[C, T]`, nonzero for real tokens.
+
+        Raises:
+            E2LLMError: If a chunk is empty, or longer than the encoder reads.
+        """
+        limit = encoder_token_limit(config=self.config.encoder_config)
+        for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
+            if length > limit:
+                raise E2LLMError(f"a chunk has {length} encoder tokens, the encoder reads {limit}; split it")
+            yield EncoderPass(rows, ids[rows, :length], mask[rows, :length])
+
     def encode_layers(
-        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass of the encoder.
 
         Args:
             chunk_input_ids: `[C, T]` ids.
-            chunk_attention_mask: `[C, T]`; None: no padding.
+            chunk_attention_mask: `[C, T]`, nonzero for real tokens.
 
         Returns:
             `[C, T, E]`, what the adapter reads: the states of `config.encoder_layers` side by side; and the
@@ -61,9 +92,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)), last
 
     def encode_states(
-        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor | None
+        self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """One pass of the encoder: `[C, T]` ids and mask (None: no padding) to `[C, T, E]` states."""
+        """Read `[C, T]` ids and mask in one pass of the encoder; returns `[C, T, E]` states."""
         return self.encode_layers(chunk_input_ids, chunk_attention_mask)[0]
 
     def keep(
@@ -89,12 +120,19 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         pieces, order = [], []
         for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
             order.append(rows)
-            part = (states[rows, :length], mask[rows, :length], num_soft_tokens)
-            if torch.is_grad_enabled():
-                pieces.append(checkpoint(self.keep, *part, use_reentrant=False))
-            else:
-                pieces.append(self.keep(*part))
+            pieces.append(
+                self._keep_checkpointed(states[rows, :length], mask[rows, :length], num_soft_tokens)
+            )
         return join_kept(pieces, order)
+
+    def _keep_checkpointed(
+        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None
+    ) -> torch.Tensor:
+        """`keep`, which with gradients holds the token states alone and computes the rest again."""
+        if not torch.is_grad_enabled():
+            return self.keep(states, mask, num_soft_tokens)
+        kept: torch.Tensor = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
+        return kept
 
     def soften(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
@@ -123,10 +161,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         *,
         gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Read chunks: the one place that encodes chunks in training.
+        """Read chunks, with gradients where they are enabled.
 
-        The chunks are read in passes of at most `config.encoder_batch_tokens` tokens, sorted by length so
-        that little padding is read, and come back in their order. With gradients each pass runs under
+        The chunks are read in `passes` and come back in their order. With gradients each pass runs under
         activation checkpointing, but for the first passes of at most `unchecked_encoder_tokens` tokens, whose
         activations are kept to save the second computation: if the encoder trains, memory stays that of one
         pass and of what is kept; if it is frozen, the token states alone are kept. The gradients equal the
@@ -151,50 +188,49 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             E2LLMError: If K is out of range, or a chunk is empty or longer than the encoder reads.
         """
         num_soft_tokens = self.check_num_soft_tokens(num_soft_tokens)
-        has_gradients = torch.is_grad_enabled()
-        if gradient_mask is not None and has_gradients and not bool(gradient_mask.all()):
+        if gradient_mask is not None and torch.is_grad_enabled() and not bool(gradient_mask.all()):
             return self._encode_sampled(chunk_input_ids, chunk_attention_mask, num_soft_tokens, gradient_mask)
-        trains_encoder = has_gradients and any(p.requires_grad for p in self.chunk_encoder.parameters())
-        limit = encoder_token_limit(config=self.config.encoder_config)
+        passes = list(self.passes(chunk_input_ids, chunk_attention_mask))
+        num_missing = self._missing_passes(len(passes))  # before the first: all must ask at the same place
+        pieces, num_read = [], 0
+        for item in passes:
+            num_read += item.ids.numel()
+            checks = num_read > self.unchecked_encoder_tokens
+            pieces.append(self._read_pass(item.ids, item.mask, num_soft_tokens, checks))
+        kept = self._nothing_kept(num_soft_tokens)
+        if passes:
+            kept = join_kept(pieces, [item.rows for item in passes])
+        for _ in range(num_missing):
+            token = chunk_input_ids.new_zeros((1, 1))
+            kept = kept + 0 * self._read_pass(token, torch.ones_like(token), num_soft_tokens, True).sum()
+        return kept
+
+    def _read_pass(
+        self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, checks: bool
+    ) -> torch.Tensor:
+        """Return what is kept of one pass, `[c, N, S]`.
+
+        Args:
+            ids: `[c, T]`.
+            mask: `[c, T]`.
+            num_soft_tokens: See `keep`.
+            checks: Compute an encoder that trains once more in the backward pass, to hold no activations.
+        """
+        trains_encoder = torch.is_grad_enabled() and any(
+            p.requires_grad for p in self.chunk_encoder.parameters()
+        )
 
         def read(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return self.keep(self.encode_states(ids, mask), mask, num_soft_tokens)
 
-        def read_pass(ids: torch.Tensor, mask: torch.Tensor, keeps: bool = False) -> torch.Tensor:
-            kept: torch.Tensor
-            if trains_encoder and keeps:
-                return read(ids, mask)
-            if trains_encoder:
-                kept = checkpoint(read, ids, mask, use_reentrant=False)
-                _trim_heap(_SLACK_BETWEEN_PASSES)
-                kept.register_hook(_trim_before_backward)  # type: ignore[no-untyped-call]
-                return kept
-            with torch.no_grad():
-                states = self.encode_states(ids, mask)
-            if not has_gradients:
-                return self.keep(states, mask, num_soft_tokens)
-            kept = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
-            return kept
-
-        passes = list(plan_passes(chunk_attention_mask, self.config.encoder_batch_tokens))
-        if passes and passes[0][1] > limit:
-            raise E2LLMError(
-                f"a chunk has {passes[0][1]} encoder tokens, the encoder reads {limit}; split it"
-            )
-        num_missing = self._missing_passes(len(passes))  # before the first: all must ask at the same place
-        pieces, order, num_tokens = [], [], 0
-        for rows, length in passes:
-            ids, mask = chunk_input_ids[rows, :length], chunk_attention_mask[rows, :length]
-            num_tokens += ids.numel()
-            pieces.append(read_pass(ids, mask, num_tokens <= self.unchecked_encoder_tokens))
-            order.append(rows)
         if trains_encoder:
-            _trim_heap(_SLACK_BEFORE_DECODER)
-        kept = join_kept(pieces, order) if pieces else self._nothing_kept(num_soft_tokens)
-        for _ in range(num_missing):
-            token = chunk_input_ids.new_zeros((1, 1))
-            kept = kept + 0 * read_pass(token, torch.ones_like(token)).sum()
-        return kept
+            kept: torch.Tensor = (
+                checkpoint(read, ids, mask, use_reentrant=False) if checks else read(ids, mask)
+            )
+            return kept
+        with torch.no_grad():
+            states = self.encode_states(ids, mask)
+        return self._keep_checkpointed(states, mask, num_soft_tokens)
 
     def _nothing_kept(self, num_soft_tokens: int) -> torch.Tensor:
         """`[0, K, D]`, what is kept of no chunk."""
@@ -242,6 +278,27 @@ def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Te
     return torch.cat(padded)[torch.argsort(torch.cat(order))]
 
 
-def _trim_before_backward(_gradient: torch.Tensor) -> None:
-    """A hook that keeps the heap small while the passes are computed again."""
-    _trim_heap(_SLACK_BETWEEN_PASSES)
+def prepare_encoder(encoder: Any, bidirectional: bool) -> None:
+    """Set an encoder's configuration for calls with `encoder_options`.
+
+    transformers sets `config.is_causal` during each call and restores it afterwards. Two threads in one
+    encoder would undo each other's setting; with the same value there before, no call changes anything.
+    """
+    if bidirectional:
+        encoder.config.is_causal = False
+
+
+def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
+    """Arguments for each call of an encoder, beside ids and mask.
+
+    Args:
+        encoder: A text encoder, or a decoder without its head.
+        bidirectional: Let every token see all tokens of its chunk. False leaves the encoder as it is: causal
+            if it is a decoder, bidirectional if it is of BERT's kind.
+
+    Returns:
+        `is_causal=False` if asked for; `use_cache=False` for encoders that would keep keys and values.
+    """
+    takes = inspect.signature(encoder.forward).parameters
+    options = {"use_cache": False} if "use_cache" in takes else {}
+    return {**options, "is_causal": False} if bidirectional else options

@@ -18,11 +18,12 @@ import torch
 from filelock import FileLock
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.quantization_config import GgufConfig
 
 from e2llm.errors import CheckpointError
 from e2llm.files import sync
 from e2llm.modeling.gguf import SMOLLM2_INSTALL
-from e2llm.modeling.gguf_header import GgufHeader, check_gguf
+from e2llm.modeling.gguf_header import check_gguf
 from e2llm.modeling.manifest import changed_file, list_files
 from e2llm.modeling.parts import (
     HASH_WHOLE_FILE_BYTES,
@@ -32,6 +33,7 @@ from e2llm.modeling.parts import (
     readable_errors,
 )
 from e2llm.prompts import build_template
+from e2llm.validation import CheckedModel
 
 CACHE_VARIABLE = "E2LLM_CACHE"
 _LIST_NAME = "e2llm_conversion.json"
@@ -41,6 +43,13 @@ _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "ex
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 
 _known: dict[tuple[str, int, int, str], Path] = {}  # of this process: a file as it was, to its sound entry
+
+
+class _Listed(CheckedModel, extra="ignore"):
+    """The list of an entry's files."""
+
+    files: dict[str, int]
+    sha256: dict[str, str]
 
 
 def cache_folder() -> Path:
@@ -78,12 +87,12 @@ def converted_folder(file: Path, expected: str | None = None) -> Path:
         )
     entry = cache_folder() / "gguf" / f"{mark}-{_FORMAT}"
     if not _is_sound(entry):
-        header = check_gguf(file)  # before the lock: bad input is told at once
+        metadata = check_gguf(file)  # before the lock: bad input is told at once
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(entry.with_name(f"{entry.name}.lock")):
                 if not _is_sound(entry):  # another process may have made it meanwhile
-                    _make_entry(file, header, entry)
+                    _make_entry(file, metadata, entry)
         except OSError as error:
             raise CheckpointError(
                 f"{file}: its converted weights cannot be written to {entry.parent}: "
@@ -96,13 +105,13 @@ def converted_folder(file: Path, expected: str | None = None) -> Path:
 def _is_sound(entry: Path) -> bool:
     """Whether an entry is there with every file as it was written."""
     try:
-        listed = json.loads((entry / _LIST_NAME).read_text(encoding="utf-8"))
-        return not changed_file(entry, listed["files"], listed["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = _Listed.read_json((entry / _LIST_NAME).read_bytes())
+    except (OSError, ValueError):
         return False
+    return not changed_file(entry, listed.files, listed.sha256)
 
 
-def _make_entry(file: Path, header: GgufHeader, entry: Path) -> None:
+def _make_entry(file: Path, metadata: dict[str, Any], entry: Path) -> None:
     """Convert a file beside its entry and put the result in the entry's place; the lock must be held."""
     again = " again, for the cached copy is damaged" if entry.exists() else ", once"
     print(f"converting {file.name} to bfloat16{again}: {entry}", file=sys.stderr, flush=True)
@@ -112,7 +121,7 @@ def _make_entry(file: Path, header: GgufHeader, entry: Path) -> None:
     made = staging / "made"
     try:
         made.mkdir()
-        convert(file, header, made)
+        convert(file, metadata, made)
         listed = list_files(made, made.iterdir(), max_hashed_bytes=HASH_WHOLE_FILE_BYTES)
         content = {"format": _FORMAT, "source": file.name, **listed}
         (made / _LIST_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -129,7 +138,7 @@ def _make_entry(file: Path, header: GgufHeader, entry: Path) -> None:
 # --- conversion -------------------------------------------------------------------------------------------
 
 
-def convert(file: Path, header: GgufHeader, folder: Path) -> None:
+def convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
     """Write a GGUF file's model in bfloat16, its tokenizer and its generation settings into a folder.
 
     Raises:
@@ -137,18 +146,17 @@ def convert(file: Path, header: GgufHeader, folder: Path) -> None:
         OSError: If the folder cannot be written to.
     """
     with readable_errors(str(file)), quiet_loading(), redirect_stderr(io.StringIO()):  # its progress bar
-        tokenizer = _load_tokenizer(file, header)
-        model = _load_model(file, header)
-        _set_ends(model, tokenizer, header)
+        tokenizer = _load_tokenizer(file, metadata)
+        model = _load_model(file, metadata)
+        _set_ends(model, tokenizer, metadata)
     with quiet_loading():
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
 
 
-def _load_tokenizer(file: Path, header: GgufHeader) -> Any:
+def _load_tokenizer(file: Path, metadata: dict[str, Any]) -> Any:
     """The tokenizer that a GGUF file describes, with its chat template and the model's window."""
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
-    metadata = header.metadata
     architecture = metadata["general.architecture"]
     if metadata.get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -159,38 +167,28 @@ def _load_tokenizer(file: Path, header: GgufHeader) -> Any:
         )
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gemma4":  # whose chat template writes the token that begins a text
-        _set_flag(tokenizer, "add_bos_token", metadata.get("tokenizer.ggml.add_bos_token", kind == "llama"))
-        _set_flag(tokenizer, "add_eos_token", metadata.get("tokenizer.ggml.add_eos_token", False))
+        stated = {"add_bos_token": kind == "llama", "add_eos_token": False}
+        for name, default in stated.items():  # transformers 5.20 reads past these flags
+            wanted = metadata.get(f"tokenizer.ggml.{name}", default)
+            if bool(getattr(tokenizer, name, False)) != wanted:
+                setattr(tokenizer, name, wanted)
     if window := metadata.get(f"{architecture}.context_length"):
         tokenizer.model_max_length = int(window)
     return tokenizer
 
 
-def _set_flag(tokenizer: Any, name: str, wanted: bool) -> None:
-    """Have a tokenizer begin or end every text as the file says; transformers 5.20 reads past these flags."""
-    if bool(getattr(tokenizer, name, False)) != wanted:
-        setattr(tokenizer, name, wanted)
-
-
-def _load_config(file: Path, header: GgufHeader) -> Any:
+def _load_config(file: Path, metadata: dict[str, Any]) -> Any:
     """The configuration that a GGUF file states, with the width of its heads, which transformers ignores."""
     config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
-    stated = header.metadata.get(f"{header.metadata['general.architecture']}.attention.key_length")
+    stated = metadata.get(f"{metadata['general.architecture']}.attention.key_length")
     if isinstance(stated, int) and isinstance(getattr(config, "head_dim", None), int):
         config.head_dim = stated
     return config
 
 
-def _load_model(file: Path, header: GgufHeader) -> Any:
+def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
     """The model of a GGUF file in bfloat16, with every tensor there and nothing left of its packing."""
-    options: dict[str, Any] = {}
-    try:
-        from transformers.utils.quantization_config import GgufConfig
-
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    except ImportError:  # an older transformers always unpacks
-        pass
-    config = _load_config(file, header)
+    config = _load_config(file, metadata)
     model, info = AutoModelForCausalLM.from_pretrained(
         str(file.parent),
         config=config,
@@ -199,7 +197,7 @@ def _load_model(file: Path, header: GgufHeader) -> Any:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # refused below, by name
         trust_remote_code=False,
-        **options,
+        quantization_config=GgufConfig(dequantize=True),
     )
     with torch.device("meta"):
         wanted = AutoModelForCausalLM.from_config(config).state_dict()
@@ -219,9 +217,9 @@ def _load_model(file: Path, header: GgufHeader) -> Any:
     return model
 
 
-def _set_ends(model: Any, tokenizer: Any, header: GgufHeader) -> None:
+def _set_ends(model: Any, tokenizer: Any, metadata: dict[str, Any]) -> None:
     """Let generation end at every end token that the file names, and where its chat template ends a turn."""
-    ends = [header.metadata.get(key) for key in _END_KEYS]
+    ends = [metadata.get(key) for key in _END_KEYS]
     if tokenizer.chat_template:
         ends += [
             item

@@ -1,27 +1,81 @@
 """The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
 
 import hashlib
-import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field, model_validator
 from transformers.utils import cached_file
 
-from e2llm.errors import CheckpointError
+from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.parts import INDEX_NAME, PART_MODULES, indexed_files
 from e2llm.modeling.publication import complete_folder
+from e2llm.validation import CheckedModel
 
 MANIFEST_NAME = "e2llm_manifest.json"
 MANIFEST_FORMAT = 1
 HUB_OPTIONS = ("revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
-_FILE_NAME = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*")  # below the folder, nothing hidden
+_FILE_NAME = r"^(\w[\w.-]*/)*\w[\w.-]*$"  # below the folder, nothing hidden
 _LORA_CONFIG, _LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _check_format(value: int) -> int:
+    if value > MANIFEST_FORMAT:
+        raise E2LLMError(
+            f"manifest format {value} is newer than this e2llm reads ({MANIFEST_FORMAT}); upgrade e2llm"
+        )
+    return value
+
+
+class PartEntry(CheckedModel, extra="ignore"):
+    """Where the weights of a part are.
+
+    Attributes:
+        saved_here: Whether they are in the checkpoint itself; otherwise a base has them.
+        name: Hub id or folder of the base.
+        revision: Revision of a hub id; empty for the default one.
+        fingerprint: SHA-256 over the base's weight files.
+    """
+
+    saved_here: bool
+    name: str = ""
+    revision: str = ""
+    fingerprint: str = ""
+
+    @model_validator(mode="after")
+    def _check_base(self) -> "PartEntry":
+        if not self.saved_here and not (self.name and self.fingerprint):
+            raise E2LLMError("a part is neither saved here nor has a base")
+        return self
+
+
+class Manifest(CheckedModel, extra="ignore"):
+    """What `e2llm_manifest.json` states; no name of a file leads out of the folder.
+
+    Attributes:
+        format: Version of this layout.
+        parts: Encoder and decoder.
+        lora: Whether the folder holds LoRA deltas.
+        files: Size in bytes of each weight file.
+        sha256: Hash of each weight file that was hashed, in hexadecimal digits.
+    """
+
+    format: Annotated[int, Field(ge=1), AfterValidator(_check_format)] = MANIFEST_FORMAT
+    parts: dict[str, PartEntry]
+    lora: bool = False
+    files: dict[Annotated[str, Field(pattern=_FILE_NAME)], int] = Field(default={})
+    sha256: dict[str, str] = Field(default={})
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "Manifest":
+        if self.parts.keys() != PART_MODULES.keys():
+            raise E2LLMError(f"parts must be {' and '.join(PART_MODULES)}, got {', '.join(self.parts)}")
+        return self
+
+
+def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, Manifest]:
     """Find a checkpoint's files, from the hub's cache or the hub if `source` is no folder.
 
     Returns:
@@ -32,16 +86,16 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, dict[str,
     if Path(source).is_dir():
         indexed_files(Path(source) / INDEX_NAME)
     if path is None:  # written by plain transformers: everything is inside
-        return source, {"parts": {part: {"saved_here": True} for part in PART_MODULES}, "lora": False}
+        return source, Manifest.read({"parts": {part: {"saved_here": True} for part in PART_MODULES}})
     manifest = read_manifest(path)
     folder = path.parent
-    names = ["config.json", *manifest["files"]]
-    if manifest["lora"] and not Path(source).is_dir():
+    names = ["config.json", *manifest.files]
+    if manifest.lora and not Path(source).is_dir():
         names += [name.replace(_LORA_WEIGHTS, _LORA_CONFIG) for name in names if name.startswith("lora/")]
     if not Path(source).is_dir():
         for name in (*names, INDEX_NAME, "generation_config.json"):
             cached_file(source, name, _raise_exceptions_for_missing_entries=name in names, **options)
-    if problem := changed_file(folder, manifest["files"], manifest["sha256"]):
+    if problem := changed_file(folder, manifest.files, manifest.sha256):
         raise CheckpointError(f"{folder}: {problem}; the checkpoint is incomplete or damaged, copy it again")
     return str(folder), manifest
 
@@ -103,39 +157,12 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check a manifest: every value is of its type, and no name leads out of the folder."""
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest; raises `CheckpointError` if it does not hold what a manifest holds."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if type(manifest["format"]) is not int or manifest["format"] < 1:
-            raise ValueError(f"format is {manifest['format']!r}")
-        if manifest["format"] > MANIFEST_FORMAT:
-            raise CheckpointError(
-                f"{path}: manifest format {manifest['format']} is newer than this e2llm reads "
-                f"({MANIFEST_FORMAT}); upgrade e2llm"
-            )
-        for part in PART_MODULES:
-            entry = manifest["parts"][part]
-            if type(entry["saved_here"]) is not bool:
-                raise ValueError(f"parts.{part}.saved_here is {entry['saved_here']!r}")
-            texts = [entry["name"], entry["fingerprint"], entry.get("revision", "")]
-            if not entry["saved_here"] and not (
-                all(isinstance(text, str) for text in texts) and all(texts[:2])
-            ):
-                raise ValueError(f"parts.{part} names no base")
-        for name, size in manifest.setdefault("files", {}).items():
-            if not _FILE_NAME.fullmatch(name) or type(size) is not int:
-                raise ValueError(f"files.{name!r}")
-        hashes = manifest.setdefault("sha256", {})
-        if not all(isinstance(value, str) for value in hashes.values()):
-            raise ValueError("sha256")
-        if type(manifest.setdefault("lora", False)) is not bool:
-            raise ValueError(f"lora is {manifest['lora']!r}")
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        return Manifest.read_json(path.read_bytes())
+    except E2LLMError as error:
         raise CheckpointError(f"{path}: not a valid manifest ({error})") from error
-    return dict(manifest)
 
 
 def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from e2llm.chunking import Chunk, split_text
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk
 from e2llm.modeling.manifest import hub_options
+from e2llm.modeling.merging import choose_placeholder
 from e2llm.modeling.parts import (
     encoder_token_limit,
     load_tokenizer,
@@ -21,24 +22,12 @@ from e2llm.modeling.parts import (
     reject_trust_remote_code,
     resolve_source,
 )
-from e2llm.modeling.placeholder import choose_placeholder
 from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_texts
 from e2llm.surrogates import reject_lone_surrogates
 
 MIN_CHUNK_TOKENS = 16  # beside a heading
 _NEEDED_FILES = ("processor_config.json", "encoder_tokenizer/tokenizer_config.json")
-
-
-class _WithoutHeading(Container[str]):
-    """The texts of a container that begin with a heading, seen without it."""
-
-    def __init__(self, heading: str, texts: Container[str]) -> None:
-        self._heading = heading
-        self._texts = texts
-
-    def __contains__(self, text: object) -> bool:
-        return isinstance(text, str) and self._heading + text in self._texts
 
 
 class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
@@ -180,7 +169,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             overlap_chars: Characters that a chunk repeats of the one before it.
             kind: `prose`, `code` or `tokens`.
             heading: Text that will stand before each chunk.
-            fitting: Chunk texts with their heading that are known to fit and need not be measured.
+            fitting: Chunk texts that are known to fit without a heading and need not be measured.
 
         Raises:
             E2LLMError: If an argument is out of range, or the heading leaves no room.
@@ -198,7 +187,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             self.chunk_kind if kind is None else kind,
             tokenizer=self.encoder_tokenizer,
             max_tokens=max_tokens,
-            fitting=_WithoutHeading(heading, fitting) if heading else fitting,
+            fitting=() if heading else fitting,
         )
 
     def _count_heading(self, heading: str) -> int:
@@ -354,8 +343,6 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
     def decode_answer(self, ids: Any) -> str:
         """The text of generated ids, without control tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    # --- the call -----------------------------------------------------------------------------------------
 
     def __call__(
         self,

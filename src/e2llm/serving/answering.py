@@ -9,11 +9,10 @@ from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut, usage_of
+from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import RAW_TOKENS
-from e2llm.inference.request import Request
 from e2llm.inference.sampling import Sampling
 from e2llm.inference.shared_reader import SharedReader
-from e2llm.modeling.cache_size import kv_cache_bytes_per_token
 from e2llm.modeling.rates import check_rate, count_soft_tokens
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import DecoderPrompt
@@ -108,7 +107,7 @@ class Answering:
         self._contexts = contexts
         self._store = store
         self._settings = settings
-        self._bytes_per_token = kv_cache_bytes_per_token(engine.model)
+        self._bytes_per_token = engine.model.cache_bytes_per_token
 
     def prepare(self, body: ChatIn | CompletionIn, owner: str, is_cancelled: Callable[[], bool]) -> Prepared:
         """Read what a request brings, and lay out its prompts.
@@ -230,17 +229,19 @@ class Answering:
         expanded = [self._expanded(laid, index, origins, body) for index in laid.plan.expand]
         return DecoderPrompt(laid, request, is_chat), usage, expanded
 
-    def _request(self, body: AnswerIn, conversation: Conversation, sampling: Sampling) -> Request:
-        return Request(
-            conversation.question,
-            sampling.max_new_tokens,
-            soft_tokens=body.soft_tokens,
-            rate=body.rate,
-            expand=() if body.expand is None else body.expand,
-            expand_tokens=body.expand_tokens,
-            select=body.select or "bm25",
-            overflow=body.overflow or "error",
-            history=conversation.history,
+    def _request(self, body: AnswerIn, conversation: Conversation, sampling: Sampling) -> AskRequest:
+        return AskRequest.read(
+            {
+                "question": conversation.question,
+                "max_new_tokens": sampling.max_new_tokens,
+                "soft_tokens": body.soft_tokens,
+                "rate": body.rate,
+                "expand": 0 if body.expand is None else body.expand,
+                "expand_tokens": body.expand_tokens,
+                "select": body.select or "bm25",
+                "overflow": body.overflow or "error",
+                "history": conversation.history,
+            }
         )
 
     def _fit(

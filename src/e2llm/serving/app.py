@@ -40,7 +40,7 @@ def create_app(
     """Make the application; any ASGI server runs it, `e2llm serve` under uvicorn.
 
     Args:
-        engine: The model; from now on its reader and store are the server's.
+        engine: Its model and processor are used, with a reader and a store of the server's own.
         settings: Limits and places.
         backend: Who decodes; by default this process.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from e2llm.inference.layout import LaidOut
-from e2llm.inference.request import Request
+from e2llm.inference.options import AskRequest
 from e2llm.inference.sampling import Sampling
 
 
@@ -20,7 +20,7 @@ class DecoderPrompt:
     """
 
     laid: LaidOut
-    request: Request
+    request: AskRequest
     is_chat: bool = True
 
 

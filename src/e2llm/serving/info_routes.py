@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from e2llm.inference.dial import UNTRAINED
-from e2llm.modeling.cache_size import kv_cache_bytes_per_token
 from e2llm.serving.answering import check_model
 from e2llm.serving.queries import check_query
 from e2llm.serving.schemas import Health, ModelDetails, ModelList, ModelOut
@@ -43,7 +42,7 @@ def _model(state: ServerState) -> ModelOut:
             note=None if state.engine.model.is_trained else UNTRAINED,
             window=state.engine.window,
             chunk_size_chars=state.engine.processor.chunk_size_chars,
-            kv_cache_bytes_per_token=kv_cache_bytes_per_token(state.engine.model),
+            kv_cache_bytes_per_token=state.engine.model.cache_bytes_per_token,
         ),
     )
 

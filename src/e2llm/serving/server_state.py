@@ -29,13 +29,12 @@ class ServerState:
     """A model, the contexts, who decodes, and the limits.
 
     Args:
-        engine: Reads; its reader is put in the place of one that many share.
+        engine: Its model and processor are used, with a reader that many share.
         settings: Limits and places.
         backend: Who decodes; by default this process.
     """
 
     def __init__(self, engine: Engine, settings: ServerSettings, backend: Backend | None = None) -> None:
-        self.engine = engine
         self.settings = settings
         self.started_at = int(time.time())
         self._temporary = None if settings.folder else Path(tempfile.mkdtemp(prefix="e2llm-serve-"))
@@ -45,8 +44,9 @@ class ServerState:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         limit = None if settings.store_mb is None else settings.store_mb * 2**20
         self.store = ChunkStore(folder / STORE_FOLDER, max_bytes=limit)
-        engine.store = self.store
-        engine.reader = self.reader = SharedReader(engine.reader)
+        self.reader = SharedReader(engine.reader)
+        engine = Engine(engine.model, engine.processor, store=self.store, reader=self.reader)
+        self.engine = engine
         self.contexts = KeptContexts(
             folder / CONTEXT_FOLDER,
             engine,

@@ -8,6 +8,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +18,64 @@ import torch
 from e2llm.errors import E2LLMError
 from e2llm.store.database import FILE_NAME, WAIT_SECONDS, Database, transaction
 from e2llm.store.entry import decode_entry, encode_entry
-from e2llm.store.reports import MergeReport, StoreInfo, VerifyReport
 
 _BATCH = 500  # sqlite takes at least 999 variables
 _MERGE_BATCH = 100
 # When an entry was last used is noted to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
 _PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to make room
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds.
+
+    Attributes:
+        path: Its folder.
+        num_entries: Encoded chunks.
+        num_bytes: Size of the entries.
+        file_bytes: Size of its files on disk.
+        max_bytes: Limit on the entries' size; None for none.
+        last_used: Seconds since 1970 at which the least and the most recently used entry was used, to the
+            hour; None for an empty store.
+    """
+
+    path: str
+    num_entries: int
+    num_bytes: int
+    file_bytes: int
+    max_bytes: int | None
+    last_used: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a store took from another.
+
+    Attributes:
+        num_added: Entries taken over.
+        num_present: Entries that were there already.
+        num_corrupt: Damaged entries of the other store, which were left out.
+    """
+
+    num_added: int
+    num_present: int
+    num_corrupt: int
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check of all entries found.
+
+    Attributes:
+        num_checked: Entries read.
+        num_corrupt: Entries that are damaged.
+        num_removed: Damaged entries that were removed, to be read again when they are next needed.
+    """
+
+    num_checked: int
+    num_corrupt: int
+    num_removed: int
 
 
 class ChunkStore:

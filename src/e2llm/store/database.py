@@ -107,15 +107,11 @@ class Database:
         return connection
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
-        """Raise unless the database holds what a store holds: no other table, and nothing that runs."""
+        """Raise unless the database holds the table of a store."""
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-        made = {
-            (kind, name): " ".join(sql.split()).lower() for kind, name, sql in rows if isinstance(sql, str)
-        }
-        others = set(made) - {("table", "entries"), ("index", "by_use")}
-        others -= {item for item in others if item[1].startswith("sqlite_")}
-        if version != FORMAT or others or made.get(("table", "entries")) != _AS_MADE:
+        row = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries'").fetchone()
+        made = "" if row is None else " ".join(str(row[0]).split()).lower()
+        if version != FORMAT or made != _AS_MADE:
             raise StoreError(
                 f"{self.folder / FILE_NAME} is a database of another making, or damaged; name another "
                 "folder, or delete this one: the chunks are read again when they are needed"

@@ -41,7 +41,7 @@ def attach_teacher(model: Any, name: str) -> None:
             "objectives.reasoning.context: text and decoder.mode: lora"
         )
     ours = model.part_sources.get("decoder")
-    theirs = manifest["parts"]["decoder"].get("fingerprint")
+    theirs = manifest.parts["decoder"].fingerprint
     if ours is not None and ours.fingerprint != theirs:
         raise CheckpointError(
             f"objectives.distillation.teacher: {name} was trained on a decoder of SHA-256 {theirs}, but this "

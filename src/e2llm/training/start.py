@@ -84,7 +84,7 @@ def settings_of_checkpoint(name: str) -> Settings:
         raise E2LLMError("there is no such folder")
     with readable_errors(name):
         source, file = find_manifest(source, {})
-        parts = {} if file is None else read_manifest(file)["parts"]
+        parts = {} if file is None else read_manifest(file).model_dump()["parts"]
         config = read_config(E2LLMForConditionalGeneration, source, {})
         processor = E2LLMProcessor.from_pretrained(name)
     settings: Settings = {

@@ -16,6 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.process_memory import HeapTrimmer
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.arguments import has_own_learning_rates, parameter_groups
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
@@ -28,6 +29,9 @@ from e2llm.training.samples import OBJECTIVES, Sample, SampleSet
 from e2llm.training.schema import Recipe
 
 _REASONING = OBJECTIVES.index("reasoning")
+
+
+_HEAP_SLACK_BYTES = 2**28  # that the process may grow by before freed memory is given back
 
 
 class E2LLMTrainer(Trainer):  # type: ignore[misc]
@@ -58,6 +62,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.processor = processor
         self._save_folder: str | None = None
         self.step_batches: list[dict[str, Any]] = []
+        self._trim_heap = HeapTrimmer()
         settings = recipe.objectives
         self.objective_weights = torch.tensor([settings.understanding.weight, 1.0])  # as OBJECTIVES
         self.sums: dict[str, float] = defaultdict(float)
@@ -120,6 +125,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         """Weighted sum of the objectives' token losses, each divided by its count in the optimizer step."""
+        self._trim_heap(_HEAP_SLACK_BYTES)
         inputs = dict(inputs)
         objectives = inputs.pop("objectives")
         teacher, levels = inputs.pop("teacher", None), inputs.pop("levels", {})
