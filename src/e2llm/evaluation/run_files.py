@@ -1,16 +1,23 @@
 """A run of the evaluation as its folder holds it, read and checked: scores.json and predictions.jsonl."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from e2llm.errors import E2LLMError
 
 PREDICTIONS_NAME = "predictions.jsonl"
 SCORES_NAME = "scores.json"
+
+Text = Annotated[str, PlainValidator(str)]
+"""Any text; pydantic's own check refuses half of a surrogate pair, which an answer may hold."""
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -23,23 +30,23 @@ class Prediction:
         id: Of the item.
         prompt: What was asked.
         context_sha256: Hash of the context that it was asked of.
-        text: The answer; empty for a refused item.
+        text: The answer, `prediction` in the file; empty for a refused item.
         references: What is right.
         scores: By name; empty for a refused item.
         groups: What scores are broken down by.
         error: Why the system refused the item; None for an answer.
     """
 
-    system: str
-    task: str
-    id: str
-    prompt: str
+    system: Text
+    task: Text
+    id: Text
+    prompt: Text
     context_sha256: str
-    text: str
-    references: tuple[str, ...]
-    scores: Mapping[str, float]
-    groups: Mapping[str, str | int | float]
-    error: str | None
+    scores: dict[Text, float]
+    text: Text = Field(default="", validation_alias="prediction")
+    references: tuple[Text, ...] = ()
+    groups: dict[Text, Any] = field(default_factory=dict)
+    error: Text | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -52,7 +59,7 @@ class GroupScore:
     """The metric's mean over the items of a group, with its 95% interval and the number of answered items."""
 
     value: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     num_items: int
 
 
@@ -72,15 +79,15 @@ class Row:
         groups: The metric by group key and value.
     """
 
-    task: str
-    system: str
-    metric: str
+    task: Text
+    system: Text
+    metric: Text
     num_items: int
     num_refused: int
-    values: Mapping[str, float]
-    intervals_95: Mapping[str, tuple[float, float]]
-    cost: Mapping[str, float]
-    groups: Mapping[str, Mapping[str, GroupScore]]
+    values: dict[Text, float]
+    intervals_95: dict[Text, Interval]
+    cost: dict[str, float]
+    groups: dict[Text, dict[Text, GroupScore]]
 
     @property
     def value(self) -> float | None:
@@ -92,12 +99,12 @@ class Row:
 class PairTest:
     """A paired test of two systems on the items that both answered."""
 
-    task: str
-    metric: str
-    system_a: str
-    system_b: str
+    task: Text
+    metric: Text
+    system_a: Text
+    system_b: Text
     difference: float
-    interval_95: tuple[float, float] | None
+    interval_95: Interval | None
     p_value: float | None
     p_holm: float | None
     num_pairs: int
@@ -107,8 +114,18 @@ class PairTest:
 class TaskFacts:
     """A task of a run: its metric and one sentence on it."""
 
-    metric: str
-    description: str
+    metric: Text
+    description: Text
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The content of scores.json."""
+
+    rows: tuple[Row, ...]
+    tasks: dict[Text, TaskFacts]
+    comparisons: tuple[PairTest, ...]
+    provenance: dict[Text, Any]
 
 
 @dataclass(frozen=True)
@@ -126,12 +143,12 @@ class Run:
     """
 
     folder: Path
-    provenance: Mapping[str, Any]
-    tasks: Mapping[str, TaskFacts]
+    provenance: dict[Text, Any]
+    tasks: dict[Text, TaskFacts]
     rows: tuple[Row, ...]
     tests: tuple[PairTest, ...]
     predictions: tuple[Prediction, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Text, ...]
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -185,95 +202,46 @@ def read_run(folder: Path) -> Run:
     scores = _read_scores(folder / SCORES_NAME)
     notes: list[str] = []
     predictions = _read_predictions(folder / PREDICTIONS_NAME, notes)
-    rows = tuple(scores["rows"])
-    notes += _disagreements(rows, predictions)
+    notes += _disagreements(scores.rows, predictions)
     return Run(
-        folder, scores["provenance"], scores["tasks"], rows, tuple(scores["tests"]), predictions, tuple(notes)
+        folder,
+        scores.provenance,
+        scores.tasks,
+        scores.rows,
+        scores.comparisons,
+        predictions,
+        tuple(notes),
     )
 
 
-def _read_scores(file: Path) -> dict[str, Any]:
+def why_refused(error: ValidationError) -> str:
+    """Return the first thing that is wrong with the content of a file, as part of a sentence."""
+    first = error.errors()[0]
+    *_, name = first["loc"] or ("",)
+    return f"it lacks {name!r}" if first["type"] == "missing" else f"{name}: {first['msg']}"
+
+
+def _read_scores(file: Path) -> Scores:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return TypeAdapter(Scores).validate_python(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise E2LLMError(
+            f"{file} is not the scores of a run: {why_refused(error)}; make it with 'e2llm eval -o'"
+        ) from error
     except ValueError as error:
         raise E2LLMError(f"{file} is no JSON: {error}; give the 'e2llm eval' command again") from error
-    try:
-        rows = [_row(row) for row in content["rows"]]
-        facts = {
-            name: TaskFacts(str(task["metric"]), str(task.get("description") or ""))
-            for name, task in content["tasks"].items()
-        }
-        for row in rows:
-            facts.setdefault(row.task, TaskFacts(row.metric, ""))
-        tests = [_pair_test(test) for test in content.get("comparisons") or []]
-        return {"provenance": dict(content["provenance"]), "tasks": facts, "rows": rows, "tests": tests}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise E2LLMError(
-            f"{file} is not the scores of a run: {what}; make it with 'e2llm eval -o'"
-        ) from error
-
-
-def _row(row: Mapping[str, Any]) -> Row:
-    groups = {
-        key: {
-            str(name): GroupScore(float(of["value"]), _interval(of.get("interval")), int(of["num_items"]))
-            for name, of in values.items()
-            if of["value"] is not None
-        }
-        for key, values in (row.get("groups") or {}).items()
-    }
-    intervals = {name: _interval(pair) for name, pair in (row.get("intervals_95") or {}).items()}
-    return Row(
-        str(row["task"]),
-        str(row["system"]),
-        str(row["metric"]),
-        int(row["num_items"]),
-        int(row.get("num_refused") or 0),
-        _numbers(row["values"]),
-        {name: pair for name, pair in intervals.items() if pair is not None},
-        _numbers(row.get("cost") or {}),
-        groups,
-    )
-
-
-def _pair_test(test: Mapping[str, Any]) -> PairTest:
-    p_value, p_holm = test.get("p_value"), test.get("p_holm")
-    return PairTest(
-        str(test["task"]),
-        str(test["metric"]),
-        str(test["system_a"]),
-        str(test["system_b"]),
-        float(test["difference"]),
-        _interval(test.get("interval_95")),
-        None if p_value is None else float(p_value),
-        None if p_holm is None else float(p_holm),
-        int(test["num_pairs"]),
-    )
-
-
-def _interval(pair: Any) -> tuple[float, float] | None:
-    if pair is None:
-        return None
-    low, high = pair
-    return None if low is None or high is None else (float(low), float(high))
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that are there."""
-    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def _read_predictions(file: Path, notes: list[str]) -> tuple[Prediction, ...]:
     found: dict[tuple[str, str, str], Prediction] = {}
     num_repeated = 0
+    lines = TypeAdapter(Prediction)
     for number, entry in _lines(file, notes):
         try:
-            prediction = _prediction(entry)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            prediction = lines.validate_python(entry)
+        except ValidationError as error:
             raise E2LLMError(
-                f"{file}:{number} is not a prediction: {what}; mend or remove the line"
+                f"{file}:{number} is not a prediction: {why_refused(error)}; mend or remove the line"
             ) from error
         num_repeated += prediction.key in found
         found[prediction.key] = prediction
@@ -301,22 +269,6 @@ def _lines(file: Path, notes: list[str]) -> Iterator[tuple[int, Any]]:
                     return
                 raise E2LLMError(f"{file}:{number} is no JSON: {error}; mend or remove the line") from error
             yield number, entry
-
-
-def _prediction(entry: Mapping[str, Any]) -> Prediction:
-    error = entry.get("error")
-    return Prediction(
-        str(entry["system"]),
-        str(entry["task"]),
-        str(entry["id"]),
-        str(entry["prompt"]),
-        str(entry["context_sha256"]),
-        str(entry.get("prediction") or ""),
-        tuple(map(str, entry.get("references") or ())),
-        {} if error is not None else _numbers(entry["scores"]),
-        dict(entry.get("groups") or {}),
-        None if error is None else str(error) or "refused",
-    )
 
 
 def _disagreements(rows: tuple[Row, ...], predictions: tuple[Prediction, ...]) -> list[str]:

@@ -1,13 +1,16 @@
 """settings.json: what fixes the answers of a run, and whether a folder may go on under other settings."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.run_files import PREDICTIONS_NAME
+from e2llm.evaluation.run_files import PREDICTIONS_NAME, Text, why_refused
 from e2llm.files import write_atomically
 
 SETTINGS_NAME = "settings.json"
@@ -39,20 +42,20 @@ class RunSettings:
             and machine.
     """
 
-    model: str
+    model: Text
     model_sha256: str
-    other_models: Mapping[str, str]
-    tasks: Mapping[str, Mapping[str, Any]]
-    systems: Sequence[str]
+    other_models: dict[Text, str]
+    tasks: dict[Text, dict[str, Any]]
+    systems: list[Text]
     limit: int
-    lengths: Sequence[int]
+    lengths: list[int]
     seed: int
     budget: int | None
     chunk_size_chars: int
     precision: str
     device: str
     haystacks_sha256: str
-    sessions: Sequence[Mapping[str, Any]] = field(default=())
+    sessions: list[dict[str, Any]]
 
     def write(self, folder: Path) -> None:
         """Write settings.json into a folder."""
@@ -78,10 +81,9 @@ def read_settings(folder: Path) -> RunSettings | None:
             )
         return None
     try:
-        content = json.loads(file.read_bytes())
-        return RunSettings(**{key: content[key] for key in (field.name for field in fields(RunSettings))})
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        return TypeAdapter(RunSettings).validate_python(json.loads(file.read_bytes()))
+    except ValueError as error:
+        what = why_refused(error) if isinstance(error, ValidationError) else str(error)
         raise E2LLMError(f"{file} is not the settings of a run: {what}; name another folder") from error
 
 
@@ -96,7 +98,7 @@ def check_same(before: RunSettings, now: RunSettings, folder: Path) -> None:
     Raises:
         E2LLMError: If not; it names each setting that differs, with both values.
     """
-    old, new = _plain(before), _plain(now)
+    old, new = asdict(before), asdict(now)
     changes = [
         f"{key}: {old[key]!r} there, {new[key]!r} now"
         for key in old
@@ -120,9 +122,3 @@ def check_same(before: RunSettings, now: RunSettings, folder: Path) -> None:
 def joined(before: Sequence[str], now: Sequence[str]) -> list[str]:
     """Names of both in order, each once."""
     return list(dict.fromkeys([*before, *now]))
-
-
-def _plain(settings: RunSettings) -> dict[str, Any]:
-    """As JSON gives it back, so that tuples equal lists."""
-    content: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    return content
