@@ -1,14 +1,18 @@
 """Decoders as encoders: causal as they are, or with attention in both directions."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from e2llm.modeling.encoding import (
+from e2llm.errors import E2LLMError
+from e2llm.modeling.encoder_attention import (
+    check_bidirectional,
     encoder_options,
     prepare_encoder,
+    sees_later_tokens,
 )
 from tiny_models import DECODER_VOCAB, DECODERS, TEXT, tiny_encoder
 
@@ -106,6 +110,7 @@ def test_an_encoder_of_berts_kind_stays_as_it_is(bidirectional):
     with torch.no_grad():
         plain = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     assert torch.equal(states(encoder, ids, mask, bidirectional=bidirectional), plain)
+    assert sees_later_tokens(encoder, bidirectional)
 
 
 def test_no_keys_and_values_are_kept():
@@ -132,6 +137,45 @@ def test_gradients_reach_later_tokens_under_checkpointing():
 
     torch.utils.checkpoint.checkpoint(read, embeds, use_reentrant=False)[0, 0].sum().backward()
     assert embeds.grad[0, -1].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_probe_finds_out_what_an_encoder_sees(family):
+    encoder = causal_encoder(family).train()
+    assert not sees_later_tokens(encoder, False)
+    check_bidirectional(encoder)
+    assert encoder.training
+
+
+class Ignorant(torch.nn.Module):
+    """A causal model that takes any argument and heeds none."""
+
+    config = SimpleNamespace(model_type="ignorant")
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = torch.nn.Embedding(9, 4)
+
+    def get_input_embeddings(self):
+        return self.embeddings
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        return SimpleNamespace(last_hidden_state=self.embeddings(input_ids).cumsum(1))
+
+
+class Strict(Ignorant):
+    """The same, of the arguments that it knows."""
+
+    def forward(self, input_ids, attention_mask=None):
+        return super().forward(input_ids)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "told"), [(Ignorant, "its tokens do not see later ones"), (Strict, "does not take is_causal")]
+)
+def test_an_encoder_that_stays_causal_is_refused(encoder, told):
+    with pytest.raises(E2LLMError, match=rf"\(ignorant\) cannot be run bidirectionally: .*{told}"):
+        check_bidirectional(encoder())
 
 
 @pytest.mark.parametrize("tokenizer_class", ["Qwen2Tokenizer", "PreTrainedTokenizerFast"])

@@ -16,6 +16,7 @@ from e2llm.records import Record, write_records
 from e2llm.training.build import build, set_modes
 from e2llm.training.collator import SampleCollator
 from e2llm.training.distillation import as_teacher, attach_teacher, divergence, teacher_logits
+from e2llm.training.learning_rates import scheduler
 from e2llm.training.levels import LevelDraw, count_levels
 from e2llm.training.objectives import ObjectivesSection
 from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
@@ -202,24 +203,24 @@ def test_a_teacher_without_deltas_of_a_decoder_is_refused(pooling, tmp_path):
         attach_teacher(model, str(tmp_path / "plain"))
 
 
-def test_each_part_has_its_learning_rate_and_all_have_one_schedule(pooling):
+def test_each_part_has_its_learning_rate_and_schedule(pooling):
     recipe = pooling(
         encoder={"mode": "lora", "learning_rate": 2e-4},
-        adapter={**POOLING, "learning_rate": 1e-3},
+        adapter={**POOLING, "learning_rate": 1e-3, "schedule": "constant"},
         decoder={"mode": "lora"},
         train={"steps": 10, "learning_rate": 1e-4, "schedule": "linear", "warmup_fraction": 0.2},
     )
     trainer = prepare(recipe)
     trainer.create_optimizer_and_scheduler(10)
-    groups = trainer.optimizer.param_groups
-    parts = {id(item): name.partition(".")[0] for name, item in trainer.model.named_parameters()}
-    rates = {parts[id(group["params"][0])]: group["initial_lr"] for group in groups}
-    assert rates == {"chunk_encoder": 2e-4, "adapter": 1e-3, "language_model": 1e-4}
-    grouped = [id(item) for group in groups for item in group["params"]]
+    rates = {group["part"]: group["initial_lr"] for group in trainer.optimizer.param_groups}
+    assert rates == {"encoder": 2e-4, "adapter": 1e-3, "decoder": 1e-4}
+    grouped = [id(item) for group in trainer.optimizer.param_groups for item in group["params"]]
     trained = [id(item) for item in trainer.model.parameters() if item.requires_grad]
     assert sorted(grouped) == sorted(trained)
-    shares = [[shape(step) for step in (0, 1, 2, 6)] for shape in trainer.lr_scheduler.lr_lambdas]
-    assert shares == [[0, 0.5, 1, 0.5]] * len(groups)
+    shapes = scheduler(trainer.optimizer, recipe, 10).lr_lambdas
+    by_part = dict(zip((group["part"] for group in trainer.optimizer.param_groups), shapes, strict=True))
+    assert [by_part["adapter"](step) for step in (0, 1, 2, 10)] == [0, 0.5, 1, 1]
+    assert by_part["decoder"](6) == pytest.approx(0.5)
 
 
 def test_a_run_that_is_resumed_equals_one_in_one_go_and_counts_its_levels(pooling):

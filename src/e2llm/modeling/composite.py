@@ -16,7 +16,8 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.modeling.adapters import Adapter, new_adapter
 from e2llm.modeling.configuration import E2LLMConfig
-from e2llm.modeling.encoding import ChunkEncoding, encoder_options, prepare_encoder
+from e2llm.modeling.encoder_attention import encoder_options, prepare_encoder
+from e2llm.modeling.encoding import ChunkEncoding
 from e2llm.modeling.merging import find_placeholders, soft_tokens_of_places
 from e2llm.modeling.parts import PartSource, encoder_build_kwargs
 

@@ -8,7 +8,6 @@ chunk, E encoder width times the number of layers read, N kept states per chunk,
 per chunk, R soft tokens in all, D decoder embedding width.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -276,29 +275,3 @@ def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Te
     longest = max(piece.shape[1] for piece in pieces)
     padded = [functional.pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces]
     return torch.cat(padded)[torch.argsort(torch.cat(order))]
-
-
-def prepare_encoder(encoder: Any, bidirectional: bool) -> None:
-    """Set an encoder's configuration for calls with `encoder_options`.
-
-    transformers sets `config.is_causal` during each call and restores it afterwards. Two threads in one
-    encoder would undo each other's setting; with the same value there before, no call changes anything.
-    """
-    if bidirectional:
-        encoder.config.is_causal = False
-
-
-def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
-    """Arguments for each call of an encoder, beside ids and mask.
-
-    Args:
-        encoder: A text encoder, or a decoder without its head.
-        bidirectional: Let every token see all tokens of its chunk. False leaves the encoder as it is: causal
-            if it is a decoder, bidirectional if it is of BERT's kind.
-
-    Returns:
-        `is_causal=False` if asked for; `use_cache=False` for encoders that would keep keys and values.
-    """
-    takes = inspect.signature(encoder.forward).parameters
-    options = {"use_cache": False} if "use_cache" in takes else {}
-    return {**options, "is_causal": False} if bidirectional else options

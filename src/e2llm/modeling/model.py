@@ -26,6 +26,7 @@ from e2llm.modeling.checkpoint import freeze_parts, load_model
 from e2llm.modeling.checkpoint_writing import save_model
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.configuration import E2LLMConfig
+from e2llm.modeling.encoder_attention import check_bidirectional
 from e2llm.modeling.merging import (
     CHUNK_ARGUMENTS,
     check_packing,
@@ -133,6 +134,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             # a new composite config resets those it is given
             part.config._attn_implementation = implementation
         model = cls(config, chunk_encoder=encoder_model, language_model=decoder_model)
+        if encoder_attention == "bidirectional":
+            check_bidirectional(encoder_model)
         weight = decoder_model.get_input_embeddings().weight
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         model.adapter.to(device=weight.device, dtype=dtype)

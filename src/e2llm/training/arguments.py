@@ -1,19 +1,15 @@
-"""A recipe in transformers' words: arguments, precision, and a learning rate for each part."""
+"""A recipe in transformers' words, and in which precision a device computes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
 from e2llm.errors import E2LLMError
 from e2llm.training.parallel import keep_losses_in_float32, parallel_arguments
-from e2llm.training.part_sections import PartSection
 from e2llm.training.samples import OBJECTIVES
 from e2llm.training.schema import Recipe
 
-_PREFIXES = {"encoder": "chunk_encoder.", "adapter": "adapter.", "decoder": "language_model."}
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -98,39 +94,3 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bf16 natively (AVX-512 BF16 or AMX); elsewhere it is emulated, slowly."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(check() for check in (getattr(torch.cpu, name, None) for name in names) if check is not None)
-
-
-def has_own_learning_rates(recipe: Recipe) -> bool:
-    """Return whether a part of a recipe has a learning rate that is not the run's."""
-    sections: tuple[PartSection, ...] = (recipe.encoder, recipe.adapter, recipe.decoder)
-    return any(item.learning_rate is not None for item in sections)
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe, decays: set[str]) -> list[dict[str, Any]]:
-    """What trains, grouped by part and by whether it decays; each group has its learning rate.
-
-    Args:
-        model: The composite model, as it is named or under a wrapper's prefix.
-        recipe: The resolved recipe.
-        decays: Names of the parameters that weight decay is for.
-    """
-    groups = []
-    for part, prefix in _PREFIXES.items():
-        section: PartSection = getattr(recipe, part)
-        for is_decayed in (True, False):
-            chosen = [
-                parameter
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad
-                and name.removeprefix("module.").startswith(prefix)
-                and (name in decays) == is_decayed
-            ]
-            if chosen:
-                groups.append(
-                    {
-                        "params": chosen,
-                        "lr": section.learning_rate or recipe.train.learning_rate,
-                        "weight_decay": recipe.train.weight_decay if is_decayed else 0.0,
-                    }
-                )
-    return groups

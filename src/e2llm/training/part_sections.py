@@ -58,6 +58,8 @@ class PartSection(Section):
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of this part; by default train.learning_rate."""
+    schedule: Literal["cosine", "linear", "constant"] | None = None
+    """Shape of this part's learning rate; by default train.schedule."""
 
 
 class EncoderSection(PartSection):

@@ -18,11 +18,11 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.process_memory import HeapTrimmer
 from e2llm.prompts import IGNORE_INDEX
-from e2llm.training.arguments import has_own_learning_rates, parameter_groups
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
 from e2llm.training.collator import SampleCollator
 from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
+from e2llm.training.learning_rates import has_own_learning_rates, parameter_groups, scheduler
 from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
 from e2llm.training.samples import OBJECTIVES, Sample, SampleSet
@@ -93,6 +93,12 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer: Any = kind(groups, **options)
         return super().create_optimizer(*(() if model is None else (model,)))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rates over the run, with a shape for each part where the recipe gives them."""
+        if self.lr_scheduler is None and has_own_learning_rates(self.recipe):
+            self.lr_scheduler: Any = scheduler(optimizer or self.optimizer, self.recipe, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)

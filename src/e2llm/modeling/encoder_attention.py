@@ -1,0 +1,82 @@
+"""Which tokens an encoder's tokens see: those before them only (a causal encoder), or all of their chunk.
+
+Embedding models such as Qwen3-Embedding or E5-Mistral are decoders without a head. transformers can run them
+with attention in both directions: `is_causal=False` in a call makes its masks and its attention kernels
+bidirectional, with a sliding window to both sides where the model has one. Padding stays masked.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+
+from e2llm.errors import E2LLMError
+
+_PROBE_LENGTH = 4
+
+
+def prepare_encoder(encoder: Any, bidirectional: bool) -> None:
+    """Set an encoder's configuration for calls with `encoder_options`.
+
+    transformers sets `config.is_causal` during each call and restores it afterwards. Two threads in one
+    encoder would undo each other's setting; with the same value there before, no call changes anything.
+    """
+    if bidirectional:
+        encoder.config.is_causal = False
+
+
+def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
+    """Arguments for each call of an encoder, beside ids and mask.
+
+    Args:
+        encoder: A text encoder, or a decoder without its head.
+        bidirectional: Let every token see all tokens of its chunk. False leaves the encoder as it is: causal
+            if it is a decoder, bidirectional if it is of BERT's kind.
+
+    Returns:
+        `is_causal=False` if asked for; `use_cache=False` for encoders that would keep keys and values.
+    """
+    takes = inspect.signature(encoder.forward).parameters
+    options = {"use_cache": False} if "use_cache" in takes else {}
+    return {**options, "is_causal": False} if bidirectional else options
+
+
+def sees_later_tokens(encoder: Any, bidirectional: bool) -> bool:
+    """Whether a later token changes an earlier state, found out by reading two tiny chunks.
+
+    Args:
+        encoder: The encoder, with weights (not on the meta device); its mode stays.
+        bidirectional: As in `encoder_options`.
+    """
+    device = encoder.get_input_embeddings().weight.device
+    ids = torch.arange(1, _PROBE_LENGTH + 1, device=device).repeat(2, 1)
+    ids[1, -1] += 1
+    options = encoder_options(encoder, bidirectional)
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():  # alone, for the rows of one batch may be rounded differently
+            first, second = (
+                encoder(input_ids=row[None], attention_mask=torch.ones_like(row[None]), **options)
+                for row in ids
+            )
+    finally:
+        encoder.train(was_training)
+    return not torch.equal(first.last_hidden_state[0, 0], second.last_hidden_state[0, 0])
+
+
+def check_bidirectional(encoder: Any) -> None:
+    """Make sure that an encoder can be run bidirectionally.
+
+    Raises:
+        E2LLMError: If its tokens do not see later ones all the same, as in models without attention.
+    """
+    subject = f"the encoder ({encoder.config.model_type}) cannot be run bidirectionally"
+    try:
+        sees = sees_later_tokens(encoder, True)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise E2LLMError(
+            f"{subject}: it does not take is_causal=False ({error}); leave its attention as it is"
+        ) from error
+    if not sees:
+        raise E2LLMError(f"{subject}: its tokens do not see later ones; leave its attention as it is")
