@@ -49,7 +49,7 @@ def test_a_rate_without_training_is_noted_on_one_line(run, folders):
         "--max-new-tokens", 1,
     )  # fmt: skip
     assert result.code == 0
-    assert result.err.count("rate 16 was asked for, but this model was trained at 2, 4, one") == 1
+    assert result.err.count("rate 16 is used, but this model was trained at 2, 4, one") == 1
     assert "Warning" not in result.err
 
 

@@ -304,12 +304,35 @@ def test_each_chunk_may_have_its_own_number_of_soft_tokens(engine, context):
 def test_a_rate_without_training_is_warned_of_once(read):
     engine = Engine(tiny_pooling_model(), tiny_processor())
     context = engine.read(TEXT, progress=False)
-    with pytest.warns(UserWarning, match="rate 16 was asked for, but this model was trained at 2, 4, 8, one"):
+    with pytest.warns(UserWarning, match="rate 16 is used, but this model was trained at 2, 4, 8, one"):
         engine.ask(context, QUESTION, rate=16, max_new_tokens=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine.ask(context, QUESTION, rate=16, max_new_tokens=1)
         engine.ask(context, QUESTION, rate=8, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(("trained", "expected"), [([8, 16], 8), ([2], 2), ([2, 8, "one"], 8)])
+def test_the_default_is_a_rate_of_training(read, trained, expected):
+    engine = Engine(tiny_pooling_model(), tiny_processor())
+    engine.model.config.trained_on = {str(rate): 9 for rate in trained}
+    assert engine.model.config.default_rate == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = engine.ask(engine.read(TEXT, progress=False), QUESTION, expand=0, max_new_tokens=1)
+    assert (answer.usage.rate, answer.usage.note) == (expected, None)
+
+
+def test_a_window_that_only_an_untrained_rate_fits_is_told_of_with_the_answer(read):
+    engine = Engine(tiny_pooling_model(), tiny_processor())
+    engine.model.config.trained_on = {"2": 9, "4": 9}
+    context = engine.read(TEXT, progress=False)
+    positions = engine.ask(context, QUESTION, rate="one", expand=0, max_new_tokens=1).usage
+    window = positions.soft_tokens + positions.raw_tokens + 1
+    for _ in range(2):  # the warning comes once, the note with every answer
+        usage = engine.ask(context, QUESTION, expand=0, max_new_tokens=1, window=window).usage
+        assert usage.rate == "one"
+        assert usage.note.startswith("rate one is used, but this model was trained at 2, 4")
 
 
 def test_the_soft_tokens_of_chunks_are_the_same_whatever_is_asked_with_them(pooled, read):
@@ -360,9 +383,10 @@ def test_named_chunks_and_a_budget_hold_for_an_untrained_adapter_too(untrained):
 
 def test_a_rate_may_be_asked_of_an_untrained_adapter_all_the_same(untrained):
     context = untrained.read(TEXT, progress=False)
-    with pytest.warns(UserWarning, match="rate 4 was asked for, but the adapter .* is not trained yet"):
+    with pytest.warns(UserWarning, match="rate 4 is used, but the adapter .* is not trained yet"):
         answer = untrained.ask(context, QUESTION, rate=4, max_new_tokens=1)
-    assert (answer.usage.rate, answer.usage.note) == (4, None)
+    assert answer.usage.rate == 4
+    assert "not trained yet" in answer.usage.note
 
 
 def test_models_that_noted_nothing_count_as_trained_where_the_dial_is_a_number(engine, untrained, pooled):

@@ -148,3 +148,20 @@ def test_a_file_whose_tensors_are_not_as_its_header_says_is_refused(tmp_path):
     file = write_gguf(tmp_path / "tiny.gguf", edit=edit)
     with pytest.raises(CheckpointError, match=r"mlp.down_proj.weight.* or in other shapes than stated"):
         load_part("decoder", str(file))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    file = write_gguf(tmp_path / "tiny.gguf")
+    content = bytearray(file.read_bytes())
+    content[-64:] = b"\xff" * 64
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="contain NaN or infinity"):
+        load_part("decoder", str(file))
+
+
+@pytest.mark.parametrize("key", ["llama.context_length", "llama.block_count", "tokenizer.ggml.tokens"])
+def test_metadata_that_is_missing_is_named(tmp_path, key):
+    file = write_gguf(tmp_path / "tiny.gguf")
+    file.write_bytes(file.read_bytes().replace(key.encode(), key.encode()[:-1] + b"_"))
+    with pytest.raises(CheckpointError, match=f"metadata lacks {key}"):
+        load_part("decoder", str(file))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from e2llm.modeling.identity import model_fingerprint, reading_fingerprint
+from e2llm.modeling import lora
+from e2llm.modeling.identity import model_fingerprint, reading_fingerprint, weight_versions
 from tiny_models import TEXT, tiny_encoder, tiny_model, tiny_pooling_model
 
 
@@ -74,3 +75,14 @@ def test_of_the_pooling_adapter_only_the_projection_and_the_finest_rate_count(pr
     with torch.no_grad():
         model.adapter.projection.bias.add_(1)
     assert reading_fingerprint(model, processor) != reading
+
+
+def test_lora_deltas_that_are_switched_off_count(processor):
+    model = tiny_model()
+    lora.set_modes(model, encoder="lora", decoder="frozen")
+    before, marks = reading_fingerprint(model, processor), weight_versions(model)
+    for module in model.chunk_encoder.modules():
+        if getattr(module, "lora_A", None) is not None:
+            module.enable_adapters(False)
+    assert reading_fingerprint(model, processor) != before
+    assert weight_versions(model) != marks

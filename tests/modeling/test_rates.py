@@ -56,6 +56,12 @@ def test_kept_states_made_coarser_equal_reading_at_that_rate(states, mask, rate)
             torch.testing.assert_close(made, wanted[is_group], atol=1e-5, rtol=0)
 
 
+def test_long_groups_are_averaged_exactly_in_half_precision():
+    states = torch.rand(1, 600, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    means = coarsen(states, torch.tensor([600]), torch.tensor([1024]), 1)
+    torch.testing.assert_close(means.float(), states.float().mean(dim=1), atol=2e-3, rtol=0)
+
+
 def test_a_number_of_soft_tokens_belongs_to_one_rate():
     for length in range(1, 70):
         seen = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2llm.cli.dial import FinestRateOption, RateOption, keep_as_saved, take_rate
+from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
     from e2llm.inference.answer import Answer
@@ -150,6 +151,8 @@ def ask(
     typer.echo(cost_line(answer, read_earlier=isinstance(source, Path)), err=True)
     if comparison is not None:
         typer.echo(format_comparison(comparison))
+    if not answer.text.strip():
+        raise E2LLMError("the model gave no answer; give it more chunks as text with --expand")
 
 
 def read_source(paths: list[str]) -> "list[Document] | Path":
@@ -183,7 +186,6 @@ def open_context(
     Raises:
         E2LLMError: If a chunk size or a finest rate is given with a saved context, which has its own.
     """
-    from e2llm.errors import E2LLMError
     from e2llm.inference.context import Context
 
     if isinstance(source, Path):
@@ -207,7 +209,6 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
     Raises:
         E2LLMError: If a file is a saved context, whose bytes would be told as those of some binary file.
     """
-    from e2llm.errors import E2LLMError
     from e2llm.inference.context_file import is_context_file
     from e2llm.inference.documents import iter_documents, read_stream
     from e2llm.inference.folders import list_folder

@@ -6,7 +6,7 @@ per chunk.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,20 +104,35 @@ class Dial:
                     f"kept; read the documents again with finest_rate={value}, or use rate "
                     f"{config.finest_rate} or coarser"
                 )
-            self._warn_if_untrained(value)
 
-    def _warn_if_untrained(self, rate: Rate) -> None:
-        config = self._model.config
+    def note_on(self, rates: Iterable[Rate]) -> str | None:
+        """Return what a user has to know of the rates that soft tokens are made at; warn of it as well.
+
+        Args:
+            rates: Those of the chunks, asked for or chosen by default.
+
+        Returns:
+            None where the model was trained at all of them, or nobody noted its rates.
+        """
+        used = list(dict.fromkeys(rates))
+        if not used:
+            return None
         if not self._model.is_trained:
-            self.warn(
-                f"rate {rate} was asked for, but the adapter of this model is not trained yet: the decoder "
-                "cannot read its soft tokens; train it first, or leave rate out to answer from raw text"
+            note = (
+                f"rate {_listed(used)} is used, but the adapter of this model is not trained yet: the "
+                "decoder cannot read its soft tokens; train it, or leave rate out to answer from raw text"
             )
-        elif (trained := trained_rates(config.trained_on)) and rate not in trained:
-            self.warn(
-                f"rate {rate} was asked for, but this model was trained at {_listed(trained)}; expect worse "
-                "answers"
+        else:
+            trained = trained_rates(self._model.config.trained_on)
+            untrained = [rate for rate in used if trained and rate not in trained]
+            if not untrained:
+                return None
+            note = (
+                f"rate {_listed(untrained)} is used, but this model was trained at {_listed(trained)}; "
+                "expect worse answers, or use one of these"
             )
+        self.warn(note)
+        return note
 
     def answers_raw(self, rate: Any) -> bool:
         """Whether raw text has to answer: the adapter is untrained, and nobody asked for a rate."""
@@ -135,8 +150,9 @@ class Dial:
     def levels(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> list[Level]:
         """Return the positions of the dial to try in a window, the first that fits being the right one.
 
-        A given value is the only one. Otherwise: the default rate, then the coarser ones of training, then
-        one soft token per chunk; or the largest number of soft tokens, then fewer.
+        A given value is the only one. Otherwise: the default rate if the model was trained at it, then the
+        coarser ones of training, then one soft token per chunk; or the largest number of soft tokens, then
+        fewer.
 
         Args:
             num_tokens: Encoder tokens of each chunk; not used where the dial is the number of soft tokens.
@@ -177,10 +193,7 @@ class Dial:
         """Rates to try where nobody gives one."""
         config = self._model.config
         first = max(encoder_tokens(config.default_rate), config.finest_rate)
-        coarser: list[Rate] = [rate for rate in self.rates if encoder_tokens(rate) > first]
-        if encoder_tokens(config.default_rate) >= config.finest_rate:
-            return _with_one([config.default_rate, *coarser])
-        return _with_one([rate for rate in self.rates if encoder_tokens(rate) >= first])
+        return _with_one([rate for rate in self.rates if encoder_tokens(rate) >= first] or self.rates[-1:])
 
     @staticmethod
     def _at(rate: Rate, num_tokens: Sequence[int]) -> Level:

@@ -323,7 +323,9 @@ class Engine:
     def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
         """The position of the dial that was asked for, or the default one."""
         self.dial.check(soft_tokens, rate)
-        return self.dial.default_level(content.read.num_tokens.tolist(), soft_tokens, rate)
+        level = self.dial.default_level(content.read.num_tokens.tolist(), soft_tokens, rate)
+        self.dial.note_on([] if level.rate is None else [level.rate])
+        return level
 
     def summarize(self, context: Context, **options: Any) -> Answer:
         """Summarize a context; options are those of `ask`, by default 256 tokens from soft tokens."""

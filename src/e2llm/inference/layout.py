@@ -18,6 +18,7 @@ from e2llm.inference.planning import Plan, choose_expanded, fill_window, make_pl
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.rates import Rate
 
 FidelityOf = Callable[[Context, Level], FidelityReport]
 
@@ -174,6 +175,7 @@ class ContextLayout:
             note = f"{UNTRAINED} of {len(chosen.kept):,} of {len(content.chunks):,} chunks"
         else:
             chosen = self._plan(context, content, counts, request)
+            note = self.dial.note_on(_rates_used(chosen, content, request))
         places = {index: place for place, index in enumerate(chosen.kept)}
         with self.reader.lock:
             sample = self.processor.lay_out(
@@ -271,6 +273,15 @@ class ContextLayout:
             poor = [item.chunk for item in report.chunks if item.score < request.raw_below]
             chosen = plan(sorted({*expand, *poor}))
         return chosen
+
+
+def _rates_used(plan: Plan, content: Content, request: AskRequest) -> list[Rate]:
+    """Rates of the chunks that a plan gives as soft tokens."""
+    if plan.rate is not None:
+        return [plan.rate] if any(plan.counts) else []
+    if request.rate is None or isinstance(request.rate, int | str):
+        return []
+    return [request.rate[index] for index, count in zip(plan.kept, plan.counts, strict=True) if count]
 
 
 def _most_raw(request: AskRequest, num_chunks: int) -> int:

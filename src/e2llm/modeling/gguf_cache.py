@@ -210,6 +210,11 @@ def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
             f"{file}: the weights lack {listing(list(problems))}, or in other shapes than stated; "
             "download it again, or give a folder with safetensors weights"
         )
+    spoilt = [name for name, item in model.named_parameters() if not bool(torch.isfinite(item).all())]
+    if spoilt:
+        raise CheckpointError(
+            f"{file}: its weights contain NaN or infinity ({listing(spoilt)}); download it again"
+        )
     for left_over in ("quantization_config", "_model_name_or_path"):
         if hasattr(model.config, left_over):
             delattr(model.config, left_over)

@@ -56,12 +56,11 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
             raise CheckpointError(f"{file}: not a GGUF file (it does not begin with GGUF); download it again")
     try:
         reader = BoundedReader(file)
-        scalars = {
-            key: field.contents()
+        metadata = {
+            key: None if field.types[0] == GGUFValueType.ARRAY else field.contents()
             for key, field in reader.fields.items()
-            if field.types[0] != GGUFValueType.ARRAY
         }
-        return scalars, reader.tensors
+        return metadata, reader.tensors
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file}: cut short or damaged ({error}); download it again") from error
 
@@ -96,6 +95,11 @@ def _check_architecture(file: Path, metadata: dict[str, Any]) -> None:
         raise CheckpointError(
             f"{file}: holds a model of architecture {architecture}, which is not read from GGUF files; "
             f"supported are {', '.join(supported)}; for another, give a folder with safetensors weights"
+        )
+    shape = [f"{architecture}.{key}" for key in ("block_count", "embedding_length", "context_length")]
+    if missing := [key for key in [*shape, "tokenizer.ggml.tokens"] if key not in metadata]:
+        raise CheckpointError(
+            f"{file}: its metadata lacks {', '.join(missing)}; download it again, or convert the model again"
         )
 
 

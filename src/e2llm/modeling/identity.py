@@ -89,10 +89,11 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
-    """Add a part's tensors by name, with their precision and shape, and the scales of LoRA deltas."""
+    """Add a part's tensors by name, with precision and shape; of LoRA deltas the scales, and which are on."""
     for name, module in part.named_modules():
         if getattr(module, "lora_A", None) is not None:
-            digest.update(f"{name} {sorted(module.scaling.items())}".encode())
+            state = (module.disable_adapters, module.active_adapters, module.merged_adapters)
+            digest.update(f"{name} {sorted(module.scaling.items())} {state}".encode())
     _add_tensors(digest, part.state_dict())
 
 
@@ -109,4 +110,6 @@ def weight_versions(model: CompositeModel) -> tuple[Any, ...]:
     """Return marks that change when a weight of the encoder or the adapter, or the finest rate, changes."""
     tensors = [*model.chunk_encoder.parameters(), *model.adapter.parameters()]
     marks = ((item.data_ptr(), 0 if item.is_inference() else item._version) for item in tensors)
-    return (model.config.finest_rate, *marks)
+    deltas = (item for item in model.chunk_encoder.modules() if getattr(item, "lora_A", None) is not None)
+    active = ((item.disable_adapters, tuple(item.active_adapters)) for item in deltas)
+    return (model.config.finest_rate, *marks, *active)

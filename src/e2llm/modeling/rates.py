@@ -137,8 +137,12 @@ def coarsen(kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor, f
 def _average(
     rows: torch.Tensor, weights: torch.Tensor, target: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted means `[count, S]` of the rows that go to each target, and the sum of weights of each."""
-    weights = weights.to(rows.dtype)
-    total = rows.new_zeros(count, rows.shape[1]).index_add(0, target, rows * weights[:, None])
+    """Weighted means `[count, S]` of the rows that go to each target, and the sum of weights of each.
+
+    Sums are float32 or wider: in bfloat16, 256 + 1 is 256.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    weights = weights.to(wide)
+    total = weights.new_zeros(count, rows.shape[1]).index_add(0, target, rows.to(wide) * weights[:, None])
     sums = weights.new_zeros(count).index_add(0, target, weights)
-    return total / sums.clamp(min=1)[:, None], sums
+    return (total / sums.clamp(min=1)[:, None]).to(rows.dtype), sums
