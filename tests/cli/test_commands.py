@@ -37,7 +37,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     [
         (("--soft-tokens", 4), "positions; the decoder's window has 512: "),
         (("--soft-tokens", 5), "soft tokens per chunk must be from 1 to 4, got 5"),
-        (("--select", "luck"), "select='luck' is unknown"),
+        (("--overflow", "luck"), "overflow='luck' is unknown"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before_anything_is_read(
@@ -206,7 +206,7 @@ def test_export_writes_over_nothing(run, model, tmp_path):
 def test_a_sentence_of_ones_own_is_hidden_in_the_text(run, model, text_file, engine):
     sentence = "The code is 4817."
     result = run(
-        "ask", text_file, "What is the code?", "--model", model, "--insert", sentence, "--insert-at", 0.5,
+        "ask", text_file, "What is the code?", "--model", model, "--insert", sentence,
         "--expand", 1, "--json",
     )  # fmt: skip
     assert result.code == 0
@@ -243,12 +243,8 @@ def test_a_joined_model_refers_to_its_parts_and_says_what_its_adapter_is(run, ba
     assert "is not an empty folder" in again.err
 
 
-def test_join_refuses_layers_that_do_not_exist_and_texts_for_another_adapter(run, bases, text_file, tmp_path):
+def test_join_refuses_texts_for_another_adapter(run, bases, text_file, tmp_path):
     encoder, decoder = bases / "encoder", bases / "decoder"
-    result = run("join", encoder, decoder, "-o", tmp_path / "out", "--layers", "0,9")
-    assert result.code == 1
-    assert "encoder_layers must name different layers from 0 (the embeddings) to 2 (the last)" in result.err
-    assert run("join", encoder, decoder, "-o", tmp_path / "out", "--layers", "last").code == 2
     result = run("join", encoder, decoder, "-o", tmp_path / "out", "--adapter", "mlp", "--texts", text_file)
     assert "--texts fits the pooling adapter only" in result.err
     assert not (tmp_path / "out").exists()

@@ -45,32 +45,28 @@ def recipe_file(tmp_path):
 
 
 def test_the_command_shows_the_step_and_the_paper(recipe_file, capsys):
-    arguments = ["--dry-run", "--device", "rtx-4090", "--num-devices", "2", "--price", "0.5"]
+    arguments = ["--dry-run"]
     arguments += ["--set", "objectives.reasoning.max_chunks=8"]
     assert entry_point(["train", str(recipe_file), *arguments, "--stage", "one"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("tiny one\n  tiny step   passed in ")
-    assert "GiB on each RTX 4090 (23.5 GiB): fits" in shown
-    assert "assumed: $0.50 per GPU hour" in shown
+    assert "GiB on " in shown
     assert not (recipe_file.parent / "run").exists()
 
 
 def test_json_is_all_of_stdout(recipe_file, capsys):
-    assert entry_point(["train", str(recipe_file), "--dry-run", "--json", "--context-chars", "4000"]) == 0
+    assert entry_point(["train", str(recipe_file), "--dry-run", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert (first["check"]["stage"], second["check"]["stage"]) == ("one", "two")
     assert first["estimate"]["parameters"]["decoder"][1] > 596_049_920
-    assert first["assumptions"]["context_chars"] == 4000
     assert first["device"]["title"] == "H100 SXM"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "h100"], "--device has no effect without --dry-run"),
         (["--dry-run", "--resume"], "--resume does not go with --dry-run"),
         (["--dry-run", "--overfit", "4"], "--overfit does not go with --dry-run"),
-        (["--dry-run", "--device", "tpu"], "unknown device 'tpu'; choose one of: h200"),
         (["--dry-run", "--set", "decoder.source=some/model"], "--set decoder.source=FOLDER"),
         (["--dry-run", "--set", "adapter.num_heads=7"], "adapter_num_heads=7 does not divide the decoder's"),
     ],

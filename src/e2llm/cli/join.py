@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e2llm.cli.options import AsJson
+
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
 
@@ -21,14 +23,7 @@ def join(
         typer.Option(help="A text, or records in JSONL, to fit the adapter's linear start on."),
     ] = None,
     adapter: Annotated[str, typer.Option(help="pooling, attention or mlp.")] = "pooling",
-    layers: Annotated[
-        str | None, typer.Option(help="Encoder layers to read, such as 0,3,6; 0 is the embeddings.")
-    ] = None,
-    finest_rate: Annotated[int, typer.Option(help="Encoder tokens per state that is kept: 1, 2, 4, ...")] = 2,
-    bidirectional: Annotated[
-        bool, typer.Option("--bidirectional", help="Let a causal encoder see later tokens.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Join an encoder and a decoder by a new adapter, which is not trained yet.
 
@@ -37,7 +32,6 @@ def join(
     Example:
         e2llm join sentence-transformers/all-MiniLM-L6-v2 HuggingFaceTB/SmolLM2-135M-Instruct -o joined/
     """
-    from e2llm.cli.lists import parse_lengths
     from e2llm.cli.output_folder import appearing, check_new, folder_bytes
     from e2llm.errors import E2LLMError
     from e2llm.modeling.model import E2LLMForConditionalGeneration
@@ -45,16 +39,12 @@ def join(
     from e2llm.modeling.ridge import init_adapter
 
     check_new(output)
-    chosen = None if layers is None else parse_lengths(layers, "--layers", least=0)
     if texts is not None and adapter != "pooling":
         raise E2LLMError(f"--texts fits the pooling adapter only, got --adapter {adapter}; leave it out")
     model = E2LLMForConditionalGeneration.from_parts(
         encoder,
         decoder,
         adapter=adapter,
-        encoder_layers=chosen,
-        encoder_attention="bidirectional" if bidirectional else "as_trained",
-        finest_rate=finest_rate,
     )
     processor = E2LLMProcessor.from_parts(encoder, decoder)
     fit = None if texts is None else init_adapter(model, processor, _chunks_of(texts, processor))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e2llm.cli.options import AsJson
+
 if TYPE_CHECKING:
     from e2llm.training.run import TrainResult
     from e2llm.training.schema import Recipe
@@ -33,28 +35,14 @@ def train(
         int | None,
         typer.Option(min=1, help="Learn so many records by heart, as a test: losses go to near zero."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: AsJson = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Train a step with tiny parts, without data or weights; print memory, time, cost on paper.",
+            help="Train a step with tiny parts, without data or weights; print the memory it needs on paper.",
         ),
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="With --dry-run: h200, h100 (the default), a100-80gb or rtx-4090.")
-    ] = None,
-    num_devices: Annotated[
-        int | None, typer.Option(min=1, help="With --dry-run: how many, by default 1.")
-    ] = None,
-    price: Annotated[
-        float | None,
-        typer.Option(min=0, help="With --dry-run: dollars per GPU hour, in place of the assumed."),
-    ] = None,
-    context_chars: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --dry-run: mean length of your contexts, by default 80000."),
-    ] = None,
 ) -> None:
     """Train by a recipe, stage after stage.
 
@@ -65,7 +53,7 @@ def train(
 
         e2llm train recipes/smoke.yaml --overfit 4
 
-        e2llm train recipes/qlora.yaml --dry-run --device rtx-4090
+        e2llm train recipes/qlora.yaml --dry-run
     """
     from e2llm.errors import E2LLMError
     from e2llm.training.console import is_first_process, say
@@ -85,13 +73,8 @@ def train(
         if resume or overfit is not None:
             other = "--resume" if resume else "--overfit"
             raise E2LLMError(f"{other} does not go with --dry-run, which trains nothing that is kept")
-        plan(runs, device or "h100", num_devices or 1, price, context_chars, as_json)
+        plan(runs, as_json)
         return
-    planning = {
-        "--device": device, "--num-devices": num_devices, "--price": price, "--context-chars": context_chars
-    }  # fmt: skip
-    if ignored := [name for name, value in planning.items() if value is not None]:
-        raise E2LLMError(f"{', '.join(ignored)} has no effect without --dry-run; add it, or leave this out")
     if overfit is not None:
         if resume:
             raise E2LLMError("--resume does not go with --overfit, which begins anew each time")
@@ -127,30 +110,20 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
         )
 
 
-def plan(
-    runs: list["Recipe"],
-    device_name: str,
-    num_devices: int,
-    price: float | None,
-    context_chars: int | None,
-    as_json: bool,
-) -> None:
+def plan(runs: list["Recipe"], as_json: bool) -> None:
     """Check stages by one tiny step each, and print what their real size takes on paper."""
     from e2llm.training.devices import find_device
     from e2llm.training.dry_run import dry_run
     from e2llm.training.estimate_report import as_dict, report
     from e2llm.training.sample_sizes import Assumptions
 
-    device = find_device(device_name)
-    if price is not None:
-        device = dataclasses.replace(device, dollars_per_hour=price)
-    guess = Assumptions() if context_chars is None else Assumptions(context_chars=context_chars)
-    done = dry_run(runs, guess, num_devices=num_devices)
+    device, guess = find_device("h100"), Assumptions()
+    done = dry_run(runs, guess, num_devices=1)
     if as_json:
-        typer.echo(json.dumps([as_dict(item, device, num_devices, guess) for item in done], indent=2))
+        typer.echo(json.dumps([as_dict(item, device, 1, guess) for item in done], indent=2))
         return
     for item in done:
-        typer.echo(report(item, device, num_devices, guess))
+        typer.echo(report(item, device, 1, guess))
 
 
 def result_line(result: "TrainResult") -> str:
