@@ -43,7 +43,7 @@ def measure_reading(
     lengths = [len(row) for row in engine.processor.encode_chunk_ids(texts)]
     encode = load_rival(engine)
     vectors: dict[str, torch.Tensor] = {}
-    sides = {
+    sides: dict[str, Callable[[], torch.Tensor]] = {
         "ours": lambda: engine.reader.read(texts, progress=False).vectors,
         "sentence_transformers": lambda: encode(texts),
     }
@@ -85,7 +85,9 @@ def load_rival(engine: Engine) -> Callable[[list[str]], torch.Tensor]:
     rival = SentenceTransformer(modules=[words, pooling], device=str(engine.device))
 
     def encode(texts: list[str]) -> torch.Tensor:
-        found = rival.encode(texts, batch_size=32, convert_to_tensor=True, show_progress_bar=False)
+        found: torch.Tensor = rival.encode(
+            texts, batch_size=32, convert_to_tensor=True, show_progress_bar=False
+        )
         return found.float().cpu()
 
     return encode
