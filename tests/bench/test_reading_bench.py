@@ -1,18 +1,12 @@
 from e2llm import Engine
-from e2llm.bench.reading import measure_edits, measure_lengths
+from e2llm.bench.decoders import make_text
+from e2llm.bench.reading import measure_edits
 from tiny_models import tiny_model, tiny_processor
 
 
-def test_lengths_are_measured_from_the_shortest_on():
-    result = measure_lengths(Engine(tiny_model(), tiny_processor()), [400, 200])
-    first, last = result["rows"]
-    assert 180 <= first["context_tokens"] < last["context_tokens"]
-    assert result["time_ratio"] == last["total_s"] / first["total_s"]
-    assert last["peak_bytes"] >= first["peak_bytes"] > 0
-
-
 def test_an_edit_encodes_few_of_the_chunks():
-    result = measure_edits(Engine(tiny_model(), tiny_processor()), 2000, 3)
-    assert result["num_edits"] == 3
-    assert 1 <= result["chunks_encoded"]["most"] < result["chunks"] / 2
+    engine = Engine(tiny_model(), tiny_processor())
+    text = make_text(engine, 2000)
+    result = measure_edits(engine, text, 3)
+    assert 1 <= result["edit_chunks"] < len(engine.processor.split(text)) / 2
     assert result["edit_fraction"] == result["edit_s"] / result["read_s"]

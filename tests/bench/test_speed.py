@@ -7,8 +7,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from e2llm.bench import speed, worker
-from e2llm.bench.speed import Worker, format_rows, make_row, measure_speed, ratio, started_facts
+from e2llm.bench import processes, sides, speed
+from e2llm.bench.processes import Worker
+from e2llm.bench.speed import format_speed, make_row, measure_speed, ratio
 
 PROMISED = {
     "context_tokens",
@@ -70,13 +71,7 @@ def test_a_side_that_failed_leaves_nulls_and_a_note():
         row["ttft_full_s"] is row["speedup_cold"] is row["peak_bytes_full"] is row["extra_bytes_full"] is None
     )
     assert row["ttft_cold_s"] == 1.0
-    assert format_rows([row]).splitlines()[-1] == "64 tokens, full: no memory"
-
-
-def test_the_first_side_that_came_up_tells_of_the_text():
-    told = {"context_tokens": 63, "chars_per_token": 4.5}
-    assert started_facts({"error": "no memory"}, told) == told
-    assert started_facts({"error": "no memory"}) == {"chars_per_token": None}
+    assert format_speed([row]).splitlines()[-1] == "64 tokens, full: no memory"
 
 
 class FakeWorker:
@@ -84,11 +79,11 @@ class FakeWorker:
 
     log: ClassVar[list[str]] = []
 
-    def __init__(self, settings):
+    def __init__(self, module, settings):
         self.side = settings["side"]
         self.started = {"context_tokens": settings["context_tokens"], "chars_per_token": 4.0}
 
-    def measure(self, way):
+    def ask(self, way):
         self.log.append(f"{self.side} {way}")
         failed = way == "full" and self.log.count("full full") > 1
         return {"error": "no memory"} if failed else measurement(1.0)
@@ -102,7 +97,7 @@ class FakeWorker:
 
 def measure(monkeypatch, worker, **more):
     monkeypatch.setattr(speed, "Worker", worker)
-    options = {"contexts": [64], "soft_tokens": 1, "new_tokens": 2, "repeats": 3, **more}
+    options = {"contexts": [64], "soft_tokens": 1, "repeats": 3, **more}
     return measure_speed(engine={"shape": "smollm2-135m"}, **options)
 
 
@@ -117,21 +112,21 @@ def test_repeats_take_turns_and_a_way_that_failed_is_not_tried_again(monkeypatch
 
 def run_as_worker(monkeypatch, code):
     """Have `Worker` run a line of Python in the place of the module."""
-    start = speed.subprocess.Popen
+    start = processes.subprocess.Popen
     monkeypatch.setattr(
-        speed.subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", code], **more)
+        processes.subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", code], **more)
     )
 
 
 def test_a_killed_worker_is_an_error_and_not_a_crash(monkeypatch):
     run_as_worker(monkeypatch, "import os; input(); os.kill(os.getpid(), 9)")
-    with Worker({}) as worker:
-        assert worker.measure("full") == {"error": "the process was killed, probably out of memory"}
+    with Worker("nothing", {}) as worker:
+        assert worker.ask("full") == {"error": "the process was killed, probably out of memory"}
 
 
 def test_what_a_worker_said_before_it_ended_is_told(monkeypatch):
     run_as_worker(monkeypatch, "input(); raise SystemExit('no such library')")
-    with Worker({}) as worker:
+    with Worker("nothing", {}) as worker:
         assert worker.started == {"error": "the process ended with 1: no such library"}
 
 
@@ -143,9 +138,9 @@ def test_an_interrupt_while_a_worker_starts_ends_it(monkeypatch):
         seen.append(int(line))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(speed.json, "loads", interrupted)
+    monkeypatch.setattr(processes.json, "loads", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Worker({})
+        Worker("nothing", {})
     with pytest.raises(ProcessLookupError):
         os.kill(seen[0], 0)
 
@@ -161,10 +156,10 @@ def test_a_worker_answers_each_command_with_a_line(monkeypatch):
                 raise MemoryError("too large")
             return {"ttft_s": 1.0}
 
-    monkeypatch.setattr(worker, "Side", Side)
+    monkeypatch.setattr(sides, "Side", Side)
     replies = io.StringIO()
     threads = torch.get_num_threads()
-    worker.serve(io.StringIO(f'{{"num_threads": {threads}}}\n"full"\n"cold"\n'), replies)
+    sides.serve(io.StringIO(f'{{"num_threads": {threads}}}\n"full"\n"cold"\n'), replies)
     assert [json.loads(line) for line in replies.getvalue().splitlines()] == [
         {"context_tokens": 4, "chars_per_token": 1.0},
         {"error": "MemoryError: too large"},
@@ -176,7 +171,7 @@ def test_a_side_that_cannot_be_built_answers_why(monkeypatch):
     def fail(settings, store):
         raise ValueError("no such\nshape")
 
-    monkeypatch.setattr(worker, "Side", fail)
+    monkeypatch.setattr(sides, "Side", fail)
     replies = io.StringIO()
-    worker.serve(io.StringIO(f'{{"num_threads": {torch.get_num_threads()}}}\n"full"\n'), replies)
+    sides.serve(io.StringIO(f'{{"num_threads": {torch.get_num_threads()}}}\n"full"\n'), replies)
     assert json.loads(replies.getvalue()) == {"error": "ValueError: no such shape"}

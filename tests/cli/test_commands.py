@@ -37,7 +37,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     [
         (("--soft-tokens", 4), "positions; the decoder's window has 512: "),
         (("--soft-tokens", 5), "soft tokens per chunk must be from 1 to 4, got 5"),
-        (("--select", "luck"), "select must be bm25 or encoder, got 'luck'"),
+        (("--overflow", "luck"), "overflow must be error or select, got 'luck'"),
     ],
 )
 def test_what_cannot_be_asked_is_told_before_anything_is_read(
@@ -206,7 +206,7 @@ def test_export_writes_over_nothing(run, model, tmp_path):
 def test_a_sentence_of_ones_own_is_hidden_in_the_text(run, model, text_file, engine):
     sentence = "The code is 4817."
     result = run(
-        "ask", text_file, "What is the code?", "--model", model, "--insert", sentence, "--insert-at", 0.5,
+        "ask", text_file, "What is the code?", "--model", model, "--insert", sentence,
         "--expand", 1, "--json",
     )  # fmt: skip
     assert result.code == 0

@@ -39,12 +39,6 @@ def test_reading_needs_a_place_to_keep_it(run, model, text_file, tmp_path):
     assert run("read", text_file, "-o", tmp_path, "--model", model).code == 2
 
 
-def test_a_saved_context_cannot_be_split_anew(run, model, book):
-    result = run("ask", book, QUESTION, "--model", model, "--chunk-size", 100)
-    assert result.code == 1
-    assert "is a saved context and split already" in result.err
-
-
 def test_chunks_are_expanded_on_request(run, model, text_file):
     result = run("ask", text_file, QUESTION, "--model", model, "--expand", 1, "--json")
     answer = json.loads(result.out)
@@ -73,9 +67,8 @@ def test_a_store_is_shown_checked_and_pruned(run, model, text_file, tmp_path):
     assert run("store", "verify", folder).out == "5 chunks checked, 0 damaged, 0 removed\n"
     assert run("store", "prune", folder).code == 2
     with ChunkStore(folder) as store:  # in use elsewhere
-        pruned = json.loads(run("store", "prune", folder, "--max-size", "1kB", "--json").out)
-        assert pruned["removed"] + pruned["num_entries"] == 5
-        assert len(store) == pruned["num_entries"] < 5
+        assert run("store", "prune", folder, "--max-size", "1kB").out.startswith("removed ")
+        assert len(store) < 5
 
 
 def test_damage_is_told_by_the_exit_code_until_it_is_repaired(run, model, text_file, tmp_path):
@@ -110,20 +103,17 @@ def test_other_sizes_are_wrong_usage(run, model, text_file, tmp_path, text):
 
 
 def test_fidelity_is_shown_as_a_strip_with_the_worst_chunks(run, model, text_file, tmp_path):
-    result = run("fidelity", text_file, "--model", model, "--worst", 2, "--png", tmp_path / "f.png")
+    result = run("fidelity", text_file, "--model", model, "--png", tmp_path / "f.png")
     lines = result.out.splitlines()
     assert len(lines[0]) == 5
     assert "5 chunks at 4 soft token(s): mean score" in lines[2]
-    assert sum(line.startswith("  ") for line in lines) == 2
+    assert sum(line.startswith("  ") for line in lines) == 3
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_fidelity_of_some_chunks_as_json(run, model, text_file):
-    result = run("fidelity", text_file, "--model", model, "--chunk", 3, "--json")
-    assert [item["chunk"] for item in json.loads(result.out)["chunks"]] == [3]
     result = run("fidelity", text_file, "--model", model, "--sample", 2, "--json")
     assert [item["chunk"] for item in json.loads(result.out)["chunks"]] == [0, 2]
-    assert run("fidelity", text_file, "--model", model, "--sample", 2, "--chunk", 1).code == 2
 
 
 def test_a_saved_context_among_texts_is_told_as_such(run, model, text_file, book, tmp_path):
@@ -160,8 +150,8 @@ def test_turns_as_json(run, model, text_file, monkeypatch):
 
 def test_a_session_goes_on_from_its_file(run, model, text_file, tmp_path, monkeypatch):
     file = tmp_path / "talk.e2llm"
-    options = ("--model", model, "--session", file, "--max-new-tokens", 4)
-    whole = chat(run, monkeypatch, ["One?", "Two?"], text_file, "--model", model, "--max-new-tokens", 4)
+    options = ("--model", model, "--session", file)
+    whole = chat(run, monkeypatch, ["One?", "Two?"], text_file, "--model", model)
     first = chat(run, monkeypatch, ["One?"], text_file, *options)
     second = chat(run, monkeypatch, ["Two?"], text_file, *options)
     assert first.out + second.out == whole.out

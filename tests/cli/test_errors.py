@@ -60,11 +60,6 @@ def test_a_folder_in_the_place_of_the_question(run, text_file, model, tmp_path):
     assert_fails(result, 2, tmp_path, "is a folder; give the question last")
 
 
-def test_a_place_without_a_sentence_to_insert(run, text_file, model):
-    result = run("ask", text_file, QUESTION, "--model", model, "--insert-at", 0.9)
-    assert_fails(result, 2, "give --insert too")
-
-
 def test_files_are_checked_before_the_model_is_loaded(run, tmp_path):
     assert_fails(run("ask", tmp_path / "gone.txt", QUESTION, "--model", "/no/model"), 1, "gone.txt")
 
@@ -161,7 +156,6 @@ def test_a_context_too_long_for_the_window(run, model, tmp_path):
         (["restate", "x.txt"], "--chunk"),
         (["restate", "x.txt", "--chunk", "-1"], "greater than or equal to 0"),
         (["export", "m"], "OUT"),
-        (["export", "m", "out", "--dtype", "int3"], "auto, float32, bfloat16, float16, got 'int3'"),
     ],
 )
 def test_wrong_usage_exits_with_2(run, arguments, words):
@@ -208,7 +202,7 @@ def test_an_unexpected_error_names_its_kind_and_the_way_to_see_more(run, text_fi
     def crash(*_args):
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("e2llm.cli.ask.read_documents", crash)
+    monkeypatch.setattr("e2llm.cli.opening.read_documents", crash)
     result = run("ask", text_file, QUESTION)
     assert_fails(result, 1, "unexpected ZeroDivisionError: division by zero; run with --debug to see where")
 
@@ -217,7 +211,7 @@ def test_an_interrupt_exits_with_130(run, text_file, monkeypatch):
     def interrupt(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("e2llm.cli.ask.read_documents", interrupt)
+    monkeypatch.setattr("e2llm.cli.opening.read_documents", interrupt)
     assert_fails(run("ask", text_file, QUESTION), 130, "interrupted")
 
 

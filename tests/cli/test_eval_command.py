@@ -51,32 +51,12 @@ def test_json_is_the_content_of_the_scores_with_the_folder(evaluate, tmp_path):
 
 
 def test_the_options_reach_the_run(evaluate, tmp_path):
-    options = ("--seed", 7, "--limit", 1, "--budget", 200, "--lengths", "64,1K", "--chunk-size", 24)
+    options = ("--seed", 7, "--limit", 1, "--budget", 200, "--lengths", "64,1K")
     assert evaluate(*options, "--device", "cpu").code == 0
     settings = json.loads((tmp_path / "out/settings.json").read_text())
-    names = ("seed", "limit", "budget", "lengths", "chunk_size_chars", "device")
-    assert [settings[name] for name in names] == [7, 1, 200, [64, 1024], 24, "cpu"]
+    names = ("seed", "limit", "budget", "lengths", "device")
+    assert [settings[name] for name in names] == [7, 1, 200, [64, 1024], "cpu"]
     assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 2
-
-
-def test_texts_and_code_of_ones_own_are_used(run, model, tmp_path):
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts/one.txt").write_text(
-        " ".join(f"Sentence {number} is of mine." for number in range(400))
-    )
-    (tmp_path / "code").mkdir()
-    for name in "ab":
-        lines = (f"value_{name}_{line} = compute({line})" for line in range(60))
-        (tmp_path / f"code/{name}.py").write_text("\n".join(lines))
-    folders = ("--haystack", tmp_path / "texts", "--code", tmp_path / "code")
-    tasks = ("--tasks", "niah_single_2,code_completion", "--systems", "closed-book", "--limit", 1)
-    result = run(
-        "eval", *tasks, *folders, "--lengths", 300, "--model", model, "-o", tmp_path / "out", "--json"
-    )
-    assert result.code == 0, result.err
-    prompts = [json.loads(line)["prompt"] for line in (tmp_path / "out/predictions.jsonl").open()]
-    assert "compute(" in prompts[1]
-    assert len(json.loads(result.out)["rows"]) == 2
 
 
 def test_without_a_folder_one_is_named_after_the_time_and_said(run, model, records, tmp_path, monkeypatch):

@@ -13,34 +13,25 @@ def test_json_has_every_chunk(run, model, text_file):
     assert all(0 < row["score"] < 1 for row in report["chunks"])
 
 
-def test_named_chunks_are_measured_alone(run, model, text_file):
-    result = run(
-        "fidelity", text_file, "--model", model, "--json", "--chunk", 3, "--chunk", 1, "--soft-tokens", 2
-    )
-    report = json.loads(result.out)
-    assert [row["chunk"] for row in report["chunks"]] == [3, 1]
-    assert report["soft_tokens"] == 2
-
-
 def test_a_sample_is_spread_over_the_text(run, model, text_file):
     report = json.loads(run("fidelity", text_file, "--model", model, "--json", "--sample", 2).out)
     assert [row["chunk"] for row in report["chunks"]] == [0, 2]
 
 
 def test_a_pipe_gets_blocks_without_colour_and_the_worst_chunks(run, model, text_file):
-    result = run("fidelity", text_file, "--model", model, "--worst", 2)
+    result = run("fidelity", text_file, "--model", model)
     strip, scale, *rest = result.out.splitlines()
     assert result.code == 0
     assert len(strip) == 5
     assert scale.startswith("scale: ")
     assert "\x1b" not in result.out
-    assert sum("harbour.txt [" in line for line in rest) == 2
+    assert sum("harbour.txt [" in line for line in rest) == 3
 
 
 def test_picture_is_written_for_a_program_too(run, model, text_file, tmp_path):
     pytest.importorskip("matplotlib")
     file = tmp_path / "fidelity.png"
-    result = run("fidelity", text_file, "--model", model, "--png", file, "--json", "--chunk", 0)
+    result = run("fidelity", text_file, "--model", model, "--png", file, "--json", "--sample", 1)
     assert json.loads(result.out)["chunks"]
     assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -50,17 +41,6 @@ def test_a_folder_for_the_picture_is_refused_before_anything_is_read(run, tmp_pa
     result = run("fidelity", "no such file", "--png", tmp_path)
     assert result.code == 1
     assert f"{tmp_path} is a folder; name a file such as" in result.err
-
-
-def test_an_unknown_chunk_is_one_line(run, model, text_file):
-    result = run("fidelity", text_file, "--model", model, "--chunk", 99)
-    assert result.code == 1
-    assert result.err.count("\n") == 1
-    assert "99" in result.err
-
-
-def test_chunk_and_sample_exclude_each_other(run, text_file):
-    assert run("fidelity", text_file, "--chunk", 1, "--sample", 2).code == 2
 
 
 def test_help_has_an_example(run):

@@ -56,8 +56,8 @@ def commands(model, text_file, recipe, tmp_path):
                  ("eval", "--tasks", task, "--systems", "e2llm,bm25", "-o", out, *base), out / "scores.json"),
         "prepare": (("e2llm.records", "record_to_dict", 2),
                     ("prepare", "text", "--from", tmp_path / "notes", "-o", out), out),
-        "bench": (("e2llm.bench.speed", "Worker.measure", 1),
-                  ("bench", "--contexts", 100, "--repeats", 1, "--new-tokens", 2, "--model", model), None),
+        "bench": (("e2llm.bench.speed", "Worker.ask", 2),
+                  ("bench", "--contexts", 100, "--repeats", 1, "--model", model), None),
         "export": (("e2llm.modeling.checkpoint_writing", "write_weights", 1),
                    ("export", model, out), out / "config.json"),
     }  # fmt: skip

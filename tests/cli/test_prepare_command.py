@@ -48,7 +48,7 @@ def test_the_list_is_also_json():
 
 
 def test_options_and_seed_reach_the_data_set(notes, tmp_path):
-    arguments = ["needles", "--from", str(notes), "-o", str(tmp_path / "n.jsonl"), "--seed", "3"]
+    arguments = ["needles", "--from", str(notes), "-o", str(tmp_path / "n.jsonl"), "--set", "seed=3"]
     result = runner.invoke(app, [*arguments, "--set", "num_records=4", "--set", "lengths_chars=300"])
     assert "4 records of needles" in result.stdout
 
@@ -60,7 +60,6 @@ def test_options_and_seed_reach_the_data_set(notes, tmp_path):
         ["text"],
         ["text", "--from", "x"],
         ["text", "--from", "x", "-o", "y", "--set", "column"],
-        ["text", "--from", "x", "-o", "y", "--seed", "3"],
         ["text", "--from", "x", "-o", "y", "--limit", "0"],
         ["text", "squad", "--from", "x", "-o", "y"],
     ],

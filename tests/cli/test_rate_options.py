@@ -59,9 +59,7 @@ def test_a_rate_without_training_is_noted_on_one_line(run, folders):
         (("--rate", "3"), "rate must be a power of two"),
         (("--rate", "two"), "rate must be a power of two"),
         (("--rate", "1"), "again with finest_rate=1"),
-        (("--rate", "2", "--finest-rate", "4"), "one state per 4 encoder tokens is kept"),
         (("--soft-tokens", "2"), "use rate, such as 2, 4, one"),
-        (("--finest-rate", "3"), "finest_rate must be a power of two"),
     ],
 )
 def test_what_cannot_be_is_refused(run, folders, options, words):
@@ -77,7 +75,6 @@ def test_a_saved_context_brings_its_finest_rate_along(run, folders, tmp_path):
     assert answer["usage"]["rate"] == 4
     finer = run("ask", file, QUESTION, *model, "--rate", 2)
     assert "one state per 4 encoder tokens is kept; read the documents again with finest_rate=2" in finer.err
-    assert "leave --finest-rate out" in run("ask", file, QUESTION, *model, "--finest-rate", 4).err
     engine = Engine.from_pretrained(folders / "trained", device="cpu", finest_rate=4)
     assert len(Context.load(file, engine)) > 5
 

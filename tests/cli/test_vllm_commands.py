@@ -1,4 +1,4 @@
-"""`e2llm export --merged` and `e2llm serve --backend vllm`."""
+"""`e2llm export --merged` and `e2llm serve --url`."""
 
 import json
 import shlex
@@ -109,8 +109,8 @@ def test_serve_decodes_here_unless_told_otherwise(run, model, started):
 
 def test_serve_takes_vllm_and_its_key_from_the_environment(run, chat_model, started, monkeypatch):
     monkeypatch.setenv("E2LLM_BACKEND_API_KEY", "the-key")
-    arguments = ("--backend", "vllm", "--url", "http://127.0.0.1:9/v1", "--backend-model", "decoder")
-    result = run("serve", chat_model, *arguments, "--timeout", 30, "--port", 0)
+    arguments = ("--url", "http://127.0.0.1:9/v1", "--backend-model", "decoder")
+    result = run("serve", chat_model, *arguments, "--set", "timeout_seconds=30", "--port", 0)
     assert (result.code, result.err) == (0, "")
     backend = started[0][1]["backend"]
     assert (backend.name, backend._server.url, backend._server.model) == (
@@ -124,14 +124,14 @@ def test_serve_takes_vllm_and_its_key_from_the_environment(run, chat_model, star
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "vllm"], "--backend vllm needs --url"),
-        (["--url", "http://127.0.0.1:9"], "--url goes with --backend vllm"),
-        (["--backend-model", "m"], "--backend-model goes with --backend vllm"),
-        (["--backend", "tgi"], "must be one of local, vllm, got 'tgi'"),
-        (["--backend", "vllm", "--url", "http://127.0.0.1:9"], "no vLLM at http://127.0.0.1:9"),
-        (["--backend", "vllm", "--url", "http://me:word@h"], "holds a user name or a password"),
+        (["--backend-model", "m"], "give --url too"),
+        (["--set", "max_queue=0"], "max_queue: Input should be greater than or equal to 1, got '0'"),
+        (["--set", "queue=9"], "queue: "),
+        (["--set", "folder=x"], "has its own option"),
+        (["--url", "http://127.0.0.1:9"], "no vLLM at http://127.0.0.1:9"),
+        (["--url", "http://me:word@h"], "holds a user name or a password"),
         (
-            ["--backend", "vllm", "--url", "http://127.0.0.1:9", "--backend-model", "m"],
+            ["--url", "http://127.0.0.1:9", "--backend-model", "m"],
             "no chat template, which vLLM needs",
         ),
     ],

@@ -77,7 +77,7 @@ def test_the_command_goes_on_where_a_killed_run_ended_and_saves_the_context(
     with ChunkStore(alone) as full, ChunkStore(tmp_path / "shards" / "run" / "worker") as left:
         keys = list(entries(alone))[:20]
         left.put_many(full.get_many(keys))
-    options = ["--store", tmp_path, "--model", model_folder, "--ray", "--workers", 1, "--json"]
+    options = ["--store", tmp_path, "--model", model_folder, "--workers", 1, "--json"]
     arguments = ["read", corpus, "-o", tmp_path / "books.e2llm", *options]
     assert entry_point([str(item) for item in arguments]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -149,12 +149,11 @@ def test_workers_run_on_cpus_or_on_the_gpus_of_a_cluster():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ray"], "--store DIR"),
-        (["--ray", "-o", "x.e2llm"], "--store DIR"),
-        (["--ray", "--store", "s", "--device", "cuda:1"], "cpu or cuda"),
-        (["--store", "s", "--workers", "2"], "belong to --ray"),
-        (["--store", "s", "--ray-address", "auto"], "belong to --ray"),
-        (["--ray", "--store", "s", "--workers", "0"], "--workers"),
+        (["--workers", "1"], "or both"),
+        (["--workers", "1", "-o", "x.e2llm"], "--store DIR"),
+        (["--workers", "1", "--store", "s", "--device", "cuda:1"], "cpu or cuda"),
+        (["--store", "s", "--ray-address", "auto"], "add --workers"),
+        (["--store", "s", "--workers", "-1"], "--workers"),
     ],
 )
 def test_wrong_usage_is_told(arguments, message, capsys):

@@ -13,7 +13,7 @@ import uvicorn
 
 from e2llm import Engine
 from e2llm.serving.app import create_app
-from e2llm.serving.connections import patient_protocol
+from e2llm.serving.run import patient_protocol
 from e2llm.serving.server_state import ServerState
 from e2llm.serving.settings import ServerSettings
 from tiny_models import tiny_model, tiny_processor

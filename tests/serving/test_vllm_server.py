@@ -52,7 +52,7 @@ def test_the_model_and_its_length_are_what_vllm_tells(folders):
         keyed = find_server(url, api_key="the-key")
         assert keyed.api_key == "the-key"
         assert "the-key" not in repr(keyed)
-        with pytest.raises(E2LLMError, match="status 401, expected 200; give --backend-api-key"):
+        with pytest.raises(E2LLMError, match="status 401, expected 200; give its key in"):
             find_server(url)
         upstream.trouble = "moved"
         with pytest.raises(E2LLMError, match="status 307, expected 200"):

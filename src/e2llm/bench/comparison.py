@@ -88,7 +88,6 @@ def compare_with_full_context(
     source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
     question: str,
     *,
-    chunk_size_chars: int | None = None,
     max_new_tokens: int = 64,
     **options: Any,
 ) -> Comparison:
@@ -101,7 +100,6 @@ def compare_with_full_context(
         engine: The model.
         source: What `Engine.read` takes.
         question: The instruction.
-        chunk_size_chars: See `Engine.read`.
         max_new_tokens: Longest answer of either way, in tokens.
         options: For `Engine.ask`, used for the answer by soft tokens alone.
 
@@ -112,7 +110,7 @@ def compare_with_full_context(
     for expand in ([], [0]):
         engine.ask(engine.read(_WARM_UP_TEXT, progress=False), question, expand=expand, max_new_tokens=2)
     with PeakMemory(engine.device) as memory:
-        context = engine.read(documents, chunk_size_chars=chunk_size_chars)
+        context = engine.read(documents)
         answer = engine.ask(context, question, max_new_tokens=max_new_tokens, **options)
     positions = answer.usage.soft_tokens + answer.usage.raw_tokens
     ours = Measured(answer, context.num_tokens, 1.0, positions, memory.extra_bytes)

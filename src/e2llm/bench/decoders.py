@@ -15,7 +15,6 @@ from e2llm.inference.loading import choose_device, choose_dtype
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import MINILM_ID, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.modeling.rates import Rate
 from e2llm.modeling.raw_text import longest_prefix
 
 QUESTION = "What did the master of the house say about the garden?"
@@ -23,231 +22,95 @@ QUESTION = "What did the master of the house say about the garden?"
 # The published dimensions; everything else is the default of the type.
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
-        "model_type": "llama",
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "vocab_size": 49152,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 8192,
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+        "tie_word_embeddings": True, "max_position_embeddings": 8192,
     },
     "qwen2.5-0.5b": {
-        "model_type": "qwen2",
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 32768,
+        "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936,
+        "tie_word_embeddings": True, "max_position_embeddings": 32768,
     },
     "llama-2-7b": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32000,
-        "tie_word_embeddings": False,
-        "max_position_embeddings": 4096,
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
+        "tie_word_embeddings": False, "max_position_embeddings": 4096,
     },
-}
+}  # fmt: skip
 _SPARE_TOKENS = 200  # made before the cut to the exact length
-_WORDS = [
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "he",
-    "was",
-    "that",
-    "it",
-    "his",
-    "her",
-    "with",
-    "as",
-    "had",
-    "for",
-    "she",
-    "not",
-    "at",
-    "but",
-    "be",
-    "on",
-    "they",
-    "have",
-    "him",
-    "which",
-    "said",
-    "from",
-    "all",
-    "this",
-    "so",
-    "one",
-    "were",
-    "or",
-    "there",
-    "when",
-    "by",
-    "an",
-    "would",
-    "if",
-    "who",
-    "no",
-    "more",
-    "out",
-    "up",
-    "into",
-    "them",
-    "then",
-    "some",
-    "what",
-    "could",
-    "time",
-    "very",
-    "about",
-    "two",
-    "other",
-    "than",
-    "little",
-    "only",
-    "man",
-    "good",
-    "great",
-    "old",
-    "any",
-    "before",
-    "how",
-    "like",
-    "over",
-    "such",
-    "after",
-    "made",
-    "first",
-    "did",
-    "must",
-    "never",
-    "down",
-    "now",
-    "where",
-    "went",
-    "come",
-    "house",
-    "came",
-    "day",
-    "night",
-    "long",
-    "again",
-    "might",
-    "hand",
-    "way",
-    "know",
-    "think",
-    "see",
-    "last",
-    "water",
-    "people",
-    "young",
-    "small",
-    "large",
-    "garden",
-    "window",
-    "letter",
-    "morning",
-    "evening",
-    "country",
-    "master",
-    "friend",
-    "father",
-    "mother",
-    "children",
-    "thought",
-    "answered",
-    "together",
-    "nothing",
-    "something",
-    "afternoon",
-    "remembered",
-    "beautiful",
-]
+_WORDS = """
+the of and a to in he was that it his her with as had for she not at but be on they have him which
+said from all this so one were or there when by an would if who no more out up into them then some
+what could time very about two other than little only man good great old any before how like over
+such after made first did must never down now where went come house came day night long again might
+hand way know think see last water people young small large garden window letter morning evening
+country master friend father mother children thought answered together nothing something afternoon
+remembered beautiful
+"""
 
 
 def build_engine(
     *,
     shape: str | None,
     model: str | None,
-    encoder: str = MINILM_ID,
     soft_tokens: int = 1,
     least_window: int = 0,
     device: str | None = None,
-    dtype: str | None = None,
 ) -> Engine:
     """An engine of a shape with random weights, or of a checkpoint.
 
     Args:
         shape: A key of `SHAPES`.
         model: Folder, hub id or embedded name of a checkpoint, in place of a shape.
-        encoder: Of a shape's engine.
         soft_tokens: The most per chunk, of a shape's engine.
         least_window: A smaller window of a shape is raised to this, so that the full context fits.
         device: Such as `cpu` or `cuda`.
-        dtype: Such as `float32` or `bfloat16`; by default half on a GPU, float32 on a CPU.
 
     Raises:
-        E2LLMError: If there is no such shape or precision.
+        E2LLMError: If there is no such shape.
     """
-    if dtype is not None and dtype not in ("float32", "bfloat16", "float16"):
-        raise E2LLMError(f"dtype must be float32, bfloat16 or float16, got {dtype!r}")
-    chosen = None if dtype is None else getattr(torch, dtype)
     if model is not None:
-        return Engine.from_pretrained(model, device=device, **({} if chosen is None else {"dtype": chosen}))
+        return Engine.from_pretrained(model, device=device)
     if shape not in SHAPES:
         raise E2LLMError(f"unknown shape {shape!r}; choose one of: {', '.join(SHAPES)}")
     place = choose_device(device)
-    chosen = chosen or choose_dtype(place) or torch.float32
+    chosen = choose_dtype(place) or torch.float32
     settings = dict(SHAPES[shape])
     settings["max_position_embeddings"] = max(settings["max_position_embeddings"], least_window)
     config = AutoConfig.for_model(**settings, bos_token_id=None, eos_token_id=None, pad_token_id=0)
     torch.manual_seed(0)
     with place:
         decoder = AutoModelForCausalLM.from_config(config, dtype=chosen)
-    tokenizer = load_tokenizer(encoder)  # its ids lie within every shape's vocabulary
+    tokenizer = load_tokenizer(MINILM_ID)  # its ids lie within every shape's vocabulary
     built = E2LLMForConditionalGeneration.from_parts(
-        encoder,
+        MINILM_ID,
         decoder,
         adapter="attention",
         max_soft_tokens=soft_tokens,
         decoder_tokenizer=tokenizer,
         encoder_kwargs={"dtype": chosen},
     )
-    processor = E2LLMProcessor.from_parts(encoder, decoder_tokenizer=tokenizer)
+    processor = E2LLMProcessor.from_parts(MINILM_ID, decoder_tokenizer=tokenizer)
     return Engine(built.to(place), processor)
 
 
-def dial_options(engine: Engine, soft_tokens: int, rate: Rate | None) -> dict[str, Any]:
-    """Return the option of `Engine.ask` that the engine's model has; without a rate its default one."""
-    engine.dial.check(rate=rate)
+def level_options(engine: Engine, soft_tokens: int) -> dict[str, Any]:
+    """Return the option of `Engine.ask` that sets the level: the model's default rate, or the soft tokens."""
     if engine.dial.has_rate:
-        return {"rate": engine.model.config.default_rate if rate is None else rate}
+        return {"rate": engine.model.config.default_rate}
     return {"soft_tokens": soft_tokens}
 
 
 def make_text(engine: Engine, num_tokens: int, seed: int = 0) -> str:
     """English-like text of so many decoder tokens, give or take a few: common words in paragraphs."""
-    rng = random.Random(seed)
+    rng, words = random.Random(seed), _WORDS.split()
     paragraphs: list[str] = []
     count = 0
     while count < num_tokens:
         sentences = []
         for _ in range(rng.randint(2, 7)):
-            words = rng.choices(_WORDS, k=rng.randint(5, 24))
-            sentences.append(" ".join(words).capitalize() + ".")
+            chosen = rng.choices(words, k=rng.randint(5, 24))
+            sentences.append(" ".join(chosen).capitalize() + ".")
         paragraphs.append(" ".join(sentences))
         count += engine.count_tokens(paragraphs[-1])
     last = paragraphs.pop()
@@ -268,8 +131,3 @@ def text_of_length(engine: Engine, num_tokens: int, text: str | None = None) -> 
     else:
         text = "\n\n".join([text] * (1 + (num_tokens + _SPARE_TOKENS) // count))
     return longest_prefix(text, num_tokens, engine.count_tokens)
-
-
-def key_value_bytes(engine: Engine, positions: int) -> int:
-    """Size of the decoder's key-value cache for so many positions."""
-    return positions * int(engine.model.cache_bytes_per_token)

@@ -13,16 +13,9 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 
 def gemm_rate(model: E2LLMForConditionalGeneration) -> float:
-    """Operations per second of matrix products: the largest of `gemm_rates`."""
-    return gemm_rates(model)["gemm_rate"]
+    """Return operations per second of matrix products, by all threads, in the encoder's precision.
 
-
-def gemm_rates(model: E2LLMForConditionalGeneration) -> dict[str, float]:
-    """Operations per second of matrix products, by all threads, in the encoder's precision.
-
-    Returns:
-        `gemm_rate_square` and `gemm_rate_encoder` (a product of the encoder's own shape), each at the median
-        of 15 runs, and `gemm_rate`, the larger of the two.
+    It is the larger of a square product's and of one of the encoder's shape, each the median of 15 runs.
     """
     weight = next(item.weight for item in model.chunk_encoder.modules() if isinstance(item, nn.Linear))
     width = model.config.encoder_config.hidden_size
@@ -33,7 +26,7 @@ def gemm_rates(model: E2LLMForConditionalGeneration) -> dict[str, float]:
         b = torch.randn(outputs, inputs, device=weight.device, dtype=weight.dtype)
         seconds = median_seconds(partial(nn.functional.linear, a, b), weight.device, repeats=15)
         rates.append(2 * rows * inputs * outputs / seconds)
-    return {"gemm_rate_square": rates[0], "gemm_rate_encoder": rates[1], "gemm_rate": max(rates)}
+    return max(rates)
 
 
 def reading_operations(model: E2LLMForConditionalGeneration, lengths: Sequence[int]) -> int:

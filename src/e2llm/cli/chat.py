@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.ask import (
-    DEVICE_HELP,
-    FILES_HELP,
-    MODEL_HELP,
-    STORE_HELP,
-    load_engine,
-    open_context,
-    print_piece,
-    read_documents,
-    read_source,
-)
-from e2llm.cli.dial import FinestRateOption, RateOption, keep_as_saved, take_rate
+from e2llm.cli.ask import print_piece
+from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
+from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
 from e2llm.cli.read import refuse_other_file
 
 if TYPE_CHECKING:
@@ -36,25 +27,15 @@ def chat(
         Path | None,
         typer.Option(help="Go on with the session in this file, and save it there after each turn."),
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
-    soft_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
-    ] = None,
-    rate: RateOption = None,
-    finest_rate: FinestRateOption = None,
+    model: Model = "smol",
+    soft_tokens: SoftTokens = None,
+    rate: RateText = None,
     expand: Annotated[
-        int, typer.Option(min=0, help="Give the raw text of so many chunks that the question points at.")
+        int, typer.Option(min=0, help="Give the raw text of the N chunks that the question points at.")
     ] = 2,
-    max_history_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tokens of turns kept as text; older ones become chunks. A quarter of the window."
-        ),
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
-    store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
-    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each answer as a line of JSON.")] = False,
+    store: Store = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Talk about files, or just talk; each line on standard input is a turn.
 
@@ -72,18 +53,16 @@ def chat(
         "expand": expand,
         "soft_tokens": soft_tokens,
         "rate": take_rate(rate),
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": 128,
     }
     source = read_source(files) if files else []
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
     if session is not None and session.is_file() and not is_tensor_file(session):
         raise E2LLMError(f"{session} is no saved session; name one, or a file that is not there yet")
-    engine = load_engine(model, device, store, finest_rate)
+    engine = load_engine(model, device, store)
     if session is not None and session.is_file():
         keep_as_saved(engine, session)
-        if max_history_tokens is not None:
-            raise typer.BadParameter("a saved session keeps its --max-history-tokens; leave it out")
         talk = ChatSession.load(session, engine, **options)
         if isinstance(source, Path):
             raise typer.BadParameter("a saved session and a saved context exclude each other")
@@ -92,8 +71,8 @@ def chat(
         if fresh:
             talk.add(fresh)
     else:
-        context = open_context(engine, source, finest_rate=finest_rate) if source else None
-        talk = ChatSession(engine, context, max_history_tokens=max_history_tokens, **options)
+        context = open_context(engine, source) if source else None
+        talk = ChatSession(engine, context, **options)
     converse(talk, session, as_json)
 
 

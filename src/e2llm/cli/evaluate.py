@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP
-from e2llm.cli.lists import parse_lengths, split_names
+from e2llm.cli.options import AsJson, Device, Model, parse_lengths, split_names
 from e2llm.errors import E2LLMError
 
 
@@ -25,7 +24,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", help="Folder; one with a run goes on. Default: runs/eval-TIME."),
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
+    model: Model = "smol",
     limit: Annotated[
         int, typer.Option(min=1, help="Items per task, for generated tasks of each length.")
     ] = 50,
@@ -40,22 +39,13 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Folder with data sets; without it, what is shipped.")
     ] = None,
-    haystack: Annotated[
-        Path | None, typer.Option(help="Folder of texts to hide things in; by default shipped stories.")
-    ] = None,
-    code: Annotated[
-        Path | None, typer.Option(help="Folder of source code for code_completion; by default e2llm's own.")
-    ] = None,
-    chunk_size: Annotated[
-        int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
+    device: Device = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Say what changed from run A to run B, and run nothing."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List tasks and systems, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Have systems answer tasks with one decoder in the same number of positions, and report.
 
@@ -85,14 +75,12 @@ def evaluate(
         seed=seed,
         budget=budget,
         data=data,
-        haystack=haystack,
-        code=code,
         command=shlex.join(["e2llm", *sys.argv[1:]]),
     )
     if output is None:
         typer.echo(f"[writing to {folder}]", err=True)
     try:
-        scores = run(request, folder, Engines(model, device, chunk_size))
+        scores = run(request, folder, Engines(model, device))
     except KeyboardInterrupt:
         typer.echo(
             f"[stopped; what was answered is in {folder}: give the same command with -o {folder} to go on]",

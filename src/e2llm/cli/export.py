@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+from e2llm.cli.options import AsJson
 
 
 def export(
@@ -14,14 +14,13 @@ def export(
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")
     ],
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     merged: Annotated[
         bool,
         typer.Option(
             "--merged", help="The decoder alone, as vLLM loads it; prints how to start vLLM with it."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a model as one self-contained folder: LoRA merged, base weights included.
 
@@ -33,14 +32,9 @@ def export(
     from e2llm.inference.engine import Engine
     from e2llm.modeling.checkpoint_writing import save_decoder
 
-    if dtype not in DTYPES:
-        raise typer.BadParameter(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     check_new(output)
     # LoRA cannot be merged into 4 bits: a decoder that was trained in them is loaded as it was published.
-    options: dict[str, Any] = {"quantization_config": None}
-    if dtype != "auto":
-        options["dtype"] = dtype
-    engine = Engine.from_pretrained(model, device="cpu", **options)
+    engine = Engine.from_pretrained(model, device="cpu", quantization_config=None)
     with appearing(output) as staging:
         if merged:
             save_decoder(engine.model, engine.processor.tokenizer, staging)
@@ -58,7 +52,7 @@ def export(
         return
     typer.echo(f"{output}: {kind}, {num_bytes / 1e6:.1f} MB")
     if merged:
-        typer.echo(told["launch"] or "no chat template: e2llm serve --backend vllm cannot use this decoder")
+        typer.echo(told["launch"] or "no chat template: e2llm serve --url cannot use this decoder")
 
 
 def _launch_line(folder: Path, name: str, engine: Any) -> str | None:

@@ -9,46 +9,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.cli.ask import (
-    DEVICE_HELP,
-    FILES_HELP,
-    MODEL_HELP,
-    STORE_HELP,
-    load_engine,
-    open_context,
-    read_source,
-)
-from e2llm.cli.dial import RateOption, level_name, take_rate
+from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, level_name, take_rate
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
     from e2llm.inference.fidelity import FidelityReport
 
+_NUM_WORST = 3
+
 
 def fidelity(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
-    soft_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
-    ] = None,
-    rate: RateOption = None,
-    chunk: Annotated[
-        list[int] | None, typer.Option(min=0, help="Index of a chunk; may be given several times.")
-    ] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Measure so many chunks, evenly spread.")] = None,
-    worst: Annotated[int, typer.Option(min=0, help="Show so many of the worst chunks.")] = 3,
+    model: Model = "smol",
+    soft_tokens: SoftTokens = None,
+    rate: RateText = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Measure N chunks, evenly spread.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write a picture here.")] = None,
-    store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
-    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how well the decoder can restate each chunk from its soft tokens.
 
     Example:
         e2llm fidelity examples/anne_of_green_gables.txt --sample 100 --png fidelity.png
     """
-    if chunk and sample is not None:
-        raise typer.BadParameter("--chunk and --sample exclude each other")
     if png is not None and png.is_file() and png.suffix.lower() != ".png":
         raise typer.BadParameter(f"{png} exists and is no .png; name another file")
     if png is not None:
@@ -57,9 +42,9 @@ def fidelity(
         check_picture(png)
     wanted_rate = take_rate(rate)
     source = read_source(files)
-    engine = load_engine(model, device, store)
+    engine = load_engine(model, device)
     context = open_context(engine, source)
-    indices = chunk or None
+    indices = None
     if sample is not None and sample < len(context):
         indices = [place * len(context) // sample for place in range(sample)]
     report = engine.fidelity(context, soft_tokens=soft_tokens, rate=wanted_rate, chunks=indices)
@@ -68,7 +53,7 @@ def fidelity(
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
         return
-    show(report, context, worst)
+    show(report, context)
 
 
 def name_sources(sources: list[str]) -> str:
@@ -77,7 +62,7 @@ def name_sources(sources: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} documents"
 
 
-def show(report: "FidelityReport", context: "Context", worst: int) -> None:
+def show(report: "FidelityReport", context: "Context") -> None:
     """Print the strip, the means and the worst chunks."""
     from e2llm.inference.fidelity import SCALE, heat_strip
 
@@ -94,7 +79,7 @@ def show(report: "FidelityReport", context: "Context", worst: int) -> None:
         if values:
             label = name.replace("_", " ")
             typer.echo(f"{label}: {sum(values) / len(values):.0%} in the {len(values):,} chunks with any")
-    for item in report.worst(worst):
+    for item in report.worst(_NUM_WORST):
         words = " ".join(context.chunks[item.chunk].text.split())[:60]
         typer.echo(
             f"  {item.score:.3f}  chunk {item.chunk} of {item.source} [{item.start}:{item.end}] {words}"

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from e2llm.cli.options import AsJson
+
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 # A module that each extra of pyproject.toml brings, and no other package that is needed anyway.
 _EXTRAS = {
@@ -30,7 +32,7 @@ def info(
     model: Annotated[
         str | None, typer.Argument(help="Folder, hub id, or 'smol': describe this model too.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show versions, extras, devices and embedded models, or describe a model.
 

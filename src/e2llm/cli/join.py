@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e2llm.cli.options import AsJson, parse_lengths
+
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
 
@@ -28,7 +30,7 @@ def join(
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="Let a causal encoder see later tokens.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Join an encoder and a decoder by a new adapter, which is not trained yet.
 
@@ -37,7 +39,6 @@ def join(
     Example:
         e2llm join sentence-transformers/all-MiniLM-L6-v2 HuggingFaceTB/SmolLM2-135M-Instruct -o joined/
     """
-    from e2llm.cli.lists import parse_lengths
     from e2llm.cli.output_folder import appearing, check_new, folder_bytes
     from e2llm.errors import E2LLMError
     from e2llm.modeling.model import E2LLMForConditionalGeneration

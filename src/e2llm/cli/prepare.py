@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from e2llm.cli.check import run_check
+from e2llm.cli.options import AsJson, split_settings
 from e2llm.data.prepare import PrepareReport, option_names, prepare_records
 from e2llm.data.registry import DATASETS
 
@@ -34,7 +35,6 @@ def prepare(
     max_per_context: Annotated[
         int | None, typer.Option(min=1, help="Keep at most this many questions of one context.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of generated data sets.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the data set.")
     ] = None,
@@ -54,7 +54,7 @@ def prepare(
         Path | None, typer.Option(help="Folder in which the recipe's relative data paths are looked up.")
     ] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 for warnings, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn a public data set, or your own texts, into a JSONL file of records.
 
@@ -90,11 +90,7 @@ def prepare(
     ]
     if dataset is None or source is None or output is None:
         raise typer.BadParameter(f"{', '.join(missing)} missing; e2llm prepare --list shows the data sets")
-    options = _options(settings or [])
-    if seed is not None:
-        if dataset in DATASETS and "seed" not in option_names(DATASETS[dataset]):
-            raise typer.BadParameter(f"{dataset} draws nothing at random; leave --seed out")
-        options["seed"] = str(seed)
+    options = split_settings(settings)
     with _progress(dataset) as on_record:
         report = prepare_records(dataset, source, output, split, limit, max_per_context, options, on_record)
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else _report_text(report))
@@ -104,16 +100,6 @@ def prepare(
             f"found were {report.num_found}; is the data set whole?",
             err=True,
         )
-
-
-def _options(settings: list[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for setting in settings:
-        name, sign, value = setting.partition("=")
-        if not sign or not name:
-            raise typer.BadParameter(f"--set {setting!r} is not of the form OPTION=VALUE")
-        options[name] = value
-    return options
 
 
 def _catalogue() -> list[dict[str, object]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, MODEL_HELP, STORE_HELP, iter_sources, load_engine, read_documents
-from e2llm.cli.dial import FinestRateOption
+from e2llm.cli.opening import iter_sources, load_engine, read_documents
+from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -20,23 +20,20 @@ def read(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the context here, such as book.e2llm.")
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
-    chunk_size: Annotated[
-        int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
-    ] = None,
-    finest_rate: FinestRateOption = None,
-    store: Annotated[str | None, typer.Option(help=STORE_HELP)] = None,
-    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
-    on_ray: Annotated[
-        bool, typer.Option("--ray", help="Read with many worker processes, on Ray, into the store.")
-    ] = False,
+    model: Model = "smol",
+    chunk_size: ChunkSize = None,
+    finest_rate: FinestRate = None,
+    store: Store = None,
+    device: Device = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="How many; by default one per GPU, or one per 4 cores.")
+        int | None,
+        typer.Option(min=0, help="Fill the store with N processes, on Ray; 0: one per GPU or 4 cores."),
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster, as host:port or auto; by default Ray runs here only.")
+        str | None,
+        typer.Option(help="Ray cluster for --workers, as host:port or auto; default: this machine."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read files once, to be asked later: as a saved context (-o), into a store (--store), or both.
 
@@ -45,26 +42,26 @@ def read(
 
         e2llm ask anne.e2llm "Who is Anne's best friend?"
 
-        e2llm read library/ --store library.store --ray --workers 8
+        e2llm read library/ --store library.store --workers 8
     """
     if output is None and store is None:
         raise typer.BadParameter("say where to keep what is read: -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
     refuse_other_file(output)
-    if on_ray:
+    if workers is not None:
         if store is None:
-            raise typer.BadParameter("--ray fills a store; say which: --store DIR")
+            raise typer.BadParameter("--workers fill a store; say which: --store DIR")
         if device not in (None, "cpu", "cuda"):
             raise typer.BadParameter(
-                f"with --ray, --device is cpu or cuda (a GPU for each worker), not {device}"
+                f"with --workers, --device is cpu or cuda (a GPU for each worker), not {device}"
             )
         if finest_rate is not None:
-            raise typer.BadParameter("--ray reads at the model's finest rate; leave --finest-rate out")
-        read_on_ray(files, output, model, store, workers, ray_address, device, chunk_size, as_json)
+            raise typer.BadParameter("--workers read at the model's finest rate; leave --finest-rate out")
+        read_on_ray(files, output, model, store, workers or None, ray_address, device, chunk_size, as_json)
         return
-    if workers is not None or ray_address is not None:
-        raise typer.BadParameter("--workers and --ray-address belong to --ray; add it")
+    if ray_address is not None:
+        raise typer.BadParameter("--ray-address names a cluster for --workers; add --workers 0 or a number")
     documents = read_documents(files)
     engine = load_engine(model, device, store, finest_rate)
     context = engine.read(documents, chunk_size_chars=chunk_size)

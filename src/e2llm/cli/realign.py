@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from e2llm.cli.ask import MODEL_HELP
+from e2llm.cli.options import MODEL_HELP, AsJson, Settings
 
 
 def realign(
@@ -21,14 +21,9 @@ def realign(
     match_steps: Annotated[
         int, typer.Option(min=0, help="Steps that match the old soft tokens, without the decoder.")
     ] = 300,
-    match_learning_rate: Annotated[float, typer.Option(min=0.0, help="Of these steps.")] = 1e-3,
     steps: Annotated[int, typer.Option(min=1, help="Steps against the decoder.")] = 200,
-    encoder_lora: Annotated[bool, typer.Option(help="Train LoRA deltas of the new encoder, too.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of a recipe, such as train.batch_size=8."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the losses as JSON.")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put another encoder under a model's decoder, which stays as it is, and say how much of it returns.
 
@@ -52,7 +47,7 @@ def realign(
     content = {
         "name": output.name or "realigned",
         "output": str(output),
-        "encoder": {"source": encoder, "mode": "lora" if encoder_lora else "frozen"},
+        "encoder": {"source": encoder, "mode": "frozen"},
         "decoder": {"source": model, "mode": "frozen"},
         "adapter": {
             "kind": config.adapter,
@@ -73,9 +68,7 @@ def realign(
     for setting in settings or []:
         _, keys, value = parse_override(setting, [])
         content = merge(content, with_value(content, keys, value, ".".join(keys)))
-    result = run(
-        validate(content, "realign"), model, match_steps=match_steps, match_learning_rate=match_learning_rate
-    )
+    result = run(validate(content, "realign"), model, match_steps=match_steps)
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(result), "folder": str(result.folder)}, indent=2))
         return

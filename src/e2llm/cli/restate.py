@@ -5,20 +5,18 @@ from typing import Annotated
 
 import typer
 
-from e2llm.cli.ask import DEVICE_HELP, FILES_HELP, MODEL_HELP, load_engine, open_context, read_source
-from e2llm.cli.dial import RateOption, take_rate
+from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, take_rate
 
 
 def restate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
     chunk: Annotated[list[int], typer.Option(min=0, help="Index of a chunk; may be given several times.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
-    soft_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Soft tokens per chunk; by default the model's most.")
-    ] = None,
-    rate: RateOption = None,
-    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    model: Model = "smol",
+    soft_tokens: SoftTokens = None,
+    rate: RateText = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Restate chunks from their soft tokens alone, beside their true text.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e2llm.cli.options import AsJson
+
 if TYPE_CHECKING:
     from e2llm.store.chunk_store import ChunkStore
 
@@ -18,7 +20,6 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS.update({"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40})
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The store's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
 @app.command()
@@ -48,7 +49,6 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove damaged chunks; they are read again when needed.")
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Check every chunk of a store; exit code 1 if any is damaged and stays.
 
@@ -57,13 +57,10 @@ def verify(
     """
     with open_store(folder) as store:
         report = store.verify(repair=repair)
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(report), indent=2))
-    else:
-        typer.echo(
-            f"{report.num_checked:,} chunks checked, {report.num_corrupt:,} damaged, "
-            f"{report.num_removed:,} removed"
-        )
+    typer.echo(
+        f"{report.num_checked:,} chunks checked, {report.num_corrupt:,} damaged, "
+        f"{report.num_removed:,} removed"
+    )
     if report.num_corrupt > report.num_removed:
         from e2llm.errors import E2LLMError
 
@@ -79,7 +76,6 @@ def prune(
     older_than_days: Annotated[
         float | None, typer.Option(min=0, help="Remove what was not used for so long.")
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Remove chunks of a store and give their room back to the disk.
 
@@ -92,9 +88,6 @@ def prune(
     with open_store(folder) as store:
         removed = store.prune(max_bytes=limit, older_than_days=older_than_days)
         left = store.info()
-    if as_json:
-        typer.echo(json.dumps({"removed": removed, **dataclasses.asdict(left)}, indent=2))
-        return
     typer.echo(
         f"removed {removed:,} chunks; {left.num_entries:,} are left, {left.num_bytes / 1e6:,.1f} MB "
         f"({left.file_bytes / 1e6:,.1f} MB on disk)"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e2llm.cli.options import AsJson
+
 if TYPE_CHECKING:
     from e2llm.training.run import TrainResult
     from e2llm.training.schema import Recipe
@@ -33,12 +35,12 @@ def train(
         int | None,
         typer.Option(min=1, help="Learn so many records by heart, as a test: losses go to near zero."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: AsJson = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Train a step with tiny parts, without data or weights; print the memory of the real size.",
+            help="Train a step with tiny parts, without data or weights; print the memory it needs on paper.",
         ),
     ] = False,
 ) -> None:

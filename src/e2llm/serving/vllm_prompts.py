@@ -73,7 +73,7 @@ def require_chat_template(tokenizer: Any) -> None:
             "the decoder's tokenizer has no chat template, which vLLM needs for conversations: use a decoder "
             "made for chat, or give the tokenizer the chat template that the decoder was trained with "
             "(processor.tokenizer.chat_template = ..., then processor.save_pretrained), or decode with "
-            "--backend local"
+            "--url"
         )
 
 

@@ -97,7 +97,7 @@ def find_server(
             "prints how), or name its model with --backend-model to do without asking"
         ) from error
     if response.status_code != 200:
-        hint = "; give --backend-api-key" if response.status_code in (401, 403) else ""
+        hint = "; give its key in $E2LLM_BACKEND_API_KEY" if response.status_code in (401, 403) else ""
         raise E2LLMError(
             f"{place.url}/v1/models answers with status {response.status_code}, expected 200{hint}"
         )

@@ -1,7 +1,7 @@
 import pytest
 import typer
 
-from e2llm.cli.lists import parse_lengths
+from e2llm.cli.options import parse_lengths
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""How commands open what they are asked about: texts, saved contexts, an engine."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from e2llm.errors import E2LLMError
+
+if TYPE_CHECKING:
+    from e2llm.inference.context import Context
+    from e2llm.inference.documents import Document
+    from e2llm.inference.engine import Engine
+
+
+def read_source(paths: list[str]) -> "list[Document] | Path":
+    """The documents that paths name, or the path of a saved context, a damaged one too."""
+    from e2llm.inference.context_file import is_tensor_file
+
+    if len(paths) == 1 and paths[0] != "-" and is_tensor_file(Path(paths[0])):
+        return Path(paths[0])
+    return read_documents(paths)
+
+
+def open_context(engine: "Engine", source: "list[Document] | Path") -> "Context":
+    """Read documents, or load a saved context, whose finest rate the engine takes over."""
+    from e2llm.inference.context import Context
+
+    if isinstance(source, Path):
+        keep_as_saved(engine, source)
+        return Context.load(source, engine)
+    return engine.read(source)
+
+
+def keep_as_saved(engine: "Engine", file: Path) -> None:
+    """Let an engine keep as much as a saved context does, so that it can be loaded."""
+    from e2llm.inference.context_file import saved_finest_rate
+
+    if (rate := saved_finest_rate(file)) is not None:
+        with suppress(E2LLMError):  # of a model without a rate: loading says what is wrong
+            engine.model.set_finest_rate(rate)
+
+
+def read_documents(paths: list[str]) -> "list[Document]":
+    """Read files and folders; `-` is standard input."""
+    return list(iter_sources(paths))
+
+
+def iter_sources(paths: list[str]) -> "Iterator[Document]":
+    """Read files and folders one document after the other; `-` is standard input.
+
+    Raises:
+        E2LLMError: If a file is a saved context, whose bytes would be told as those of some binary file.
+    """
+    from e2llm.inference.context_file import is_context_file
+    from e2llm.inference.documents import iter_documents, read_stream
+    from e2llm.inference.folders import list_folder
+
+    for path in paths:
+        if path == "-":
+            yield read_stream(sys.stdin.buffer, "standard input")
+        elif is_context_file(Path(path)):
+            raise E2LLMError(f"{path} is a saved context, not a text; give it alone, or the texts it holds")
+        else:
+            yield from iter_documents([path])
+            if os.path.isdir(path) and sys.stderr.isatty():
+                typer.echo(f"{path}: {list_folder(Path(path))}", err=True)
+
+
+def load_engine(
+    model: str, device: str | None, store: str | None = None, finest_rate: int | None = None
+) -> "Engine":
+    """Load an engine, with a store if its folder is given."""
+    from e2llm.inference.engine import Engine
+    from e2llm.store.chunk_store import ChunkStore
+
+    kept = None if store is None else ChunkStore(store)
+    return Engine.from_pretrained(model, device=device, store=kept, finest_rate=finest_rate)

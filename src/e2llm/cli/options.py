@@ -1,0 +1,99 @@
+"""Options that many commands share, and how their values are read."""
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from e2llm.modeling.rates import Rate
+
+MODEL_HELP = "Folder, hub id, or 'smol', the embedded model."
+FILES_HELP = "Files or folders ('-' reads stdin), or one saved context"
+
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
+Store = Annotated[
+    str | None, typer.Option(help="Folder that keeps encoded chunks, so that none is read twice.")
+]
+SoftTokens = Annotated[
+    int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
+]
+RateText = Annotated[
+    str | None,
+    typer.Option(
+        "--rate", metavar="N|one", help="Encoder tokens per soft token (2, 4, 8, ...), or one per chunk."
+    ),
+]
+FinestRate = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep one state per N encoder tokens: smaller, but no finer rate later.",
+    ),
+]
+ChunkSize = Annotated[
+    int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
+]
+NewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_LENGTH = re.compile(r"(\d+(?:_\d+)*)([kKmM]?)")
+_UNITS = {"": 1, "k": 2**10, "m": 2**20}
+
+
+def take_rate(text: str | None) -> "Rate | None":
+    """Return the rate that an option gives.
+
+    Raises:
+        E2LLMError: If it is not a rate.
+    """
+    from e2llm.modeling.rates import parse_rate
+
+    return None if text is None else parse_rate(text)
+
+
+def level_name(soft_tokens: int, rate: "Rate | None") -> str:
+    """Return such as `4 soft token(s)` or `rate 8`."""
+    return f"{soft_tokens} soft token(s)" if rate is None else f"rate {rate}"
+
+
+def split_settings(settings: list[str] | None) -> dict[str, str]:
+    """Return `KEY=VALUE` strings as a dictionary.
+
+    Raises:
+        typer.BadParameter: If one has another form.
+    """
+    pairs = [setting.partition("=") for setting in settings or []]
+    for name, sign, value in pairs:
+        if not name or not sign:
+            raise typer.BadParameter(f"--set {name + sign + value!r} is not of the form KEY=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names between commas, without spaces around them and without empty ones."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_lengths(text: str, option: str, least: int = 1) -> list[int]:
+    """Return the whole numbers between commas, each once; K is 1,024 and M 1,048,576.
+
+    Args:
+        text: The value received.
+        option: Its option, which an error names.
+        least: The smallest number that is allowed.
+
+    Raises:
+        typer.BadParameter: If an item is not a number or is too small.
+    """
+    found = [_LENGTH.fullmatch(item) for item in split_names(text)]
+    lengths = [int(match[1]) * _UNITS[match[2].lower()] for match in found if match]
+    if not lengths or None in found or min(lengths) < least:
+        raise typer.BadParameter(
+            f"{option} takes whole numbers of {least:,} or more such as 4096,128K,1M; got {text!r}"
+        )
+    return list(dict.fromkeys(lengths))
