@@ -50,7 +50,9 @@ def test_full_context_is_the_same_decoder_on_plain_tokens(engine, comparison):
 
 def test_a_short_text_is_whole_in_both(engine):
     documents = [Document("one", "A key."), Document("two", "A stone.")]
-    comparison = compare_with_full_context(engine, documents, QUESTION, soft_tokens=2, max_new_tokens=3)
+    comparison = compare_with_full_context(
+        engine, documents, QUESTION, soft_tokens=2, expand=0, max_new_tokens=3
+    )
     assert comparison.full_context.context_fraction == comparison.e2llm.context_fraction == 1.0
     assert comparison.full_context.context_tokens == engine.count_tokens("A key.\n\nA stone.")
     assert comparison.e2llm.answer.usage.soft_tokens == 4
