@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 
 .PHONY: demo
 demo: $(READY)  ## Ask a whole book a question, beside the full-context way
-	$(BIN)/e2llm ask $(BOOK) "Who is Anne's best friend?" --compare
+	$(BIN)/e2llm ask $(BOOK) "Where does Anne live?" --expand 5 --compare
 
 .PHONY: test
 test: $(READY)  ## Run all tests

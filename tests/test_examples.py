@@ -11,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # Arguments that make an example short, and words that it must print.
 RUNS = {
-    "ask_a_book.py": (["{book}"], ["read 2", "Who is Anne's best friend?"]),
+    "ask_a_book.py": (["{book}"], ["read 1,", "Who is Anne's best friend?"]),
     "long_dialogue.py": (["--dialogues", "1", "--turns", "4"], []),
     "train_on_your_records.py": (["--steps", "2", "--output", "{folder}/run"], ["2 steps"]),
     "add_an_adapter.py": ([], ["parameters to train", "soft tokens of"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from e2llm import ChunkStore
 from e2llm.cli.main import entry_point
@@ -15,6 +16,7 @@ from e2llm.inference.documents import Document, iter_documents
 from e2llm.scale.chunk_worker import ChunkWorker, WorkerSettings, load_reader
 from e2llm.scale.corpus_reading import choose_place, put_blocks, read_corpus, run_workers
 from e2llm.scale.ray_session import WorkerPlan
+from e2llm.store.entry import decode_entry
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra ray")
 
@@ -46,6 +48,15 @@ def dies_once(flag):
     return DyingWorker
 
 
+def assert_same_states(found, expected):
+    """Workers read chunks in other passes than one process, so that states are equal up to rounding."""
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        torch.testing.assert_close(
+            decode_entry(key, value), decode_entry(key, expected[key]), atol=1e-5, rtol=1e-5
+        )
+
+
 @pytest.mark.slow
 def test_a_store_filled_by_workers_of_which_one_is_killed_equals_that_of_one_process(
     ray_here, model_folder, corpus, read_alone, entries, tmp_path
@@ -63,7 +74,7 @@ def test_a_store_filled_by_workers_of_which_one_is_killed_equals_that_of_one_pro
             progress=False,
         )
     assert (tmp_path / "killed").exists()
-    assert entries(tmp_path / "store") == entries(alone)
+    assert_same_states(entries(tmp_path / "store"), entries(alone))
     assert (report.documents, report.chunks, report.workers) == (3, num_chunks, 2)
     assert report.distinct_chunks == report.read == len(entries(alone))
     assert [item.name for item in (tmp_path / "store" / "shards").iterdir()] == ["lock.sqlite"]
@@ -84,7 +95,7 @@ def test_the_command_goes_on_where_a_killed_run_ended_and_saves_the_context(
     assert (facts["already_there"], facts["read"]) == (20, len(entries(alone)) - 20)
     assert (facts["chunks"], facts["workers"]) == (num_chunks, 1)
     assert facts["bytes"] == (tmp_path / "books.e2llm").stat().st_size
-    assert entries(tmp_path) == entries(alone)
+    assert_same_states(entries(tmp_path), entries(alone))
 
 
 def test_an_error_of_a_worker_is_told_and_the_other_batches_are_read(ray_here, tmp_path):

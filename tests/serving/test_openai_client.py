@@ -48,7 +48,7 @@ def test_a_chat_without_a_context_is_answered_as_by_the_engine(llm, served):
 @pytest.mark.parametrize("options", [{"soft_tokens": 2}, {"expand": 2}, {"expand": [0, 3], "soft_tokens": 1}])
 def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, context_id, options):
     engine = served.state.engine
-    expected = engine.ask(engine.read(TEXT * 3), QUESTION, max_new_tokens=12, **options)
+    expected = engine.ask(engine.read(TEXT * 3), QUESTION, max_new_tokens=12, **{"expand": 0, **options})
     extra = {"context_ids": [context_id], "return_expanded": True, **options}
     answer = chat(llm, extra=extra)
     assert answer.choices[0].message.content == expected.text

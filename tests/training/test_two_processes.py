@@ -58,7 +58,13 @@ def test_two_processes_train_as_one_of_the_same_batch(recipe_of, tmp_path, paral
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
             "-m", "e2llm", "train", str(tmp_path / "two.yaml"),
         ],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "src"),
+            "OMP_NUM_THREADS": "1",
+            # DeepSpeed compiles here: a build killed in a shared folder leaves a lock that all others wait for.
+            "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled"),
+        },
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
             it on the decoder's token embeddings; at another scale early training stalls (chosen here).
         chunk_token_id: Id of the placeholder token, below the decoder's number of embedding rows.
         encoder_batch_tokens: Tokens, padding included, that one pass of the encoder reads at most. Larger
-            passes are no faster on a CPU (docs/results.md); raise it on a GPU.
+            passes are no faster on a CPU (docs/log/2026-11-23.md); raise it on a GPU.
     """
 
     model_type = "e2llm"
