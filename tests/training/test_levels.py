@@ -320,3 +320,20 @@ def test_packed_rows_are_sped_up_on_a_cpu(pooling, packs):
     trainer = prepare(pooling(train={"packing": packs, "steps": 1}))
     is_fast = trainer.model.language_model.config._attn_implementation == PACKED_ATTENTION
     assert is_fast == trainer.data_collator.one_row == packs
+
+
+def test_the_default_rate_is_the_one_with_the_lowest_held_out_loss(pooling):
+    held_out = {"data": {**pooling().data.model_dump(), "validation_fraction": 0.5}, "train": {"steps": 2}}
+    result = train(pooling(**held_out))
+    config = E2LLMForConditionalGeneration.from_pretrained(result.folder).config
+    losses = result.losses_of_rates
+    assert list(losses) == ["1", "2", "4", "one"]
+    assert len(set(losses.values())) == 4
+    assert str(config.default_rate) == min(losses, key=losses.get)
+
+
+def test_a_default_rate_of_the_recipe_stays(pooling):
+    held_out = {"data": {**pooling().data.model_dump(), "validation_fraction": 0.5}, "train": {"steps": 2}}
+    for rate in (1, 4):  # one of them is not the best
+        result = train(pooling(adapter={**POOLING, "default_rate": rate}, output=f"fixed-{rate}", **held_out))
+        assert E2LLMForConditionalGeneration.from_pretrained(result.folder).config.default_rate == rate

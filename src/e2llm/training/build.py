@@ -110,7 +110,8 @@ def join_parts(
         encoder_kwargs={"dtype": "float32"},
         decoder_kwargs=decoder_options(recipe.decoder),
     )
-    model.config.default_rate = recipe.adapter.default_rate
+    if recipe.adapter.default_rate is not None:
+        model.config.default_rate = recipe.adapter.default_rate
     processor = open_processor(recipe)
     if recipe.adapter.kind == "pooling" and recipe.adapter.start == "ridge":
         say(str(init_adapter(model, processor, start_texts(recipe, processor, sources))))

@@ -104,6 +104,10 @@ class DecoderSection(PartSection):
         return self
 
 
+def _check_given_rate(value: Any) -> Any:
+    return value if value is None else check_rate(value)
+
+
 class AdapterSection(PartSection):
     """The adapter."""
 
@@ -111,8 +115,9 @@ class AdapterSection(PartSection):
     """`pooling` (chosen here), `attention` (paper v2) or `mlp` (paper v1, of the [CLS] state)."""
     finest_rate: int = Field(default=2, ge=1)
     """Encoder tokens per state that the pooling adapter keeps: the finest rate it can be asked for."""
-    default_rate: Annotated[Rate, BeforeValidator(check_rate)] = 4
-    """The rate of the pooling adapter where a question does not say."""
+    default_rate: Annotated[Rate | None, BeforeValidator(_check_given_rate)] = None
+    """The rate of the pooling adapter where a question gives none; by default the one with the lowest
+    held-out loss at the end of training."""
     start: Literal["ridge", "random"] = "ridge"
     """How a new pooling adapter starts: at the ridge solution from states to embeddings, or at random."""
     max_soft_tokens: int = Field(default=8, ge=1)

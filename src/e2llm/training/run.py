@@ -15,6 +15,7 @@ from transformers import TrainerCallback, set_seed
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import parse_rate
 from e2llm.training.arguments import best_metric, resolve_precision, training_arguments
 from e2llm.training.build import build, set_modes
 from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
@@ -43,6 +44,8 @@ class TrainResult(BaseModel, frozen=True, extra="forbid"):
         first_losses: Mean training loss per objective in the first log line.
         last_losses: The same in the last one.
         eval_losses: Held-out losses of the weights that were saved.
+        losses_of_rates: Their held-out token loss at each rate; the default rate is the one with the lowest,
+            unless the recipe gives it.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class TrainResult(BaseModel, frozen=True, extra="forbid"):
     first_losses: dict[str, float]
     last_losses: dict[str, float]
     eval_losses: dict[str, float]
+    losses_of_rates: dict[str, float] = {}
 
 
 def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
@@ -131,17 +135,26 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     final = recipe.folder / FINAL_FOLDER
     state = trainer.state
     taken = state.best_global_step if recipe.train.final == "best" else state.global_step
+    losses = trainer.losses_of_rates()
     result = summarize_log(final, state.log_history, state.global_step, taken)
+    result = result.model_copy(update={"losses_of_rates": losses})
     state_dict = gathered_state_dict(trainer)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.config.trained_on = dict(trainer.level_counts) or None
+        if losses and recipe.adapter.default_rate is None:
+            model.config.default_rate = parse_rate(min(losses, key=losses.__getitem__))
+            say(f"default rate {model.config.default_rate}, by held-out loss: {_listed(losses)}")
         model.save_pretrained(final, state_dict=state_dict)
         trainer.processor.save_pretrained(final)
         relative = result.model_copy(update={"folder": Path(final.name)})
         write_atomically(recipe.folder / RESULT_NAME, (relative.model_dump_json(indent=2) + "\n").encode())
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _listed(losses: dict[str, float]) -> str:
+    return ", ".join(f"{loss:.3f} at {rate}" for rate, loss in losses.items())
 
 
 def evaluation_sets(

@@ -6,6 +6,7 @@ Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run 
 import random
 from array import array
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -103,6 +104,15 @@ class SampleSet(Dataset[Sample]):
         self.levels = LevelDraw(recipe.objectives, recipe.seed) if is_rate else None
         self._wants_teacher = salt == "train" and recipe.objectives.distillation.teacher is not None
         self._start_caches()
+
+    def at_rate(self, rate: Rate) -> "SampleSet":
+        """The same samples with all chunks at one rate."""
+        objectives = self.recipe.objectives.model_copy(
+            update={"rates": [rate], "rate_weights": [], "mixed_fraction": 0.0}
+        )
+        other = copy(self)
+        other.levels = LevelDraw(objectives, self.recipe.seed)
+        return other
 
     def _start_caches(self) -> None:
         self._spans = lru_cache(maxsize=4096)(self._find_spans)

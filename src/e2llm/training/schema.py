@@ -177,9 +177,10 @@ class Recipe(Section):
                 "objectives.distillation.teacher needs decoder.mode: lora, got "
                 f"{self.decoder.mode}: teacher and student share the decoder's own weights"
             )
-        for name, rates in (("rates", self.objectives.rates), ("default_rate", [self.adapter.default_rate])):
-            for rate in rates:
-                check_rate(rate, self.adapter.finest_rate, name)
+        for rate in self.objectives.rates:
+            check_rate(rate, self.adapter.finest_rate, "rates")
+        if self.adapter.default_rate is not None:
+            check_rate(self.adapter.default_rate, self.adapter.finest_rate, "default_rate")
 
     def _check_text(self) -> None:
         """Refuse to train what raw text does not touch."""

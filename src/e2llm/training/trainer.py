@@ -243,20 +243,9 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Mean token loss of each objective on its held-out samples: `eval_{objective}_loss`."""
         started = time.perf_counter()
-        model = self.model
-        model.eval()
         metrics: dict[str, float] = {}
         for name, samples in (eval_dataset or self.eval_dataset).items():
-            total, count = 0.0, 0
-            for batch in self.get_eval_dataloader(samples):
-                inputs = self._prepare_inputs(batch)
-                with self.compute_loss_context_manager(), self.accelerator.autocast():
-                    _, outputs = self.compute_loss(model, inputs, return_outputs=True)
-                losses = self.accelerator.gather(outputs.token_losses.sum()[None])
-                length = torch.tensor([len(outputs.token_losses)], device=losses.device)
-                total += losses.sum().item()
-                count += int(self.accelerator.gather(length).sum())
-            metrics[f"{metric_key_prefix}_{name}_loss"] = total / max(count, 1)
+            metrics[f"{metric_key_prefix}_{name}_loss"] = self._held_out_loss(samples)
         self.log(dict(metrics))
         for name, value in metrics.items():
             self._stop_unless_sound(f"held-out {name.removeprefix(f'{metric_key_prefix}_')}", value)
@@ -264,6 +253,33 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.control: Any = handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.window_started += time.perf_counter() - started  # the training speed is without evaluation
         return metrics
+
+    @torch.no_grad()
+    def losses_of_rates(self) -> dict[str, float]:
+        """Return the held-out token loss with all chunks at one rate, for each rate of the recipe.
+
+        Questions are used where any are held out, else restating. The result is empty without held-out
+        records and for adapters without a rate.
+        """
+        samples = self.eval_dataset.get("reasoning") or self.eval_dataset.get("understanding")
+        if samples is None or samples.levels is None:
+            return {}
+        rates = self.recipe.objectives.rates
+        return {str(rate): self._held_out_loss(samples.at_rate(rate)) for rate in rates}
+
+    def _held_out_loss(self, samples: SampleSet) -> float:
+        """Mean loss of the labelled tokens of all samples, over all processes."""
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in self.get_eval_dataloader(samples):
+            inputs = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                _, outputs = self.compute_loss(self.model, inputs, return_outputs=True)
+            losses = self.accelerator.gather(outputs.token_losses.sum()[None])
+            length = torch.tensor([len(outputs.token_losses)], device=losses.device)
+            total += losses.sum().item()
+            count += int(self.accelerator.gather(length).sum())
+        return total / max(count, 1)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the model as a checkpoint that `from_pretrained` loads; `state_dict` if it is sharded."""
