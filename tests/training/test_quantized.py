@@ -81,13 +81,12 @@ def test_a_checkpoint_remembers_and_can_be_loaded_without(trained, tmp_path):
     assert base_layer(again).weight.is_floating_point()
 
 
-@pytest.mark.parametrize("option", ["--dtype=auto", "--dtype=float32", "--merged"])
-def test_the_export_command_merges_into_weights_in_full(trained, tmp_path, option):
-    assert entry_point(["export", str(trained), str(tmp_path / "out"), option]) == 0
+def test_the_export_command_merges_into_weights_in_full(trained, tmp_path):
+    assert entry_point(["export", str(trained), str(tmp_path / "out"), "--merged"]) == 0
     stored = weights(tmp_path / "out")
     assert not any("lora_" in name or "absmax" in name for name in stored)
     kinds = {tensor.dtype for name, tensor in stored.items() if name.endswith("self_attn.q_proj.weight")}
-    assert kinds == {torch.float32 if option.endswith("float32") else torch.bfloat16}
+    assert kinds == {torch.bfloat16}
 
 
 def test_the_next_stage_goes_on_in_4_bits_from_what_was_stored(recipe, trained):

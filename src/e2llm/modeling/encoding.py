@@ -196,9 +196,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             num_read += item.ids.numel()
             checks = num_read > self.unchecked_encoder_tokens
             pieces.append(self._read_pass(item.ids, item.mask, num_soft_tokens, checks))
-        kept = self._nothing_kept(num_soft_tokens)
-        if passes:
-            kept = join_kept(pieces, [item.rows for item in passes])
+        order = [item.rows for item in passes]
+        # Sharded weights are gathered where they are touched: `_nothing_kept` only where all have no chunk.
+        kept = join_kept(pieces, order) if passes else self._nothing_kept(num_soft_tokens)
         for _ in range(num_missing):
             token = chunk_input_ids.new_zeros((1, 1))
             kept = kept + 0 * self._read_pass(token, torch.ones_like(token), num_soft_tokens, True).sum()
