@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from e2llm.training.build import build, open_processor, set_modes
-from e2llm.training.collator import SampleCollator
-from e2llm.training.fast_lora import speed_up
 from e2llm.training.recipe import load_recipe
-from e2llm.training.samples import Sample, SampleSet
-from e2llm.training.sources import load_sources
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.sample_set import Sample, SampleSet
+from e2llm.training.samples.sources import load_sources
+from e2llm.training.speed.fast_lora import speed_up
 
 RECIPE = Path(__file__).parent / "smol.yaml"
 STAGE = "understanding"

@@ -25,12 +25,12 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.adapters import ADAPTERS, PoolingAdapter
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.collator import SampleCollator
 from e2llm.training.recipe import load_recipe
+from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import train
-from e2llm.training.samples import SampleSet
-from e2llm.training.schema import Recipe
-from e2llm.training.sources import load_sources
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import load_sources
 
 RECIPE = Path(__file__).parent / "ablation.yaml"
 RATES = (1, 2, 4, 8)

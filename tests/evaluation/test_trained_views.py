@@ -7,8 +7,8 @@ from e2llm.evaluation.readings import Readings
 from e2llm.evaluation.systems import Bm25System, ClosedBookSystem, TruncateSystem
 from e2llm.inference.likelihood import likelihood
 from e2llm.records import Record
-from e2llm.training.objectives import ReasoningObjective
-from e2llm.training.text_contexts import TextContexts
+from e2llm.training.recipes.objectives import ReasoningObjective
+from e2llm.training.samples.text_contexts import TextContexts
 from tiny_models import TEXT
 
 SYSTEMS = {"truncate": TruncateSystem, "bm25": Bm25System, "closed_book": ClosedBookSystem}

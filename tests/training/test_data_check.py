@@ -7,13 +7,14 @@ from small_parts import STORY, questions, texts
 
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
-from e2llm.training import data_check, run
+from e2llm.training import run
 from e2llm.training.build import build, open_processor
-from e2llm.training.data_check import open_parts, read_data
-from e2llm.training.positions import Positions
-from e2llm.training.samples import SampleSet
-from e2llm.training.schema import DataFile
-from e2llm.training.sources import Source, load_sources
+from e2llm.training.recipes.schema import DataFile
+from e2llm.training.samples import data_check
+from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.positions import Positions
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import Source, load_sources
 
 BOTH = ["understanding", "reasoning"]
 HELD_OUT = Record("The owl slept until noon and then it read.", "What did it do?", "It read.")

@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
-from e2llm.training import dry_run as dry
+from e2llm.training.planning import dry_run as dry
+from e2llm.training.planning.tiny_parts import beginning, tiny_config
 from e2llm.training.recipe import load_recipe
-from e2llm.training.tiny_parts import beginning, tiny_config
 from tiny_models import DECODERS, ENCODERS
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))

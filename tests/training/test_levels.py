@@ -14,15 +14,15 @@ from e2llm.errors import CheckpointError
 from e2llm.modeling.rates import parse_rate
 from e2llm.records import Record, write_records
 from e2llm.training.build import build, set_modes
-from e2llm.training.collator import SampleCollator
 from e2llm.training.distillation import as_teacher, attach_teacher, divergence, teacher_logits
 from e2llm.training.learning_rates import scheduler
-from e2llm.training.levels import LevelDraw, count_levels
-from e2llm.training.objectives import ObjectivesSection
-from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
+from e2llm.training.recipes.objectives import ObjectivesSection
 from e2llm.training.run import prepare, train
-from e2llm.training.samples import SampleSet
-from e2llm.training.sources import load_sources
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.levels import LevelDraw, count_levels
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import load_sources
+from e2llm.training.speed.packed_attention import NAME as PACKED_ATTENTION
 
 POOLING = {"kind": "pooling", "finest_rate": 1, "start": "random"}
 NUMBERS = [1, 2, 4, 8]  # the default, which is not looked at

@@ -13,7 +13,7 @@ from e2llm.modeling.lora import report_trainable, set_modes
 from e2llm.modeling.model import E2LLMForConditionalGeneration, embedding_scale
 from e2llm.modeling.parts import ensure_embedding_row, load_part
 from e2llm.training import build
-from e2llm.training.dry_run import memory_of
+from e2llm.training.planning.dry_run import memory_of
 from e2llm.training.recipe import validate
 from e2llm.training.run import finish, prepare, train
 

@@ -8,8 +8,8 @@ from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.matching import match, matching_loss, stretch
-from e2llm.training.realign import realign, swap_encoder
+from e2llm.training.realigning.matching import match, matching_loss, stretch
+from e2llm.training.realigning.realign import realign, swap_encoder
 from e2llm.training.run import train
 
 TEXTS = ["The harbour lights went out at nine. " * 4, "Seven boats, and the key under the blue stone. " * 3]

@@ -4,8 +4,8 @@ import pytest
 from pydantic import BaseModel
 
 from e2llm.errors import E2LLMError
-from e2llm.training.reference import BEGIN, END, insert, reference, section_of
-from e2llm.training.schema import Recipe
+from e2llm.training.recipes.reference import BEGIN, END, insert, reference, section_of
+from e2llm.training.recipes.schema import Recipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -29,7 +29,7 @@ def test_the_page_lists_every_key_with_its_meaning():
 
 def test_the_page_is_up_to_date():
     text = DOCUMENT.read_text()
-    assert insert(text) == text, "run: python -m e2llm.training.reference docs/training.md"
+    assert insert(text) == text, "run: python -m e2llm.training.recipes.reference docs/training.md"
 
 
 def test_a_row_says_kind_range_default_and_meaning():

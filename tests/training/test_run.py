@@ -17,10 +17,10 @@ from e2llm.records import Record, write_records
 from e2llm.training.build import open_processor
 from e2llm.training.checkpoints import damage as damage_of
 from e2llm.training.checkpoints import last_checkpoint, load_weights
-from e2llm.training.data_check import read_data
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import changes_since_start, evaluation_sets, train
-from e2llm.training.samples import SampleSet
+from e2llm.training.samples.data_check import read_data
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 

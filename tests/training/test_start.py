@@ -8,10 +8,10 @@ from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.build import build
-from e2llm.training.overfit import overfit_recipe
+from e2llm.training.planning.overfit import overfit_recipe
 from e2llm.training.recipe import load_recipe
+from e2llm.training.recipes.start import holds_nf4
 from e2llm.training.run import train
-from e2llm.training.start import holds_nf4
 
 ADAPTER = {"kind": "mlp", "max_soft_tokens": 1}
 CHUNKING = {"chunk_size_chars": 48, "kind": "code"}

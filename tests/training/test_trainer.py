@@ -9,7 +9,7 @@ from e2llm.errors import E2LLMError
 from e2llm.training import arguments
 from e2llm.training.arguments import training_arguments
 from e2llm.training.run import prepare
-from e2llm.training.samples import OBJECTIVES
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 
 class GradientsOfStep(TrainerCallback):

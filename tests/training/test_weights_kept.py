@@ -6,7 +6,7 @@ from small_parts import assert_same_weights
 from e2llm.errors import E2LLMError
 from e2llm.training import run
 from e2llm.training.run import train
-from e2llm.training.samples import SampleSet
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 

@@ -29,8 +29,8 @@ from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.records import Record
 from e2llm.training.arguments import resolve_precision, training_arguments
 from e2llm.training.build import set_modes
-from e2llm.training.samples import OBJECTIVES, Sample
-from e2llm.training.schema import Recipe
+from e2llm.training.recipes.schema import Recipe
+from e2llm.training.samples.sample_set import OBJECTIVES, Sample
 from e2llm.training.trainer import E2LLMTrainer
 
 WAYS = ("plain", "e2llm")

@@ -10,7 +10,7 @@ from e2llm.data.check import DataCheck, Part
 
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
-    from e2llm.training.schema import Recipe
+    from e2llm.training.recipes.schema import Recipe
 
 
 def run_check(
@@ -69,8 +69,8 @@ def check_by_recipe(
     files: list[Path], validation: list[Path], recipe: Path, data: Path | None
 ) -> dict[str, DataCheck]:
     """Check files with the parts of a recipe, stage by stage."""
-    from e2llm.training.data_check import read_data
     from e2llm.training.recipe import load_recipe
+    from e2llm.training.samples.data_check import read_data
 
     checks: dict[str, DataCheck] = {}
     parts: tuple[E2LLMProcessor, int | None] | None = None
@@ -87,7 +87,7 @@ def check_by_recipe(
 
 def with_files(recipe: "Recipe", files: list[Path], validation: list[Path]) -> "Recipe":
     """A recipe with other data files, which serve understanding and reasoning."""
-    from e2llm.training.schema import DataFile, DataSection
+    from e2llm.training.recipes.schema import DataFile, DataSection
 
     section = DataSection(
         train=[DataFile(path=str(file)) for file in files],
@@ -101,7 +101,7 @@ def parts_of(
 ) -> "tuple[E2LLMProcessor, int | None] | None":
     """The processor and window of a stage: its own, else those of the stage before, else None and a note."""
     from e2llm.training.build import set_chunking
-    from e2llm.training.data_check import open_parts
+    from e2llm.training.samples.data_check import open_parts
 
     try:
         return open_parts(recipe)

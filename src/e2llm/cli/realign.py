@@ -34,7 +34,7 @@ def realign(
     from e2llm.modeling.configuration import E2LLMConfig
     from e2llm.modeling.parts import is_folder_name, resolve_source
     from e2llm.modeling.processor import E2LLMProcessor
-    from e2llm.training.realign import realign as run
+    from e2llm.training.realigning.realign import realign as run
     from e2llm.training.recipe import merge, parse_override, validate, with_value
 
     source = resolve_source(model)

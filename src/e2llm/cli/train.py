@@ -10,8 +10,8 @@ import typer
 from e2llm.cli.options import AsJson
 
 if TYPE_CHECKING:
+    from e2llm.training.recipes.schema import Recipe
     from e2llm.training.run import TrainResult
-    from e2llm.training.schema import Recipe
 
 
 def train(
@@ -97,7 +97,7 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
     """Train on a few records alone; an error unless their losses come near zero."""
     from e2llm.errors import E2LLMError
     from e2llm.training.console import is_first_process
-    from e2llm.training.overfit import NEAR_ZERO, overfit
+    from e2llm.training.planning.overfit import NEAR_ZERO, overfit
 
     result = overfit(recipe, count, steps)
     if is_first_process():
@@ -112,7 +112,7 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
 
 def plan(runs: list["Recipe"], as_json: bool) -> None:
     """Check stages by one tiny step each, and print the memory of their real size."""
-    from e2llm.training.dry_run import dry_run
+    from e2llm.training.planning.dry_run import dry_run
 
     checks = dry_run(runs)
     if as_json:

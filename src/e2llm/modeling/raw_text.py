@@ -1,7 +1,7 @@
 """What a decoder gets of a context as raw text where there is no room for all of it.
 
-Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.text_contexts`) use the same functions,
-so that a decoder is asked with what it was trained on. All counts are decoder tokens.
+Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.samples.text_contexts`) use the same
+functions, so that a decoder is asked with what it was trained on. All counts are decoder tokens.
 """
 
 from collections.abc import Callable, Sequence

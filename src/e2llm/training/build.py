@@ -16,9 +16,9 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.quantization import is_quantized, nf4_config
 from e2llm.modeling.ridge import init_adapter
 from e2llm.training.console import say
-from e2llm.training.part_sections import DecoderSection, EncoderLoraSection, LoraSection
-from e2llm.training.schema import FINAL_FOLDER, Recipe
-from e2llm.training.sources import Source
+from e2llm.training.recipes.parts import DecoderSection, EncoderLoraSection, LoraSection
+from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
+from e2llm.training.samples.sources import Source
 
 START_TEXTS = 300  # chunks that a new pooling adapter's linear start is fitted on
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run that goes on: which is the newest whole one, and its weights."""
+"""Find the newest whole checkpoint of a run to resume from, and load its weights."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def publish(staged: Path, place: Path) -> None:
     write_atomically(staged / FILES_NAME, (json.dumps(listed, indent=2) + "\n").encode())
     for item in [*staged.rglob("*"), staged]:
         sync(item)
-    if place.exists():  # a run that goes on from an older checkpoint comes by here again
+    if place.exists():  # a run that resumed from an older checkpoint saves this one again
         shutil.rmtree(place)
     os.rename(staged, place)
     sync(place.parent)

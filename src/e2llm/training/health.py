@@ -18,7 +18,7 @@ from e2llm.modeling.parts import PART_MODULES
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.process_memory import peak_resident_bytes
 from e2llm.prompts import IGNORE_INDEX
-from e2llm.training.samples import OBJECTIVES
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 _SPARE_BYTES = 50 * 2**20
 _OPTIMIZER_BYTES = 8  # AdamW: two float32 numbers per trained parameter
@@ -103,7 +103,7 @@ def checkpoint_bytes(model: E2LLMForConditionalGeneration) -> int:
 def largest_weight(model: nn.Module) -> float:
     """The largest magnitude among the weights that train, of this process's share where they are shared out.
 
-    It is no number if one of them is none.
+    The result is NaN or infinite if a weight is.
     """
     trained = (item for item in model.parameters() if item.requires_grad)
     local = (item.to_local() if isinstance(item, DTensor) else item for item in trained)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from e2llm.training.part_sections import PartSection
-from e2llm.training.schema import Recipe
+from e2llm.training.recipes.parts import PartSection
+from e2llm.training.recipes.schema import Recipe
 
 _PREFIXES = {"encoder": "chunk_encoder.", "adapter": "adapter.", "decoder": "language_model."}
 

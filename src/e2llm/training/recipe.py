@@ -1,7 +1,7 @@
 """Reading recipes: YAML files, resolved as `defaults < YAML < --set key=value`.
 
-A recipe is one run, or a list of `stages` that each change some keys and start from the stage before. What
-the recipe of a run that starts from a checkpoint leaves out is the checkpoint's (`e2llm.training.start`).
+A recipe is one run, or a list of `stages` that each change some keys and start from the stage before. A run
+that starts from a checkpoint takes from it what the recipe leaves out (`e2llm.training.recipes.start`).
 """
 
 import os
@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from yaml.constructor import ConstructorError
 
 from e2llm.errors import E2LLMError
-from e2llm.training.schema import FINAL_FOLDER, Recipe
-from e2llm.training.start import check_adapter, completed, start_settings
+from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
+from e2llm.training.recipes.start import check_adapter, completed, start_settings
 
 
 def load_recipe(
@@ -126,10 +126,10 @@ def parse_yaml(file: Path) -> dict[str, Any]:
 
 
 def check_stage_names(names: Sequence[str], subject: str) -> None:
-    """Raise unless every stage of several has a name of its own, which becomes its folder."""
+    """Raise unless each of several stages has its own name, which becomes its folder."""
     if len(names) > 1 and (len(set(names)) < len(names) or not all(names)):
         raise E2LLMError(
-            f"{subject}: each of several stages needs a name of its own under 'stage', got {names}"
+            f"{subject}: each of several stages needs its own name under 'stage', got {names}"
         )
 
 

@@ -20,15 +20,15 @@ from e2llm.training.arguments import best_metric, resolve_precision, training_ar
 from e2llm.training.build import build, set_modes
 from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, CurveCallback, say
-from e2llm.training.data_check import open_parts, read_data
 from e2llm.training.distillation import attach_teacher
-from e2llm.training.fast_lora import speed_up
 from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.recipe import load_yaml
-from e2llm.training.samples import SampleSet
-from e2llm.training.schema import FINAL_FOLDER, Recipe
-from e2llm.training.sources import Source, pool_of
+from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
+from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import Source, pool_of
+from e2llm.training.speed.fast_lora import speed_up
 from e2llm.training.trainer import E2LLMTrainer
 from e2llm.version import __version__, git_commit
 

@@ -19,14 +19,14 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.process_memory import HeapTrimmer
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
-from e2llm.training.collator import SampleCollator
 from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
 from e2llm.training.learning_rates import has_own_learning_rates, parameter_groups, scheduler
-from e2llm.training.packed_attention import NAME as PACKED_ATTENTION
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
-from e2llm.training.samples import OBJECTIVES, Sample, SampleSet
-from e2llm.training.schema import Recipe
+from e2llm.training.recipes.schema import Recipe
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.sample_set import OBJECTIVES, Sample, SampleSet
+from e2llm.training.speed.packed_attention import NAME as PACKED_ATTENTION
 
 _REASONING = OBJECTIVES.index("reasoning")
 

@@ -11,10 +11,10 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.rates import encoder_tokens
 from e2llm.records import Record, read_records, write_records
 from e2llm.training.console import only_one_process
+from e2llm.training.recipes.schema import FINAL_FOLDER, DataFile, Recipe
+from e2llm.training.recipes.start import is_checkpoint
 from e2llm.training.run import TrainResult, train
-from e2llm.training.samples import OBJECTIVES
-from e2llm.training.schema import FINAL_FOLDER, DataFile, Recipe
-from e2llm.training.start import is_checkpoint
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 MAX_STEPS = 400
 NEAR_ZERO = 0.1

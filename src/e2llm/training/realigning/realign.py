@@ -1,8 +1,8 @@
 """Another encoder under a decoder that stays as it is: a new adapter, learned in two stretches.
 
 First the new adapter learns to make the soft tokens that the old encoder and adapter make of the same chunks
-(`e2llm.training.matching`); then both objectives train it against the frozen decoder. What the old pair
-scored, and the new one after each stretch, is measured on the same held-out samples.
+(`e2llm.training.realigning.matching`). Then both objectives train it against the frozen decoder. The same
+held-out samples measure the old pair, and the new one after each stretch.
 """
 
 import json
@@ -21,11 +21,11 @@ from e2llm.training.arguments import training_arguments
 from e2llm.training.build import set_chunking, set_modes
 from e2llm.training.checkpoints import STATE_NAME, is_saved, numbered_checkpoints
 from e2llm.training.console import only_one_process, say
-from e2llm.training.data_check import RunData, read_data
-from e2llm.training.matching import match
+from e2llm.training.realigning.matching import match
+from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import evaluation_sets, train
-from e2llm.training.samples import SampleSet
-from e2llm.training.schema import Recipe
+from e2llm.training.samples.data_check import RunData, read_data
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 START_FOLDER = "start"

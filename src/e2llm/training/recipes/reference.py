@@ -1,6 +1,6 @@
 """The keys of a recipe as Markdown tables, from the schema's docstrings.
 
-    python -m e2llm.training.reference docs/training.md
+    python -m e2llm.training.recipes.reference docs/training.md
 
 writes them between the two marks in that file.
 """
@@ -15,10 +15,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from e2llm.files import put_between, write_atomically
-from e2llm.training.schema import Recipe
+from e2llm.training.recipes.schema import Recipe
 
 BEGIN, END = (
-    "<!-- keys: made by python -m e2llm.training.reference docs/training.md -->",
+    "<!-- keys: made by python -m e2llm.training.recipes.reference docs/training.md -->",
     "<!-- end of keys -->",
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, read_numbered
-from e2llm.training.schema import DataFile, ValidationFile
+from e2llm.training.recipes.schema import DataFile, ValidationFile
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import nn
 
-from e2llm.training.packed_attention import use_packed_attention
+from e2llm.training.speed.packed_attention import use_packed_attention
 
 
 class _LoraProduct(torch.autograd.Function):

@@ -15,10 +15,10 @@ from e2llm.modeling.parts import readable_errors, resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.build import existing, open_processor
 from e2llm.training.console import is_first_process, say
-from e2llm.training.positions import Positions
-from e2llm.training.schema import Recipe
-from e2llm.training.sources import Source, hold_out, load_sources
-from e2llm.training.text_contexts import text_budgets
+from e2llm.training.recipes.schema import Recipe
+from e2llm.training.samples.positions import Positions
+from e2llm.training.samples.sources import Source, hold_out, load_sources
+from e2llm.training.samples.text_contexts import text_budgets
 
 REPORT_FILE = "data.json"
 
@@ -92,7 +92,7 @@ class RunData:
 
 
 def read_data(recipe: Recipe) -> RunData:
-    """Read a run's files; bad lines and training records that stand in validation are findings.
+    """Read a run's files; bad lines and training records that are also in validation are findings.
 
     Raises:
         FileNotFoundError: If a file is missing.

@@ -13,8 +13,8 @@ import torch
 from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
-from e2llm.training.levels import count_levels
-from e2llm.training.samples import Sample
+from e2llm.training.samples.levels import count_levels
+from e2llm.training.samples.sample_set import Sample
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class SampleCollator:
 
     Attributes:
         processor: Pads decoder inputs and tokenizes chunks.
-        packs: Put several samples into a row where they fit beside the batch's longest, in the place of
+        packs: Put several samples into a row where they fit beside the batch's longest, instead of
             padding; `position_ids` that start again at 0 keep them apart.
         one_row: Pack all samples of a batch into a single row, for attention that reads each by itself
-            (`e2llm.training.packed_attention`).
+            (`e2llm.training.speed.packed_attention`).
     """
 
     processor: E2LLMProcessor

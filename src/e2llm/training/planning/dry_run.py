@@ -21,9 +21,9 @@ from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import encoder_build_kwargs
 from e2llm.training.build import set_modes
+from e2llm.training.planning.tiny_parts import part_config, shrink
+from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import finish, prepare
-from e2llm.training.schema import Recipe
-from e2llm.training.tiny_parts import part_config, shrink
 from e2llm.training.trainer import E2LLMTrainer
 
 # Of the largest logit. With 4 bits on a CPU, bitsandbytes multiplies evaluated weights by another kernel.

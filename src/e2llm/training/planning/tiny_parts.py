@@ -24,7 +24,7 @@ from transformers import (
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.parts import quiet_loading, reject_remote_code, resolve_source
 from e2llm.records import Record, read_records, write_records
-from e2llm.training.schema import FINAL_FOLDER, Recipe, ValidationFile
+from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe, ValidationFile
 
 NUM_RECORDS = 12
 MAX_CONTEXT_CHARS = 3000

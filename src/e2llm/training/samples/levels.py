@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 
 from e2llm.modeling.rates import TEXT_LEVEL, Rate
-from e2llm.training.objectives import ObjectivesSection
+from e2llm.training.recipes.objectives import ObjectivesSection
 
 MIXED_TEXT_FRACTION = 0.25  # of the chunks of a mixed sample: they are raw text
 MOST_RAW = 2  # chunks of a mixed sample where the dial is the number of soft tokens

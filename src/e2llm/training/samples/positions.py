@@ -9,9 +9,9 @@ from e2llm.modeling.rates import encoder_tokens
 from e2llm.modeling.raw_text import lay_out_raw
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
-from e2llm.training.levels import MOST_RAW
-from e2llm.training.samples import texts_of
-from e2llm.training.schema import Recipe
+from e2llm.training.recipes.schema import Recipe
+from e2llm.training.samples.levels import MOST_RAW
+from e2llm.training.samples.sample_set import texts_of
 
 _SLACK = 8  # tokens that a text may have more than characters, and a joined text more than its pieces
 _GROWTH = 35  # by which a normalizer may lengthen a character beyond ASCII: U+FDFA becomes 18 of two bytes

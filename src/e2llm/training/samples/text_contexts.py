@@ -14,7 +14,7 @@ from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.raw_text import Passages, RawText, best_passages, head_and_tail, lay_out_raw
 from e2llm.records import Record
-from e2llm.training.objectives import ReasoningObjective, View
+from e2llm.training.recipes.objectives import ReasoningObjective, View
 
 
 def text_budgets(settings: ReasoningObjective, window: int | None) -> list[int | None]:
@@ -102,7 +102,7 @@ class TextContexts:
         return lay_out_raw(self.processor, given.text, record.prompt, record.answer)
 
     def _view(self, record: Record, view: str, room: int | None) -> RawText:
-        """What a view gives of a record's context in so many tokens."""
+        """What a view gives of a record's context within a number of tokens."""
         text = record.context
         if view == "closed_book":
             return RawText("")

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from e2llm.chunking import CHUNKERS
 from e2llm.modeling.rates import check_rate
-from e2llm.training.objectives import KEYS_OF_NUMBERS, KEYS_OF_RATES, ObjectivesSection, Purpose
-from e2llm.training.part_sections import AdapterSection, DecoderSection, EncoderSection, Section
+from e2llm.training.recipes.objectives import KEYS_OF_NUMBERS, KEYS_OF_RATES, ObjectivesSection, Purpose
+from e2llm.training.recipes.parts import AdapterSection, DecoderSection, EncoderSection, Section
 
 FINAL_FOLDER = "final"
 

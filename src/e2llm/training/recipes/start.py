@@ -11,7 +11,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.parts import first_line, is_folder_name, readable_errors, resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.console import say
-from e2llm.training.schema import FINAL_FOLDER, Recipe
+from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
 
 _ADAPTER_ATTRIBUTES = {
     "kind": "adapter",

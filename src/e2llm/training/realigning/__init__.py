@@ -1,0 +1,1 @@
+"""Another encoder under a trained decoder."""
