@@ -128,9 +128,7 @@ def parse_yaml(file: Path) -> dict[str, Any]:
 def check_stage_names(names: Sequence[str], subject: str) -> None:
     """Raise unless each of several stages has its own name, which becomes its folder."""
     if len(names) > 1 and (len(set(names)) < len(names) or not all(names)):
-        raise E2LLMError(
-            f"{subject}: each of several stages needs its own name under 'stage', got {names}"
-        )
+        raise E2LLMError(f"{subject}: each of several stages needs its own name under 'stage', got {names}")
 
 
 def validate(content: dict[str, Any], subject: str, stages: Sequence[Recipe] = ()) -> Recipe:

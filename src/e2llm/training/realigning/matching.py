@@ -76,7 +76,7 @@ def match(
         The mean loss of the last tenth of the steps.
 
     Raises:
-        E2LLMError: If a loss is no number, or there is no text.
+        E2LLMError: If a loss is NaN or infinite, or there is no text.
     """
     if not texts:
         raise E2LLMError("there is no text to match soft tokens on; give records with --records")
@@ -101,7 +101,7 @@ def match(
         loss = matching_loss(torch.cat(made), torch.cat(aligned).to(made[0].device))
         if not torch.isfinite(loss):
             raise E2LLMError(
-                f"the matching loss is {loss.item()} at step {step}; lower --match-learning-rate"
+                f"the matching loss is {loss.item()} at step {step} of {steps}; use fewer --match-steps"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trained, 1.0)

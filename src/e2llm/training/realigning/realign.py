@@ -6,6 +6,7 @@ held-out samples measure the old pair, and the new one after each stretch.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,9 +115,7 @@ def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGener
     new.config.default_rate, new.config.trained_on = old.config.default_rate, old.config.trained_on
 
 
-def realign(
-    recipe: Recipe, model: str, *, match_steps: int = 300, match_learning_rate: float = 1e-3
-) -> RealignResult:
+def realign(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignResult:
     """Put another encoder under a trained model's decoder.
 
     Args:
@@ -124,7 +123,6 @@ def realign(
             are those of the stretch against the decoder. Writes to `recipe.folder`.
         model: The trained model: folder, hub id or embedded name.
         match_steps: Steps of matching, 64 chunks each; 0 for none.
-        match_learning_rate: Of these.
 
     Raises:
         E2LLMError: If the folder holds a run already, the decoder is not frozen, or a part cannot be loaded.
@@ -150,20 +148,7 @@ def realign(
     matched = fresh
     if match_steps:
         texts = list(dict.fromkeys(record.context for source in data.train for record in source.records))
-
-        def report(step: int, loss: float) -> None:
-            if step == 1 or step % 20 == 0 or step == match_steps:
-                say(f"matching {step}/{match_steps}  loss {loss:.4f}")
-
-        match(
-            new,
-            old,
-            texts,
-            steps=match_steps,
-            learning_rate=match_learning_rate,
-            seed=recipe.seed,
-            on_step=report,
-        )
+        match(new, old, texts, steps=match_steps, seed=recipe.seed, on_step=_say_now_and_then(match_steps))
         matched = held_out_losses(new, recipe, data)
         say(f"held out, after matching: {_line(matched)}")
     start = recipe.folder / START_FOLDER
@@ -182,6 +167,14 @@ def realign(
     content = {**asdict(outcome), "folder": str(result.folder)}
     write_atomically(recipe.folder / RESULT_FILE, (json.dumps(content, indent=2) + "\n").encode())
     return outcome
+
+
+def _say_now_and_then(steps: int) -> Callable[[int, float], None]:
+    def report(step: int, loss: float) -> None:
+        if step == 1 or step % 20 == 0 or step == steps:
+            say(f"matching {step}/{steps}  loss {loss:.4f}")
+
+    return report
 
 
 def held_out_losses(pair: Pair, recipe: Recipe, data: RunData) -> Losses:
