@@ -56,6 +56,14 @@ class Content:
         """Name of each chunk's document."""
         return [self.documents[owner].name for owner in self.owners]
 
+    def check_chunk(self, index: int) -> int:
+        """Return the index of a chunk; raises `E2LLMError` if there is no chunk of that index."""
+        if type(index) is not int or not 0 <= index < len(self.chunks):
+            raise E2LLMError(
+                f"chunk {index!r} does not exist; the context has chunks 0 to {len(self.chunks) - 1}"
+            )
+        return index
+
     @cached_property
     def bm25(self) -> Bm25Index:
         """The chunks as passages to be ranked."""

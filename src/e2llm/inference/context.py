@@ -193,11 +193,7 @@ class Context:
         """
         with self._editing:
             content = self.content
-            if type(index) is not int or not 0 <= index < len(content.chunks):
-                raise E2LLMError(
-                    f"chunk {index!r} does not exist; the context has chunks 0 to {len(content.chunks) - 1}"
-                )
-            chunk = content.chunks[index]
+            chunk = content.chunks[content.check_chunk(index)]
             return self.edit(content.owners[index], chunk.start, chunk.end, text)
 
     def delete(self, index: int) -> int:

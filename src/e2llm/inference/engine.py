@@ -13,7 +13,7 @@ from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.documents import Document, documents_of
-from e2llm.inference.fidelity import FidelityReport
+from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.layout import ContextLayout, LaidOut
 from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
@@ -21,7 +21,6 @@ from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.restating import Restater
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
@@ -59,8 +58,7 @@ class Engine:
         self.reader = ChunkReader(model, processor) if reader is None else reader
         self._tokenizing = self.reader.lock
         self.dial = Dial(model)
-        self._layout = ContextLayout(self.reader, self.dial, self._fidelity_at)
-        self._restater = Restater(self.reader)
+        self._layout = ContextLayout(self.reader, self.dial)
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
                 f"the processor's placeholder has id {processor.chunk_token_id}, the model's "
@@ -177,7 +175,7 @@ class Engine:
             question: The instruction.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
             options: The fields of `AskOptions` (`rate`, `soft_tokens`, `expand`, `expand_tokens`, `select`,
-                `raw_below`, `overflow`, `window`, `max_new_tokens`), which describes them; `history`,
+                `overflow`, `window`, `max_new_tokens`), which describes them; `history`,
                 earlier questions with their answers, oldest first; and arguments of transformers' `generate`
                 (`num_beams`, `do_sample`, ...), by default greedy.
 
@@ -202,14 +200,7 @@ class Engine:
         request = AskRequest.take(question, options)
         laid = self.lay_out(context, request)
         check_options(self.model, options, wants_pieces=True)
-        return generate_pieces(
-            self.model,
-            laid.sample.input_ids,
-            laid.soft_tokens,
-            self._decode,
-            max_new_tokens=request.max_new_tokens,
-            **options,
-        )
+        return generate_pieces(laid, self._decode, max_new_tokens=request.max_new_tokens, **options)
 
     def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
         """Choose what stands in the window, and lay it out for whoever decodes; `ask` answers from the same.
@@ -317,13 +308,13 @@ class Engine:
         """
         content = self._layout.content_of(context)
         counts = self._level(content, soft_tokens, rate).counts
-        indices = [self._layout.check_chunk(content, index) for index in chunks]
-        return [self._restater.restate(content, index, counts[index]) for index in indices]
+        indices = [content.check_chunk(index) for index in chunks]
+        return [restate(self.reader, content, index, counts[index]) for index in indices]
 
     def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
         """The position of the dial that was asked for, or the default one."""
         self.dial.check(soft_tokens, rate)
-        level = self.dial.default_level(content.read.num_tokens.tolist(), soft_tokens, rate)
+        level = self.dial.levels(content.read.num_tokens.tolist(), soft_tokens, rate)[0]
         self.dial.note_on([] if level.rate is None else [level.rate])
         return level
 
@@ -354,11 +345,8 @@ class Engine:
         """
         content = self._layout.content_of(context)
         level = self._level(content, soft_tokens, rate)
-        indices = chunks if chunks is None else [self._layout.check_chunk(content, index) for index in chunks]
-        return self._restater.fidelity(content, indices, level, progress)
-
-    def _fidelity_at(self, context: Context, level: Level) -> FidelityReport:
-        return self._restater.fidelity(self._layout.content_of(context), None, level, None)
+        indices = chunks if chunks is None else [content.check_chunk(index) for index in chunks]
+        return measure_fidelity(self.reader, content, level, indices, progress=progress)
 
     def _decode(self, ids: list[int]) -> str:
         with self._tokenizing:

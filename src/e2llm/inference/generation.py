@@ -15,9 +15,6 @@ from e2llm.inference.layout import LaidOut, answer_of
 from e2llm.inference.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
-# Arguments of transformers' generate that would change what comes back.
-_ONE_ANSWER_ONLY = ("num_return_sequences", "return_dict_in_generate")
-
 
 def check_options(
     model: E2LLMForConditionalGeneration, options: dict[str, Any], *, wants_pieces: bool
@@ -28,9 +25,9 @@ def check_options(
         E2LLMError: For several return sequences, a dictionary, or pieces of a beam search.
     """
     settings = options.get("generation_config") or model.generation_config
-    for name in _ONE_ANSWER_ONLY:
+    for name, most in (("num_return_sequences", 1), ("return_dict_in_generate", 0)):
         value = options.get(name, getattr(settings, name, None))
-        if value is not None and int(value) > (1 if name == "num_return_sequences" else 0):
+        if value is not None and int(value) > most:
             raise E2LLMError(f"{name}={value}: the engine returns one answer; use model.generate for more")
     if wants_pieces and options.get("streamer") is not None:
         raise E2LLMError("streamer= and pieces exclude each other; give one of them")
@@ -108,28 +105,23 @@ def generate_answer(
     return answer_of(text, laid, Timing(read_seconds, first, time.perf_counter() - started), len(ids))
 
 
-def generate_pieces(
-    model: E2LLMForConditionalGeneration,
-    input_ids: list[int],
-    soft_tokens: torch.Tensor | None,
-    decode: Callable[[list[int]], str],
-    **options: Any,
-) -> Iterator[str]:
+def generate_pieces(laid: LaidOut, decode: Callable[[list[int]], str], **options: Any) -> Iterator[str]:
     """Pieces of the answer as they come; closing the iterator stops the work at the next token.
 
-    Arguments are those of `generate_ids`, and `decode`, from ids to text.
+    Args:
+        laid: What the decoder gets.
+        decode: From ids to text.
+        options: See `generate_ids`.
     """
     pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     stop = StopEvent()
     failure: list[BaseException] = []
     criteria = StoppingCriteriaList([*(options.pop("stopping_criteria", None) or []), stop])
-    streamer = PieceStreamer(decode, pieces.put)
+    options |= {"streamer": PieceStreamer(decode, pieces.put), "stopping_criteria": criteria}
 
     def work() -> None:
         try:
-            generate_ids(
-                model, input_ids, soft_tokens, streamer=streamer, stopping_criteria=criteria, **options
-            )
+            generate_ids(laid.model, laid.sample.input_ids, laid.soft_tokens, **options)
         except BaseException as error:
             failure.append(error)
         finally:
