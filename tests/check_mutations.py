@@ -108,15 +108,15 @@ MUTATIONS = [
     Mutation(
         "read_content: what was known is read again under another text's row",
         "inference/content.py",
-        "result.put(targets, read, origins)",
-        "result.put(targets, read, sorted(origins))",
+        "[places[text] for text in texts]",
+        "sorted(places[text] for text in texts)",
         "tests/inference/test_context.py",
     ),
     Mutation(
         "choose_expanded: the least relevant chunks first",
         "inference/planning.py",
-        "ranking = sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
-        "ranking = sorted(range(len(scores)), key=lambda index: (scores[index], index))",
+        "sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
+        "sorted(range(len(scores)), key=lambda index: (scores[index], index))",
         "tests/inference/test_planning.py",
     ),
     Mutation(

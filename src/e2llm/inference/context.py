@@ -18,13 +18,11 @@ from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.store.chunk_store import ChunkStore
 
 
-class Binder(Protocol):
+class Reading(Protocol):
     """What loading a context needs of an engine."""
 
     reader: ChunkReader
-
-    def bind(self, content: Content, splitting: Splitting, read_seconds: float) -> "Context":
-        """Make a context of content that the engine's model has read."""
+    store: ChunkStore | None
 
 
 class Context:
@@ -75,7 +73,7 @@ class Context:
         return cls(Content((), [], [], [], 0, ReadChunks.nothing()), Splitting(1, 0, "prose"))
 
     @classmethod
-    def load(cls, path: str | PathLike[str], engine: Binder) -> "Context":
+    def load(cls, path: str | PathLike[str], engine: Reading) -> "Context":
         """Load a saved context; it is then used with this engine.
 
         Raises:
@@ -85,10 +83,17 @@ class Context:
         return cls.load_with_extra(path, engine)[0]
 
     @classmethod
-    def load_with_extra(cls, path: str | PathLike[str], engine: Binder) -> "tuple[Context, dict[str, Any]]":
+    def load_with_extra(cls, path: str | PathLike[str], engine: Reading) -> "tuple[Context, dict[str, Any]]":
         """Load a saved context and what was saved beside it."""
         saved = load_context(Path(fspath(path)), engine.reader)
-        return engine.bind(saved.content, saved.splitting, saved.read_seconds), saved.extra
+        context = cls(
+            saved.content,
+            saved.splitting,
+            engine.reader,
+            read_seconds=saved.read_seconds,
+            store=engine.store,
+        )
+        return context, saved.extra
 
     def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
         """Save as one safetensors file, whole or not at all: texts, spans, what was read, model fingerprint.
@@ -162,9 +167,7 @@ class Context:
         Raises:
             E2LLMError: If it has no text, or this context was not read.
         """
-        if not isinstance(source, Document):
-            if not isinstance(source, str):
-                raise E2LLMError(f"append takes a text or a Document, got {type(source).__name__}")
+        if isinstance(source, str):
             source = Document(name or f"text {len(self.documents) + 1}", source)
         return self.extend([source])
 
@@ -172,14 +175,14 @@ class Context:
         """Add documents at the end; see `append`."""
         for document in documents:
             if not isinstance(document, Document):
-                raise E2LLMError(f"extend takes Documents, got {type(document).__name__}")
+                raise E2LLMError(f"a context takes texts and Documents, got {type(document).__name__}")
             if not document.text.strip():
                 raise E2LLMError(f"{document.name}: the text to append is empty")
         with self._editing:
             return self._reread([*self.documents, *documents])
 
     def replace(self, index: int, text: str) -> int:
-        """Put a text in the place of a chunk's; the document is split again around it.
+        """Replace a chunk's text; the document is split again around it.
 
         Args:
             index: The chunk's, from 0; as the text shifts, chunks behind it may get other indices.
@@ -201,7 +204,7 @@ class Context:
         return self.replace(index, "")
 
     def edit(self, document: int, start: int, end: int, text: str) -> int:
-        """Put a text in the place of the characters `[start, end)` of a document.
+        """Replace the characters `[start, end)` of a document by a text.
 
         Args:
             document: The document's place in `documents`, from 0.
@@ -215,14 +218,8 @@ class Context:
         Raises:
             E2LLMError: If there is no such place, or nothing would be left.
         """
-        if not isinstance(text, str):
-            raise E2LLMError(f"the new text must be a string, got {type(text).__name__}")
         with self._editing:
             documents = list(self.documents)
-            if not all(type(item) is int for item in (document, start, end)):
-                raise E2LLMError(
-                    f"document, start and end must be whole numbers: {document!r}, {start!r}, {end!r}"
-                )
             if not 0 <= document < len(documents):
                 raise E2LLMError(f"document {document} does not exist; there are 0 to {len(documents) - 1}")
             old = documents[document]
@@ -241,13 +238,7 @@ class Context:
         if self._reader.fingerprint != self.fingerprint:
             raise E2LLMError("the model's weights have changed since this context was read; read it again")
         started = time.perf_counter()
-        content = read_content(
-            documents,
-            self.splitting,
-            self._reader,
-            known=self.content,
-            store=self._store,
-        )
+        content = read_content(documents, self.splitting, self._reader, known=self.content, store=self._store)
         self.content = content
         self.read_seconds += time.perf_counter() - started
         return content.num_encoded
