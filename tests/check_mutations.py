@@ -86,7 +86,7 @@ MUTATIONS = [
     ),
     Mutation(
         "plan_passes: the order of chunks is not restored",
-        "modeling/merging.py",
+        "modeling/encoding.py",
         "order = torch.argsort(lengths, descending=True, stable=True)",
         "order = torch.argsort(lengths, descending=True, stable=True).flip(0)",
         "tests/modeling/test_encode_chunks.py",

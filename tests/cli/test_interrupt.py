@@ -58,7 +58,7 @@ def commands(model, text_file, recipe, tmp_path):
                     ("prepare", "text", "--from", tmp_path / "notes", "-o", out), out),
         "bench": (("e2llm.bench.speed", "Worker.ask", 2),
                   ("bench", "--contexts", 100, "--repeats", 1, "--model", model), None),
-        "export": (("e2llm.modeling.checkpoint_writing", "write_weights", 1),
+        "export": (("e2llm.modeling.checkpoints.save", "write_weights", 1),
                    ("export", model, out), out / "config.json"),
     }  # fmt: skip
 

@@ -33,7 +33,7 @@ def written_out(engine, text, chunk_embeds):
     chunks = [] if chunk_embeds is None else [text]
     sample = engine.processor.lay_out(chunks, UNDERSTANDING_PROMPT, text, num_soft_tokens=2)
     ids = torch.tensor([sample.input_ids])
-    extra = {} if chunk_embeds is None else {"chunk_embeds": chunk_embeds}
+    extra = {} if chunk_embeds is None else {"chunk_embeds": chunk_embeds.flatten(0, 1)}
     logits = engine.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits[0].double()
     log_probabilities = logits.log_softmax(-1)
     places = [place for place, label in enumerate(sample.labels) if label != -100]

@@ -12,7 +12,11 @@ def test_a_score_is_that_of_the_models_own_logits(engine, context):
     ids = engine.processor.lay_out(chunks, "Where is the key?", num_soft_tokens=2).input_ids
     inputs = torch.tensor([[*ids, *target]])
     with torch.no_grad():
-        logits = engine.model(input_ids=inputs, chunk_embeds=context.kept).logits[0].log_softmax(-1)
+        logits = (
+            engine.model(input_ids=inputs, chunk_embeds=context.kept[:, :2].flatten(0, 1))
+            .logits[0]
+            .log_softmax(-1)
+        )
     steps = logits[len(ids) - 1 : -1].gather(1, torch.tensor(target)[:, None])
     assert found.log_likelihood == pytest.approx(steps.sum().item(), rel=1e-4)
     assert found.num_tokens == len(target)

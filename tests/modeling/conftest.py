@@ -39,11 +39,8 @@ def chunks():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache for each test, and a process that has converted nothing yet."""
+    """An empty cache for each test."""
     monkeypatch.setenv("E2LLM_CACHE", str(tmp_path / "cache"))
-    from e2llm.modeling import gguf_cache
-
-    monkeypatch.setattr(gguf_cache, "_known", {})
     return tmp_path / "cache" / "gguf"
 
 

@@ -198,14 +198,3 @@ def test_load_options_without_effect_are_refused(on_bases, tmp_path):
     on_bases.save_pretrained(tmp_path / "saved")
     with pytest.raises(E2LLMError, match="does not support max_memory"):
         load(tmp_path / "saved", max_memory={0: "1GB"})
-
-
-def test_reset_adapter_changes_the_adapter_and_nothing_else(model, tmp_path):
-    with_lora(model).save_pretrained(tmp_path)
-    loaded = load(tmp_path)
-    before = {name: p.clone() for name, p in loaded.named_parameters()}
-    loaded.reset_adapter()
-    changed = {name for name, p in loaded.named_parameters() if not torch.equal(p, before[name])}
-    assert "adapter.queries" in changed
-    assert all(name.startswith("adapter.") for name in changed)
-    assert loaded.adapter.scale.item() == pytest.approx(loaded.config.soft_token_scale)

@@ -11,7 +11,8 @@ from transformers import (
     AutoModelForCausalLM,
 )
 
-from e2llm.modeling import checkpoint_writing, lora, publication
+from e2llm.modeling import lora
+from e2llm.modeling.checkpoints import publication, save
 from tiny_models import (
     assert_same_model,
     tiny_model,
@@ -51,7 +52,7 @@ def test_an_error_while_writing_leaves_the_former_checkpoint(model, tmp_path, in
     def full_disk(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint_writing, "save_file", full_disk)
+    monkeypatch.setattr(save, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         change(tiny_model(), seed=9).save_pretrained(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == before

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling import parts, publication
+from e2llm.modeling.checkpoints import parts, publication, sources
 from tiny_models import (
     TEXT,
     assert_same_model,
@@ -59,28 +59,29 @@ def test_a_hub_id_is_loaded_from_the_cache_with_its_bases_and_lora(
 def test_names_are_resolved_to_embedded_folders_unless_a_folder_of_that_name_is_here(tmp_path, monkeypatch):
     (tmp_path / "embedded/smol").mkdir(parents=True)
     (tmp_path / "embedded/smol/config.json").write_text("{}")
-    monkeypatch.setattr(parts, "EMBEDDED_FOLDER", tmp_path / "embedded")
-    assert parts.resolve_source("smol") == str(tmp_path / "embedded/smol")
-    assert parts.resolve_source("someone/model") == "someone/model"
+    monkeypatch.setattr(sources, "EMBEDDED_FOLDER", tmp_path / "embedded")
+    assert sources.resolve_source("smol") == str(tmp_path / "embedded/smol")
+    assert sources.resolve_source("someone/model") == "someone/model"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smol").mkdir()
-    assert parts.resolve_source("smol") == "smol"
+    assert sources.resolve_source("smol") == "smol"
 
 
 def test_an_embedded_encoder_with_other_weights_is_refused(bases, monkeypatch):
-    monkeypatch.setattr(parts, "resolve_source", lambda name: str(bases[0]))
+    for module in (parts, sources):
+        monkeypatch.setattr(module, "resolve_source", lambda name: str(bases[0]))
     with pytest.raises(CheckpointError, match=r"the weights have SHA-256 .*reinstall the package"):
-        parts.load_part("encoder", parts.MINILM_ID)
+        parts.load_part("encoder", sources.MINILM_ID)
 
 
 def test_a_fingerprint_covers_every_shard(bases):
-    whole = parts.fingerprint(str(bases[1]))
+    whole = sources.fingerprint(str(bases[1]))
     tiny_decoder().save_pretrained(bases[1], max_shard_size="40KB")
     (bases[1] / "model.safetensors").unlink(missing_ok=True)
-    sharded = parts.fingerprint(str(bases[1]))
+    sharded = sources.fingerprint(str(bases[1]))
     last = sorted(bases[1].glob("model-*.safetensors"))[-1]
     last.write_bytes(last.read_bytes()[:-1] + b"\x7f")
-    assert len({whole, sharded, parts.fingerprint(str(bases[1]))}) == 3
+    assert len({whole, sharded, sources.fingerprint(str(bases[1]))}) == 3
 
 
 def test_loading_is_quiet_and_leaves_transformers_settings_as_they_were(
@@ -155,7 +156,7 @@ def test_the_decoders_tokenizer_reloads_alone(tmp_path):
 
 
 def test_a_saved_configuration_names_its_base_and_no_folder_of_this_machine(tmp_path):
-    model = E2LLMForConditionalGeneration.from_parts(parts.MINILM_ID, tiny_decoder(), chunk_token_id=3)
+    model = E2LLMForConditionalGeneration.from_parts(sources.MINILM_ID, tiny_decoder(), chunk_token_id=3)
     model.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["encoder_config"]["_name_or_path"] == parts.MINILM_ID
+    assert saved["encoder_config"]["_name_or_path"] == sources.MINILM_ID

@@ -13,7 +13,7 @@ from transformers import (
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling import parts
+from e2llm.modeling.checkpoints import parts, reporting
 from tiny_models import (
     assert_same_model,
     tiny_decoder,
@@ -265,12 +265,12 @@ def test_lora_tensors_that_do_not_match_are_refused(on_bases, tmp_path, edit):
     ],
 )
 def test_an_error_is_told_by_its_first_line_unless_that_ends_before_what_it_announces(text, told):
-    assert parts.first_line(ValueError(text)) == told
+    assert reporting.first_line(ValueError(text)) == told
 
 
 def test_a_name_that_is_neither_a_folder_nor_to_be_had_is_told_as_both():
     with (
         pytest.raises(CheckpointError, match="there is no folder of that name here"),
-        parts.readable_errors("nofolder"),
+        reporting.readable_errors("nofolder"),
     ):
         raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")

@@ -7,8 +7,8 @@ from contextlib import suppress
 import pytest
 
 from e2llm.errors import CheckpointError, MissingExtraError
-from e2llm.modeling.gguf_header import check_gguf
-from e2llm.modeling.parts import fingerprint, load_part, load_tokenizer
+from e2llm.modeling.checkpoints.gguf_header import check_gguf
+from e2llm.modeling.checkpoints.parts import load_part
 
 pytest.importorskip("gguf", reason="the extra gguf is not installed")
 
@@ -101,15 +101,6 @@ def test_a_row_that_does_not_fill_its_blocks_is_refused(file):
     with_type_number(file, "blk.0.ffn_down.weight", 8)
     with pytest.raises(CheckpointError, match="cut short or damaged"):
         load_part("decoder", str(file))
-
-
-def test_a_folder_with_several_files_is_refused(file):
-    write_gguf(file.with_name("other.gguf"))
-    for loader in (lambda name: load_part("decoder", name), load_tokenizer, fingerprint):
-        with pytest.raises(
-            CheckpointError, match=r"has 2 GGUF files \(other.gguf, tiny.gguf\); name one of them"
-        ):
-            loader(str(file.parent))
 
 
 def test_a_split_file_is_refused(file, tmp_path):

@@ -3,7 +3,7 @@ import tracemalloc
 
 import pytest
 
-from e2llm.modeling.manifest import changed_file, file_hash, list_files
+from e2llm.modeling.checkpoints.fingerprint import changed_file, file_hash, list_files
 
 
 @pytest.fixture
@@ -65,7 +65,9 @@ def test_of_a_file_without_a_hash_the_size_is_looked_at(folder):
 def test_sizes_are_looked_at_before_any_file_is_read(folder, monkeypatch):
     before = listed(folder)
     (folder / "short").unlink()
-    monkeypatch.setattr("e2llm.modeling.manifest.file_hash", lambda file: pytest.fail("it was read"))
+    monkeypatch.setattr(
+        "e2llm.modeling.checkpoints.fingerprint.file_hash", lambda file: pytest.fail("it was read")
+    )
     assert changed_file(folder, *before) == "short is missing"
 
 

@@ -8,6 +8,8 @@ from transformers.configuration_utils import SubConfigSpec
 from e2llm.errors import E2LLMError
 from e2llm.modeling.rates import ONE_PER_CHUNK, check_rate
 
+PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}  # attributes that hold the parts
+
 
 class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of `E2LLMForConditionalGeneration`.

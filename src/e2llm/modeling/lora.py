@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling.parts import PART_MODULES, listing
-from e2llm.modeling.quantization import is_quantized, num_values
+from e2llm.modeling.checkpoints.quantization import is_quantized, num_values
+from e2llm.modeling.checkpoints.reporting import listing
+from e2llm.modeling.configuration import PART_MODULES
 
 ADAPTER_NAME = "default"
 Mode = Literal["frozen", "lora", "full"]

@@ -1,11 +1,9 @@
-"""Where soft tokens stand in the decoder's input, and which chunks the encoder reads together.
+"""Where soft tokens are in the decoder's input: the placeholder, its places, and positions.
 
-Shapes: B samples, C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk,
-    L decoder tokens.
+Shapes: B samples, P places at which chunks are, L decoder tokens.
 """
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,11 +17,9 @@ PACKING_DECODERS = frozenset(
 CHUNK_ARGUMENTS = (
     "chunk_input_ids",
     "chunk_attention_mask",
-    "chunk_states",
     "chunk_embeds",
     "chunk_index",
     "chunk_num_soft_tokens",
-    "chunk_gradient_mask",
 )
 
 
@@ -88,33 +84,6 @@ def soft_tokens_of_places(
             "soft tokens per chunk of this batch; give chunk_num_soft_tokens where chunks differ"
         )
     return counts.new_full((num_places,), per_chunk)
-
-
-def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """Group chunks of similar length into passes of the encoder.
-
-    Args:
-        mask: `[C, T]`, nonzero for real tokens.
-        max_tokens: Most tokens in a pass, padding included; a single longer chunk makes a pass of its own.
-
-    Yields:
-        Row numbers `[c]`, longest chunks first over all passes, and the number of tokens to read of these
-        rows.
-
-    Raises:
-        E2LLMError: If a chunk has no token.
-    """
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    lengths = (mask.ne(0) * places).amax(dim=1) if mask.shape[1] else mask.new_zeros(len(mask))
-    order = torch.argsort(lengths, descending=True, stable=True)
-    in_order = lengths[order].tolist()
-    if in_order and not in_order[-1]:
-        raise E2LLMError(f"chunk {int(order[-1])} has no token: its attention mask is all zero")
-    start = 0
-    while start < len(in_order):
-        size = max(1, max_tokens // in_order[start])
-        yield order[start : start + size], in_order[start]
-        start += size
 
 
 def reject_unknown_chunk_arguments(kwargs: dict[str, Any]) -> None:

@@ -21,9 +21,9 @@ from transformers.generation.logits_process import SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.adapters import new_adapter
-from e2llm.modeling.checkpoint import freeze_parts, load_model
-from e2llm.modeling.checkpoint_writing import save_model
+from e2llm.modeling.checkpoints.load import freeze_parts, load_model
+from e2llm.modeling.checkpoints.parts import ensure_embedding_row, load_part, load_tokenizer
+from e2llm.modeling.checkpoints.save import save_model
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.encoder_attention import check_bidirectional
@@ -34,7 +34,6 @@ from e2llm.modeling.merging import (
     positions_of,
     reject_unknown_chunk_arguments,
 )
-from e2llm.modeling.parts import ensure_embedding_row, load_part, load_tokenizer
 from e2llm.modeling.rates import check_rate
 from e2llm.prompts import IGNORE_INDEX, build_template
 
@@ -51,7 +50,7 @@ class E2LLMOutput(CausalLMOutputWithPast):  # type: ignore[misc]
 
 
 class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: ignore[misc]
-    """A decoder LLM that reads soft tokens in the place of text (arXiv 2409.06679)."""
+    """A decoder LLM that reads soft tokens instead of text (arXiv 2409.06679)."""
 
     @classmethod
     def from_parts(
@@ -199,15 +198,6 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         self.config.finest_rate = rate
         self.adapter.finest_rate = rate  # type: ignore[assignment]
 
-    def reset_adapter(self) -> None:
-        """Start the adapter anew, at the scale that the decoder's token embeddings have now."""
-        self.config.soft_token_scale = embedding_scale(self.language_model)
-        old, width = self.adapter, self.get_input_embeddings().weight.shape[1]
-        like = next(old.parameters())
-        self.adapter = new_adapter(self.config, width).to(device=like.device, dtype=like.dtype)
-        self.adapter.apply(self._init_weights)
-        self.adapter.train(old.training)
-
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -216,11 +206,9 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         labels: torch.Tensor | None = None,
         chunk_input_ids: torch.Tensor | None = None,
         chunk_attention_mask: torch.Tensor | None = None,
-        chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
         chunk_index: torch.Tensor | None = None,
         chunk_num_soft_tokens: torch.Tensor | None = None,
-        chunk_gradient_mask: torch.Tensor | None = None,
         only_label_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -232,17 +220,15 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         Args:
             input_ids: `[B, L]` decoder token ids with placeholders.
             attention_mask: `[B, L]`.
-            inputs_embeds: `[B, L, D]`, in the place of `input_ids` and chunks.
+            inputs_embeds: `[B, L, D]`, instead of `input_ids` and chunks.
             labels: `[B, L]` token ids to predict, -100 where there is none; shifted inside.
             chunk_input_ids: See `merge`.
             chunk_attention_mask: See `merge`.
-            chunk_states: See `merge`.
             chunk_embeds: See `merge`.
             chunk_index: See `merge`.
             chunk_num_soft_tokens: See `merge`.
-            chunk_gradient_mask: See `merge`.
             only_label_logits: With labels, logits at the labelled positions only: `logits` is `[N, V]`.
-            num_items_in_batch: Divisor of the loss in the place of N (gradient accumulation).
+            num_items_in_batch: Divisor of the loss instead of N (gradient accumulation).
             kwargs: Passed to the decoder (`past_key_values`, `position_ids`, `use_cache`, ...).
 
         Returns:
@@ -253,14 +239,13 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 samples that would see each other.
         """
         reject_unknown_chunk_arguments(kwargs)
-        given = (chunk_input_ids, chunk_attention_mask, chunk_states, chunk_embeds)
-        chunks = (*given, chunk_index, chunk_num_soft_tokens, chunk_gradient_mask)
+        chunks = (chunk_input_ids, chunk_attention_mask, chunk_embeds, chunk_index, chunk_num_soft_tokens)
         if inputs_embeds is None:
             if input_ids is None:
                 raise E2LLMError("give input_ids or inputs_embeds")
             inputs_embeds = self.merge(input_ids, attention_mask, *chunks)
         elif any(item is not None for item in chunks):
-            raise E2LLMError("inputs_embeds stand in the place of chunks: give one or the other")
+            raise E2LLMError("inputs_embeds replace input_ids and chunks: give one or the other")
         if labels is not None:
             kwargs.setdefault("use_cache", False)
         if kwargs.get("position_ids") is not None:
@@ -316,7 +301,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             attention_mask = torch.ones_like(input_ids)
         inputs_embeds = kwargs.pop("inputs_embeds", None)
         if inputs_embeds is not None and any(item is not None for item in chunks.values()):
-            raise E2LLMError("inputs_embeds stand in the place of chunks: give one or the other")
+            raise E2LLMError("inputs_embeds replace input_ids and chunks: give one or the other")
         suppress = SuppressTokensLogitsProcessor([self.config.chunk_token_id], device=input_ids.device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), suppress])
         if kwargs.get("pad_token_id") is None and self.generation_config.pad_token_id is None:

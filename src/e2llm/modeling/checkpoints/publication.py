@@ -67,7 +67,7 @@ def _finish(target: Path, owned: tuple[str, ...]) -> None:
 
 
 def _place(source: Path, destination: Path) -> None:
-    """Let `destination` be `source`, at once; the source stays until everything is in place."""
+    """Replace `destination` by `source` in one step; the source stays until every file is in place."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.exists() and destination.samefile(source):
         return

@@ -14,11 +14,14 @@ from transformers import GenerationConfig
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.lora import merge_lora
-from e2llm.modeling.manifest import MANIFEST_FORMAT, MANIFEST_NAME, list_files
-from e2llm.modeling.parts import HASH_WHOLE_FILE_BYTES, INDEX_NAME, PART_MODULES, PartSource, quiet_loading
-from e2llm.modeling.publication import publishing
-from e2llm.modeling.quantization import is_quantized
+from e2llm.modeling.checkpoints.fingerprint import HASH_WHOLE_FILE_BYTES, list_files
+from e2llm.modeling.checkpoints.manifest import MANIFEST_FORMAT, MANIFEST_NAME
+from e2llm.modeling.checkpoints.parts import PartSource
+from e2llm.modeling.checkpoints.publication import publishing
+from e2llm.modeling.checkpoints.quantization import is_quantized
+from e2llm.modeling.checkpoints.reporting import quiet_loading
+from e2llm.modeling.checkpoints.sources import INDEX_NAME
+from e2llm.modeling.configuration import PART_MODULES
 from e2llm.version import __version__
 
 _OWNED_FILES = ("model*.safetensors", INDEX_NAME, MANIFEST_NAME, "lora/*/adapter_*")
@@ -164,7 +167,7 @@ def save_decoder(model: Any, tokenizer: Any, folder: str | os.PathLike[str]) -> 
             "the decoder is quantized, and rounded weights are not exported; load the model with "
             "quantization_config=None, in the precision that dtype= says"
         )
-    decoder = merge_lora(model).language_model
+    decoder = lora.merge_lora(model).language_model
     ids = {name: getattr(model.generation_config, name, None) for name in _ID_NAMES}
     former = decoder.generation_config
     decoder.generation_config = GenerationConfig(

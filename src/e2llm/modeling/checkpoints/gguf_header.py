@@ -36,7 +36,7 @@ def check_gguf(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
-    """The metadata (without arrays) and the tensors of a GGUF file; every value lies within the file."""
+    """The metadata (without arrays) and the tensors of a GGUF file."""
     try:
         import numpy
         from gguf import GGUFReader, GGUFValueType
@@ -44,7 +44,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
         raise MissingExtraError("gguf", "gguf") from error
 
     class BoundedReader(GGUFReader):  # type: ignore[misc, unused-ignore]
-        """A reader for which a value beyond the end is an error, and not an empty one, for ever."""
+        """A reader that raises for a value beyond the end, where the library reads empty ones without end."""
 
         def _get(self, offset: Any, dtype: Any, count: Any = 1, *more: Any, **options: Any) -> Any:
             if int(offset) + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
@@ -108,7 +108,7 @@ def _check_tensors(file: Path, tensors: list[Any]) -> None:
 
     supported = {"F32", "F16", *(item.name for item in quants._type_traits)}
     if not tensors:
-        raise CheckpointError(f"{file}: holds no tensors; give the GGUF file of a decoder with its weights")
+        raise CheckpointError(f"{file}: has no tensors; give the GGUF file of a decoder with its weights")
     for tensor in tensors:
         if tensor.tensor_type.name not in supported:
             raise CheckpointError(

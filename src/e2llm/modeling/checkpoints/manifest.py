@@ -1,8 +1,6 @@
 """The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
 
-import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 from transformers.utils import cached_file
 
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling.parts import INDEX_NAME, PART_MODULES, indexed_files
-from e2llm.modeling.publication import complete_folder
+from e2llm.modeling.checkpoints.fingerprint import changed_file
+from e2llm.modeling.checkpoints.publication import complete_folder
+from e2llm.modeling.checkpoints.sources import INDEX_NAME, indexed_files
+from e2llm.modeling.configuration import PART_MODULES
 from e2llm.validation import CheckedModel
 
 MANIFEST_NAME = "e2llm_manifest.json"
@@ -79,20 +79,20 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, Manifest]
     """Find a checkpoint's files, from the hub's cache or the hub if `source` is no folder.
 
     Returns:
-        The folder to read (`source` itself where there is no manifest) and the manifest.
+        The folder to read (`source` itself where it has no manifest) and the manifest.
     """
     options = hub_options(kwargs)
     source, path = find_manifest(source, options)
-    if Path(source).is_dir():
+    is_folder = Path(source).is_dir()
+    if is_folder:
         indexed_files(Path(source) / INDEX_NAME)
     if path is None:  # written by plain transformers: everything is inside
         return source, Manifest.read({"parts": {part: {"saved_here": True} for part in PART_MODULES}})
     manifest = read_manifest(path)
     folder = path.parent
-    names = ["config.json", *manifest.files]
-    if manifest.lora and not Path(source).is_dir():
+    if not is_folder:
+        names = ["config.json", *manifest.files]
         names += [name.replace(_LORA_WEIGHTS, _LORA_CONFIG) for name in names if name.startswith("lora/")]
-    if not Path(source).is_dir():
         for name in (*names, INDEX_NAME, "generation_config.json"):
             cached_file(source, name, _raise_exceptions_for_missing_entries=name in names, **options)
     if problem := changed_file(folder, manifest.files, manifest.sha256):
@@ -111,50 +111,6 @@ def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | 
         source = str(complete_folder(Path(source)))
     path = cached_file(source, MANIFEST_NAME, _raise_exceptions_for_missing_entries=False, **options)
     return source, None if path is None else Path(path)
-
-
-def list_files(
-    folder: Path, files: Iterable[Path], *, max_hashed_bytes: float = math.inf
-) -> dict[str, dict[str, Any]]:
-    """The sizes and hashes of files, by which `changed_file` finds out later what has become of them.
-
-    Args:
-        folder: What their names are relative to.
-        files: The files, in any order.
-        max_hashed_bytes: Files of this size or more are listed without a hash.
-
-    Returns:
-        `files`: name to size in bytes, and `sha256`: name to hash in hexadecimal digits.
-    """
-    named = {file.relative_to(folder).as_posix(): file for file in sorted(files)}
-    sizes = {name: file.stat().st_size for name, file in named.items()}
-    hashes = {name: file_hash(named[name]) for name, size in sizes.items() if size < max_hashed_bytes}
-    return {"files": sizes, "sha256": hashes}
-
-
-def changed_file(folder: Path, sizes: Mapping[str, int], hashes: Mapping[str, str]) -> str:
-    """What is wrong with the first file that is gone or is not as it was listed; empty if all are.
-
-    Args:
-        folder: What the names are relative to.
-        sizes: Size of each file, in bytes.
-        hashes: SHA-256 of files, in hexadecimal digits; of one without a hash the size alone is looked at.
-    """
-    for name, size in sizes.items():  # of all files before the first hash, which takes long
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if (found := (folder / name).stat().st_size) != size:
-            return f"{name} has {found:,} bytes instead of {size:,}"
-    for name in sizes:
-        if name in hashes and file_hash(folder / name) != hashes[name]:
-            return f"{name} has other content than was saved (another SHA-256)"
-    return ""
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits, read piece by piece."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:
