@@ -135,7 +135,7 @@ MUTATIONS = [
     ),
     Mutation(
         "DecodingBatch: caches joined without moving the shorter ones",
-        "inference/decoding_batch.py",
+        "inference/decoding/batch.py",
         "functional.pad(tensor, (0, 0, count, 0))",
         "functional.pad(tensor, (0, 0, 0, count))",
         "tests/inference/test_decoding_batch.py",

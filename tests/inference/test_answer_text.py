@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2llm.inference.streaming import AnswerText
+from e2llm.inference.decoding.streaming import AnswerText
 
 
 def letters(ids):

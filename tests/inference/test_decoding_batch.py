@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.inference.decoding_batch import PREFILL_TOKENS, DecodingBatch, DecodingRow
-from e2llm.inference.generation import generate_ids
+from e2llm.inference.decoding.batch import PREFILL_TOKENS, DecodingBatch, DecodingRow
+from e2llm.inference.decoding.generation import generate_ids
+from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.options import AskRequest
-from e2llm.inference.sampling import Sampling
 from tiny_models import DECODERS, TEXT, tiny_decoder, tiny_model, tiny_processor
 
 QUESTIONS = ["Where is the key?", "How many boats were there, and who counted them again?", "Why?"]
@@ -66,7 +66,7 @@ def test_a_row_that_leaves_early_does_not_change_the_others(family):
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_a_prompt_read_in_pieces_gives_the_same_answer_and_lets_others_go_on(family, monkeypatch):
-    monkeypatch.setattr("e2llm.inference.decoding_batch.PREFILL_TOKENS", 16)
+    monkeypatch.setattr("e2llm.inference.decoding.batch.PREFILL_TOKENS", 16)
     engine = engine_with(family)
     context = engine.read(TEXT)
     short = DecodingRow(engine.processor.encode("Why?"), None, Sampling(8))

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.likelihood import answer_ids
+from e2llm.inference.decoding.likelihood import answer_ids
 
 
 def test_a_score_is_that_of_the_models_own_logits(engine, context):

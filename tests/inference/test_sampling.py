@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.sampling import Sampling, TokenChooser
+from e2llm.inference.decoding.sampling import Sampling, TokenChooser
 
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from e2llm.errors import ContextOverflowError
-from e2llm.inference.streaming import PieceStreamer
+from e2llm.inference.decoding.streaming import PieceStreamer
 
 QUESTION = "Where is the key?"
 

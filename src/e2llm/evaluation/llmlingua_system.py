@@ -15,7 +15,7 @@ from e2llm.errors import CheckpointError, ContextOverflowError, MissingExtraErro
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import System, View, raw_view
 from e2llm.inference.engine import Engine
-from e2llm.inference.peak_memory import PeakMemory
+from e2llm.measuring import PeakMemory
 from e2llm.modeling.checkpoints.parts import encoder_token_limit, load_tokenizer, reject_remote_code
 from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
 from e2llm.modeling.checkpoints.sources import weight_files

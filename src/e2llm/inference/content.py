@@ -149,7 +149,7 @@ def join_contents(contents: Sequence[Content], empty: Content) -> Content:
 
     Args:
         contents: Made by the same reader.
-        empty: What to give where there are none.
+        empty: What to return without any.
     """
     if len(contents) < 2:
         return contents[0] if contents else empty

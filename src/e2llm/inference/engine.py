@@ -11,12 +11,12 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
+from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.documents import Document, documents_of
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
-from e2llm.inference.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.layout import ContextLayout, LaidOut
-from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan
@@ -81,7 +81,7 @@ class Engine:
             name: What to load.
             device: Such as `cpu` or `cuda`; by default a GPU if there is one.
             store: Where chunks that were read are looked up and kept.
-            finest_rate: Keep one state per so many encoder tokens (`model.set_finest_rate`).
+            finest_rate: Keep one state per `finest_rate` encoder tokens (`model.set_finest_rate`).
             kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...). On a
                 GPU the weights are bfloat16 (float16 where the GPU has none) unless `dtype` says otherwise.
 
@@ -194,8 +194,8 @@ class Engine:
     def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
         """Answer piece by piece; the pieces joined are the text that `ask` returns.
 
-        Options and errors are those of `ask`. The work begins with the first piece that is asked for, in a
-        thread of its own; closing the iterator stops it at the next token.
+        Options and errors are those of `ask`. The work begins with the first piece that is requested, in a
+        separate thread; closing the iterator stops it at the next token.
         """
         request = AskRequest.take(question, options)
         laid = self.lay_out(context, request)
@@ -203,7 +203,7 @@ class Engine:
         return generate_pieces(laid, self._decode, max_new_tokens=request.max_new_tokens, **options)
 
     def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
-        """Choose what stands in the window, and lay it out for whoever decodes; `ask` answers from the same.
+        """Choose what is in the window and lay it out, as `ask` does.
 
         Raises:
             ContextOverflowError: If the input does not fit the window.
@@ -234,7 +234,7 @@ class Engine:
 
         Raises:
             ContextOverflowError: If input and answer do not fit the window.
-            E2LLMError: If there is no answer, or an option is none of `ask`'s.
+            E2LLMError: If there is no answer, or an option is unknown.
         """
         if not answers:
             raise E2LLMError("give at least one answer to score")
@@ -301,7 +301,7 @@ class Engine:
             context: What `read` returned.
             chunks: Indices.
             soft_tokens: Per chunk; by default the model's most.
-            rate: In the place of a number, for models with the `pooling` adapter; by default the model's.
+            rate: Instead of a number, for models with the `pooling` adapter; by default the model's.
 
         Raises:
             E2LLMError: If a chunk does not exist.

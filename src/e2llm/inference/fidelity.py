@@ -22,8 +22,8 @@ from tqdm import tqdm
 from e2llm.errors import ContextOverflowError, E2LLMError, MissingExtraError
 from e2llm.files import write_atomically
 from e2llm.inference.content import Content
+from e2llm.inference.decoding.generation import generate_ids
 from e2llm.inference.dial import Level
-from e2llm.inference.generation import generate_ids
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
@@ -262,7 +262,7 @@ def _score(
 
 
 def find_numbers(text: str) -> list[tuple[int, int]]:
-    """Characters `[start, end)` of each number; `9:30` is one, and the digits of `B52` are none."""
+    """Characters `[start, end)` of each number; `9:30` is one, the digits of `B52` are not."""
     return [match.span() for match in _NUMBER.finditer(text)]
 
 
@@ -272,7 +272,7 @@ def find_names(text: str) -> list[tuple[int, int]]:
     A name is an identifier (`max_size`, `B52`, `camelCase`), a word of two or more capitals (`NASA`), or a
     capitalised word that does not begin a sentence. A sentence begins at the start of the text or of a line
     and after `. ! ? … :`, with quotes and brackets in between, but not after a title such as `Mr.`. `I` and
-    its short forms (`I'm`) are no names.
+    its short forms (`I'm`) are not names.
     """
     return [match.span() for match in _WORD.finditer(text) if _is_name(match.group(), text[: match.start()])]
 

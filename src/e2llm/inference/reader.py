@@ -235,7 +235,7 @@ def soft_tokens_of(
         `[R, D]`, the soft tokens of these chunks one after the other, where the adapter is.
 
     Raises:
-        E2LLMError: If a chunk cannot have so many.
+        E2LLMError: If a chunk cannot have that many.
     """
     chosen = read.select(indices)
     device = next(model.adapter.parameters()).device

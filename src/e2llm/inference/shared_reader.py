@@ -38,7 +38,7 @@ class _Job:
 class SharedReader(ChunkReader):
     """A reader for many threads: each gets what `ChunkReader.read` gives, none waits for another's book.
 
-    One thread of its own runs the encoder. A round takes an equal number of chunks of each text that waits,
+    One thread runs the encoder. A round takes an equal number of chunks of each text that waits,
     so that a page asked for beside a book is read with the book's next pages.
 
     Args:

@@ -221,7 +221,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             input_ids: `[B, L]` decoder token ids with placeholders.
             attention_mask: `[B, L]`.
             inputs_embeds: `[B, L, D]`, instead of `input_ids` and chunks.
-            labels: `[B, L]` token ids to predict, -100 where there is none; shifted inside.
+            labels: `[B, L]` token ids to predict, -100 elsewhere; shifted inside.
             chunk_input_ids: See `merge`.
             chunk_attention_mask: See `merge`.
             chunk_embeds: See `merge`.

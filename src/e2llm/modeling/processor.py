@@ -39,7 +39,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit,
             longer ones are split.
         num_soft_tokens: Soft tokens per chunk when a call does not say.
-        rate: Encoder tokens per soft token when a call does not say, in the place of `num_soft_tokens`; for
+        rate: Encoder tokens per soft token when a call does not say, instead of `num_soft_tokens`; for
             models whose dial is the rate.
     """
 
@@ -88,7 +88,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         Args:
             encoder: Hub id or folder of the encoder; not needed with `encoder_tokenizer`.
             decoder: The same for the decoder.
-            encoder_tokenizer: A tokenizer instance in the place of the encoder's own.
+            encoder_tokenizer: A tokenizer instance instead of the encoder's.
             decoder_tokenizer: The same for the decoder.
             settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`,
                 `num_soft_tokens`, `rate`.
@@ -222,15 +222,15 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             prompt: The instruction.
             answer: The text to predict; None at inference.
             num_soft_tokens: Placeholders per chunk: one number, or one for each chunk.
-            rate: Encoder tokens per placeholder, in the place of `num_soft_tokens`: one rate, or one for each
+            rate: Encoder tokens per placeholder, instead of `num_soft_tokens`: one rate, or one for each
                 chunk.
-            expand: Indices of chunks whose raw text stands in the place of their soft tokens.
+            expand: Indices of chunks that are given as raw text instead of soft tokens.
             history: Earlier instructions with their answers, between the chunks and the prompt.
             labels_history: Predict the answers of the history, too.
 
         Raises:
-            E2LLMError: If a number is below 1, a rate is none, `expand` names no chunk, or there is a history
-                and the chat template takes one turn only.
+            E2LLMError: If a number or a rate is invalid, `expand` names an unknown chunk, or there is a
+                history and the chat template takes one turn only.
         """
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):

@@ -19,7 +19,7 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True)
 class RawText:
-    """A part of a context, or all of it, as it stands in the decoder's input.
+    """A part of a context, or all of it, as it is in the decoder's input.
 
     Attributes:
         text: What is given; empty for nothing.
@@ -40,7 +40,7 @@ class Passages:
     """A context cut into passages, the chunks that its processor makes.
 
     Attributes:
-        texts: What stands in each.
+        texts: The text of each.
         spans: Character spans.
         token_counts: Decoder tokens of each.
     """
@@ -84,7 +84,7 @@ def head_and_tail(text: str, room: int, count_tokens: CountTokens) -> RawText:
 def best_passages(
     text: str, room: int, passages: Passages, scores: Sequence[float], count_tokens: CountTokens
 ) -> RawText:
-    """The passages that score best and fit, each on a line of its own, in the order of the context.
+    """The passages that score best and fit, each on a separate line, in the order of the context.
 
     Args:
         text: The context, longer than the room.
@@ -132,14 +132,14 @@ def lay_out_raw(
 
 
 def longest_prefix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
-    """The longest start of a text that has at most so many tokens; the whole text without a limit."""
+    """The longest start of a text that has at most `max_tokens` tokens; the whole text without a limit."""
     if max_tokens is None:
         return text
     return text[: _longest(len(text), max_tokens, lambda size: count_tokens(text[:size]))]
 
 
 def longest_suffix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
-    """The longest end of a text that has at most so many tokens; the whole text without a limit."""
+    """The longest end of a text that has at most `max_tokens` tokens; the whole text without a limit."""
     if max_tokens is None:
         return text
     start = len(text)

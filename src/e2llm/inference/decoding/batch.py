@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from e2llm.inference.prefix_cache import PrefixCache
-from e2llm.inference.sampling import Sampling, TokenChooser
+from e2llm.inference.decoding.prefix_cache import PrefixCache
+from e2llm.inference.decoding.sampling import Sampling, TokenChooser
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 PREFILL_TOKENS = 1024  # decoder positions of prompts between two steps of the answers under way
@@ -166,7 +166,7 @@ class DecodingBatch:
             embeds = self._embed(row)[0]
             known = self._prefixes.find(embeds)
             if known is not None and taken:
-                break  # in a pass of its own
+                break  # in a separate pass
             taken.append((row, embeds))
             self._waiting.pop(0)
             if known is not None:

@@ -1,4 +1,4 @@
-"""How an answer's tokens are chosen, request by request: greedy or sampled, penalties, a seed of its own."""
+"""How a request chooses the tokens of its answer: greedy or sampled, with penalties and a seed."""
 
 from dataclasses import dataclass, field
 

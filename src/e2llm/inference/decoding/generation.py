@@ -11,8 +11,8 @@ from transformers import StoppingCriteriaList
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.decoding.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.inference.layout import LaidOut, answer_of
-from e2llm.inference.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 

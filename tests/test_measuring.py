@@ -5,11 +5,9 @@ import sys
 
 import pytest
 
-from e2llm.process_memory import HeapTrimmer, resident_bytes
-
 # Blocks below the C library's own threshold, with a small one that stays behind each: holes.
 FRAGMENT = """
-from e2llm.process_memory import HeapTrimmer, resident_bytes
+from e2llm.measuring import HeapTrimmer, resident_bytes
 trim = HeapTrimmer()
 assert not trim({slack})
 start = resident_bytes()
@@ -32,9 +30,3 @@ def test_holes_go_back_to_the_system_once_the_process_has_grown_by_the_slack(sla
     assert trimmed == str(trims)
     assert int(grown) > 100_000_000
     assert (int(left) < 30_000_000) is trims
-
-
-def test_a_system_that_does_not_tell_its_memory_is_left_alone(monkeypatch):
-    monkeypatch.setattr("e2llm.process_memory.resident_bytes", lambda: None)
-    assert not HeapTrimmer()(0)
-    assert resident_bytes() != 0
