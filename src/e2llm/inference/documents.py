@@ -7,10 +7,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from os import PathLike, fspath
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pathspec import GitIgnoreSpec
 
@@ -265,15 +264,8 @@ def _why_skipped(file: Path) -> str | None:
 # --- inserting a sentence ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Insertion:
-    """Documents with a sentence put into one of them.
-
-    Attributes:
-        documents: All of them.
-        name: The document that holds it now.
-        start: Its first character there.
-    """
+class Insertion(NamedTuple):
+    """Documents with a sentence put into one of them: its name, and the sentence's first character there."""
 
     documents: list[Document]
     name: str
@@ -281,32 +273,28 @@ class Insertion:
 
 
 def insert_sentence(documents: Sequence[Document], sentence: str, depth: float = 0.5) -> Insertion:
-    """Put a sentence behind the sentence end nearest to a depth.
+    """Put a sentence between two sentences near a depth.
 
     Args:
         documents: At least one with text.
         sentence: Any text.
-        depth: 0 (before all text) to 1 (behind it), counted in characters over all documents.
+        depth: 0 (before all text) to 1 (after it), counted in characters over all documents.
 
     Raises:
-        E2LLMError: If the sentence is empty, or the depth out of range.
+        E2LLMError: If the sentence is empty, or there is no text.
     """
-    if not sentence.strip():
-        raise E2LLMError("the sentence to insert is empty")
-    if not 0 <= depth <= 1:
-        raise E2LLMError(f"the depth must be from 0 to 1, got {depth:g}")
-    ends = list(accumulate(len(item.text) for item in documents))
-    if not ends or not ends[-1]:
-        raise E2LLMError("there is no text to insert a sentence into")
-    wanted = round(depth * ends[-1])
-    index = next(number for number, end in enumerate(ends) if wanted <= end and documents[number].text)
-    text = documents[index].text
-    within = wanted - (ends[index] - len(text))
-    places = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
-    place = min(places, key=lambda item: abs(item - within))
-    before = "" if place == 0 or text[place - 1].isspace() else " "
-    after = "" if text[place : place + 1].isspace() or place == len(text) else " "
-    new = f"{before}{sentence.strip()}{after}"
-    result = list(documents)
-    result[index] = replace(result[index], text=text[:place] + new + text[place:])
-    return Insertion(result, documents[index].name, place + len(before))
+    total = sum(len(item.text) for item in documents)
+    if not sentence.strip() or not total:
+        raise E2LLMError("the sentence to insert is empty, or there is no text to insert it into")
+    index, at = 0, round(depth * total)
+    while at > len(documents[index].text):
+        at -= len(documents[index].text)
+        index += 1
+    document = documents[index]
+    places = [0, *(match.end() for match in SENTENCE_END.finditer(document.text)), len(document.text)]
+    place = min(places, key=lambda item: abs(item - at))
+    before, after = document.text[:place], document.text[place:]
+    before += "" if not before or before[-1].isspace() else " "
+    after = after if not after or after[0].isspace() else f" {after}"
+    new = replace(document, text=before + sentence.strip() + after)
+    return Insertion([*documents[:index], new, *documents[index + 1 :]], document.name, len(before))

@@ -25,8 +25,8 @@ from e2llm.modeling.merging import find_placeholders, soft_tokens_of_places
 class CompositeModel(ChunkEncoding):
     """An encoder, an adapter and a decoder.
 
-    `chunk_encoder` reads each chunk, `adapter` makes K soft tokens of its token states, and these replace the
-    embeddings of K placeholders in the input of `language_model`, a causal LM used as it is.
+    `chunk_encoder` reads each chunk, `adapter` makes soft tokens of its token states, and these replace the
+    embeddings of placeholders in the input of `language_model`, an unchanged causal LM.
     """
 
     config_class = E2LLMConfig
@@ -165,7 +165,11 @@ class CompositeModel(ChunkEncoding):
         if chunk_input_ids is not None and chunk_embeds is not None:
             raise E2LLMError("give only one of chunk_input_ids and chunk_embeds")
         if chunk_embeds is not None:
-            soft_tokens = check_flat(chunk_embeds, is_placeholder)
+            soft_tokens, total = chunk_embeds, int(is_placeholder.sum())
+            if len(soft_tokens) != total:
+                raise E2LLMError(
+                    f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
+                )
         else:
             rows = chunk_input_ids if chunk_index is None else chunk_index
             counts = soft_tokens_of_places(
@@ -205,13 +209,3 @@ class CompositeModel(ChunkEncoding):
         kept = self.encode_chunks(ids, one)
         count = one[0] * (kept.shape[1] if self.adapter.dial == "soft_tokens" else 1)
         return self.soften(kept, one[0], count).sum().to(embeds.dtype)
-
-
-def check_flat(soft_tokens: torch.Tensor, is_placeholder: torch.Tensor) -> torch.Tensor:
-    """Return soft tokens `[R, D]`; raises `E2LLMError` unless there is one for each placeholder `[B, L]`."""
-    total = int(is_placeholder.sum())
-    if len(soft_tokens) != total:
-        raise E2LLMError(
-            f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
-        )
-    return soft_tokens
