@@ -93,7 +93,7 @@ MUTATIONS = [
     ),
     Mutation(
         "positions_of: padding counts as a position",
-        "modeling/merging.py",
+        "modeling/placeholders.py",
         "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)",
         "torch.arange(attention_mask.shape[1]).expand_as(attention_mask)",
         "tests/inference/test_decoding_batch.py",

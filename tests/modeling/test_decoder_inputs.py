@@ -6,7 +6,7 @@ from read_chunks import TWO_ANSWERS
 from torch.nn import functional
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.modeling.merging import PACKING_DECODERS
+from e2llm.modeling.placeholders import PACKING_DECODERS
 from tiny_models import DECODERS, TEXT, WIDTH, tiny_model
 
 CHUNKS = ("chunk_input_ids", "chunk_attention_mask")

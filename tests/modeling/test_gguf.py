@@ -12,9 +12,9 @@ from huggingface_hub import constants
 
 from e2llm import E2LLMForConditionalGeneration, E2LLMProcessor
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling.checkpoints import gguf_conversion
+from e2llm.modeling.checkpoints import gguf as gguf_conversion
 from e2llm.modeling.checkpoints import sources as finding
-from e2llm.modeling.checkpoints.gguf_header import check_gguf
+from e2llm.modeling.checkpoints.gguf import check_gguf
 from e2llm.modeling.checkpoints.parts import load_part, load_tokenizer
 from e2llm.modeling.checkpoints.sources import fingerprint, resolve_source
 from tiny_models import TEXT, WINDOW, tiny_decoder, tiny_decoder_tokenizer, tiny_encoder

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from e2llm.errors import CheckpointError, MissingExtraError
-from e2llm.modeling.checkpoints.gguf_header import check_gguf
+from e2llm.modeling.checkpoints.gguf import check_gguf
 from e2llm.modeling.checkpoints.parts import load_part
 
 pytest.importorskip("gguf", reason="the extra gguf is not installed")

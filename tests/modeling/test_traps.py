@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from e2llm import E2LLMConfig, E2LLMForConditionalGeneration
 from e2llm.errors import E2LLMError
-from e2llm.modeling.merging import choose_placeholder
+from e2llm.modeling.placeholders import choose_placeholder
 from tiny_models import (
     TEXT,
     tiny_decoder,

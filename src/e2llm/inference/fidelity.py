@@ -177,26 +177,36 @@ def measure_fidelity(
     with tqdm(total=2 * len(texts), unit="pass", desc="fidelity", disable=not show, leave=False) as bar:
         scored = _score(reader, given, soften, batch_tokens, bar)
         baseline = _score(reader, without, None, batch_tokens, bar)
-    rows = []
-    for index, text, span, ours, base in zip(indices, texts, spans, scored, baseline, strict=True):
-        is_first = [first for _, first in ours]
-        count, chunk = max(1, len(ours)), content.chunks[index]
-        rows.append(
-            ChunkFidelity(
-                chunk=index,
-                source=content.sources[index],
-                start=chunk.start,
-                end=chunk.end,
-                num_tokens=len(ours),
-                log_probability=sum(value for value, _ in ours) / count,
-                baseline_log_probability=sum(value for value, _ in base) / count,
-                token_accuracy=sum(is_first) / count,
-                numbers_kept=share_kept(find_numbers(text), span, is_first),
-                names_kept=share_kept(find_names(text), span, is_first),
-            )
-        )
+    rows = [
+        _measured(content, index, span, ours, base)
+        for index, span, ours, base in zip(indices, spans, scored, baseline, strict=True)
+    ]
     soft_tokens = level.soft_tokens or -(-sum(counts) // max(1, len(counts)))
     return FidelityReport(rows, soft_tokens, level.rate)
+
+
+_Scored = list[tuple[float, bool]]  # of each token its log-probability, and whether it is the first choice
+
+
+def _measured(
+    content: Content, index: int, spans: list[tuple[int, int]] | None, ours: _Scored, base: _Scored
+) -> ChunkFidelity:
+    """The measure of a chunk by its tokens with and without soft tokens."""
+    chunk, text = content.chunks[index], content.texts[index]
+    is_first = [first for _, first in ours]
+    count = max(1, len(ours))
+    return ChunkFidelity(
+        chunk=index,
+        source=content.sources[index],
+        start=chunk.start,
+        end=chunk.end,
+        num_tokens=len(ours),
+        log_probability=sum(value for value, _ in ours) / count,
+        baseline_log_probability=sum(value for value, _ in base) / count,
+        token_accuracy=sum(is_first) / count,
+        numbers_kept=share_kept(find_numbers(text), spans, is_first),
+        names_kept=share_kept(find_names(text), spans, is_first),
+    )
 
 
 def _sample(processor: E2LLMProcessor, chunks: list[str], text: str, num_soft_tokens: int) -> DecoderInput:
@@ -223,7 +233,7 @@ def _score(
     soften: Callable[[list[int]], torch.Tensor] | None,
     batch_tokens: int,
     bar: Any,
-) -> list[list[tuple[float, bool]]]:
+) -> list[_Scored]:
     """Score the answers of samples, longest first, in batches of similar length.
 
     Args:
@@ -232,15 +242,12 @@ def _score(
         soften: Makes the soft tokens `[R, D]` of the samples of some rows; None without chunks.
         batch_tokens: See `measure_fidelity`.
         bar: Counts the samples.
-
-    Returns:
-        For each token of each answer its log-probability, and whether it is the decoder's first choice.
     """
     model, processor = reader.model, reader.processor
     device = model.get_input_embeddings().weight.device
     num_end = len(processor.template.after_answer)
     order = sorted(range(len(samples)), key=lambda row: len(samples[row].input_ids), reverse=True)
-    result: dict[int, list[tuple[float, bool]]] = {}
+    result: dict[int, _Scored] = {}
     start = 0
     while start < len(order):
         size = max(1, batch_tokens // len(samples[order[start]].input_ids))
@@ -278,21 +285,17 @@ def find_names(text: str) -> list[tuple[int, int]]:
 
 
 def _is_name(word: str, before: str) -> bool:
-    if not any(item.isalpha() for item in word):
-        return False
     stem = re.split("['’-]", word)[0]
-    if "_" in stem.strip("_") or (stem[0].isalpha() and any(item.isdigit() for item in stem)):
-        return True
-    if any(one.islower() and other.isupper() for one, other in pairwise(stem)):
-        return True
-    if len(stem) > 1 and stem.isupper():
-        return True
+    has_hump = any(one.islower() and other.isupper() for one, other in pairwise(stem))
+    has_digit = stem[0].isalpha() and any(item.isdigit() for item in stem)
+    is_acronym = len(stem) > 1 and stem.isupper()
+    if "_" in stem.strip("_") or has_hump or has_digit or is_acronym:
+        return any(item.isalpha() for item in word)
     if not stem[0].isupper() or stem == "I":
         return False
     tail = before[-80:].rstrip(_BETWEEN)
-    if _TITLE_END.search(tail):
-        return True
-    return bool(tail) and tail[-1] not in _SENTENCE_END
+    begins_sentence = not tail or (tail[-1] in _SENTENCE_END and not _TITLE_END.search(tail))
+    return not begins_sentence
 
 
 def share_kept(
@@ -352,17 +355,7 @@ def check_picture(file: Path) -> None:
 
 
 def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
-    """Write a PNG: probability of the true text with and without soft tokens, numbers and names kept.
-
-    Args:
-        report: What to draw.
-        file: The PNG, written whole or not at all.
-        title: What was measured; becomes part of the heading.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-        E2LLMError: If `file` is a folder.
-    """
+    """Write a PNG of the probability with and without soft tokens, and of the numbers and names kept."""
     check_picture(file)
     from matplotlib.figure import Figure
 

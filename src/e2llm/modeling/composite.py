@@ -19,7 +19,7 @@ from e2llm.modeling.checkpoints.parts import PartSource, encoder_build_kwargs
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.encoder_attention import encoder_options, prepare_encoder
 from e2llm.modeling.encoding import ChunkEncoding
-from e2llm.modeling.merging import find_placeholders, soft_tokens_of_places
+from e2llm.modeling.placeholders import find_placeholders, soft_tokens_of_places
 
 
 class CompositeModel(ChunkEncoding):
@@ -138,8 +138,7 @@ class CompositeModel(ChunkEncoding):
     ) -> torch.Tensor:
         """Embed the input and replace the placeholders by soft tokens.
 
-        Give chunks as `chunk_input_ids` or `chunk_embeds`, or none for an input without chunks. They follow
-        the order of their placeholders, over the whole batch.
+        Chunks, if any, are `chunk_input_ids` or `chunk_embeds` in the order of their placeholders.
 
         Args:
             input_ids: `[B, L]` decoder token ids with a placeholder for each soft token.

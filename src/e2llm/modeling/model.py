@@ -27,7 +27,7 @@ from e2llm.modeling.checkpoints.save import save_model
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.encoder_attention import check_bidirectional
-from e2llm.modeling.merging import (
+from e2llm.modeling.placeholders import (
     CHUNK_ARGUMENTS,
     check_packing,
     choose_placeholder,
@@ -112,13 +112,12 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 )
             chunk_token_id = choose_placeholder(decoder_tokenizer).id
         ensure_embedding_row(decoder_model, chunk_token_id)
-        attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
         if encoder_layers is None and adapter == "pooling":
             last = encoder_model.config.num_hidden_layers
             encoder_layers = sorted({0, last // 2, last})
-        config = E2LLMConfig(
-            encoder_config=encoder_model.config,
-            text_config=decoder_model.config,
+        model = cls._join(
+            encoder_model,
+            decoder_model,
             adapter=adapter,
             encoder_layers=None if encoder_layers is None else list(encoder_layers),
             encoder_attention=encoder_attention,
@@ -126,21 +125,34 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             max_soft_tokens=(1 if adapter == "mlp" else 8) if max_soft_tokens is None else max_soft_tokens,
             adapter_num_heads=adapter_num_heads,
             pooling=pooling,
-            soft_token_scale=embedding_scale(decoder_model),
             chunk_token_id=chunk_token_id,
+        )
+        model.part_sources = {"encoder": encoder_source, "decoder": decoder_source}
+        if decoder_tokenizer is not None:
+            stop_after_answer(model.generation_config, decoder_tokenizer)
+        return model
+
+    @classmethod
+    def _join(
+        cls, encoder: PreTrainedModel, decoder: PreTrainedModel, **settings: Any
+    ) -> "E2LLMForConditionalGeneration":
+        """Join parts by a new adapter on the decoder's device, everything but the adapter frozen."""
+        attention = {part: part.config._attn_implementation for part in (encoder, decoder)}
+        config = E2LLMConfig(
+            encoder_config=encoder.config,
+            text_config=decoder.config,
+            soft_token_scale=embedding_scale(decoder),
+            **settings,
         )
         for part, implementation in attention.items():
             # a new composite config resets those it is given
             part.config._attn_implementation = implementation
-        model = cls(config, chunk_encoder=encoder_model, language_model=decoder_model)
-        if encoder_attention == "bidirectional":
-            check_bidirectional(encoder_model)
-        weight = decoder_model.get_input_embeddings().weight
+        model = cls(config, chunk_encoder=encoder, language_model=decoder)
+        if config.encoder_attention == "bidirectional":
+            check_bidirectional(encoder)
+        weight = decoder.get_input_embeddings().weight
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         model.adapter.to(device=weight.device, dtype=dtype)
-        model.part_sources = {"encoder": encoder_source, "decoder": decoder_source}
-        if decoder_tokenizer is not None:
-            stop_after_answer(model.generation_config, decoder_tokenizer)
         freeze_parts(model)
         model.eval()
         return model
@@ -240,9 +252,9 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         reject_unknown_chunk_arguments(kwargs)
         chunks = (chunk_input_ids, chunk_attention_mask, chunk_embeds, chunk_index, chunk_num_soft_tokens)
+        if inputs_embeds is None and input_ids is None:
+            raise E2LLMError("give input_ids or inputs_embeds")
         if inputs_embeds is None:
-            if input_ids is None:
-                raise E2LLMError("give input_ids or inputs_embeds")
             inputs_embeds = self.merge(input_ids, attention_mask, *chunks)
         elif any(item is not None for item in chunks):
             raise E2LLMError("inputs_embeds replace input_ids and chunks: give one or the other")
@@ -268,14 +280,20 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
-        if labels is not None and keep is not None:
+        if keep is not None:
             logits = outputs.logits[keep if places is None else keep[:, places]]
-            targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)[keep]
-            output.token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-            divisor = max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch
-            output.loss = output.token_losses.sum() / divisor
+            self._add_losses(output, logits, labels, keep, num_items_in_batch)
             output.logits = logits if only_label_logits else outputs.logits
         return output
+
+    @staticmethod
+    def _add_losses(
+        output: E2LLMOutput, logits: torch.Tensor, labels: Any, keep: torch.Tensor, divisor: Any
+    ) -> None:
+        """Add the loss of each labelled position, from its logits `[N, V]`, and their quotient."""
+        targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)[keep]
+        output.token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+        output.loss = output.token_losses.sum() / (max(1, len(targets)) if divisor is None else divisor)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:

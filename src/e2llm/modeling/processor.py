@@ -17,7 +17,7 @@ from e2llm.modeling.checkpoints.parts import encoder_token_limit, load_tokenizer
 from e2llm.modeling.checkpoints.reporting import readable_errors
 from e2llm.modeling.checkpoints.sources import resolve_source
 from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk
-from e2llm.modeling.merging import choose_placeholder
+from e2llm.modeling.placeholders import choose_placeholder
 from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_texts
 from e2llm.surrogates import reject_lone_surrogates

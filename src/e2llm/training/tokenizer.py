@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from e2llm.modeling.merging import CHUNK_TOKEN
+from e2llm.modeling.placeholders import CHUNK_TOKEN
 
 PAD_TOKEN, END_TOKEN = "<|pad|>", "<|end|>"
 

