@@ -189,7 +189,7 @@ def test_generation_takes_no_argument_that_would_lose_soft_tokens(model, inputs)
         model.generate(**inputs, assistant_model=model.language_model)
     with pytest.raises(E2LLMError, match=r"unknown argument.*chunk_ids; known: chunk_input_ids"):
         model.generate(**inputs, chunk_ids=inputs["chunk_input_ids"])
-    with pytest.raises(E2LLMError, match="inputs_embeds stand in the place of chunks"):
+    with pytest.raises(E2LLMError, match="inputs_embeds replace input_ids and chunks"):
         model.generate(**inputs, inputs_embeds=model.merge(**inputs))
 
 

@@ -124,7 +124,7 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
     if found is None:
         advice = "convert the model with save_pretrained() of transformers"
         raise CheckpointError(
-            f"{name}: has no safetensors weights, and no other format is read; {how_to_get(name) or advice}"
+            f"{name}: no safetensors weights found; other formats are not read: {how_to_get(name) or advice}"
         )
     return [Path(found)]
 
