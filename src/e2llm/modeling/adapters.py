@@ -247,8 +247,7 @@ class PoolingAdapter(Adapter):
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int = 0) -> torch.Tensor:
         """Pool at the finest rate and project to `[C, N, S]`, zero after a chunk's own states."""
         means, is_group = group_means(states, mask, self.finest_rate)
-        rows = self.mix(means[is_group])
-        projected = self.projection(rows)
+        projected = self.projection(means[is_group])
         kept = projected.new_zeros(*means.shape[:2], projected.shape[-1])
         scattered: torch.Tensor = kept.masked_scatter(is_group.unsqueeze(-1), projected)
         return scattered
@@ -258,16 +257,8 @@ class PoolingAdapter(Adapter):
     ) -> torch.Tensor:
         """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
         rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
-        soft_tokens: torch.Tensor = self.head(self.pool(kept, num_tokens, rates))
+        soft_tokens: torch.Tensor = self.head(coarsen(kept, num_tokens, rates, self.finest_rate))
         return soft_tokens
-
-    def mix(self, rows: torch.Tensor) -> torch.Tensor:
-        """What is projected of states `[n, E]`: all layers side by side."""
-        return rows
-
-    def pool(self, kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-        """Kept states `[P, N, S]` to one state for each soft token, `[R, S]`: the mean of its group."""
-        return coarsen(kept, num_tokens, rates, self.finest_rate)
 
     def reading_state(self) -> dict[str, torch.Tensor]:
         """The tensors of the projection, which is all of the adapter that reading uses."""

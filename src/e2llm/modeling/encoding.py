@@ -138,15 +138,6 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         )
         return kept
 
-    def _keep_checkpointed(
-        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None
-    ) -> torch.Tensor:
-        """`keep`, which with gradients holds the token states alone and computes the rest again."""
-        if not torch.is_grad_enabled():
-            return self.keep(states, mask, num_soft_tokens)
-        kept: torch.Tensor = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
-        return kept
-
     def soften(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
     ) -> torch.Tensor:
@@ -197,7 +188,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         """
         num_soft_tokens = self.check_num_soft_tokens(num_soft_tokens)
         passes = list(self.passes(chunk_input_ids, chunk_attention_mask))
-        num_missing = self._missing_passes(len(passes))  # before the first: all must ask at the same place
+        num_missing = 0
+        if self.agree_on_passes is not None:  # before the first pass: all processes must ask at one place
+            num_missing = self.agree_on_passes(len(passes)) - len(passes)
         pieces, num_read = [], 0
         for item in passes:
             num_read += item.ids.numel()
@@ -214,13 +207,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     def _read_pass(
         self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, checks: bool
     ) -> torch.Tensor:
-        """Return what is kept of one pass, `[c, N, S]`.
+        """Return what is kept of one pass, `[c, N, S]`, of ids and mask `[c, T]`.
 
-        Args:
-            ids: `[c, T]`.
-            mask: `[c, T]`.
-            num_soft_tokens: See `keep`.
-            checks: Compute an encoder that trains once more in the backward pass, to hold no activations.
+        With `checks`, an encoder that trains runs once more in the backward pass, to hold no activations.
         """
         trains_encoder = torch.is_grad_enabled() and any(
             p.requires_grad for p in self.chunk_encoder.parameters()
@@ -236,7 +225,10 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             return kept
         with torch.no_grad():
             states = self.encode_states(ids, mask)
-        return self._keep_checkpointed(states, mask, num_soft_tokens)
+        if not torch.is_grad_enabled():
+            return self.keep(states, mask, num_soft_tokens)
+        held: torch.Tensor = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
+        return held
 
     def _nothing_kept(self, num_soft_tokens: int) -> torch.Tensor:
         """`[0, K, D]`, what is kept of no chunk."""
@@ -253,18 +245,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             raise E2LLMError(f"soft tokens per chunk must be from 1 to {limit}, got {num_soft_tokens}")
         return num_soft_tokens
 
-    def _missing_passes(self, num_passes: int) -> int:
-        """How many passes of the encoder this process makes for the sake of the others alone."""
-        return self.agree_on_passes(num_passes) - num_passes if self.agree_on_passes is not None else 0
-
 
 def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Tensor:
-    """What passes kept of their chunks, `[c, n, S]` each, as one `[C, N, S]` in the order of the chunks.
-
-    Args:
-        pieces: Of each pass; shorter ones are filled up with zeros.
-        order: `[c]` rows of each pass's chunks.
-    """
+    """What passes kept of their chunks, `[c, n, S]` each with rows `[c]`, as one `[C, N, S]` in order."""
     longest = max(piece.shape[1] for piece in pieces)
     padded = [functional.pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces]
     return torch.cat(padded)[torch.argsort(torch.cat(order))]

@@ -109,11 +109,3 @@ class PrefixCache:
 
     def _remove(self, key: int) -> None:
         self._num_bytes -= self._prefixes.pop(key).num_bytes
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes in use."""
-        return self._num_bytes
-
-    def __len__(self) -> int:
-        return len(self._prefixes)
