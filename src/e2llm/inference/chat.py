@@ -142,7 +142,7 @@ class ChatSession:
     # --- keeping it ---------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Save turns, documents and what was read of them as one file, whole or not at all."""
+        """Save turns, documents and the states of their chunks as one file, whole or not at all."""
         chat = _SavedChat(
             turns=list(self.turns),
             num_compressed=self.num_compressed,

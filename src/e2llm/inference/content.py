@@ -23,7 +23,7 @@ _COUNT_BATCH = 1024
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Documents, their chunks, and what was read of them.
+    """Documents, their chunks, and the states that the encoder gave these.
 
     Attributes:
         documents: In order; one may be empty.
@@ -31,7 +31,7 @@ class Content:
         owners: Place in `documents` of each chunk's document.
         token_counts: Decoder tokens of each chunk's text with its heading.
         num_tokens: Decoder tokens of all chunks, what they repeat of each other not counted.
-        read: What is kept of the chunks, and their vectors.
+        read: The states and vectors of the chunks.
         num_encoded: Chunks that the encoder read to make this content; the others were known.
     """
 

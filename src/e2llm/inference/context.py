@@ -84,7 +84,7 @@ class Context:
 
     @classmethod
     def load_with_extra(cls, path: str | PathLike[str], engine: Reading) -> "tuple[Context, dict[str, Any]]":
-        """Load a saved context and what was saved beside it."""
+        """Load a saved context and the `extra` values saved beside it."""
         saved = load_context(Path(fspath(path)), engine.reader)
         context = cls(
             saved.content,
@@ -96,7 +96,7 @@ class Context:
         return context, saved.extra
 
     def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
-        """Save as one safetensors file, whole or not at all: texts, spans, what was read, model fingerprint.
+        """Save as one safetensors file, whole or not at all: texts, spans, states, model fingerprint.
 
         Args:
             path: The file.
@@ -131,7 +131,7 @@ class Context:
 
     @property
     def kept(self) -> torch.Tensor:
-        """`[C, N, S]`, what was kept of the chunks, on the CPU, zero behind a chunk's own rows.
+        """`[C, N, S]`, the states of the chunks, on the CPU, zero after a chunk's own rows.
 
         Pooled states at the finest rate; for `attention` and `mlp` the soft tokens, at most N per chunk.
         """
@@ -185,7 +185,7 @@ class Context:
         """Replace a chunk's text; the document is split again around it.
 
         Args:
-            index: The chunk's, from 0; as the text shifts, chunks behind it may get other indices.
+            index: The chunk's, from 0; as the text shifts, later chunks may get other indices.
             text: Any length; with an empty one the chunk is deleted.
 
         Returns:

@@ -1,7 +1,7 @@
-"""A context as one safetensors file: tensors of what was read, the texts, and a manifest in the header.
+"""A context as one safetensors file: the states of its chunks, its texts, and a manifest in the header.
 
-The hash in the manifest shows damage by chance. Nothing in the file is code, and a file that somebody made up
-can at worst hold other texts and numbers.
+The hash in the manifest detects accidental damage. Nothing in the file is code: a forged file can at worst
+hold other texts and numbers.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class SavedContext:
     """What a context's file holds.
 
     Attributes:
-        content: Documents, chunks, and what was read of them.
+        content: Documents, chunks, and their states.
         splitting: How the documents are split.
         fingerprint: Of the model that read them.
         finest_rate: Encoder tokens per kept state; None of models without a rate.

@@ -99,7 +99,7 @@ class Dial:
         for value in dict.fromkeys(_values(rate)):
             if encoder_tokens(check_rate(value)) < config.finest_rate:
                 raise E2LLMError(
-                    f"rate {value} was asked for, but one state per {config.finest_rate} encoder tokens is "
+                    f"rate {value} was requested, but one state per {config.finest_rate} encoder tokens is "
                     f"kept; read the documents again with finest_rate={value}, or use rate "
                     f"{config.finest_rate} or coarser"
                 )
@@ -131,7 +131,7 @@ class Dial:
         return note
 
     def answers_raw(self, rate: Any) -> bool:
-        """Whether raw text has to answer: the adapter is untrained, and nobody asked for a rate."""
+        """Whether raw text has to answer: the adapter is untrained, and no rate was requested."""
         if self._model.is_trained or rate is not None:
             return False
         self.warn(f"{UNTRAINED}; train it, or ask for its soft tokens all the same by rate=")

@@ -312,7 +312,7 @@ class Engine:
         return [restate(self.reader, content, index, counts[index]) for index in indices]
 
     def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
-        """The position of the dial that was asked for, or the default one."""
+        """The requested position of the dial, or the default one."""
         self.dial.check(soft_tokens, rate)
         level = self.dial.levels(content.read.num_tokens.tolist(), soft_tokens, rate)[0]
         self.dial.note_on([] if level.rate is None else [level.rate])

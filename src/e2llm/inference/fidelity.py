@@ -83,7 +83,7 @@ class FidelityReport:
     """How well the chunks of a context survived.
 
     Attributes:
-        chunks: In the order they were asked for.
+        chunks: In the requested order.
         soft_tokens: Soft tokens per chunk; their mean, rounded up, where the chunks differ.
         rate: The one rate of all chunks; None where they differ, or the model has no rate.
     """

@@ -217,7 +217,7 @@ class ContextLayout:
         return self.count_positions(request.question, request.history)
 
     def _within(self, window: int | None) -> int | None:
-        """The positions that may be used: the window asked for, or the decoder's."""
+        """The positions that may be used: the requested window, or the decoder's."""
         if window is None:
             return self.window
         if type(window) is not int or not 1 <= window <= (self.window or window):

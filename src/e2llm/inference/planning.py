@@ -27,7 +27,7 @@ class Plan:
         level: The chosen position of the dial; None where raw text alone answers.
         num_chunks: Chunks of the context.
         num_text: Positions of template, question, history and expanded chunks.
-        window: Positions that there are; None if the decoder states none.
+        window: Positions of the window; None if the decoder states none.
         max_new_tokens: Positions kept for the answer.
     """
 

@@ -63,7 +63,7 @@ class ReadChunks:
 
     @property
     def kept(self) -> torch.Tensor:
-        """`[C, N, S]`, what is kept of every chunk, with zero rows behind a chunk's own."""
+        """`[C, N, S]`, the states of every chunk, zero after a chunk's own rows."""
         return pad_sequence(self.rows, batch_first=True) if self.rows else self.vectors.new_empty(0, 0, 0)
 
     @property
@@ -223,11 +223,11 @@ class ChunkReader:
 def soft_tokens_of(
     model: E2LLMForConditionalGeneration, read: ReadChunks, indices: Sequence[int], counts: Sequence[int]
 ) -> torch.Tensor:
-    """Make soft tokens of what was kept: the part of the adapter that runs when a question is asked.
+    """Make soft tokens of kept states: the part of the adapter that runs when a question is asked.
 
     Args:
         model: The one that read the chunks.
-        read: What was kept.
+        read: The states of all chunks.
         indices: P chunks of it, at least one.
         counts: P, the soft tokens that each gets, 1 or more.
 

@@ -71,7 +71,7 @@ class Adapter(nn.Module):
     def soft_tokens(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
     ) -> torch.Tensor:
-        """Ask: make soft tokens of what was kept, here the first of each chunk.
+        """Ask: make soft tokens of kept states, here the first of each chunk.
 
         Args:
             kept: `[P, N, S]` of `forward`, a row for each place.

@@ -34,7 +34,7 @@ def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
             if it is a decoder, bidirectional if it is of BERT's kind.
 
     Returns:
-        `is_causal=False` if asked for; `use_cache=False` for encoders that would keep keys and values.
+        `is_causal=False` with `bidirectional`; `use_cache=False` for encoders that would keep keys and values.
     """
     takes = inspect.signature(encoder.forward).parameters
     options = {"use_cache": False} if "use_cache" in takes else {}

@@ -130,7 +130,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         Args:
             states: Of `encode_states`.
             mask: Nonzero for real tokens.
-            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number.
+            num_soft_tokens: Most soft tokens that a chunk will have, where the dial is their number.
         """
         dtype = next(self.adapter.parameters()).dtype
         kept: torch.Tensor = self.adapter(
@@ -177,7 +177,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         Args:
             chunk_input_ids: `[C, T]` encoder token ids, right-padded.
             chunk_attention_mask: `[C, T]`, nonzero for real tokens; every chunk has at least one.
-            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number:
+            num_soft_tokens: Most soft tokens that a chunk will have, where the dial is their number:
                 from 1 to `config.max_soft_tokens` (the default).
 
         Returns:

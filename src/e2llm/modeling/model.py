@@ -194,8 +194,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """Keep one state per `rate` encoder tokens of every chunk read from now on.
 
         Args:
-            rate: A power of two. Twice the rate takes half the memory and disk; finer rates than this cannot
-                be asked for, and contexts kept at another finest rate have to be read again.
+            rate: A power of two. Twice the rate takes half the memory and disk; finer rates are then
+                unavailable, and contexts kept at another finest rate have to be read again.
 
         Raises:
             E2LLMError: If it is no power of two, or the model's dial is not the rate.

@@ -217,7 +217,7 @@ class DecodingBatch:
         self._choose(group, self._forward(group, input_ids=last))
 
     def _forward(self, group: _Group, **inputs: torch.Tensor) -> torch.Tensor:
-        """`[B, V]` logits of the next token; the group's cache grows by what was given."""
+        """`[B, V]` logits of the next token; the group's cache grows by the inputs."""
         keep = {"logits_to_keep": 1} if self._model.takes_logits_to_keep else {}
         output = self._model(
             **inputs, attention_mask=group.mask, past_key_values=group.cache, use_cache=True, **keep

@@ -12,7 +12,7 @@ _LEAST_TEMPERATURE = 1e-5  # below it the likeliest token has all of the probabi
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a request asks of its answer's tokens.
+    """How the tokens of an answer are chosen.
 
     Attributes:
         max_new_tokens: Longest answer, 1 or more.
@@ -65,7 +65,7 @@ class TokenChooser:
     """Chooses one answer's tokens.
 
     Args:
-        sampling: What was asked for.
+        sampling: The options of the request.
     """
 
     sampling: Sampling

@@ -1,4 +1,4 @@
-"""Decoders whose matrices are held in 4 bits (QLoRA, arXiv 2305.14314): how they are asked for and known.
+"""Decoders whose matrices are held in 4 bits (QLoRA, arXiv 2305.14314): requesting and recognising them.
 
 The base stays as it was published and is quantized while it is loaded; what trains is never quantized. The
 choice of nf4 with double quantization and computation in bfloat16 is that of the QLoRA paper.
