@@ -33,13 +33,7 @@ def test_a_missing_file_is_named(name):
 @pytest.mark.parametrize("architecture", ["clip", "whisper"])
 def test_no_language_model_is_refused(tmp_path, architecture):
     file = write_gguf(tmp_path / "tiny.gguf", architecture=architecture)
-    with pytest.raises(CheckpointError, match=rf"holds no language model \(architecture {architecture}\)"):
-        load_part("decoder", str(file))
-
-
-def test_an_adapter_is_refused(tmp_path):
-    file = write_gguf(tmp_path / "tiny.gguf", edit=lambda writer: writer.add_type("adapter"))
-    with pytest.raises(CheckpointError, match=r"holds no language model \(general.type adapter\)"):
+    with pytest.raises(CheckpointError, match=f"holds a model of architecture {architecture}"):
         load_part("decoder", str(file))
 
 
@@ -91,9 +85,7 @@ def test_no_byte_of_a_header_raises_anything_else(file):
 @pytest.mark.parametrize(("number", "told"), [(24, "I8")])
 def test_an_unsupported_quantization_is_named(file, number, told):
     with_type_number(file, "token_embd.weight", number)
-    with pytest.raises(
-        CheckpointError, match=f"quantized as {told}, which is not read; supported are .*Q4_1"
-    ):
+    with pytest.raises(CheckpointError, match=rf"cannot be loaded: .*{told}"):
         load_part("decoder", str(file))
 
 
