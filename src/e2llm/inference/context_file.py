@@ -53,6 +53,7 @@ class _Manifest(_Stated, extra="ignore"):
     """What the header of a saved context states."""
 
     fingerprint: str
+    text_sha256: str  # older versions check it; `tensors_sha256` covers the texts too
     documents: list[_SavedDocument]
     num_tokens: Annotated[int, Field(ge=0)]
     read_seconds: Annotated[float, Field(ge=0)]
@@ -107,6 +108,7 @@ def save_context(context: SavedContext, path: Path) -> None:
     manifest = _Manifest(
         format=1 if context.finest_rate is None else FORMAT,
         fingerprint=context.fingerprint,
+        text_sha256=hashlib.sha256(b"".join(texts)).hexdigest(),
         documents=[
             _SavedDocument(name=_storable(item.name), bytes=len(text), kind=item.kind, heading=item.heading)
             for item, text in zip(content.documents, texts, strict=True)
