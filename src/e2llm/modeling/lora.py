@@ -166,6 +166,11 @@ def add_lora(part: Any, settings: LoraSettings) -> None:
     lost = [target for target in targets if not any(name.endswith(target) for name in hit)]
     if lost:
         raise E2LLMError(f"no module of this {kind!r} model is named {' or '.join(lost)}, a LoRA target")
+    ends = (part.get_input_embeddings(), part.get_output_embeddings())
+    if unfit := [name for name in hit if part.get_submodule(name) in ends]:
+        raise E2LLMError(
+            f"LoRA on {', '.join(unfit)} is not supported: embeddings and output heads may share one weight"
+        )
     is_conv = any(type(module).__name__ == "Conv1D" for module in part.modules())
     part.add_adapter(
         LoraConfig(
