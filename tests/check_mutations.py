@@ -96,7 +96,7 @@ MUTATIONS = [
         "modeling/placeholders.py",
         "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)",
         "torch.arange(attention_mask.shape[1]).expand_as(attention_mask)",
-        "tests/inference/test_decoding_batch.py",
+        "tests/inference/decoding/test_decoding_batch.py",
     ),
     Mutation(
         "E2LLMTrainer.compute_loss: each batch by its own count, not the step's",
@@ -138,7 +138,7 @@ MUTATIONS = [
         "inference/decoding/batch.py",
         "functional.pad(tensor, (0, 0, count, 0))",
         "functional.pad(tensor, (0, 0, 0, count))",
-        "tests/inference/test_decoding_batch.py",
+        "tests/inference/decoding/test_decoding_batch.py",
     ),
 ]
 
