@@ -1,4 +1,4 @@
-"""Keys and values of prompts read lately: what a new prompt begins with like one of them is not read again.
+"""Keys and values of prompts read lately, so that the beginning of a new prompt need not be read again.
 
 Questions about one context begin with the same soft tokens. Prompts are compared by their embeddings, bit for
 bit, so that soft tokens count like words.
@@ -6,7 +6,6 @@ bit, so that soft tokens count like words.
 Shapes: L decoder tokens, D decoder width, H heads, W width of a head.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -54,31 +53,24 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._prefixes: OrderedDict[int, Prefix] = OrderedDict()
-        self._num_bytes = 0
-        self._count = 0
+        self._prefixes: list[Prefix] = []  # the latest used last
 
     def find(self, embeds: torch.Tensor) -> tuple[DynamicCache, int] | None:
-        """What is known of the beginning of a prompt.
-
-        Args:
-            embeds: `[L, D]`.
+        """Find an earlier prompt that begins like a prompt `[L, D]`.
 
         Returns:
             A cache and the positions that it holds, fewer than L; None if too few are known.
         """
-        best, longest = None, MIN_TOKENS - 1
-        for key, prefix in self._prefixes.items():
-            length = min(prefix.shared_with(embeds), len(embeds) - 1)
-            if length > longest:
-                best, longest = key, length
-        if best is None:
+        shared = [min(prefix.shared_with(embeds), len(embeds) - 1) for prefix in self._prefixes]
+        longest = max(shared, default=0)
+        if longest < MIN_TOKENS:
             return None
-        self._prefixes.move_to_end(best)
-        return self._prefixes[best].cache(longest), longest
+        best = self._prefixes.pop(shared.index(longest))
+        self._prefixes.append(best)
+        return best.cache(longest), longest
 
     def keep(self, embeds: torch.Tensor, cache: DynamicCache, row: int) -> None:
-        """Keep what a prompt left.
+        """Keep what a prompt left, unless nearly all of it is known.
 
         Args:
             embeds: `[L, D]`.
@@ -86,26 +78,17 @@ class PrefixCache:
             row: Which one.
         """
         length = len(embeds)
-        if length < MIN_TOKENS or not self._max_bytes:
+        shared = [prefix.shared_with(embeds) for prefix in self._prefixes]
+        if not self._max_bytes or length < MIN_TOKENS or max(shared, default=0) >= length - MIN_TOKENS:
             return
-        for key, other in list(self._prefixes.items()):
-            shared = other.shared_with(embeds)
-            if shared >= length - MIN_TOKENS:  # what is new is not worth its room
-                return
-            if shared == len(other.embeds):  # the new one holds all of it
-                self._remove(key)
         layers = [
             (layer.keys[row : row + 1, :, -length:].clone(), layer.values[row : row + 1, :, -length:].clone())
             for layer in cache.layers
         ]
-        prefix = Prefix(embeds, layers)
-        if prefix.num_bytes > self._max_bytes:
+        new = Prefix(embeds, layers)
+        if new.num_bytes > self._max_bytes:
             return
-        self._count += 1
-        self._prefixes[self._count] = prefix
-        self._num_bytes += prefix.num_bytes
-        while self._num_bytes > self._max_bytes:
-            self._remove(next(iter(self._prefixes)))
-
-    def _remove(self, key: int) -> None:
-        self._num_bytes -= self._prefixes.pop(key).num_bytes
+        pairs = zip(self._prefixes, shared, strict=True)
+        self._prefixes = [*(prefix for prefix, count in pairs if count < len(prefix.embeds)), new]
+        while sum(prefix.num_bytes for prefix in self._prefixes) > self._max_bytes:
+            self._prefixes.pop(0)
