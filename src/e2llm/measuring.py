@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import os
 import platform
 import sys
@@ -14,7 +15,6 @@ from typing import Any
 
 import psutil
 import torch
-import transformers
 
 from e2llm.version import __version__, git_commit
 
@@ -31,7 +31,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": importlib.metadata.version("transformers"),
         "e2llm": __version__,
         "commit": git_commit(),
     }

@@ -84,11 +84,13 @@ def _make_entry(file: Path, metadata: dict[str, Any], entry: Path) -> None:
     for left_behind in entry.parent.glob(f".{entry.name}.*"):
         shutil.rmtree(left_behind, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))
+    made = staging / "made"  # with the permissions of the user's new folders, which `staging` has not
     try:
-        convert(file, metadata, staging)
-        for item in staging.iterdir():
+        made.mkdir()
+        convert(file, metadata, made)
+        for item in made.iterdir():
             sync(item)
-        os.rename(staging, entry)
+        os.rename(made, entry)
         sync(entry.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
