@@ -28,8 +28,8 @@ class Reading(Protocol):
 class Context:
     """What the decoder knows of some documents: read once, asked often, edited in place.
 
-    An edit reads again only the chunks that it changes, and leaves the context that reading the edited
-    documents afresh gives, up to rounding. Questions that are being answered keep the content they
+    An edit reads only the chunks that it changes, and returns how many these are. The context then equals the
+    one that reading the edited documents gives, up to rounding. Questions under way keep the content they
     began with.
 
     Made by `Engine.read` and `Context.load`.
@@ -161,9 +161,6 @@ class Context:
             source: Its text, or a `Document`.
             name: Name of a text; by default `text 2` for a second document, and so on.
 
-        Returns:
-            The number of chunks that the encoder had to read.
-
         Raises:
             E2LLMError: If it has no text, or this context was not read.
         """
@@ -188,9 +185,6 @@ class Context:
             index: The chunk's, from 0; as the text shifts, later chunks may get other indices.
             text: Any length; with an empty one the chunk is deleted.
 
-        Returns:
-            The number of chunks that the encoder had to read.
-
         Raises:
             E2LLMError: If there is no such chunk, or nothing would be left.
         """
@@ -211,9 +205,6 @@ class Context:
             start: First character.
             end: One past the last; equal to `start` to insert.
             text: The new characters.
-
-        Returns:
-            The number of chunks that the encoder had to read.
 
         Raises:
             E2LLMError: If there is no such place, or nothing would be left.

@@ -130,13 +130,7 @@ class Engine:
         started = time.perf_counter()
         store = self.store if store is None else store
         splitting = Splitting.of(self.processor, chunk_size_chars)
-        content = read_content(
-            self.documents(source),
-            splitting,
-            self.reader,
-            store=store,
-            progress=progress,
-        )
+        content = read_content(self.documents(source), splitting, self.reader, store=store, progress=progress)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def new_context(self) -> Context:
