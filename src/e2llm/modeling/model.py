@@ -252,9 +252,9 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         reject_unknown_chunk_arguments(kwargs)
         chunks = (chunk_input_ids, chunk_attention_mask, chunk_embeds, chunk_index, chunk_num_soft_tokens)
-        if inputs_embeds is None and input_ids is None:
-            raise E2LLMError("give input_ids or inputs_embeds")
         if inputs_embeds is None:
+            if input_ids is None:
+                raise E2LLMError("give input_ids or inputs_embeds")
             inputs_embeds = self.merge(input_ids, attention_mask, *chunks)
         elif any(item is not None for item in chunks):
             raise E2LLMError("inputs_embeds replace input_ids and chunks: give one or the other")
@@ -290,7 +290,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
     def _add_losses(
         output: E2LLMOutput, logits: torch.Tensor, labels: Any, keep: torch.Tensor, divisor: Any
     ) -> None:
-        """Add the loss of each labelled position, from its logits `[N, V]`, and their quotient."""
+        """Add the loss of each labelled position, from its logits `[N, V]`, and their sum by the divisor."""
         targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)[keep]
         output.token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
         output.loss = output.token_losses.sum() / (max(1, len(targets)) if divisor is None else divisor)
