@@ -110,7 +110,9 @@ def save_context(context: SavedContext, path: Path) -> None:
         fingerprint=context.fingerprint,
         text_sha256=hashlib.sha256(b"".join(texts)).hexdigest(),
         documents=[
-            _SavedDocument(name=_storable(item.name), bytes=len(text), kind=item.kind, heading=item.heading)
+            _SavedDocument.read(
+                {"name": _storable(item.name), "bytes": len(text), "kind": item.kind, "heading": item.heading}
+            )
             for item, text in zip(content.documents, texts, strict=True)
         ],
         num_tokens=content.num_tokens,
