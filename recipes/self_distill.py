@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.parts import load_part, load_tokenizer
+from e2llm.modeling.checkpoints.parts import load_part, load_tokenizer
 from e2llm.prompts import build_template, encode_text
 from e2llm.records import Record, record_to_dict, write_records
 

@@ -86,17 +86,17 @@ MUTATIONS = [
     ),
     Mutation(
         "plan_passes: the order of chunks is not restored",
-        "modeling/merging.py",
+        "modeling/encoding.py",
         "order = torch.argsort(lengths, descending=True, stable=True)",
         "order = torch.argsort(lengths, descending=True, stable=True).flip(0)",
         "tests/modeling/test_encode_chunks.py",
     ),
     Mutation(
         "positions_of: padding counts as a position",
-        "modeling/merging.py",
+        "modeling/placeholders.py",
         "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)",
         "torch.arange(attention_mask.shape[1]).expand_as(attention_mask)",
-        "tests/inference/test_decoding_batch.py",
+        "tests/inference/decoding/test_decoding_batch.py",
     ),
     Mutation(
         "E2LLMTrainer.compute_loss: each batch by its own count, not the step's",
@@ -108,15 +108,15 @@ MUTATIONS = [
     Mutation(
         "read_content: what was known is read again under another text's row",
         "inference/content.py",
-        "result.put(targets, read, origins)",
-        "result.put(targets, read, sorted(origins))",
+        "[places[text] for text in texts]",
+        "sorted(places[text] for text in texts)",
         "tests/inference/test_context.py",
     ),
     Mutation(
         "choose_expanded: the least relevant chunks first",
         "inference/planning.py",
-        "ranking = sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
-        "ranking = sorted(range(len(scores)), key=lambda index: (scores[index], index))",
+        "sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
+        "sorted(range(len(scores)), key=lambda index: (scores[index], index))",
         "tests/inference/test_planning.py",
     ),
     Mutation(
@@ -135,10 +135,10 @@ MUTATIONS = [
     ),
     Mutation(
         "DecodingBatch: caches joined without moving the shorter ones",
-        "inference/decoding_batch.py",
+        "inference/decoding/batch.py",
         "functional.pad(tensor, (0, 0, count, 0))",
         "functional.pad(tensor, (0, 0, 0, count))",
-        "tests/inference/test_decoding_batch.py",
+        "tests/inference/decoding/test_decoding_batch.py",
     ),
 ]
 

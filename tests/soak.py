@@ -24,7 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from e2llm import ChatSession, ChunkStore, Context, Engine  # noqa: E402
 from e2llm.errors import E2LLMError  # noqa: E402
-from e2llm.process_memory import resident_bytes, trim_heap  # noqa: E402
+from e2llm.measuring import resident_bytes, trim_heap  # noqa: E402
 from served import Served, serving  # noqa: E402
 
 BOOK = Path(__file__).parents[1] / "examples" / "anne_of_green_gables.txt"

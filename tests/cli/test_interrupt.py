@@ -49,7 +49,8 @@ def commands(model, text_file, recipe, tmp_path):
         "read": (("e2llm.store.chunk_store", "ChunkStore.put_many", 1),
                  ("read", text_file, "-o", out, "--store", tmp_path / "store", *base), out),
         "save": (("e2llm.inference.context_file", "save", 1), ("read", text_file, "-o", out, *base), out),
-        "ask": (("e2llm.inference.generation", "generate_ids", 1), ("ask", text_file, "Where?", *base), None),
+        "ask": (("e2llm.inference.decoding.generation", "generate_ids", 1),
+                ("ask", text_file, "Where?", *base), None),
         "train": (("e2llm.training.trainer", "E2LLMTrainer.compute_loss", 4),
                   ("train", recipe, "--resume"), tmp_path / "run" / "result.json"),
         "eval": (("e2llm.evaluation.runner", "answer_item", 2),
@@ -58,7 +59,7 @@ def commands(model, text_file, recipe, tmp_path):
                     ("prepare", "text", "--from", tmp_path / "notes", "-o", out), out),
         "bench": (("e2llm.bench.speed", "Worker.ask", 2),
                   ("bench", "--contexts", 100, "--repeats", 1, "--model", model), None),
-        "export": (("e2llm.modeling.checkpoint_writing", "write_weights", 1),
+        "export": (("e2llm.modeling.checkpoints.save", "write_weights", 1),
                    ("export", model, out), out / "config.json"),
     }  # fmt: skip
 

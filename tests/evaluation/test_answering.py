@@ -9,7 +9,7 @@ from e2llm.evaluation.likelihood_tasks import PerplexityTask, RestatementTask
 from e2llm.evaluation.readings import Readings
 from e2llm.evaluation.record_tasks import QualityTask
 from e2llm.evaluation.systems import SoftSystem
-from e2llm.inference.likelihood import Likelihood
+from e2llm.inference.decoding.likelihood import Likelihood
 from tiny_models import TEXT
 
 CHOICE = Item("quality", "1", TEXT, "Which?", ("stone",), ("boat", "a long stone", "key"), gold=1)

@@ -5,7 +5,7 @@ import pytest
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.readings import Readings
 from e2llm.evaluation.systems import Bm25System, ClosedBookSystem, TruncateSystem
-from e2llm.inference.likelihood import likelihood
+from e2llm.inference.decoding.likelihood import likelihood
 from e2llm.records import Record
 from e2llm.training.recipes.objectives import ReasoningObjective
 from e2llm.training.samples.text_contexts import TextContexts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2llm.process_memory import peak_resident_bytes
+from e2llm.measuring import peak_resident_bytes
 
 MOST_GROWTH = 700e6
 

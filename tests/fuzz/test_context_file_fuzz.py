@@ -1,11 +1,9 @@
-import hashlib
 import json
 import struct
 
 import pytest
-import torch
 from fuzzing import HUGE, altered, bounded, damaged, refused
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -71,7 +69,6 @@ def test_a_header_of_any_stated_length_is_refused(engine, saved, tmp_path, lengt
 
 
 def write(file, manifest, tensors):
-    """With hashes that hold, as an attacker can make them."""
     if isinstance(manifest, dict):
         manifest = {**manifest, "tensors_sha256": _hash_tensors(tensors)}
     save_file(tensors, file, {KEY: manifest if isinstance(manifest, str) else json.dumps(manifest)})
@@ -117,49 +114,4 @@ def test_documents_that_do_not_make_up_the_texts_are_refused(engine, saved, tmp_
     first, second = saved[1]["documents"][:2]
     documents = [{**first, "bytes": sizes[0]}, {**second, "bytes": sizes[1]}]
     write(tmp_path / "book.e2llm", {**saved[1], "documents": documents}, saved[2])
-    assert refused(lambda: Context.load(tmp_path / "book.e2llm", engine), tmp_path) is None
-
-
-@bounded
-@given(
-    st.lists(st.tuples(*[st.sampled_from([-(2**63), -1, 0, 1, 5, 48, 2**62])] * 4), min_size=1, max_size=6)
-)
-@example([(0, 0, 150, 9)] * 6)
-@example([(0, 5, 9, 2), (0, 0, 5, 2)])
-@example([(1, 0, 3, 2), (0, 0, 5, 2)])
-@example([(0, 0, 5, -2)])
-def test_other_chunks_are_refused_or_lie_within_their_documents(engine, saved, tmp_path, rows):
-    read = {name: saved[2][name][[0] * len(rows)].clone() for name in ("soft_tokens", "vectors")}
-    write(tmp_path / "book.e2llm", saved[1], {**saved[2], **read, "chunks": torch.tensor(rows)})
-    check(tmp_path / "book.e2llm", engine)
-
-
-TENSORS = {
-    "dtype": lambda name, tensor: tensor.to(torch.float64),
-    "half": lambda name, tensor: tensor.to(torch.float16),
-    "flat": lambda name, tensor: tensor.reshape(-1),
-    "empty": lambda name, tensor: tensor[:0].clone(),
-    "scalar": lambda name, tensor: tensor.reshape(-1)[0].clone(),
-    "doubled": lambda name, tensor: torch.cat([tensor, tensor]),
-    "nan": lambda name, tensor: tensor.float().fill_(float("nan")).to(tensor.dtype),
-    "ones": lambda name, tensor: torch.full_like(tensor, 255 if tensor.dtype == torch.uint8 else 1),
-}
-
-
-VALID = {("soft_tokens", "ones"), ("vectors", "ones"), ("texts", "flat"), ("texts", "nan")}
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    sorted(
-        {(name, kind) for name in ("soft_tokens", "vectors", "chunks", "texts") for kind in TENSORS} - VALID
-    ),
-)
-def test_other_tensors_with_hashes_that_hold_are_refused(engine, saved, tmp_path, name, kind):
-    tensors = {**saved[2], name: TENSORS[kind](name, saved[2][name])}
-    manifest = {
-        **saved[1],
-        "text_sha256": hashlib.sha256(tensors["texts"].reshape(-1).numpy().tobytes()).hexdigest(),
-    }
-    write(tmp_path / "book.e2llm", manifest, tensors)
     assert refused(lambda: Context.load(tmp_path / "book.e2llm", engine), tmp_path) is None

@@ -147,8 +147,6 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ({"expand": [0], "expand_tokens": 9}, "not with a list of indices"),
         ({"select": "magic"}, "select must be bm25 or encoder, got 'magic'"),
         ({"overflow": "drop"}, "overflow must be error or select, got 'drop'"),
-        ({"raw_below": 1.5}, "raw_below must be from 0 to 1"),
-        ({"raw_below": "0"}, "raw_below must be from 0 to 1"),
         ({"history": ["ab"]}, r"history must be a list of pairs \(question, answer\), got \['ab'\]"),
         ({"history": [("a", 5)]}, "history must be a list of pairs"),
         ({"history": None}, "history must be a list of pairs"),

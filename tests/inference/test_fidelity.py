@@ -3,12 +3,12 @@
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.inference.dial import Level
 from e2llm.inference.fidelity import (
     ChunkFidelity,
     FidelityReport,
@@ -22,17 +22,9 @@ from e2llm.inference.fidelity import (
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
 
-def measure(engine, context, **options):
-    places = [(index, "text", chunk.start, chunk.end) for index, chunk in enumerate(context.chunks)]
-    texts = [chunk.text for chunk in context.chunks]
-    settings = {
-        "indices": range(len(texts)),
-        "counts": [2] * len(texts),
-        "places": places,
-        "progress": False,
-        **options,
-    }
-    return measure_fidelity(engine.model, engine.processor, texts, context.content.read, **settings)
+def measure(engine, content, **options):
+    level = Level([2] * len(content.chunks), soft_tokens=2)
+    return measure_fidelity(engine.reader, content, level, progress=False, **options)
 
 
 @torch.inference_mode()
@@ -41,7 +33,7 @@ def written_out(engine, text, chunk_embeds):
     chunks = [] if chunk_embeds is None else [text]
     sample = engine.processor.lay_out(chunks, UNDERSTANDING_PROMPT, text, num_soft_tokens=2)
     ids = torch.tensor([sample.input_ids])
-    extra = {} if chunk_embeds is None else {"chunk_embeds": chunk_embeds}
+    extra = {} if chunk_embeds is None else {"chunk_embeds": chunk_embeds.flatten(0, 1)}
     logits = engine.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits[0].double()
     log_probabilities = logits.log_softmax(-1)
     places = [place for place, label in enumerate(sample.labels) if label != -100]
@@ -65,7 +57,7 @@ def one(score=0.5, chunk=0, **options):
 
 
 def test_each_chunk_equals_the_written_out_formula(engine, context):
-    report = measure(engine, context)
+    report = measure(engine, context.content)
     for row, chunk in zip(report.chunks, context.chunks, strict=True):
         given = written_out(engine, chunk.text, context.kept[[row.chunk], :2])
         without = written_out(engine, chunk.text, None)
@@ -75,17 +67,19 @@ def test_each_chunk_equals_the_written_out_formula(engine, context):
 
 
 def test_result_does_not_depend_on_the_batches(engine, context):
-    together, alone = measure(engine, context, batch_tokens=100_000), measure(engine, context, batch_tokens=1)
+    together, alone = (
+        measure(engine, context.content, batch_tokens=100_000),
+        measure(engine, context.content, batch_tokens=1),
+    )
     for left, right in zip(together.chunks, alone.chunks, strict=True):
         assert left.log_probability == pytest.approx(right.log_probability, abs=1e-4)
         assert left.token_accuracy == right.token_accuracy
 
 
 def test_without_soft_tokens_nothing_of_the_chunk_reaches_the_decoder(engine, context):
-    report = measure(engine, context)
+    report = measure(engine, context.content)
     read = replace(context.content.read, rows=[torch.zeros_like(rows) for rows in context.content.read.rows])
-    other = SimpleNamespace(chunks=context.chunks, content=SimpleNamespace(read=read))
-    blank = measure(engine, other)
+    blank = measure(engine, replace(context.content, read=read))
     for left, right in zip(report.chunks, blank.chunks, strict=True):
         assert left.baseline_log_probability == right.baseline_log_probability
         assert left.log_probability != right.log_probability
@@ -93,7 +87,7 @@ def test_without_soft_tokens_nothing_of_the_chunk_reaches_the_decoder(engine, co
 
 def test_engine_measures_the_chunks_that_are_named(engine, context):
     report = engine.fidelity(context, soft_tokens=2, chunks=[3, 1], progress=False)
-    whole = measure(engine, context)
+    whole = measure(engine, context.content)
     assert [row.chunk for row in report.chunks] == [3, 1]
     assert report.chunks[0].log_probability == pytest.approx(whole.chunks[3].log_probability, abs=1e-4)
     with pytest.raises(E2LLMError):
@@ -101,7 +95,7 @@ def test_engine_measures_the_chunks_that_are_named(engine, context):
 
 
 def test_scores_lie_between_0_and_1(engine, context):
-    for row in measure(engine, context).chunks:
+    for row in measure(engine, context.content).chunks:
         assert 0 < row.score < 1
         assert row.score == pytest.approx(math.exp(row.log_probability))
         assert row.gain == row.log_probability - row.baseline_log_probability
@@ -109,7 +103,7 @@ def test_scores_lie_between_0_and_1(engine, context):
 
 def test_a_decoder_that_knows_the_text_scores_higher(engine, monkeypatch):
     context = engine.read("Then Mira counted 7 boats.", progress=False)
-    random = measure(engine, context).chunks[0]
+    random = measure(engine, context.content).chunks[0]
     forward = engine.model.forward
 
     def rigged(**inputs):
@@ -122,7 +116,7 @@ def test_a_decoder_that_knows_the_text_scores_higher(engine, monkeypatch):
         return output
 
     monkeypatch.setattr(engine.model, "forward", rigged)
-    row = measure(engine, context).chunks[0]
+    row = measure(engine, context.content).chunks[0]
     assert row.score == pytest.approx(math.exp(-0.01))
     assert row.score > random.score
     assert (row.token_accuracy, row.numbers_kept, row.names_kept) == (1, 1, 1)
@@ -133,7 +127,7 @@ def test_a_chunk_longer_than_the_window_is_an_error_that_names_it(engine, contex
     with pytest.raises(
         ContextOverflowError, match=r"chunk 0 .* window has 16: read the context with smaller"
     ):
-        measure(engine, context)
+        measure(engine, context.content)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +174,7 @@ def test_tokens_that_only_touch_a_piece_do_not_count():
 
 def test_a_text_with_a_control_token_has_a_score_but_no_shares(engine):
     context = engine.read("Then Mira wrote </s> 7 times.", progress=False)
-    row = measure(engine, context).chunks[0]
+    row = measure(engine, context.content).chunks[0]
     assert 0 < row.score < 1
     assert row.numbers_kept is None or 0 <= row.numbers_kept <= 1
 

@@ -6,8 +6,7 @@ import subprocess
 import pytest
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import load_documents
-from e2llm.inference.folders import MAX_FILE_BYTES, is_code, list_folder
+from e2llm.inference.documents import MAX_FILE_BYTES, is_code, list_folder, load_documents
 
 
 def make(folder, files):

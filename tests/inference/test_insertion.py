@@ -43,10 +43,7 @@ def test_all_of_the_text_and_the_sentence_are_there(text, depth, sentence):
     assert rest.replace(" ", "") == text.replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    ("texts", "sentence", "depth", "words"),
-    [([TEXT], " ", 0.5, "empty"), ([TEXT], "X.", 1.5, "0 to 1"), ([""], "X.", 0.5, "no text")],
-)
-def test_what_cannot_be_inserted_is_an_error(texts, sentence, depth, words):
-    with pytest.raises(E2LLMError, match=words):
-        insert_sentence([Document("a", text) for text in texts], sentence, depth)
+@pytest.mark.parametrize(("text", "sentence"), [(TEXT, " "), ("", "X.")])
+def test_without_a_sentence_or_a_text_it_is_an_error(text, sentence):
+    with pytest.raises(E2LLMError, match="is empty, or there is no text"):
+        insert_sentence([Document("a", text)], sentence)

@@ -38,7 +38,7 @@ def test_a_wanted_number_is_kept_when_it_fits_exactly():
 @pytest.mark.parametrize(
     ("num_chunks", "wanted", "words"),
     [
-        (21, 4, r"need 104 positions; .* has 100: 4 too many; use 3 soft token\(s\) per chunk or fewer"),
+        (21, 4, r"need 104 positions; .* has 100: 4 too many; use at most 3 soft token\(s\) per chunk"),
         (81, None, "need 101 positions; .* has 100: 1 too many; use overflow='select' to keep the 80"),
         (81, 1, "1 too many; use overflow='select' to keep the 80 most relevant chunks"),
     ],

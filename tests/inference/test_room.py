@@ -47,7 +47,7 @@ def test_both_answers_occur(engine):
 
 
 @pytest.mark.parametrize(
-    "options", [{"expand": 2}, {"expand": [0, 3]}, {"expand_tokens": 20}, {"raw_below": 0.5}, {"expand": 99}]
+    "options", [{"expand": 2}, {"expand": [0, 3]}, {"expand_tokens": 20}, {"expand": 99}]
 )
 def test_with_raw_chunks_it_refuses_nothing_that_can_be_asked(engine, options):
     for window in range(30, 160, 4):

@@ -35,22 +35,3 @@ def chunks():
     lengths = torch.tensor([7, 40, 3, 12, 40, 5, 30, 3, 21])
     ids = torch.randint(5, 100, (9, 40))
     return {"chunk_input_ids": ids, "chunk_attention_mask": (torch.arange(40) < lengths[:, None]).long()}
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache for each test, and a process that has converted nothing yet."""
-    monkeypatch.setenv("E2LLM_CACHE", str(tmp_path / "cache"))
-    from e2llm.modeling import gguf_cache
-
-    monkeypatch.setattr(gguf_cache, "_known", {})
-    return tmp_path / "cache" / "gguf"
-
-
-@pytest.fixture
-def file(tmp_path):
-    """A tiny decoder in a GGUF file, alone in its folder."""
-    from gguf_files import write_gguf
-
-    (tmp_path / "weights").mkdir()
-    return write_gguf(tmp_path / "weights" / "tiny.gguf")

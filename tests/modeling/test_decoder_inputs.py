@@ -6,8 +6,10 @@ from read_chunks import TWO_ANSWERS
 from torch.nn import functional
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.modeling.merging import PACKING_DECODERS
+from e2llm.modeling.placeholders import PACKING_DECODERS
 from tiny_models import DECODERS, TEXT, WIDTH, tiny_model
+
+CHUNKS = ("chunk_input_ids", "chunk_attention_mask")
 
 
 def test_soft_tokens_replace_placeholders_in_order_and_nothing_else(model, processor):
@@ -33,22 +35,22 @@ def test_placeholders_and_chunks_that_do_not_match_are_refused(model, inputs):
 def test_a_placeholder_that_pads_a_row_does_not_count(model):
     hole = model.config.chunk_token_id
     ids, mask = torch.tensor([[hole, hole, hole, 9]]), torch.tensor([[0, 0, 1, 1]])
-    soft_token = torch.ones(1, 1, WIDTH)
+    soft_token = torch.ones(1, WIDTH)
     merged = model.merge(ids, mask, chunk_embeds=soft_token)
-    assert torch.equal(merged[0, 2], soft_token[0, 0])
-    assert not torch.equal(merged[0, 0], soft_token[0, 0])
+    assert torch.equal(merged[0, 2], soft_token[0])
+    assert not torch.equal(merged[0, 0], soft_token[0])
 
 
 def test_placeholders_that_would_cross_samples_are_refused(model):
     hole = model.config.chunk_token_id
     ids = torch.tensor([[1, hole, hole, hole, 9], [1, hole, 9, 9, 9]])
     with pytest.raises(E2LLMError, match="sample 0 has 3 placeholders, no multiple of the 2 soft tokens"):
-        model(input_ids=ids, chunk_embeds=torch.zeros(2, 2, WIDTH))
+        model(input_ids=ids, **{name: torch.ones(2, 3, dtype=torch.long) for name in CHUNKS})
 
 
 def test_two_kinds_of_chunks_or_a_missing_mask_are_refused(model, inputs):
-    with pytest.raises(E2LLMError, match="give only one of chunk_input_ids, chunk_states and chunk_embeds"):
-        model(**inputs, chunk_embeds=torch.zeros(7, 2, WIDTH))
+    with pytest.raises(E2LLMError, match="give only one of chunk_input_ids and chunk_embeds"):
+        model(**inputs, chunk_embeds=torch.zeros(14, WIDTH))
     inputs.pop("chunk_attention_mask")
     with pytest.raises(E2LLMError, match="chunk_attention_mask is missing"):
         model(**inputs)
@@ -56,8 +58,8 @@ def test_two_kinds_of_chunks_or_a_missing_mask_are_refused(model, inputs):
 
 def test_stored_soft_tokens_must_be_as_many_as_the_input_asks_for(model, inputs):
     stored = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    with pytest.raises(E2LLMError, match="a chunk has 1 soft tokens, the input asks for 2"):
-        model(**stored, chunk_embeds=torch.zeros(7, 1, WIDTH))
+    with pytest.raises(E2LLMError, match="chunk_embeds holds 7 soft tokens, the input has 14 placeholders"):
+        model(**stored, chunk_embeds=torch.zeros(7, WIDTH))
 
 
 def test_an_input_longer_than_the_window_says_by_how_much(model):

@@ -6,7 +6,7 @@ from read_chunks import gradients, plain_soft_tokens
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
-from e2llm.modeling.merging import plan_passes
+from e2llm.modeling.encoding import plan_passes
 from tiny_models import WIDTH
 
 

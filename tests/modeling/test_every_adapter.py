@@ -92,17 +92,6 @@ def test_its_scale_is_a_parameter_that_starts_where_the_model_says(name):
 
 
 @everyone
-def test_started_anew_it_is_another_one_of_its_kind(name):
-    model = make(name)
-    before = {key: item.clone() for key, item in model.adapter.named_parameters()}
-    model.reset_adapter()
-    assert type(model.adapter) is ADAPTERS[name]
-    after = dict(model.adapter.named_parameters())
-    assert all(item.isfinite().all() for item in after.values())
-    assert any(not torch.equal(item, before[key]) for key, item in after.items())
-
-
-@everyone
 def test_what_is_saved_is_loaded(name, states, mask, tmp_path):
     model = make(name)
     model.save_pretrained(tmp_path)

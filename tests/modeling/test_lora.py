@@ -122,7 +122,7 @@ def test_lora_is_kept_frozen_and_trained_on(model):
 
 def test_other_settings_than_those_of_the_layers_there_are_refused(model):
     lora.set_modes(model, decoder="lora", decoder_lora=lora.LoraSettings(rank=2, alpha=4))
-    with pytest.raises(E2LLMError, match="rank 2 and alpha 4, asked for are rank 8 and alpha 4"):
+    with pytest.raises(E2LLMError, match="rank 2 and alpha 4, but rank 8 and alpha 4 were requested"):
         lora.set_modes(model, decoder="lora", decoder_lora=lora.LoraSettings(rank=8, alpha=4))
 
 

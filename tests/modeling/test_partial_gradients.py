@@ -1,15 +1,10 @@
-"""Parameters that a batch does not use, shares of gradients, states computed earlier."""
+"""Parameters that a batch does not use, and chunks at several places."""
 
-import pytest
 import torch
-from read_chunks import gradients
 
-from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
 from e2llm.modeling.decoder_input import DecoderInput
 from tiny_models import TEXT, tiny_decoder, tiny_model, tiny_processor
-
-# --- parameters that a batch does not use ------------------------------------------------------------------
 
 
 def test_a_batch_without_chunks_gives_every_trainable_parameter_a_gradient(model, processor):
@@ -45,37 +40,6 @@ def test_a_decoder_of_another_embedding_width_than_its_hidden_size_gets_soft_tok
     assert model.merge(**inputs).shape[-1] == 24
 
 
-def test_gradients_through_a_share_of_the_chunks_are_right_in_expectation(model, chunks):
-    lora.set_modes(model, encoder="full", decoder="frozen", adapter="full")
-    model.eval()  # no dropout
-    model.config.encoder_batch_tokens = 64
-    whole = gradients(model, chunks)
-    sums = {name: torch.zeros_like(value) for name, value in whole.items()}
-    for first in range(9):  # every set of three neighbours once, so that each chunk is in three of nine
-        mask = torch.zeros(9, dtype=torch.bool)
-        mask[[first, (first + 1) % 9, (first + 2) % 9]] = True
-        model.zero_grad()
-        soft_tokens = model.encode_chunks(**chunks, num_soft_tokens=2, gradient_mask=mask)
-        soft_tokens.pow(3).sum().backward()
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                sums[name] += parameter.grad
-    largest = max(value.abs().max() for value in whole.values())
-    for name, value in whole.items():
-        torch.testing.assert_close(sums[name] / 9, value, rtol=1e-3, atol=1e-5 * largest, msg=name)
-
-
-def test_a_gradient_mask_changes_no_soft_token_and_must_choose_one(model, chunks):
-    model.eval()
-    mask = torch.zeros(9, dtype=torch.bool)
-    with pytest.raises(E2LLMError, match="chooses no chunk"):
-        model.encode_chunks(**chunks, gradient_mask=mask)
-    mask[4] = True
-    torch.testing.assert_close(
-        model.encode_chunks(**chunks, gradient_mask=mask), model.encode_chunks(**chunks), atol=2e-4, rtol=1e-3
-    )
-
-
 def test_a_chunk_that_stands_at_several_places_is_read_once(model, processor):
     inputs = processor(context=[TEXT[:50], TEXT[:50]], prompt=["Where?", "Who?"])
     once = dict(inputs)
@@ -86,18 +50,3 @@ def test_a_chunk_that_stands_at_several_places_is_read_once(model, processor):
     with torch.no_grad():
         torch.testing.assert_close(model(**once).logits, model(**inputs).logits, atol=1e-4, rtol=1e-4)
     assert torch.equal(model.generate(**once, max_new_tokens=4), model.generate(**inputs, max_new_tokens=4))
-
-
-def test_states_computed_earlier_are_adapted_pass_by_pass_with_the_same_gradients(model, chunks):
-    model.chunk_encoder.requires_grad_(False)
-    model.eval()
-    with torch.no_grad():
-        states = model.encode_states(chunks["chunk_input_ids"], chunks["chunk_attention_mask"])
-    found = []
-    for tokens in (50, 10**6):
-        model.config.encoder_batch_tokens = tokens
-        model.zero_grad()
-        model.keep_in_passes(states, chunks["chunk_attention_mask"], 2).pow(3).sum().backward()
-        found.append([p.grad.clone() for p in model.adapter.parameters() if p.grad is not None])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)

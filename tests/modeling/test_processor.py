@@ -5,8 +5,8 @@ import torch
 
 from e2llm import E2LLMProcessor, split_text
 from e2llm.errors import E2LLMError
+from e2llm.modeling.checkpoints.parts import encoder_token_limit
 from e2llm.modeling.decoder_input import DecoderInput
-from e2llm.modeling.parts import encoder_token_limit
 from tiny_models import (
     TEXT,
     tiny_decoder_tokenizer,

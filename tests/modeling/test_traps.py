@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from e2llm import E2LLMConfig, E2LLMForConditionalGeneration
 from e2llm.errors import E2LLMError
-from e2llm.modeling.merging import choose_placeholder
+from e2llm.modeling.placeholders import choose_placeholder
 from tiny_models import (
     TEXT,
     tiny_decoder,
@@ -122,7 +122,7 @@ def test_unknown_chunk_arguments_are_refused_by_forward(model, inputs):
         model(**inputs, chunk_mask=torch.ones(1))
     with pytest.raises(E2LLMError, match="give input_ids or inputs_embeds"):
         model()
-    with pytest.raises(E2LLMError, match="inputs_embeds stand in the place of chunks"):
+    with pytest.raises(E2LLMError, match="inputs_embeds replace input_ids and chunks"):
         model(inputs_embeds=torch.zeros(1, 3, 32), chunk_embeds=torch.zeros(1, 2, 32))
 
 

@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from browsing import BOOK, Gate, chromium, expect, tab_at
-from e2llm.modeling.checkpoint_writing import save_decoder
+from e2llm.modeling.checkpoints.save import save_decoder
 from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving
 from vllm_served import TEMPLATES, Served, make_engine

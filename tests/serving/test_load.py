@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2llm.inference.decoding_batch import DecodingBatch
+from e2llm.inference.decoding.batch import DecodingBatch
 from served import MODEL, serving, tiny_engine
 from tiny_models import TEXT
 

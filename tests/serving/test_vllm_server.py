@@ -5,7 +5,7 @@ import torch
 from starlette.testclient import TestClient
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.checkpoint_writing import save_decoder
+from e2llm.modeling.checkpoints.save import save_decoder
 from e2llm.modeling.lora import LoraSettings, add_lora
 from e2llm.serving.app import create_app
 from e2llm.serving.settings import ServerSettings

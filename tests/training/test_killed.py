@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 TRAINER = "e2llm.training.trainer"
 MOMENTS = {
     "in a step": (TRAINER, "E2LLMTrainer.compute_loss", 5),
-    "while the model is saved": ("e2llm.modeling.checkpoint_writing", "write_weights", 2),
+    "while the model is saved": ("e2llm.modeling.checkpoints.save", "write_weights", 2),
     "between model and optimizer": (TRAINER, "E2LLMTrainer._save_optimizer_and_scheduler", 2),
     "before the state is written": (TRAINER, "E2LLMTrainer._save_rng_state", 2),
     "before the checkpoint takes its place": (TRAINER, "publish", 2),

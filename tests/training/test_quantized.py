@@ -8,10 +8,10 @@ from small_parts import make_recipe, save_decoder, weights
 
 from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
-from e2llm.modeling import quantization
+from e2llm.modeling.checkpoints import quantization
+from e2llm.modeling.checkpoints.parts import ensure_embedding_row, load_part
 from e2llm.modeling.lora import report_trainable, set_modes
 from e2llm.modeling.model import E2LLMForConditionalGeneration, embedding_scale
-from e2llm.modeling.parts import ensure_embedding_row, load_part
 from e2llm.training import build
 from e2llm.training.planning.dry_run import memory_of
 from e2llm.training.recipe import validate

@@ -235,7 +235,9 @@ def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, 
     recipe = recipe_of()
     result = train(recipe)
     monkeypatch.setattr("e2llm.training.run.prepare", lambda recipe: pytest.fail("it began anew"))
-    monkeypatch.setattr("e2llm.modeling.manifest.file_hash", lambda file: pytest.fail("for nothing"))
+    monkeypatch.setattr(
+        "e2llm.modeling.checkpoints.fingerprint.file_hash", lambda file: pytest.fail("for nothing")
+    )
     assert train(recipe, resume=True) == result
     recipe.train.steps = 9
     assert train(recipe, resume=True) == result

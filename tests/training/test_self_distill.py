@@ -84,7 +84,7 @@ def test_a_run_that_was_cut_short_goes_on(run, tmp_path, self_distill, monkeypat
 
 
 def test_an_answer_is_the_decoders_own_and_unfinished_ones_do_not_count(self_distill, decoder):
-    from e2llm.modeling.parts import load_part, load_tokenizer
+    from e2llm.modeling.checkpoints.parts import load_part, load_tokenizer
 
     model, _ = load_part("decoder", decoder)
     answerer = self_distill.Answerer(model, load_tokenizer(decoder), 3)

@@ -12,8 +12,8 @@ from e2llm.bench.decoders import make_text, text_of_length
 from e2llm.bench.rates import gemm_rate, reading_operations
 from e2llm.errors import MissingExtraError
 from e2llm.inference.engine import Engine
-from e2llm.modeling.parts import MINILM_ID, resolve_source
-from e2llm.process_memory import peak_resident_bytes
+from e2llm.measuring import peak_resident_bytes
+from e2llm.modeling.checkpoints.sources import MINILM_ID, resolve_source
 
 
 def measure_reading(

@@ -17,8 +17,7 @@ from e2llm.bench.processes import failure, open_replies, reply
 from e2llm.bench.rates import gemm_rate, reading_operations
 from e2llm.bench.speed import NEW_TOKENS
 from e2llm.inference.context import Context
-from e2llm.inference.peak_memory import release_memory, reset_peak
-from e2llm.process_memory import peak_resident_bytes, resident_bytes
+from e2llm.measuring import peak_resident_bytes, release_memory, reset_peak, resident_bytes
 from e2llm.store.chunk_store import ChunkStore
 
 

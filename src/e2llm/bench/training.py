@@ -23,9 +23,8 @@ from e2llm.bench.decoders import build_engine, text_of_length
 from e2llm.bench.processes import Worker, failure, open_replies, reply
 from e2llm.bench.table import format_table
 from e2llm.inference.engine import Engine
-from e2llm.inference.peak_memory import release_memory, reset_peak
+from e2llm.measuring import peak_resident_bytes, release_memory, reset_peak, resident_bytes
 from e2llm.modeling.lora import merge_lora
-from e2llm.process_memory import peak_resident_bytes, resident_bytes
 from e2llm.records import Record
 from e2llm.training.arguments import resolve_precision, training_arguments
 from e2llm.training.build import set_modes

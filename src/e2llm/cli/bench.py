@@ -167,7 +167,7 @@ def show_progress(line: str) -> None:
 def print_result(result: dict[str, Any], table: str, device: str | None, as_json: bool) -> None:
     """Print figures as a table, or as JSON with the machine they were taken on."""
     from e2llm.inference.loading import choose_device
-    from e2llm.inference.machine import describe_machine
+    from e2llm.measuring import describe_machine
 
     if as_json:
         result["machine"] = describe_machine(choose_device(device))

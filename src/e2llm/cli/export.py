@@ -30,7 +30,7 @@ def export(
     """
     from e2llm.cli.output_folder import appearing, check_new, folder_bytes
     from e2llm.inference.engine import Engine
-    from e2llm.modeling.checkpoint_writing import save_decoder
+    from e2llm.modeling.checkpoints.save import save_decoder
 
     check_new(output)
     # LoRA cannot be merged into 4 bits: a decoder that was trained in them is loaded as it was published.

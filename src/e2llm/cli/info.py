@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, Any]:
     """Versions, extras and devices."""
     import torch
 
-    from e2llm.modeling.parts import EMBEDDED_FOLDER
+    from e2llm.modeling.checkpoints.sources import EMBEDDED_FOLDER
     from e2llm.version import __version__
 
     return {

@@ -57,8 +57,7 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
         E2LLMError: If a file is a saved context, whose bytes would be told as those of some binary file.
     """
     from e2llm.inference.context_file import is_context_file
-    from e2llm.inference.documents import iter_documents, read_stream
-    from e2llm.inference.folders import list_folder
+    from e2llm.inference.documents import iter_documents, list_folder, read_stream
 
     for path in paths:
         if path == "-":

@@ -31,8 +31,8 @@ def realign(
         e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
     """
     from e2llm.errors import E2LLMError
+    from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
     from e2llm.modeling.configuration import E2LLMConfig
-    from e2llm.modeling.parts import is_folder_name, resolve_source
     from e2llm.modeling.processor import E2LLMProcessor
     from e2llm.training.realigning.realign import realign as run
     from e2llm.training.recipe import merge, parse_override, validate, with_value

@@ -7,7 +7,7 @@ from e2llm.errors import ContextOverflowError
 from e2llm.evaluation.items import Item, Task
 from e2llm.evaluation.prediction_file import describe_item
 from e2llm.evaluation.systems import System
-from e2llm.inference.likelihood import Likelihood, answer_ids
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids
 
 _RESTATED_EXTRA_TOKENS = 8  # beyond half as many again, as `Engine.restate` allows
 

@@ -11,8 +11,8 @@ import torch
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import Cost, Output, System, View, raw_view
-from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood_of
-from e2llm.inference.peak_memory import PeakMemory
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood_of
+from e2llm.measuring import PeakMemory
 from e2llm.modeling.raw_text import RawText
 
 

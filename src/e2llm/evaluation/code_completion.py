@@ -16,7 +16,7 @@ import e2llm
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.stretches import first_lines
-from e2llm.inference.folders import is_code, list_folder
+from e2llm.inference.documents import is_code, list_folder
 
 _SHOWN_LINES = 30
 _MIN_LINES_ABOVE = 5

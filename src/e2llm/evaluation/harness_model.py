@@ -19,8 +19,8 @@ from e2llm.evaluation.harness_prompts import LaidPrompt, PromptLayout
 from e2llm.evaluation.harness_rolling import RollingScorer
 from e2llm.evaluation.harness_scoring import StopTexts, TokenScorer
 from e2llm.evaluation.harness_settings import HarnessSettings, parse_fields
+from e2llm.inference.decoding.generation import generate_ids
 from e2llm.inference.engine import Engine
-from e2llm.inference.generation import generate_ids
 from e2llm.modeling.rates import parse_rate
 from e2llm.version import __version__
 

@@ -15,16 +15,10 @@ from e2llm.errors import CheckpointError, ContextOverflowError, MissingExtraErro
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import System, View, raw_view
 from e2llm.inference.engine import Engine
-from e2llm.inference.peak_memory import PeakMemory
-from e2llm.modeling.parts import (
-    encoder_token_limit,
-    listing,
-    load_tokenizer,
-    quiet_loading,
-    readable_errors,
-    reject_remote_code,
-    weight_files,
-)
+from e2llm.measuring import PeakMemory
+from e2llm.modeling.checkpoints.parts import encoder_token_limit, load_tokenizer, reject_remote_code
+from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
+from e2llm.modeling.checkpoints.sources import weight_files
 from e2llm.modeling.raw_text import RawText
 
 PUBLISHED_COMPRESSOR = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
-from e2llm.inference.peak_memory import PeakMemory
+from e2llm.measuring import PeakMemory
 from e2llm.modeling.raw_text import Passages
 
 _KEPT = 4  # texts of a kind; questions on one text come one after the other

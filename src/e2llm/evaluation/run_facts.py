@@ -17,7 +17,7 @@ from e2llm.evaluation.restated_records import RestatedRecordsTask
 from e2llm.evaluation.run_settings import RunSettings
 from e2llm.evaluation.streaming_window import StreamingSystem
 from e2llm.evaluation.systems import FullSystem, HybridSystem, PassageSystem, System, TruncateSystem
-from e2llm.inference.machine import describe_machine
+from e2llm.measuring import describe_machine
 
 _VERSIONS = ("e2llm", "torch", "transformers", "python")
 _GIVES_TEXT = (FullSystem, TruncateSystem, PassageSystem, HybridSystem, StreamingSystem)

@@ -27,9 +27,9 @@ from e2llm.evaluation.items import Item
 from e2llm.evaluation.readings import Readings
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids
 from e2llm.inference.engine import Engine
-from e2llm.inference.likelihood import Likelihood, answer_ids
-from e2llm.inference.peak_memory import PeakMemory
+from e2llm.measuring import PeakMemory
 from e2llm.modeling.rates import Rate, parse_rate
 from e2llm.modeling.raw_text import RawText, best_passages, head_and_tail
 

@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
@@ -19,15 +18,8 @@ TURN = "User: {}\nAssistant: {}\n"
 _EXTRA_KEY = "chat"
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A question and its answer.
-
-    Attributes:
-        question: What the user said.
-        answer: What the decoder said.
-        num_tokens: Decoder tokens of both.
-    """
+class Turn(NamedTuple):
+    """A question and its answer, and the decoder tokens of both."""
 
     question: str
     answer: str
@@ -41,19 +33,13 @@ class _SavedChat(CheckedModel, extra="ignore"):
     num_compressed: Annotated[int, Field(ge=0)] = 0
     max_history_tokens: int | None = None
 
-    @model_validator(mode="after")
-    def _check_number(self) -> "_SavedChat":
-        if self.num_compressed > len(self.turns):
-            raise E2LLMError(f"{self.num_compressed} of {len(self.turns)} turns are compressed")
-        return self
-
 
 class ChatSession:
     """A conversation about documents, which may be added at any time, or about nothing but itself.
 
-    The turns since the last compression stand in the decoder's window as text. When they pass
-    `max_history_tokens`, the oldest of them go into the context, as a document of their own, until the rest
-    takes at most half of that: they are read like any text, once, and can be expanded by the question.
+    The turns since the last compression are in the decoder's window as text. When they pass
+    `max_history_tokens`, the oldest of them become documents of the context, one each, until the rest takes
+    at most half of that. They are read like any text, once, and the question can expand them.
 
     Args:
         engine: The model.
@@ -82,8 +68,6 @@ class ChatSession:
                 f"max_history_tokens is {max_history_tokens}, the decoder's window has "
                 f"{engine.window}; use less"
             )
-        if context is not None and not isinstance(context, Context):
-            raise E2LLMError(f"the context must be a Context, got {type(context).__name__}; read it first")
         self.engine = engine
         self.context = engine.new_context() if context is None else context
         self.max_history_tokens = max_history_tokens
@@ -93,7 +77,7 @@ class ChatSession:
 
     @property
     def history(self) -> list[tuple[str, str]]:
-        """The turns that stand in the window as text, oldest first."""
+        """The turns that are in the window as text, oldest first."""
         return [(turn.question, turn.answer) for turn in self.turns[self.num_compressed :]]
 
     def add(self, source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document]) -> int:
@@ -119,28 +103,25 @@ class ChatSession:
         return self._note_pieces(question, pieces)
 
     def _note_pieces(self, question: str, pieces: Iterator[str]) -> Iterator[str]:
-        told: list[str] = []
+        answer, is_turn = "", True
         try:
             for piece in pieces:
-                told.append(piece)
+                answer += piece
                 yield piece
         except Exception:
-            if not told:  # nothing was said: there was no turn
-                raise
-            self.add_turn(question, "".join(told))
+            is_turn = bool(answer)  # an error before the first piece: there was no turn
             raise
-        except GeneratorExit:
+        finally:
             pieces.close()  # type: ignore[attr-defined]
-            self.add_turn(question, "".join(told))
-            raise
-        self.add_turn(question, "".join(told))
+            if is_turn:
+                self.add_turn(question, answer)
 
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         merged = {"overflow": "select", **self.options, **options}
         return {**merged, "history": self.history}
 
     def add_turn(self, question: str, answer: str) -> None:
-        """Add a turn told elsewhere, or just now; compress the oldest if the raw ones are too long."""
+        """Add a turn; compress the oldest if the raw ones are too long."""
         count = self.engine.count_tokens(question) + self.engine.count_tokens(answer)
         self.turns.append(Turn(question, answer, count))
         raw = sum(turn.num_tokens for turn in self.turns[self.num_compressed :])
@@ -161,17 +142,17 @@ class ChatSession:
     # --- keeping it ---------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Save turns, documents and what was read of them as one file, whole or not at all."""
-        chat = {
-            "turns": [[turn.question, turn.answer, turn.num_tokens] for turn in self.turns],
-            "num_compressed": self.num_compressed,
-            "max_history_tokens": self.max_history_tokens,
-        }
-        self.context.save(path, extra={_EXTRA_KEY: chat})
+        """Save turns, documents and the states of their chunks as one file, whole or not at all."""
+        chat = _SavedChat(
+            turns=list(self.turns),
+            num_compressed=self.num_compressed,
+            max_history_tokens=self.max_history_tokens,
+        )
+        self.context.save(path, extra={_EXTRA_KEY: chat.model_dump()})
 
     @classmethod
     def load(cls, path: str | PathLike[str], engine: Engine, **options: Any) -> "ChatSession":
-        """Go on with a saved session; or begin one about a saved context.
+        """Continue a saved session, or begin one about a saved context.
 
         Raises:
             FileNotFoundError: If there is no such file.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -23,7 +23,7 @@ _COUNT_BATCH = 1024
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Documents, their chunks, and what was read of them.
+    """Documents, their chunks, and the states that the encoder gave these.
 
     Attributes:
         documents: In order; one may be empty.
@@ -31,7 +31,7 @@ class Content:
         owners: Place in `documents` of each chunk's document.
         token_counts: Decoder tokens of each chunk's text with its heading.
         num_tokens: Decoder tokens of all chunks, what they repeat of each other not counted.
-        read: What is kept of the chunks, and their vectors.
+        read: The states and vectors of the chunks.
         num_encoded: Chunks that the encoder read to make this content; the others were known.
     """
 
@@ -55,6 +55,14 @@ class Content:
     def sources(self) -> list[str]:
         """Name of each chunk's document."""
         return [self.documents[owner].name for owner in self.owners]
+
+    def check_chunk(self, index: int) -> int:
+        """Return the index of a chunk; raises `E2LLMError` if there is no chunk of that index."""
+        if type(index) is not int or not 0 <= index < len(self.chunks):
+            raise E2LLMError(
+                f"chunk {index!r} does not exist; the context has chunks 0 to {len(self.chunks) - 1}"
+            )
+        return index
 
     @cached_property
     def bm25(self) -> Bm25Index:
@@ -107,30 +115,32 @@ def read_content(
     """
     with reader.lock:
         documents = [_fit_heading(item, reader.processor) for item in documents]
-    rows = {text: row for row, text in enumerate(known.texts)} if known is not None else {}
+    known_texts = [] if known is None else known.texts
+    known_set = set(known_texts)
     chunks: list[Chunk] = []
     owners: list[int] = []
     for owner, document in enumerate(documents):
         with reader.lock:
-            pieces = _split(document, splitting, reader.processor, rows)
+            pieces = _split(document, splitting, reader.processor, known_set)
         chunks += pieces
         owners += [owner] * len(pieces)
     if not any(chunk.text.strip() for chunk in chunks):
         raise E2LLMError("the context is empty; give a text to read")
     texts = [documents[owner].heading + chunk.text for chunk, owner in zip(chunks, owners, strict=True)]
-    unknown = list(dict.fromkeys(text for text in texts if text not in rows))
-    fresh, num_encoded = look_up_or_read(unknown, reader, store, progress)
-    places = {text: place for place, text in enumerate(unknown)}
-    read = _gather(texts, rows, known, places, fresh, reader)
+    unknown = list(dict.fromkeys(text for text in texts if text not in known_set))
+    read, num_encoded = look_up_or_read(unknown, reader, store, progress)
+    if known is not None:
+        read = ReadChunks.join([known.read, read])
+    places = {text: place for place, text in enumerate([*known_texts, *unknown])}
     with reader.lock:
         counts = count_tokens(reader.processor, unknown)
         if known is not None:
-            counts.update(zip(known.texts, known.token_counts, strict=True))
-        token_counts = [counts[text] for text in texts]
+            counts.update(zip(known_texts, known.token_counts, strict=True))
         repeats = Counter(_repeated_texts(documents, chunks, owners))
         lengths = count_tokens(reader.processor, list(repeats))
-        repeated = sum(lengths[text] * times for text, times in repeats.items())
-    num_tokens = sum(token_counts) - repeated
+    token_counts = [counts[text] for text in texts]
+    num_tokens = sum(token_counts) - sum(lengths[text] * times for text, times in repeats.items())
+    read = read.select([places[text] for text in texts])
     return Content(tuple(documents), chunks, owners, token_counts, num_tokens, read, num_encoded)
 
 
@@ -139,7 +149,7 @@ def join_contents(contents: Sequence[Content], empty: Content) -> Content:
 
     Args:
         contents: Made by the same reader.
-        empty: What to give where there are none.
+        empty: What to return without any.
     """
     if len(contents) < 2:
         return contents[0] if contents else empty
@@ -168,7 +178,7 @@ def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:
 def chunk_texts(document: Document, splitting: Splitting, processor: E2LLMProcessor) -> list[str]:
     """What the encoder reads of each chunk of a document, split as `read_content` splits it."""
     document = _fit_heading(document, processor)
-    return [document.heading + chunk.text for chunk in _split(document, splitting, processor, {})]
+    return [document.heading + chunk.text for chunk in _split(document, splitting, processor, ())]
 
 
 def _fit_heading(document: Document, processor: E2LLMProcessor) -> Document:
@@ -179,7 +189,7 @@ def _fit_heading(document: Document, processor: E2LLMProcessor) -> Document:
 
 
 def _split(
-    document: Document, splitting: Splitting, processor: E2LLMProcessor, fitting: dict[str, int]
+    document: Document, splitting: Splitting, processor: E2LLMProcessor, fitting: Container[str]
 ) -> list[Chunk]:
     if not document.text:
         return []
@@ -217,56 +227,30 @@ def look_up_or_read(
     """
     if store is None or not texts:
         return reader.read(texts, progress=progress), len(texts)
-    fingerprint = reader.fingerprint
+    fingerprint, has_rate = reader.fingerprint, reader.finest_rate is not None
     keys = [chunk_key(fingerprint, text) for text in texts]
-    result = reader.empty(len(texts))
-    missing = []
+    result, missing = reader.empty(len(texts)), []
     for start in range(0, len(keys), _STORE_BATCH):
         batch = keys[start : start + _STORE_BATCH]
         found = store.get_many(batch)
         for place, key in enumerate(batch, start):
-            entry = found.get(key)
-            if entry is None or not fits_entry(entry, reader):
+            if key in found:
+                _put_entry(found[key], result, place)
+            else:
                 missing.append(place)
-                continue
-            from_entry(entry, result, place)
     waiting: dict[bytes, dict[str, torch.Tensor]] = {}
 
-    def keep(places: list[int], read: ReadChunks, least: int = _STORE_BATCH) -> None:
-        for place in places:
-            waiting[keys[missing[place]]] = to_entry(read, place, reader)
-        if len(waiting) >= least:
+    def keep(places: list[int], read: ReadChunks) -> None:
+        waiting.update((keys[missing[place]], _entry_of(read, place, has_rate)) for place in places)
+        if len(waiting) >= _STORE_BATCH:
             store.put_many(waiting)
             waiting.clear()
 
     read = reader.read([texts[place] for place in missing], progress=progress, on_read=keep)
     if waiting:
-        keep([], read, least=1)
+        store.put_many(waiting)
     result.put(missing, read, range(len(missing)))
     return result, len(missing)
-
-
-def _gather(
-    texts: list[str],
-    rows: dict[str, int],
-    known: Content | None,
-    places: dict[str, int],
-    fresh: ReadChunks,
-    reader: ChunkReader,
-) -> ReadChunks:
-    """The chunks in order, from what was known and what is fresh."""
-    if known is None and len(places) == len(texts):
-        return fresh  # all different and all new: already in order
-    result = reader.empty(len(texts))
-    pairs: list[tuple[list[int], list[int], ReadChunks]] = []
-    if known is not None:
-        at = [index for index, text in enumerate(texts) if text in rows]
-        pairs.append((at, [rows[texts[index]] for index in at], known.read))
-    at = [index for index, text in enumerate(texts) if text not in rows]
-    pairs.append((at, [places[texts[index]] for index in at], fresh))
-    for targets, origins, read in pairs:
-        result.put(targets, read, origins)
-    return result
 
 
 def chunk_key(fingerprint: str, text: str) -> bytes:
@@ -274,42 +258,18 @@ def chunk_key(fingerprint: str, text: str) -> bytes:
     return hashlib.sha256(fingerprint.encode() + b"\0" + text.encode()).digest()
 
 
-def to_entry(read: ReadChunks, place: int, reader: ChunkReader) -> dict[str, torch.Tensor]:
-    """Return the entry of a chunk that was read."""
+def _entry_of(read: ReadChunks, place: int, has_rate: bool) -> dict[str, torch.Tensor]:
+    """What a store keeps of a chunk that was read."""
     vector = read.vectors[place].clone()
-    if reader.model.adapter.dial == "rate":
-        return {
-            "kept": read.rows[place],
-            "num_tokens": read.num_tokens[place].clone(),
-            "vector": vector,
-        }
+    if has_rate:
+        return {"kept": read.rows[place], "num_tokens": read.num_tokens[place].clone(), "vector": vector}
     return {"soft_tokens": read.rows[place], "vector": vector}
 
 
-def from_entry(entry: dict[str, torch.Tensor], result: ReadChunks, place: int) -> None:
-    """Put an entry that fits in its place."""
-    result.rows[place] = entry["kept"] if "kept" in entry else entry["soft_tokens"]
+def _put_entry(entry: dict[str, torch.Tensor], result: ReadChunks, place: int) -> None:
+    """Put a store's entry in its place; its key covers all that its shape depends on."""
+    rows = entry["kept"] if "kept" in entry else entry["soft_tokens"]
+    result.rows[place] = rows.to(result.rows[place].dtype)
     result.vectors[place] = entry["vector"]
     if "num_tokens" in entry:
         result.num_tokens[place] = entry["num_tokens"]
-
-
-def fits_entry(entry: dict[str, torch.Tensor], reader: ChunkReader) -> bool:
-    """Whether a stored entry has the names, shapes and dtypes that the model makes."""
-    has_rate = reader.model.adapter.dial == "rate"
-    name = "kept" if has_rate else "soft_tokens"
-    if entry.keys() != {name, "vector", *(["num_tokens"] if has_rate else [])}:
-        return False
-    num_tokens = 1
-    if has_rate:
-        number = entry["num_tokens"]
-        if number.shape != () or number.dtype != torch.int64 or number < 1:
-            return False
-        num_tokens = int(number)
-    rows, vector = entry[name], entry["vector"]
-    return (
-        rows.shape == (reader.num_rows(num_tokens), reader.width)
-        and rows.dtype == reader.dtype
-        and vector.shape == (reader.model.config.encoder_config.hidden_size,)
-        and vector.dtype == torch.float32
-    )

@@ -18,20 +18,18 @@ from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.store.chunk_store import ChunkStore
 
 
-class Binder(Protocol):
+class Reading(Protocol):
     """What loading a context needs of an engine."""
 
     reader: ChunkReader
-
-    def bind(self, content: Content, splitting: Splitting, read_seconds: float) -> "Context":
-        """Make a context of content that the engine's model has read."""
+    store: ChunkStore | None
 
 
 class Context:
     """What the decoder knows of some documents: read once, asked often, edited in place.
 
-    An edit reads again only the chunks that it changes, and leaves the context that reading the edited
-    documents afresh gives, up to rounding. Questions that are being answered keep the content they
+    An edit reads only the chunks that it changes, and returns how many these are. The context then equals the
+    one that reading the edited documents gives, up to rounding. Questions under way keep the content they
     began with.
 
     Made by `Engine.read` and `Context.load`.
@@ -75,7 +73,7 @@ class Context:
         return cls(Content((), [], [], [], 0, ReadChunks.nothing()), Splitting(1, 0, "prose"))
 
     @classmethod
-    def load(cls, path: str | PathLike[str], engine: Binder) -> "Context":
+    def load(cls, path: str | PathLike[str], engine: Reading) -> "Context":
         """Load a saved context; it is then used with this engine.
 
         Raises:
@@ -85,13 +83,20 @@ class Context:
         return cls.load_with_extra(path, engine)[0]
 
     @classmethod
-    def load_with_extra(cls, path: str | PathLike[str], engine: Binder) -> "tuple[Context, dict[str, Any]]":
-        """Load a saved context and what was saved beside it."""
+    def load_with_extra(cls, path: str | PathLike[str], engine: Reading) -> "tuple[Context, dict[str, Any]]":
+        """Load a saved context and the `extra` values saved beside it."""
         saved = load_context(Path(fspath(path)), engine.reader)
-        return engine.bind(saved.content, saved.splitting, saved.read_seconds), saved.extra
+        context = cls(
+            saved.content,
+            saved.splitting,
+            engine.reader,
+            read_seconds=saved.read_seconds,
+            store=engine.store,
+        )
+        return context, saved.extra
 
     def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
-        """Save as one safetensors file, whole or not at all: texts, spans, what was read, model fingerprint.
+        """Save as one safetensors file, whole or not at all: texts, spans, states, model fingerprint.
 
         Args:
             path: The file.
@@ -126,7 +131,7 @@ class Context:
 
     @property
     def kept(self) -> torch.Tensor:
-        """`[C, N, S]`, what was kept of the chunks, on the CPU, zero behind a chunk's own rows.
+        """`[C, N, S]`, the states of the chunks, on the CPU, zero after a chunk's own rows.
 
         Pooled states at the finest rate; for `attention` and `mlp` the soft tokens, at most N per chunk.
         """
@@ -156,15 +161,10 @@ class Context:
             source: Its text, or a `Document`.
             name: Name of a text; by default `text 2` for a second document, and so on.
 
-        Returns:
-            The number of chunks that the encoder had to read.
-
         Raises:
             E2LLMError: If it has no text, or this context was not read.
         """
-        if not isinstance(source, Document):
-            if not isinstance(source, str):
-                raise E2LLMError(f"append takes a text or a Document, got {type(source).__name__}")
+        if isinstance(source, str):
             source = Document(name or f"text {len(self.documents) + 1}", source)
         return self.extend([source])
 
@@ -172,32 +172,25 @@ class Context:
         """Add documents at the end; see `append`."""
         for document in documents:
             if not isinstance(document, Document):
-                raise E2LLMError(f"extend takes Documents, got {type(document).__name__}")
+                raise E2LLMError(f"a context takes texts and Documents, got {type(document).__name__}")
             if not document.text.strip():
                 raise E2LLMError(f"{document.name}: the text to append is empty")
         with self._editing:
             return self._reread([*self.documents, *documents])
 
     def replace(self, index: int, text: str) -> int:
-        """Put a text in the place of a chunk's; the document is split again around it.
+        """Replace a chunk's text; the document is split again around it.
 
         Args:
-            index: The chunk's, from 0; as the text shifts, chunks behind it may get other indices.
+            index: The chunk's, from 0; as the text shifts, later chunks may get other indices.
             text: Any length; with an empty one the chunk is deleted.
-
-        Returns:
-            The number of chunks that the encoder had to read.
 
         Raises:
             E2LLMError: If there is no such chunk, or nothing would be left.
         """
         with self._editing:
             content = self.content
-            if type(index) is not int or not 0 <= index < len(content.chunks):
-                raise E2LLMError(
-                    f"chunk {index!r} does not exist; the context has chunks 0 to {len(content.chunks) - 1}"
-                )
-            chunk = content.chunks[index]
+            chunk = content.chunks[content.check_chunk(index)]
             return self.edit(content.owners[index], chunk.start, chunk.end, text)
 
     def delete(self, index: int) -> int:
@@ -205,7 +198,7 @@ class Context:
         return self.replace(index, "")
 
     def edit(self, document: int, start: int, end: int, text: str) -> int:
-        """Put a text in the place of the characters `[start, end)` of a document.
+        """Replace the characters `[start, end)` of a document by a text.
 
         Args:
             document: The document's place in `documents`, from 0.
@@ -213,20 +206,11 @@ class Context:
             end: One past the last; equal to `start` to insert.
             text: The new characters.
 
-        Returns:
-            The number of chunks that the encoder had to read.
-
         Raises:
             E2LLMError: If there is no such place, or nothing would be left.
         """
-        if not isinstance(text, str):
-            raise E2LLMError(f"the new text must be a string, got {type(text).__name__}")
         with self._editing:
             documents = list(self.documents)
-            if not all(type(item) is int for item in (document, start, end)):
-                raise E2LLMError(
-                    f"document, start and end must be whole numbers: {document!r}, {start!r}, {end!r}"
-                )
             if not 0 <= document < len(documents):
                 raise E2LLMError(f"document {document} does not exist; there are 0 to {len(documents) - 1}")
             old = documents[document]
@@ -245,13 +229,7 @@ class Context:
         if self._reader.fingerprint != self.fingerprint:
             raise E2LLMError("the model's weights have changed since this context was read; read it again")
         started = time.perf_counter()
-        content = read_content(
-            documents,
-            self.splitting,
-            self._reader,
-            known=self.content,
-            store=self._store,
-        )
+        content = read_content(documents, self.splitting, self._reader, known=self.content, store=self._store)
         self.content = content
         self.read_seconds += time.perf_counter() - started
         return content.num_encoded

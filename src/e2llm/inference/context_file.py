@@ -1,7 +1,10 @@
-"""A context as one safetensors file: tensors of what was read, the texts, and a manifest in the header."""
+"""A context as one safetensors file: the states of its chunks, its texts, and a manifest in the header.
+
+The hash in the manifest detects accidental damage. Nothing in the file is code: a forged file can at worst
+hold other texts and numbers.
+"""
 
 import hashlib
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator, Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from e2llm.chunking import Chunk, check_splitting
 from e2llm.errors import E2LLMError
@@ -23,13 +26,7 @@ from e2llm.validation import CheckedModel
 
 FORMAT = 2  # of models whose dial is the rate; the others write and read format 1
 _HEADER_KEY = "e2llm_context"
-# Chunks overlap and have headings; more text than this in them than in the documents is made to fill memory.
-_MOST_REPEATS, _MOST_HEADING_CHARS = 64, 4096
 _MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer ones
-_TENSORS = {
-    1: {"soft_tokens", "vectors", "chunks", "texts"},
-    2: {"kept", "num_tokens", "vectors", "chunks", "texts"},
-}
 
 
 def _check_splitting(splitting: Splitting) -> Splitting:
@@ -56,7 +53,7 @@ class _Manifest(_Stated, extra="ignore"):
     """What the header of a saved context states."""
 
     fingerprint: str
-    text_sha256: str
+    text_sha256: str  # older versions check it; `tensors_sha256` covers the texts too
     documents: list[_SavedDocument]
     num_tokens: Annotated[int, Field(ge=0)]
     read_seconds: Annotated[float, Field(ge=0)]
@@ -71,7 +68,7 @@ class SavedContext:
     """What a context's file holds.
 
     Attributes:
-        content: Documents, chunks, and what was read of them.
+        content: Documents, chunks, and their states.
         splitting: How the documents are split.
         fingerprint: Of the model that read them.
         finest_rate: Encoder tokens per kept state; None of models without a rate.
@@ -87,22 +84,17 @@ class SavedContext:
     extra: dict[str, Any]
 
 
+class _OtherModelError(E2LLMError):
+    """The file is sound, but another model or a newer version made it."""
+
+
+# --- saving -----------------------------------------------------------------------------------------------
+
+
 def save_context(context: SavedContext, path: Path) -> None:
     """Write a context, whole or not at all."""
     content = context.content
     texts = [document.text.encode() for document in content.documents]
-    manifest: dict[str, Any] = {
-        "format": 1 if context.finest_rate is None else 2,
-        "fingerprint": context.fingerprint,
-        "text_sha256": hashlib.sha256(b"".join(texts)).hexdigest(),
-        "documents": [
-            {"name": item.name, "bytes": len(text), "kind": item.kind, "heading": item.heading}
-            for item, text in zip(content.documents, texts, strict=True)
-        ],
-        "num_tokens": content.num_tokens,
-        "read_seconds": context.read_seconds,
-        "splitting": vars(context.splitting),
-    }
     rows = [
         (owner, chunk.start, chunk.end, count)
         for owner, chunk, count in zip(content.owners, content.chunks, content.token_counts, strict=True)
@@ -113,11 +105,29 @@ def save_context(context: SavedContext, path: Path) -> None:
         "chunks": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
         "texts": torch.tensor(bytearray(b"".join(texts)), dtype=torch.uint8),
     }
-    if context.finest_rate is not None:
-        manifest["finest_rate"] = context.finest_rate
-    manifest["tensors_sha256"] = _hash_tensors(tensors)
-    manifest["extra"] = context.extra
-    write_atomically(path, save(tensors, {_HEADER_KEY: json.dumps(manifest)}))
+    manifest = _Manifest(
+        format=1 if context.finest_rate is None else FORMAT,
+        fingerprint=context.fingerprint,
+        text_sha256=hashlib.sha256(b"".join(texts)).hexdigest(),
+        documents=[
+            _SavedDocument.read(
+                {"name": _storable(item.name), "bytes": len(text), "kind": item.kind, "heading": item.heading}
+            )
+            for item, text in zip(content.documents, texts, strict=True)
+        ],
+        num_tokens=content.num_tokens,
+        read_seconds=context.read_seconds,
+        splitting=context.splitting,
+        finest_rate=context.finest_rate,
+        tensors_sha256=_hash_tensors(tensors),
+        extra=context.extra,
+    )
+    write_atomically(path, save(tensors, {_HEADER_KEY: manifest.model_dump_json()}))
+
+
+def _storable(name: str) -> str:
+    """A name without what is not UTF-8, which names of files may hold."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _kept_tensors(read: ReadChunks, finest_rate: int | None) -> dict[str, torch.Tensor]:
@@ -128,14 +138,6 @@ def _kept_tensors(read: ReadChunks, finest_rate: int | None) -> dict[str, torch.
     return {"kept": rows.contiguous(), "num_tokens": read.num_tokens.contiguous()}
 
 
-def saved_finest_rate(path: Path) -> int | None:
-    """Return the finest rate that a saved context keeps; None where it states none, or is damaged."""
-    try:
-        return _read_manifest(path).finest_rate
-    except (OSError, SafetensorError, ValueError):
-        return None
-
-
 def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -143,6 +145,17 @@ def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+# --- loading ----------------------------------------------------------------------------------------------
+
+
+def saved_finest_rate(path: Path) -> int | None:
+    """Return the finest rate that a saved context keeps; None where it states none, or is damaged."""
+    try:
+        return _read_manifest(path).finest_rate
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def is_context_file(path: Path) -> bool:
@@ -164,7 +177,7 @@ def is_tensor_file(path: Path) -> bool:
 
 
 def load_context(path: Path, reader: ChunkReader) -> SavedContext:
-    """Read a saved context and check it against itself and the model of a reader.
+    """Read a saved context; its hash shows damage, its fingerprint another model.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -175,17 +188,13 @@ def load_context(path: Path, reader: ChunkReader) -> SavedContext:
     try:
         manifest = _read_manifest(path)
         _check_model(manifest, reader)
-        names = _TENSORS[manifest.format]
-        with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != names:
-                raise E2LLMError(f"the tensors {sorted(file.keys())} are not those of a context")
-            tensors = {name: file.get_tensor(name) for name in names}
+        tensors = load_file(path)
         if _hash_tensors(tensors) != manifest.tensors_sha256:
             raise E2LLMError("the tensors do not have their stated hash")
         content = _content(manifest, tensors, reader)
     except _OtherModelError as error:
         raise E2LLMError(f"{path}: {error}") from error
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, LookupError, RuntimeError) as error:
         raise E2LLMError(
             f"{path}: damaged or no saved context ({error}); read the documents again"
         ) from error
@@ -197,10 +206,6 @@ def load_context(path: Path, reader: ChunkReader) -> SavedContext:
         manifest.read_seconds,
         manifest.extra,
     )
-
-
-class _OtherModelError(E2LLMError):
-    """The file is sound, but another model or a newer version made it."""
 
 
 def _check_model(manifest: _Manifest, reader: ChunkReader) -> None:
@@ -240,70 +245,22 @@ def _read_manifest(path: Path) -> _Manifest:
 
 
 def _content(manifest: _Manifest, tensors: dict[str, torch.Tensor], reader: ChunkReader) -> Content:
-    """The content that a file states, every claim checked."""
-    data, rows = tensors["texts"].numpy().tobytes(), tensors["chunks"]
-    if hashlib.sha256(data).hexdigest() != manifest.text_sha256:
-        raise E2LLMError("the texts do not have their stated hash")
-    if rows.dim() != 2 or rows.shape[1] != 4 or rows.dtype != torch.int64:
-        raise E2LLMError(f"the tensor chunks has shape {list(rows.shape)} and {rows.dtype}")
-    documents = _documents(manifest.documents, data)
-    chunks = _chunks(rows.tolist(), documents)
-    read = _read_chunks(tensors, reader, len(chunks))
-    owners, counts = rows[:, 0].tolist(), rows[:, 3].tolist()
-    return Content(tuple(documents), chunks, owners, counts, manifest.num_tokens, read)
-
-
-def _read_chunks(tensors: dict[str, torch.Tensor], reader: ChunkReader, num_chunks: int) -> ReadChunks:
-    """What was read of the chunks, its shapes, dtypes and values checked."""
-    lengths = tensors.get("num_tokens", torch.ones(num_chunks, dtype=torch.long))
-    if lengths.shape != (num_chunks,) or lengths.dtype != torch.int64 or bool((lengths < 1).any()):
-        raise E2LLMError("the chunks' numbers of encoder tokens are wrong")
-    counts = [reader.num_rows(length) for length in lengths.tolist()]
-    kept = tensors["kept"] if "kept" in tensors else tensors["soft_tokens"]
-    shape = (
-        (sum(counts), reader.width) if "kept" in tensors else (num_chunks, reader.num_rows(1), reader.width)
-    )
-    vector_width = reader.model.config.encoder_config.hidden_size
-    for got, wanted, dtype in (
-        (kept, shape, reader.dtype),
-        (tensors["vectors"], (num_chunks, vector_width), torch.float32),
-    ):
-        if tuple(got.shape) != wanted or got.dtype != dtype:
-            if not num_chunks and not got.numel():
-                continue  # a context without documents, whose tensors have no width
-            raise E2LLMError(
-                f"a tensor has shape {list(got.shape)} and {got.dtype}, expected {list(wanted)} and {dtype}"
-            )
-        if not got.isfinite().all():
-            raise E2LLMError("a tensor contains NaN or infinity")
-    pieces = torch.split(kept, counts) if "kept" in tensors else kept.unbind()
-    rows = [item.clone() for item in pieces]
-    return ReadChunks(rows, lengths, tensors["vectors"])
-
-
-def _documents(stated: list[_SavedDocument], data: bytes) -> list[Document]:
-    """The documents whose texts follow each other in `data`, to its end."""
-    if sum(item.bytes for item in stated) != len(data):
+    """The content of tensors that are as they were saved."""
+    data, rows = tensors["texts"].numpy().tobytes(), tensors["chunks"].tolist()
+    if sum(item.bytes for item in manifest.documents) != len(data):
         raise E2LLMError("the documents do not make up the texts")
-    documents, at = [], 0
-    for item in stated:
-        text = data[at : at + item.bytes].decode()
+    documents, start = [], 0
+    for item in manifest.documents:
+        text = data[start : start + item.bytes].decode()
         documents.append(Document(item.name, text, item.kind, item.heading))
-        at += item.bytes
-    return documents
-
-
-def _chunks(rows: list[list[int]], documents: list[Document]) -> list[Chunk]:
-    """The chunks of rows of owner, start, end and count: in order, within their documents, bounded."""
-    before, total = (-1, 0, 0), 0
-    for number, (owner, start, end, count) in enumerate(rows):
-        if not 0 <= owner < len(documents) or not 0 <= start < end <= len(documents[owner].text):
-            raise E2LLMError(f"chunk {number} is outside its document")
-        is_next = start >= before[1] and end > before[2]
-        if owner < before[0] or (owner == before[0] and not is_next) or count < 0:
-            raise E2LLMError(f"chunk {number} is out of order")
-        before = (owner, start, end)
-        total += end - start + len(documents[owner].heading)
-    if total > _MOST_REPEATS * sum(len(item.text) for item in documents) + _MOST_HEADING_CHARS * len(rows):
-        raise E2LLMError("its chunks repeat far more text than they hold")
-    return [Chunk(start, end, documents[owner].text[start:end]) for owner, start, end, _ in rows]
+        start += item.bytes
+    chunks = [Chunk(start, end, documents[owner].text[start:end]) for owner, start, end, _ in rows]
+    if manifest.finest_rate is None:
+        num_tokens = torch.ones(len(chunks), dtype=torch.long)
+        kept = tensors["soft_tokens"].unbind()
+    else:
+        num_tokens = tensors["num_tokens"]
+        kept = torch.split(tensors["kept"], [reader.num_rows(length) for length in num_tokens.tolist()])
+    read = ReadChunks([item.clone() for item in kept], num_tokens, tensors["vectors"])
+    owners, counts = [row[0] for row in rows], [row[3] for row in rows]
+    return Content(tuple(documents), chunks, owners, counts, manifest.num_tokens, read)

@@ -1,8 +1,7 @@
 """The dial: how many soft tokens each chunk gets, as a user or the window asks for it.
 
 Models with the `pooling` adapter are turned by the rate, encoder tokens per soft token; those with
-`attention` and `mlp` by the number of soft tokens per chunk. Everything behind this module counts soft tokens
-per chunk.
+`attention` and `mlp` by the number of soft tokens per chunk. The planner counts soft tokens only.
 """
 
 import warnings
@@ -34,7 +33,7 @@ class Level:
     Attributes:
         counts: Soft tokens of each chunk.
         soft_tokens: The one number that all chunks have, where the dial is that; else None.
-        rate: The one rate of all chunks; None where they differ, or the dial is the number of soft tokens.
+        rate: The one rate of all chunks; None where they differ, or the dial is `soft_tokens`.
     """
 
     counts: Sequence[int]
@@ -69,7 +68,7 @@ class Dial:
 
     @property
     def rates(self) -> list[Rate]:
-        """Rates to choose from, finest first: those of training, or all where nobody noted them."""
+        """Rates to choose from, finest first: those of training, or all where these are unknown."""
         finest = self._model.config.finest_rate
         known = trained_rates(self._model.config.trained_on) or RATES
         return [rate for rate in known if encoder_tokens(rate) >= finest]
@@ -100,19 +99,16 @@ class Dial:
         for value in dict.fromkeys(_values(rate)):
             if encoder_tokens(check_rate(value)) < config.finest_rate:
                 raise E2LLMError(
-                    f"rate {value} was asked for, but one state per {config.finest_rate} encoder tokens is "
+                    f"rate {value} was requested, but one state per {config.finest_rate} encoder tokens is "
                     f"kept; read the documents again with finest_rate={value}, or use rate "
                     f"{config.finest_rate} or coarser"
                 )
 
     def note_on(self, rates: Iterable[Rate]) -> str | None:
-        """Return what a user has to know of the rates that soft tokens are made at; warn of it as well.
-
-        Args:
-            rates: Those of the chunks, asked for or chosen by default.
+        """Return what a user has to know of the rates that soft tokens are made at, and warn of it.
 
         Returns:
-            None where the model was trained at all of them, or nobody noted its rates.
+            None if the model was trained at all of them, or its rates of training are unknown.
         """
         used = list(dict.fromkeys(rates))
         if not used:
@@ -135,7 +131,7 @@ class Dial:
         return note
 
     def answers_raw(self, rate: Any) -> bool:
-        """Whether raw text has to answer: the adapter is untrained, and nobody asked for a rate."""
+        """Whether raw text has to answer: the adapter is untrained, and no rate was requested."""
         if self._model.is_trained or rate is not None:
             return False
         self.warn(f"{UNTRAINED}; train it, or ask for its soft tokens all the same by rate=")
@@ -162,52 +158,42 @@ class Dial:
         Raises:
             E2LLMError: If a list has not one value for each chunk.
         """
+        given = rate if self.has_rate else soft_tokens
+        if given is None:
+            config = self._model.config
+            first = max(encoder_tokens(config.default_rate), config.finest_rate)
+            coarser = [item for item in self.rates if encoder_tokens(item) >= first] or self.rates[-1:]
+            return [self._at(value, num_tokens) for value in self._with_last(coarser)]
+        if _is_one(given):
+            return [self._at(given, num_tokens)]
+        values = one_per_chunk(len(num_tokens), range(len(num_tokens)), soft_tokens, rate)
+        if len(set(values)) == 1:
+            return [self._at(values[0], num_tokens)]
         if not self.has_rate:
-            return self._levels_of_numbers(len(num_tokens), soft_tokens)
-        if rate is not None and not _is_one(rate):
-            given = one_per_chunk(len(num_tokens), range(len(num_tokens)), None, rate)
-            counts = [count_soft_tokens(length, item) for length, item in zip(num_tokens, given, strict=True)]
-            return [Level(counts, rate=given[0] if len(set(given)) == 1 else None)]
-        chosen = self._default_rates() if rate is None else [rate]
-        return [self._at(item, num_tokens) for item in chosen]
+            return [Level(values)]
+        return [Level([count_soft_tokens(n, item) for n, item in zip(num_tokens, values, strict=True)])]
 
     def finest_first(self, num_tokens: Sequence[int]) -> list[Level]:
         """Return all positions of the dial, the one with most soft tokens first."""
+        return [self._at(value, num_tokens) for value in self._with_last(self.rates)]
+
+    def _with_last(self, rates: list[Rate]) -> Sequence[Any]:
+        """Rates with `one` as the last; every number of soft tokens where the dial is that."""
         if not self.has_rate:
-            return self._levels_of_numbers(len(num_tokens), None)
-        return [self._at(rate, num_tokens) for rate in _with_one(self.rates)]
+            return range(self._model.config.max_soft_tokens, 0, -1)
+        return rates if ONE_PER_CHUNK in rates else [*rates, ONE_PER_CHUNK]
 
-    def default_level(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> Level:
-        """Return the position of the dial that is used where no window limits it."""
-        return self.levels(num_tokens, soft_tokens, rate)[0]
-
-    def _levels_of_numbers(self, num_chunks: int, soft_tokens: Any) -> list[Level]:
-        if soft_tokens is not None and not _is_one(soft_tokens):
-            given = one_per_chunk(num_chunks, range(num_chunks), soft_tokens, None)
-            return [Level(given, soft_tokens=given[0] if len(set(given)) == 1 else None)]
-        most = self._model.config.max_soft_tokens
-        numbers = range(most, 0, -1) if soft_tokens is None else [soft_tokens]
-        return [Level([number] * num_chunks, soft_tokens=number) for number in numbers]
-
-    def _default_rates(self) -> list[Rate]:
-        """Rates to try where nobody gives one."""
-        config = self._model.config
-        first = max(encoder_tokens(config.default_rate), config.finest_rate)
-        return _with_one([rate for rate in self.rates if encoder_tokens(rate) >= first] or self.rates[-1:])
-
-    @staticmethod
-    def _at(rate: Rate, num_tokens: Sequence[int]) -> Level:
-        return Level([count_soft_tokens(length, rate) for length in num_tokens], rate=rate)
+    def _at(self, value: Any, num_tokens: Sequence[int]) -> Level:
+        """The position of the dial at one value for all chunks."""
+        if self.has_rate:
+            return Level([count_soft_tokens(length, value) for length in num_tokens], rate=value)
+        return Level([value] * len(num_tokens), soft_tokens=value)
 
 
 def trained_rates(trained_on: dict[str, int] | None) -> list[Rate]:
     """Rates that a model was trained at, finest first, by its configuration's `trained_on`."""
     names = [name for name, count in (trained_on or {}).items() if count and name != TEXT_LEVEL]
     return sorted(map(parse_rate, names), key=encoder_tokens)
-
-
-def _with_one(rates: list[Rate]) -> list[Rate]:
-    return rates if ONE_PER_CHUNK in rates else [*rates, ONE_PER_CHUNK]
 
 
 def _is_one(value: Any) -> bool:

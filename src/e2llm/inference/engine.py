@@ -11,17 +11,16 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
+from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.documents import Document, documents_of
-from e2llm.inference.fidelity import FidelityReport
-from e2llm.inference.generation import check_options, generate_answer, generate_pieces
+from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.layout import ContextLayout, LaidOut
-from e2llm.inference.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.restating import Restater
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
@@ -59,8 +58,7 @@ class Engine:
         self.reader = ChunkReader(model, processor) if reader is None else reader
         self._tokenizing = self.reader.lock
         self.dial = Dial(model)
-        self._layout = ContextLayout(self.reader, self.dial, self._fidelity_at)
-        self._restater = Restater(self.reader)
+        self._layout = ContextLayout(self.reader, self.dial)
         if processor.chunk_token_id != model.config.chunk_token_id:
             raise E2LLMError(
                 f"the processor's placeholder has id {processor.chunk_token_id}, the model's "
@@ -83,7 +81,7 @@ class Engine:
             name: What to load.
             device: Such as `cpu` or `cuda`; by default a GPU if there is one.
             store: Where chunks that were read are looked up and kept.
-            finest_rate: Keep one state per so many encoder tokens (`model.set_finest_rate`).
+            finest_rate: Keep one state per `finest_rate` encoder tokens (`model.set_finest_rate`).
             kwargs: For the model's `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...). On a
                 GPU the weights are bfloat16 (float16 where the GPU has none) unless `dtype` says otherwise.
 
@@ -132,13 +130,7 @@ class Engine:
         started = time.perf_counter()
         store = self.store if store is None else store
         splitting = Splitting.of(self.processor, chunk_size_chars)
-        content = read_content(
-            self.documents(source),
-            splitting,
-            self.reader,
-            store=store,
-            progress=progress,
-        )
+        content = read_content(self.documents(source), splitting, self.reader, store=store, progress=progress)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def new_context(self) -> Context:
@@ -177,7 +169,7 @@ class Engine:
             question: The instruction.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
             options: The fields of `AskOptions` (`rate`, `soft_tokens`, `expand`, `expand_tokens`, `select`,
-                `raw_below`, `overflow`, `window`, `max_new_tokens`), which describes them; `history`,
+                `overflow`, `window`, `max_new_tokens`), which describes them; `history`,
                 earlier questions with their answers, oldest first; and arguments of transformers' `generate`
                 (`num_beams`, `do_sample`, ...), by default greedy.
 
@@ -196,23 +188,16 @@ class Engine:
     def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
         """Answer piece by piece; the pieces joined are the text that `ask` returns.
 
-        Options and errors are those of `ask`. The work begins with the first piece that is asked for, in a
-        thread of its own; closing the iterator stops it at the next token.
+        Options and errors are those of `ask`. The work begins with the first piece that is requested, in a
+        separate thread; closing the iterator stops it at the next token.
         """
         request = AskRequest.take(question, options)
         laid = self.lay_out(context, request)
         check_options(self.model, options, wants_pieces=True)
-        return generate_pieces(
-            self.model,
-            laid.sample.input_ids,
-            laid.soft_tokens,
-            self._decode,
-            max_new_tokens=request.max_new_tokens,
-            **options,
-        )
+        return generate_pieces(laid, self._decode, max_new_tokens=request.max_new_tokens, **options)
 
     def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
-        """Choose what stands in the window, and lay it out for whoever decodes; `ask` answers from the same.
+        """Choose what is in the window and lay it out, as `ask` does.
 
         Raises:
             ContextOverflowError: If the input does not fit the window.
@@ -243,7 +228,7 @@ class Engine:
 
         Raises:
             ContextOverflowError: If input and answer do not fit the window.
-            E2LLMError: If there is no answer, or an option is none of `ask`'s.
+            E2LLMError: If there is no answer, or an option is unknown.
         """
         if not answers:
             raise E2LLMError("give at least one answer to score")
@@ -310,20 +295,20 @@ class Engine:
             context: What `read` returned.
             chunks: Indices.
             soft_tokens: Per chunk; by default the model's most.
-            rate: In the place of a number, for models with the `pooling` adapter; by default the model's.
+            rate: Instead of a number, for models with the `pooling` adapter; by default the model's.
 
         Raises:
             E2LLMError: If a chunk does not exist.
         """
         content = self._layout.content_of(context)
         counts = self._level(content, soft_tokens, rate).counts
-        indices = [self._layout.check_chunk(content, index) for index in chunks]
-        return [self._restater.restate(content, index, counts[index]) for index in indices]
+        indices = [content.check_chunk(index) for index in chunks]
+        return [restate(self.reader, content, index, counts[index]) for index in indices]
 
     def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
-        """The position of the dial that was asked for, or the default one."""
+        """The requested position of the dial, or the default one."""
         self.dial.check(soft_tokens, rate)
-        level = self.dial.default_level(content.read.num_tokens.tolist(), soft_tokens, rate)
+        level = self.dial.levels(content.read.num_tokens.tolist(), soft_tokens, rate)[0]
         self.dial.note_on([] if level.rate is None else [level.rate])
         return level
 
@@ -354,11 +339,8 @@ class Engine:
         """
         content = self._layout.content_of(context)
         level = self._level(content, soft_tokens, rate)
-        indices = chunks if chunks is None else [self._layout.check_chunk(content, index) for index in chunks]
-        return self._restater.fidelity(content, indices, level, progress)
-
-    def _fidelity_at(self, context: Context, level: Level) -> FidelityReport:
-        return self._restater.fidelity(self._layout.content_of(context), None, level, None)
+        indices = chunks if chunks is None else [content.check_chunk(index) for index in chunks]
+        return measure_fidelity(self.reader, content, level, indices, progress=progress)
 
     def _decode(self, ids: list[int]) -> str:
         with self._tokenizing:

@@ -1,7 +1,7 @@
-"""Fidelity: how well each chunk survived compression.
+"""What the decoder knows of single chunks: it restates each from its soft tokens, or is measured at that.
 
-The decoder is asked to restate a chunk from its soft tokens and is shown the true text as it goes
-(teacher-forced): the probability that it gives each true token says what the soft tokens kept. The same
+Fidelity is the measure: the decoder restates a chunk and is shown the true text as it continues
+(teacher-forced). The probability that it gives each true token says what the soft tokens kept. The same
 without soft tokens says what it would have guessed anyway. The measure is chosen here; the paper has none.
 """
 
@@ -11,7 +11,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +21,11 @@ from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError, E2LLMError, MissingExtraError
 from e2llm.files import write_atomically
-from e2llm.inference.reader import ReadChunks, soft_tokens_of
+from e2llm.inference.content import Content
+from e2llm.inference.decoding.generation import generate_ids
+from e2llm.inference.dial import Level
+from e2llm.inference.reader import ChunkReader, soft_tokens_of
 from e2llm.modeling.decoder_input import DecoderInput
-from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
@@ -82,7 +83,7 @@ class FidelityReport:
     """How well the chunks of a context survived.
 
     Attributes:
-        chunks: In the order they were asked for.
+        chunks: In the requested order.
         soft_tokens: Soft tokens per chunk; their mean, rounded up, where the chunks differ.
         rate: The one rate of all chunks; None where they differ, or the model has no rate.
     """
@@ -116,79 +117,96 @@ class FidelityReport:
         }
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """The tokens of one chunk: log-probability of each, and whether it is the first choice."""
-
-    log_probabilities: list[float]
-    is_first: list[bool]
+def restate(reader: ChunkReader, content: Content, index: int, num_soft_tokens: int) -> str:
+    """Return the decoder's restatement of a chunk from its soft tokens and nothing else."""
+    processor = reader.processor
+    with reader.lock:
+        sample = processor.lay_out(
+            [content.texts[index]], UNDERSTANDING_PROMPT, num_soft_tokens=num_soft_tokens
+        )
+    soft_tokens = soft_tokens_of(reader.model, content.read, [index], [num_soft_tokens])
+    longest = content.token_counts[index] * 3 // 2 + 8
+    ids = generate_ids(reader.model, sample.input_ids, soft_tokens, max_new_tokens=longest)
+    with reader.lock:
+        return processor.decode_answer(ids)
 
 
 def measure_fidelity(
-    model: E2LLMForConditionalGeneration,
-    processor: E2LLMProcessor,
-    texts: Sequence[str],
-    read: ReadChunks,
+    reader: ChunkReader,
+    content: Content,
+    level: Level,
+    indices: Sequence[int] | None = None,
     *,
-    indices: Sequence[int],
-    counts: Sequence[int],
-    places: Sequence[tuple[int, str, int, int]],
     batch_tokens: int = 2048,
     progress: bool | None = None,
-    lock: AbstractContextManager[object] | None = None,
 ) -> FidelityReport:
-    """Measure chunks.
+    """Measure how well the decoder can restate chunks.
 
     Args:
-        model: In evaluation mode.
-        processor: Its own.
-        texts: C chunk texts as the encoder read them.
-        read: What was kept of a context.
-        indices: C, these chunks in it.
-        counts: C, their soft tokens.
-        places: Index, source, start and end of each chunk.
+        reader: Its model read the content.
+        content: The chunks.
+        level: Soft tokens of each chunk of the content.
+        indices: Chunks to measure; None for all.
         batch_tokens: Most decoder positions in a batch, padding included.
         progress: Show a bar; by default on a terminal when there is much to do.
-        lock: Held while a tokenizer works.
 
     Raises:
         ContextOverflowError: If a chunk's soft tokens and text do not fit the decoder's window.
     """
-    with lock or nullcontext():
-        given = [_sample(processor, [text], text, count) for text, count in zip(texts, counts, strict=True)]
+    processor = reader.processor
+    indices = range(len(content.chunks)) if indices is None else indices
+    texts = [content.texts[index] for index in indices]
+    counts = [level.counts[index] for index in indices]
+    with reader.lock:
+        given = [_sample(processor, [text], text, n) for text, n in zip(texts, counts, strict=True)]
         without = [_sample(processor, [], text, 1) for text in texts]
         spans = [_token_spans(processor, text) for text in texts]
-    window = getattr(model.config.text_config, "max_position_embeddings", None)
-    for sample, (index, *_) in zip(given, places, strict=True):
+    window = getattr(reader.model.config.text_config, "max_position_embeddings", None)
+    for sample, index in zip(given, indices, strict=True):
         if window is not None and len(sample.input_ids) > window:
             raise ContextOverflowError(
                 f"chunk {index} and its soft tokens take {len(sample.input_ids)} positions, the decoder's "
                 f"window has {window}: read the context with smaller chunks"
             )
+
+    def soften(rows: list[int]) -> torch.Tensor:
+        chosen = [indices[row] for row in rows]
+        return soft_tokens_of(reader.model, content.read, chosen, [counts[row] for row in rows])
+
     show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
     with tqdm(total=2 * len(texts), unit="pass", desc="fidelity", disable=not show, leave=False) as bar:
+        scored = _score(reader, given, soften, batch_tokens, bar)
+        baseline = _score(reader, without, None, batch_tokens, bar)
+    rows = [
+        _measured(content, index, span, ours, base)
+        for index, span, ours, base in zip(indices, spans, scored, baseline, strict=True)
+    ]
+    soft_tokens = level.soft_tokens or -(-sum(counts) // max(1, len(counts)))
+    return FidelityReport(rows, soft_tokens, level.rate)
 
-        def soften(rows: list[int]) -> torch.Tensor:
-            chosen = [indices[row] for row in rows]
-            return soft_tokens_of(model, read, chosen, [counts[row] for row in rows])
 
-        scored = _score(model, processor, given, soften, batch_tokens, bar)
-        baseline = _score(model, processor, without, None, batch_tokens, bar)
-    rows = []
-    for place, text, span, ours, base in zip(places, texts, spans, scored, baseline, strict=True):
-        count = max(1, len(ours.is_first))
-        rows.append(
-            ChunkFidelity(
-                *place,
-                num_tokens=len(ours.is_first),
-                log_probability=sum(ours.log_probabilities) / count,
-                baseline_log_probability=sum(base.log_probabilities) / count,
-                token_accuracy=sum(ours.is_first) / count,
-                numbers_kept=share_kept(find_numbers(text), span, ours.is_first),
-                names_kept=share_kept(find_names(text), span, ours.is_first),
-            )
-        )
-    return FidelityReport(rows, -(-sum(counts) // max(1, len(counts))))
+_Scored = list[tuple[float, bool]]  # of each token its log-probability, and whether it is the first choice
+
+
+def _measured(
+    content: Content, index: int, spans: list[tuple[int, int]] | None, ours: _Scored, base: _Scored
+) -> ChunkFidelity:
+    """The measure of a chunk by its tokens with and without soft tokens."""
+    chunk, text = content.chunks[index], content.texts[index]
+    is_first = [first for _, first in ours]
+    count = max(1, len(ours))
+    return ChunkFidelity(
+        chunk=index,
+        source=content.sources[index],
+        start=chunk.start,
+        end=chunk.end,
+        num_tokens=len(ours),
+        log_probability=sum(value for value, _ in ours) / count,
+        baseline_log_probability=sum(value for value, _ in base) / count,
+        token_accuracy=sum(is_first) / count,
+        numbers_kept=share_kept(find_numbers(text), spans, is_first),
+        names_kept=share_kept(find_names(text), spans, is_first),
+    )
 
 
 def _sample(processor: E2LLMProcessor, chunks: list[str], text: str, num_soft_tokens: int) -> DecoderInput:
@@ -210,8 +228,7 @@ def _token_spans(processor: E2LLMProcessor, text: str) -> list[tuple[int, int]] 
 
 @torch.inference_mode()
 def _score(
-    model: E2LLMForConditionalGeneration,
-    processor: E2LLMProcessor,
+    reader: ChunkReader,
     samples: list[DecoderInput],
     soften: Callable[[list[int]], torch.Tensor] | None,
     batch_tokens: int,
@@ -219,8 +236,14 @@ def _score(
 ) -> list[_Scored]:
     """Score the answers of samples, longest first, in batches of similar length.
 
-    `soften` makes the soft tokens `[R, D]` of the samples of some rows; None without chunks.
+    Args:
+        reader: Its model and processor are used.
+        samples: Inputs with their answers.
+        soften: Makes the soft tokens `[R, D]` of the samples of some rows; None without chunks.
+        batch_tokens: See `measure_fidelity`.
+        bar: Counts the samples.
     """
+    model, processor = reader.model, reader.processor
     device = model.get_input_embeddings().weight.device
     num_end = len(processor.template.after_answer)
     order = sorted(range(len(samples)), key=lambda row: len(samples[row].input_ids), reverse=True)
@@ -237,20 +260,16 @@ def _score(
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
         output = model(**inputs, **chunks, only_label_logits=True)
         labels = inputs["labels"][:, 1:]
-        targets = labels[labels != IGNORE_INDEX]
-        is_first = (output.logits.argmax(dim=-1) == targets).tolist()
-        losses = output.token_losses.tolist()
-        at = 0
+        is_first = output.logits.argmax(dim=-1) == labels[labels != IGNORE_INDEX]
+        tokens = list(zip((-output.token_losses).tolist(), is_first.tolist(), strict=True))
         for row, count in zip(rows, (labels != IGNORE_INDEX).sum(dim=1).tolist(), strict=True):
-            stop = at + count - num_end  # the end token is no part of the text
-            result[row] = _Scored([-loss for loss in losses[at:stop]], is_first[at:stop])
-            at += count
+            result[row], tokens = tokens[: count - num_end], tokens[count:]  # without the end token
         bar.update(len(rows))
     return [result[row] for row in range(len(samples))]
 
 
 def find_numbers(text: str) -> list[tuple[int, int]]:
-    """Characters `[start, end)` of each number; `9:30` is one, and the digits of `B52` are none."""
+    """Characters `[start, end)` of each number; `9:30` is one, the digits of `B52` are not."""
     return [match.span() for match in _NUMBER.finditer(text)]
 
 
@@ -260,27 +279,23 @@ def find_names(text: str) -> list[tuple[int, int]]:
     A name is an identifier (`max_size`, `B52`, `camelCase`), a word of two or more capitals (`NASA`), or a
     capitalised word that does not begin a sentence. A sentence begins at the start of the text or of a line
     and after `. ! ? … :`, with quotes and brackets in between, but not after a title such as `Mr.`. `I` and
-    its short forms (`I'm`) are no names.
+    its short forms (`I'm`) are not names.
     """
     return [match.span() for match in _WORD.finditer(text) if _is_name(match.group(), text[: match.start()])]
 
 
 def _is_name(word: str, before: str) -> bool:
-    if not any(item.isalpha() for item in word):
-        return False
     stem = re.split("['’-]", word)[0]
-    if "_" in stem.strip("_") or (stem[0].isalpha() and any(item.isdigit() for item in stem)):
-        return True
-    if any(one.islower() and other.isupper() for one, other in pairwise(stem)):
-        return True
-    if len(stem) > 1 and stem.isupper():
-        return True
+    has_hump = any(one.islower() and other.isupper() for one, other in pairwise(stem))
+    has_digit = stem[0].isalpha() and any(item.isdigit() for item in stem)
+    is_acronym = len(stem) > 1 and stem.isupper()
+    if "_" in stem.strip("_") or has_hump or has_digit or is_acronym:
+        return any(item.isalpha() for item in word)
     if not stem[0].isupper() or stem == "I":
         return False
     tail = before[-80:].rstrip(_BETWEEN)
-    if _TITLE_END.search(tail):
-        return True
-    return bool(tail) and tail[-1] not in _SENTENCE_END
+    begins_sentence = not tail or (tail[-1] in _SENTENCE_END and not _TITLE_END.search(tail))
+    return not begins_sentence
 
 
 def share_kept(
@@ -332,12 +347,7 @@ def heat_strip(scores: Sequence[float], width: int, *, colour: bool = False) -> 
 
 
 def check_picture(file: Path) -> None:
-    """Raise for what would fail only after the measuring.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-        E2LLMError: If `file` is a folder.
-    """
+    """Raise before the measuring if matplotlib is not installed or `file` is a folder."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "train")
     if file.is_dir():
@@ -345,17 +355,7 @@ def check_picture(file: Path) -> None:
 
 
 def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
-    """Write a PNG: probability of the true text with and without soft tokens, numbers and names kept.
-
-    Args:
-        report: What to draw.
-        file: The PNG, written whole or not at all.
-        title: What was measured; stands in the heading.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-        E2LLMError: If `file` is a folder.
-    """
+    """Write a PNG of the probability with and without soft tokens, and of the numbers and names kept."""
     check_picture(file)
     from matplotlib.figure import Figure
 

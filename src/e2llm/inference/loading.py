@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.gguf import SMOLLM2_INSTALL
+from e2llm.modeling.checkpoints.sources import SMOLLM2_INSTALL, resolve_source
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
 
 EMBEDDED_MODEL = "smol"

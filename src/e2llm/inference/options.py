@@ -84,10 +84,6 @@ class AskOptions(CheckedModel):
         description="How the question chooses chunks: `bm25`, by shared words (a chunk that shares none is "
         "not chosen), or `encoder`, by similarity of the encoder's embeddings.",
     )
-    raw_below: Annotated[float | None, Field(ge=0, le=1), Allowed("from 0 to 1")] = Field(
-        None,
-        description="Chunks whose fidelity score (0 to 1) is below this are given as raw text too.",
-    )
     overflow: Annotated[Literal["error", "select"], Allowed("error or select")] = Field(
         "error",
         description="What happens if the context does not fit the window: `error`, or `select` to keep the "

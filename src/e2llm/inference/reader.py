@@ -63,20 +63,20 @@ class ReadChunks:
 
     @property
     def kept(self) -> torch.Tensor:
-        """`[C, N, S]`, what is kept of every chunk, with zero rows behind a chunk's own."""
-        return self.take(range(len(self)))[0]
+        """`[C, N, S]`, the states of every chunk, zero after a chunk's own rows."""
+        return pad_sequence(self.rows, batch_first=True) if self.rows else self.vectors.new_empty(0, 0, 0)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(rows.nbytes for rows in self.rows) + self.num_tokens.nbytes + self.vectors.nbytes
 
-    def take(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what is kept of chunks, `[P, N, S]` padded with zeros, and their encoder tokens `[P]`."""
-        rows = [self.rows[index] for index in indices]
-        if not rows:
-            return self.vectors.new_empty(0, 0, 0), self.num_tokens[:0]
-        return pad_sequence(rows, batch_first=True), self.num_tokens[list(indices)]
+    def select(self, indices: Sequence[int]) -> "ReadChunks":
+        """Return what is kept of some of the chunks, which may repeat."""
+        chosen = list(indices)
+        return ReadChunks(
+            [self.rows[index] for index in chosen], self.num_tokens[chosen], self.vectors[chosen]
+        )
 
     def put(self, places: Sequence[int], other: "ReadChunks", origins: Sequence[int]) -> None:
         """Fill in chunks of another, so that the chunk at `places[i]` is the other's `origins[i]`."""
@@ -223,11 +223,11 @@ class ChunkReader:
 def soft_tokens_of(
     model: E2LLMForConditionalGeneration, read: ReadChunks, indices: Sequence[int], counts: Sequence[int]
 ) -> torch.Tensor:
-    """Make soft tokens of what was kept: the part of the adapter that runs when a question is asked.
+    """Make soft tokens of kept states: the part of the adapter that runs when a question is asked.
 
     Args:
         model: The one that read the chunks.
-        read: What was kept.
+        read: The states of all chunks.
         indices: P chunks of it, at least one.
         counts: P, the soft tokens that each gets, 1 or more.
 
@@ -235,8 +235,8 @@ def soft_tokens_of(
         `[R, D]`, the soft tokens of these chunks one after the other, where the adapter is.
 
     Raises:
-        E2LLMError: If a chunk cannot have so many.
+        E2LLMError: If a chunk cannot have that many.
     """
-    kept, num_tokens = read.take(indices)
+    chosen = read.select(indices)
     device = next(model.adapter.parameters()).device
-    return model.soften(kept.to(device), num_tokens, torch.tensor(list(counts)))
+    return model.soften(chosen.kept.to(device), chosen.num_tokens, torch.tensor(list(counts)))

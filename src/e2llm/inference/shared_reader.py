@@ -1,4 +1,4 @@
-"""Reading for many at once: the encoder's passes hold chunks of all texts that wait, a share of each."""
+"""Reading for many threads at once: each round of the encoder takes chunks of every text that waits."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ from typing import Any
 from e2llm.errors import E2LLMError
 from e2llm.inference.reader import ChunkReader, ReadChunks
 
-_ROUND_CHUNKS = 32  # chunks read between two looks at who waits: about a second on two cores
+_ROUND_CHUNKS = 32  # chunks of a round: about a second on two cores
 
 
 class ReadingCancelledError(E2LLMError):
-    """Nobody waits for the text any more."""
+    """The caller gave up, or the reader was closed."""
 
 
 @dataclass(eq=False)
@@ -36,10 +36,10 @@ class _Job:
 
 
 class SharedReader(ChunkReader):
-    """A reader for many threads: each gets what `ChunkReader.read` gives, none waits for another's book.
+    """A reader for many threads: `read` returns what `ChunkReader.read` does, and no book blocks a page.
 
-    One thread of its own runs the encoder. A round takes an equal number of chunks of each text that waits,
-    so that a page asked for beside a book is read with the book's next pages.
+    One thread runs the encoder. A round takes an equal number of chunks of each text that waits, so that a
+    page is read together with the next pages of a book.
 
     Args:
         reader: Whose model, processor and settings are used.
@@ -65,7 +65,7 @@ class SharedReader(ChunkReader):
     def watched(
         self, on_progress: Callable[[int, int], Any], is_cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[None]:
-        """Tell of the reading that this thread asks for within.
+        """Report the progress of what this thread reads within the block, and let it be cancelled.
 
         Args:
             on_progress: Called in this thread with the number of chunks read and to read.
@@ -88,11 +88,11 @@ class SharedReader(ChunkReader):
 
         Args:
             texts: C texts that each fit the encoder.
-            progress: Not used: `watched` tells of progress.
+            progress: Not used: `watched` reports progress.
             on_read: See `ChunkReader.read`; called in the calling thread.
 
         Raises:
-            ReadingCancelledError: If who waits gave up, or the reader was closed.
+            ReadingCancelledError: If `is_cancelled` says so, or the reader was closed.
         """
         on_progress, is_cancelled = getattr(self._watching, "by", (lambda *_: None, lambda: False))
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
@@ -171,7 +171,7 @@ class SharedReader(ChunkReader):
     def _read_alone(self, item: tuple[_Job, list[int]]) -> None:
         try:
             self._read_round([item])
-        except Exception as error:  # told to who waits
+        except Exception as error:  # raised in the thread that waits
             item[0].done.put(error)
             item[0].cancelled = True
 

@@ -71,7 +71,7 @@ class Adapter(nn.Module):
     def soft_tokens(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
     ) -> torch.Tensor:
-        """Ask: make soft tokens of what was kept, here the first of each chunk.
+        """Ask: make soft tokens of kept states, here the first of each chunk.
 
         Args:
             kept: `[P, N, S]` of `forward`, a row for each place.
@@ -100,10 +100,7 @@ class Adapter(nn.Module):
 
 
 class MLPAdapter(Adapter):
-    """Two linear layers with GELU over one vector per chunk (paper v1): one soft token per chunk.
-
-    The vector is the first token's state or the mean of the chunk's token states.
-    """
+    """Two linear layers with GELU over the first token's state or the mean (paper v1): one soft token."""
 
     def __init__(
         self,
@@ -130,16 +127,7 @@ class MLPAdapter(Adapter):
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
-        """Pool and project.
-
-        Args:
-            states: `[C, T, E]` token states of the encoder.
-            mask: `[C, T]`, nonzero for real tokens.
-            num_soft_tokens: 1.
-
-        Returns:
-            `[C, 1, D]` soft tokens.
-        """
+        """Pool and project to `[C, 1, D]` soft tokens; see `Adapter.forward`."""
         pooled = pool_states(states, mask, self.pooling)
         hidden = self.output_projection(functional.gelu(self.input_projection(pooled)))
         soft_token: torch.Tensor = self.norm(hidden) * self.scale
@@ -189,16 +177,7 @@ class AttentionPoolingAdapter(Adapter):
         nn.init.normal_(self.queries, std=self.queries.shape[-1] ** -0.5)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
-        """Pool by attention.
-
-        Args:
-            states: `[C, T, E]` token states of the encoder.
-            mask: `[C, T]`, nonzero for real tokens.
-            num_soft_tokens: K, from 1 to the number of queries.
-
-        Returns:
-            `[C, K, D]` soft tokens.
-        """
+        """Pool by attention to `[C, K, D]` soft tokens; see `Adapter.forward`."""
         num_chunks, num_tokens, _ = states.shape
         queries = self.queries[:num_soft_tokens]
         width = queries.shape[-1]
@@ -266,19 +245,9 @@ class PoolingAdapter(Adapter):
         nn.init.zeros_(self.head.down.weight)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int = 0) -> torch.Tensor:
-        """Pool and project.
-
-        Args:
-            states: `[C, T, E]` token states of the encoder.
-            mask: `[C, T]`, nonzero for real tokens.
-            num_soft_tokens: Not used.
-
-        Returns:
-            `[C, N, S]` pooled states at the finest rate, zero behind a chunk's own.
-        """
+        """Pool at the finest rate and project to `[C, N, S]`, zero after a chunk's own states."""
         means, is_group = group_means(states, mask, self.finest_rate)
-        rows = self.mix(means[is_group])
-        projected = self.projection(rows)
+        projected = self.projection(means[is_group])
         kept = projected.new_zeros(*means.shape[:2], projected.shape[-1])
         scattered: torch.Tensor = kept.masked_scatter(is_group.unsqueeze(-1), projected)
         return scattered
@@ -288,16 +257,8 @@ class PoolingAdapter(Adapter):
     ) -> torch.Tensor:
         """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
         rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
-        made: torch.Tensor = self.head(self.pool(kept, num_tokens, rates))
-        return made
-
-    def mix(self, rows: torch.Tensor) -> torch.Tensor:
-        """What is projected of states `[n, E]`: all layers side by side."""
-        return rows
-
-    def pool(self, kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-        """Kept states `[P, N, S]` to one state for each soft token, `[R, S]`: the mean of its group."""
-        return coarsen(kept, num_tokens, rates, self.finest_rate)
+        soft_tokens: torch.Tensor = self.head(coarsen(kept, num_tokens, rates, self.finest_rate))
+        return soft_tokens
 
     def reading_state(self) -> dict[str, torch.Tensor]:
         """The tensors of the projection, which is all of the adapter that reading uses."""

@@ -14,19 +14,19 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.modeling.adapters import Adapter, new_adapter
+from e2llm.modeling.adapters import new_adapter
+from e2llm.modeling.checkpoints.parts import PartSource, encoder_build_kwargs
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.encoder_attention import encoder_options, prepare_encoder
 from e2llm.modeling.encoding import ChunkEncoding
-from e2llm.modeling.merging import find_placeholders, soft_tokens_of_places
-from e2llm.modeling.parts import PartSource, encoder_build_kwargs
+from e2llm.modeling.placeholders import find_placeholders, soft_tokens_of_places
 
 
 class CompositeModel(ChunkEncoding):
     """An encoder, an adapter and a decoder.
 
-    `chunk_encoder` reads each chunk, `adapter` makes K soft tokens of its token states, and these replace the
-    embeddings of K placeholders in the input of `language_model`, a causal LM used as it is.
+    `chunk_encoder` reads each chunk, `adapter` makes soft tokens of its token states, and these replace the
+    embeddings of placeholders in the input of `language_model`, an unchanged causal LM.
     """
 
     config_class = E2LLMConfig
@@ -132,16 +132,13 @@ class CompositeModel(ChunkEncoding):
         attention_mask: torch.Tensor | None = None,
         chunk_input_ids: torch.Tensor | None = None,
         chunk_attention_mask: torch.Tensor | None = None,
-        chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
         chunk_index: torch.Tensor | None = None,
         chunk_num_soft_tokens: torch.Tensor | None = None,
-        chunk_gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embed the input and put the soft tokens in the places of the placeholders.
+        """Embed the input and replace the placeholders by soft tokens.
 
-        Give one of `chunk_input_ids`, `chunk_states` and `chunk_embeds`, or none for an input without chunks.
-        Chunks stand in the order of their placeholders, over the whole batch.
+        Chunks, if any, are `chunk_input_ids` or `chunk_embeds` in the order of their placeholders.
 
         Args:
             input_ids: `[B, L]` decoder token ids with a placeholder for each soft token.
@@ -149,13 +146,10 @@ class CompositeModel(ChunkEncoding):
                 not count.
             chunk_input_ids: `[C, T]` encoder token ids.
             chunk_attention_mask: `[C, T]`.
-            chunk_states: `[C, T, E]` token states of the encoder, computed earlier.
-            chunk_embeds: Soft tokens, computed earlier: `[R, D]`, one for each placeholder, or `[C, K', D]`,
-                of which the first K of each chunk are used.
+            chunk_embeds: `[R, D]`, soft tokens computed earlier, one for each placeholder.
             chunk_index: `[P]` row of the chunk at each of P places, so that a chunk that is at several
                 (questions about one context, several rates) is read once; by default each row is used once.
             chunk_num_soft_tokens: `[P]` soft tokens at each place; by default all have equally many.
-            chunk_gradient_mask: `[C]` bool, see `encode_chunks`.
 
         Returns:
             `[B, L, D]` embeddings.
@@ -167,50 +161,31 @@ class CompositeModel(ChunkEncoding):
         self._check_window(input_ids.shape[1])
         is_placeholder = find_placeholders(input_ids, attention_mask, self.config.chunk_token_id)
         embeds: torch.Tensor = self.get_input_embeddings()(input_ids.masked_fill(is_placeholder, 0))
-        chunks = [item for item in (chunk_input_ids, chunk_states, chunk_embeds) if item is not None]
-        if len(chunks) > 1:
-            raise E2LLMError("give only one of chunk_input_ids, chunk_states and chunk_embeds")
-        if chunk_embeds is not None and chunk_embeds.dim() == 2:
-            soft_tokens = check_flat(chunk_embeds, is_placeholder)
+        if chunk_input_ids is not None and chunk_embeds is not None:
+            raise E2LLMError("give only one of chunk_input_ids and chunk_embeds")
+        if chunk_embeds is not None:
+            soft_tokens, total = chunk_embeds, int(is_placeholder.sum())
+            if len(soft_tokens) != total:
+                raise E2LLMError(
+                    f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
+                )
         else:
-            num_places = 0 if not chunks else len(chunks[0] if chunk_index is None else chunk_index)
-            counts = soft_tokens_of_places(is_placeholder, num_places, chunk_num_soft_tokens)
-            if not num_places:
-                return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
-            kept, num_tokens = self._kept_of(
-                counts, chunk_attention_mask, chunk_input_ids, chunk_states, chunk_embeds, chunk_gradient_mask
+            rows = chunk_input_ids if chunk_index is None else chunk_index
+            counts = soft_tokens_of_places(
+                is_placeholder, 0 if rows is None else len(rows), chunk_num_soft_tokens
             )
+            if chunk_input_ids is None or not len(counts):
+                return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
+            if chunk_attention_mask is None:
+                raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
+            most = int(counts.max()) if self.adapter.dial == "soft_tokens" else None
+            kept = self.encode_chunks(chunk_input_ids, chunk_attention_mask, most)
+            num_tokens = chunk_attention_mask.ne(0).sum(dim=1)
             if chunk_index is not None:
                 kept, num_tokens = kept[chunk_index], num_tokens[chunk_index]
-            if chunk_embeds is not None:
-                soft_tokens = Adapter.soft_tokens(self.adapter, kept, num_tokens, counts.to(kept.device))
-            else:
-                soft_tokens = self.soften(kept, num_tokens, counts)
+            soft_tokens = self.soften(kept, num_tokens, counts)
         soft_tokens = soft_tokens.to(device=embeds.device, dtype=embeds.dtype)
         return embeds.masked_scatter(is_placeholder.unsqueeze(-1), soft_tokens)
-
-    def _kept_of(
-        self,
-        counts: torch.Tensor,
-        mask: torch.Tensor | None,
-        ids: torch.Tensor | None,
-        states: torch.Tensor | None,
-        embeds: torch.Tensor | None,
-        gradient_mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is kept of a batch's chunks, `[C, N, S]`, and the encoder tokens of each, `[C]`."""
-        most: int | None = None
-        if self.adapter.dial == "soft_tokens":
-            most = self.check_num_soft_tokens(int(counts.max()))
-        if embeds is not None:
-            return embeds, torch.ones(len(embeds), dtype=torch.long, device=embeds.device)
-        if mask is None:
-            raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
-        num_tokens = mask.ne(0).sum(dim=1)
-        if states is not None:
-            return self.keep_in_passes(states, mask, most), num_tokens
-        assert ids is not None
-        return self.encode_chunks(ids, mask, most, gradient_mask=gradient_mask), num_tokens
 
     def _check_window(self, num_positions: int) -> None:
         window = getattr(self.config.text_config, "max_position_embeddings", None)
@@ -233,13 +208,3 @@ class CompositeModel(ChunkEncoding):
         kept = self.encode_chunks(ids, one)
         count = one[0] * (kept.shape[1] if self.adapter.dial == "soft_tokens" else 1)
         return self.soften(kept, one[0], count).sum().to(embeds.dtype)
-
-
-def check_flat(soft_tokens: torch.Tensor, is_placeholder: torch.Tensor) -> torch.Tensor:
-    """Return soft tokens `[R, D]`; raises `E2LLMError` unless there is one for each placeholder `[B, L]`."""
-    total = int(is_placeholder.sum())
-    if len(soft_tokens) != total:
-        raise E2LLMError(
-            f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
-        )
-    return soft_tokens

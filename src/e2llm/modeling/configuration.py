@@ -8,6 +8,8 @@ from transformers.configuration_utils import SubConfigSpec
 from e2llm.errors import E2LLMError
 from e2llm.modeling.rates import ONE_PER_CHUNK, check_rate
 
+PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}  # attributes that hold the parts
+
 
 class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     """Configuration of `E2LLMForConditionalGeneration`.
@@ -20,8 +22,8 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
         encoder_layers: Encoder layers whose states the adapter reads, side by side: 0 is the embeddings, the
             encoder's number of layers its last. None: the last alone, as in the paper.
         encoder_attention: `as_trained`, or `bidirectional` to let a causal encoder see later tokens, too.
-        finest_rate: Encoder tokens per state that the `pooling` adapter keeps of a chunk, a power of two; a
-            finer rate cannot be asked for.
+        finest_rate: Encoder tokens per state that the `pooling` adapter keeps of a chunk, a power of two;
+            finer rates are unavailable.
         default_rate: The rate of chunks where nobody says: a power of two from `finest_rate` on, or `one`.
         trained_on: How often training gave a chunk at each rate (keys such as `4` and `one`) or as `text`,
             in chunks; empty for a model that was never trained.

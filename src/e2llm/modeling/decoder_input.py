@@ -39,7 +39,7 @@ def one_per_chunk(
     num_soft_tokens: int | Sequence[int] | None,
     rate: Rate | Sequence[Rate] | None,
 ) -> list[Any]:
-    """What each chunk that is not raw text is asked for: its number of soft tokens or its rate.
+    """The number of soft tokens or the rate of each chunk that is not raw text.
 
     Args:
         num_chunks: How many chunks there are.

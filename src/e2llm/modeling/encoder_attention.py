@@ -12,14 +12,12 @@ import torch
 
 from e2llm.errors import E2LLMError
 
-_PROBE_LENGTH = 4
-
 
 def prepare_encoder(encoder: Any, bidirectional: bool) -> None:
     """Set an encoder's configuration for calls with `encoder_options`.
 
     transformers sets `config.is_causal` during each call and restores it afterwards. Two threads in one
-    encoder would undo each other's setting; with the same value there before, no call changes anything.
+    encoder would undo each other's setting; if the value is the same before, no call changes anything.
     """
     if bidirectional:
         encoder.config.is_causal = False
@@ -32,9 +30,6 @@ def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
         encoder: A text encoder, or a decoder without its head.
         bidirectional: Let every token see all tokens of its chunk. False leaves the encoder as it is: causal
             if it is a decoder, bidirectional if it is of BERT's kind.
-
-    Returns:
-        `is_causal=False` if asked for; `use_cache=False` for encoders that would keep keys and values.
     """
     takes = inspect.signature(encoder.forward).parameters
     options = {"use_cache": False} if "use_cache" in takes else {}
@@ -42,23 +37,17 @@ def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
 
 
 def sees_later_tokens(encoder: Any, bidirectional: bool) -> bool:
-    """Whether a later token changes an earlier state, found out by reading two tiny chunks.
-
-    Args:
-        encoder: The encoder, with weights (not on the meta device); its mode stays.
-        bidirectional: As in `encoder_options`.
-    """
+    """Whether a later token changes an earlier state: reads two chunks that differ in their last token."""
     device = encoder.get_input_embeddings().weight.device
-    ids = torch.arange(1, _PROBE_LENGTH + 1, device=device).repeat(2, 1)
-    ids[1, -1] += 1
+    chunks = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=device)
     options = encoder_options(encoder, bidirectional)
     was_training = encoder.training
     encoder.eval()
     try:
-        with torch.no_grad():  # alone, for the rows of one batch may be rounded differently
+        with torch.no_grad():  # one by one, for the rows of one batch may be rounded differently
             first, second = (
                 encoder(input_ids=row[None], attention_mask=torch.ones_like(row[None]), **options)
-                for row in ids
+                for row in chunks
             )
     finally:
         encoder.train(was_training)
@@ -66,11 +55,7 @@ def sees_later_tokens(encoder: Any, bidirectional: bool) -> bool:
 
 
 def check_bidirectional(encoder: Any) -> None:
-    """Make sure that an encoder can be run bidirectionally.
-
-    Raises:
-        E2LLMError: If its tokens do not see later ones all the same, as in models without attention.
-    """
+    """Raise `E2LLMError` if an encoder cannot be run bidirectionally, as models without attention cannot."""
     subject = f"the encoder ({encoder.config.model_type}) cannot be run bidirectionally"
     try:
         sees = sees_later_tokens(encoder, True)

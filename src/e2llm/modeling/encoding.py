@@ -1,7 +1,7 @@
 """From chunks to what is kept of them, and from that to soft tokens: the encoder, and the adapter twice.
 
-Training, reading and the trainer's cache of encoder states all read chunks in the passes that
-`ChunkEncoding.passes` plans, each by one call of `encode_layers`.
+Training and reading both read chunks in the passes that `ChunkEncoding.passes` plans, each by one call of
+`encode_layers`.
 
 Shapes: C chunks of the whole batch, c chunks of one pass, P places at which chunks are, T encoder tokens per
 chunk, E encoder width times the number of layers read, N kept states per chunk, S their width, K soft tokens
@@ -19,8 +19,7 @@ from transformers import PreTrainedModel
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling.adapters import Adapter
-from e2llm.modeling.merging import plan_passes
-from e2llm.modeling.parts import encoder_token_limit
+from e2llm.modeling.checkpoints.parts import encoder_token_limit
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,33 @@ class EncoderPass:
     rows: torch.Tensor
     ids: torch.Tensor
     mask: torch.Tensor
+
+
+def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Group chunks of similar length into passes of the encoder.
+
+    Args:
+        mask: `[C, T]`, nonzero for real tokens.
+        max_tokens: Most tokens in a pass, padding included; a longer chunk is a pass by itself.
+
+    Yields:
+        Row numbers `[c]`, longest chunks first over all passes, and the number of tokens to read of these
+        rows.
+
+    Raises:
+        E2LLMError: If a chunk has no token.
+    """
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = (mask.ne(0) * places).amax(dim=1) if mask.shape[1] else mask.new_zeros(len(mask))
+    order = torch.argsort(lengths, descending=True, stable=True)
+    in_order = lengths[order].tolist()
+    if in_order and not in_order[-1]:
+        raise E2LLMError(f"chunk {int(order[-1])} has no token: its attention mask is all zero")
+    start = 0
+    while start < len(in_order):
+        size = max(1, max_tokens // in_order[start])
+        yield order[start : start + size], in_order[start]
+        start += size
 
 
 class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
@@ -104,33 +130,12 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         Args:
             states: Of `encode_states`.
             mask: Nonzero for real tokens.
-            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number.
+            num_soft_tokens: Most soft tokens that a chunk will have, where the dial is their number.
         """
         dtype = next(self.adapter.parameters()).dtype
         kept: torch.Tensor = self.adapter(
             states.to(dtype), mask, num_soft_tokens or self.config.max_soft_tokens
         )
-        return kept
-
-    def keep_in_passes(
-        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None = None
-    ) -> torch.Tensor:
-        """`keep`, pass by pass and, with gradients, under activation checkpointing: memory of one pass."""
-        pieces, order = [], []
-        for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
-            order.append(rows)
-            pieces.append(
-                self._keep_checkpointed(states[rows, :length], mask[rows, :length], num_soft_tokens)
-            )
-        return join_kept(pieces, order)
-
-    def _keep_checkpointed(
-        self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None
-    ) -> torch.Tensor:
-        """`keep`, which with gradients holds the token states alone and computes the rest again."""
-        if not torch.is_grad_enabled():
-            return self.keep(states, mask, num_soft_tokens)
-        kept: torch.Tensor = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
         return kept
 
     def soften(
@@ -157,8 +162,6 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         chunk_input_ids: torch.Tensor,
         chunk_attention_mask: torch.Tensor,
         num_soft_tokens: int | None = None,
-        *,
-        gradient_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Read chunks, with gradients where they are enabled.
 
@@ -174,11 +177,8 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         Args:
             chunk_input_ids: `[C, T]` encoder token ids, right-padded.
             chunk_attention_mask: `[C, T]`, nonzero for real tokens; every chunk has at least one.
-            num_soft_tokens: Most soft tokens that a chunk will be asked for, where the dial is their number:
+            num_soft_tokens: Most soft tokens that a chunk will have, where the dial is their number:
                 from 1 to `config.max_soft_tokens` (the default).
-            gradient_mask: `[C]` bool, which chunks gradients flow through, at least one of them. These
-                gradients are multiplied by C / their number: over draws of the mask, the expected gradient
-                is that of all chunks (chosen here). None: all.
 
         Returns:
             `[C, N, S]`, what is kept of them, in the adapter's dtype; `soften` makes soft tokens of it.
@@ -187,10 +187,10 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             E2LLMError: If K is out of range, or a chunk is empty or longer than the encoder reads.
         """
         num_soft_tokens = self.check_num_soft_tokens(num_soft_tokens)
-        if gradient_mask is not None and torch.is_grad_enabled() and not bool(gradient_mask.all()):
-            return self._encode_sampled(chunk_input_ids, chunk_attention_mask, num_soft_tokens, gradient_mask)
         passes = list(self.passes(chunk_input_ids, chunk_attention_mask))
-        num_missing = self._missing_passes(len(passes))  # before the first: all must ask at the same place
+        num_missing = 0
+        if self.agree_on_passes is not None:  # before the first pass: all processes must ask at one place
+            num_missing = self.agree_on_passes(len(passes)) - len(passes)
         pieces, num_read = [], 0
         for item in passes:
             num_read += item.ids.numel()
@@ -207,13 +207,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     def _read_pass(
         self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, checks: bool
     ) -> torch.Tensor:
-        """Return what is kept of one pass, `[c, N, S]`.
+        """Return what is kept of one pass, `[c, N, S]`, of ids and mask `[c, T]`.
 
-        Args:
-            ids: `[c, T]`.
-            mask: `[c, T]`.
-            num_soft_tokens: See `keep`.
-            checks: Compute an encoder that trains once more in the backward pass, to hold no activations.
+        With `checks`, an encoder that trains runs once more in the backward pass, to hold no activations.
         """
         trains_encoder = torch.is_grad_enabled() and any(
             p.requires_grad for p in self.chunk_encoder.parameters()
@@ -229,27 +225,16 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             return kept
         with torch.no_grad():
             states = self.encode_states(ids, mask)
-        return self._keep_checkpointed(states, mask, num_soft_tokens)
+        if not torch.is_grad_enabled():
+            return self.keep(states, mask, num_soft_tokens)
+        held: torch.Tensor = checkpoint(self.keep, states, mask, num_soft_tokens, use_reentrant=False)
+        return held
 
     def _nothing_kept(self, num_soft_tokens: int) -> torch.Tensor:
         """`[0, K, D]`, what is kept of no chunk."""
         embeddings = self.get_input_embeddings()  # its weight may be sharded, to no size at all
         like: torch.Tensor = embeddings.weight.new_zeros(())
         return like.expand(0, num_soft_tokens, embeddings.embedding_dim)
-
-    def _encode_sampled(
-        self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, gradient_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """`encode_chunks` with gradients through the chunks of the mask alone, scaled to stand for all."""
-        chosen, others = gradient_mask.nonzero().squeeze(1), (~gradient_mask).nonzero().squeeze(1)
-        if not len(chosen):
-            raise E2LLMError("gradient_mask chooses no chunk; let gradients flow through one at least")
-        with torch.no_grad():
-            constant = self.encode_chunks(ids[others], mask[others], num_soft_tokens)
-        trained = self.encode_chunks(ids[chosen], mask[chosen], num_soft_tokens)
-        scale = len(ids) / len(chosen)
-        trained.register_hook(lambda gradient: gradient * scale)  # type: ignore[no-untyped-call]
-        return join_kept([trained, constant], [chosen, others])
 
     def check_num_soft_tokens(self, num_soft_tokens: int | None) -> int:
         """Return K (by default `config.max_soft_tokens`), or raise `E2LLMError` if it is out of range."""
@@ -260,18 +245,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
             raise E2LLMError(f"soft tokens per chunk must be from 1 to {limit}, got {num_soft_tokens}")
         return num_soft_tokens
 
-    def _missing_passes(self, num_passes: int) -> int:
-        """How many passes of the encoder this process makes for the sake of the others alone."""
-        return self.agree_on_passes(num_passes) - num_passes if self.agree_on_passes is not None else 0
-
 
 def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Tensor:
-    """What passes kept of their chunks, `[c, n, S]` each, as one `[C, N, S]` in the order of the chunks.
-
-    Args:
-        pieces: Of each pass; shorter ones are filled up with zeros.
-        order: `[c]` rows of each pass's chunks.
-    """
+    """What passes kept of their chunks, `[c, n, S]` each with rows `[c]`, as one `[C, N, S]` in order."""
     longest = max(piece.shape[1] for piece in pieces)
     padded = [functional.pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces]
     return torch.cat(padded)[torch.argsort(torch.cat(order))]

@@ -44,18 +44,6 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
     return digest.hexdigest()
 
 
-def encoder_fingerprint(model: CompositeModel) -> str:
-    """SHA-256 over what the token states of a row of ids depend on: the encoder and the layers read."""
-    settings = {
-        "encoder": _plain(model.config.encoder_config.to_dict()),
-        "layers": model.config.encoder_layers,
-        "attention": model.config.encoder_attention,
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    _add_weights(digest, model.chunk_encoder)
-    return digest.hexdigest()
-
-
 def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
     """SHA-256 over what the answers of a model depend on, wherever it was loaded from.
 
@@ -78,7 +66,7 @@ def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
 
 
 def _tokenizing(tokenizer: Any) -> dict[str, Any]:
-    """How a tokenizer makes ids of text, without how it pads and cuts, which every call sets anew."""
+    """How a tokenizer makes ids of text, without how it pads and cuts, which every call sets."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     return {key: value for key, value in content.items() if key not in ("padding", "truncation")}
 

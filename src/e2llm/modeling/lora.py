@@ -16,34 +16,24 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.modeling.parts import PART_MODULES, listing
-from e2llm.modeling.quantization import is_quantized, num_values
+from e2llm.modeling.checkpoints.quantization import is_quantized, num_values
+from e2llm.modeling.checkpoints.reporting import listing
+from e2llm.modeling.configuration import PART_MODULES
 
 ADAPTER_NAME = "default"
 Mode = Literal["frozen", "lora", "full"]
 
+_BERT_LIKE = ("query", "key", "value")
 _LLAMA_LIKE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
-    "bert": ("query", "key", "value"),
-    "roberta": ("query", "key", "value"),
-    "xlm-roberta": ("query", "key", "value"),
-    "camembert": ("query", "key", "value"),
-    "electra": ("query", "key", "value"),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT_LIKE),
     "distilbert": ("q_lin", "k_lin", "v_lin"),
     "mpnet": ("attn.q", "attn.k", "attn.v"),
     "modernbert": ("Wqkv",),
     "nomic_bert": ("q_proj", "k_proj", "v_proj"),
     "deberta-v2": ("query_proj", "key_proj", "value_proj"),
-    "llama": _LLAMA_LIKE,
-    "qwen2": _LLAMA_LIKE,
-    "qwen3": _LLAMA_LIKE,
-    "mistral": _LLAMA_LIKE,
-    "gemma": _LLAMA_LIKE,
-    "gemma2": _LLAMA_LIKE,
-    "gemma3_text": _LLAMA_LIKE,
-    "smollm3": _LLAMA_LIKE,
-    "olmo2": _LLAMA_LIKE,
-    "granite": _LLAMA_LIKE,
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"), _LLAMA_LIKE),
+    **dict.fromkeys(("gemma3_text", "smollm3", "olmo2", "granite"), _LLAMA_LIKE),
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "gpt2": ("c_attn", "c_proj", "c_fc"),
     "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
@@ -101,15 +91,15 @@ def set_modes(
 ) -> TrainableReport:
     """Say what trains: each part `frozen`, by `lora`, or in `full`.
 
-    A part in `full` has no unchanged base from then on and is saved with the checkpoint. LoRA that is there
-    already is kept and trained on under `lora`.
+    A part in `full` has no unchanged base from then on and is saved with the checkpoint. Under `lora`, layers
+    that are attached already train further.
 
     Args:
         model: The composite model.
         encoder: What of the encoder trains.
         decoder: What of the decoder trains.
         adapter: Whether the adapter trains.
-        encoder_lora: Settings of LoRA layers on the encoder; layers that are there already must have them.
+        encoder_lora: Settings of LoRA layers on the encoder; layers that are attached already must have them.
         decoder_lora: The same for the decoder.
 
     Returns:
@@ -117,7 +107,7 @@ def set_modes(
 
     Raises:
         E2LLMError: If no target modules are known for a part's model type, one is not found, or LoRA layers
-            that are there already have other settings.
+            that are attached already have other settings.
     """
     if adapter not in ("frozen", "full"):
         raise E2LLMError(f"adapter mode must be frozen or full, got {adapter!r}")
@@ -125,35 +115,38 @@ def set_modes(
         if mode not in ("frozen", "lora", "full"):
             raise E2LLMError(f"{part} mode must be frozen, lora or full, got {mode!r}")
         module = getattr(model, PART_MODULES[part])
-        if mode == "full" and has_lora(module):
-            raise E2LLMError(
-                f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'"
-            )
-        if mode == "full" and is_quantized(module):
-            raise E2LLMError(
-                f"the {part} is quantized, and weights of 4 bits cannot train; use mode 'lora' or 'frozen', "
-                "or load it with quantization_config=None"
-            )
-        if mode == "lora" and not has_lora(module):
+        if mode == "full":
+            _check_full(part, module)
+            model.part_sources.pop(part, None)
+        elif mode == "lora" and has_lora(module):
+            _check_same_settings(part, module, settings)
+        elif mode == "lora":
             add_lora(module, settings or LoraSettings())
-        elif mode == "lora" and settings is not None:
-            check_same_settings(part, module, settings)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(mode == "full" or (mode == "lora" and "lora_" in name))
-        if mode == "full":
-            model.part_sources.pop(part, None)
     for parameter in model.adapter.parameters():
         parameter.requires_grad_(adapter == "full")
     return report_trainable(model)
 
 
-def check_same_settings(part: str, module: Any, settings: LoraSettings) -> None:
-    """Raise `E2LLMError` if LoRA layers that are there already have another rank or alpha than asked for."""
-    config = module.peft_config[ADAPTER_NAME]
-    if (config.r, config.lora_alpha) != (settings.rank, settings.alpha):
+def _check_full(part: str, module: Any) -> None:
+    """Raise `E2LLMError` unless all weights of a part can train."""
+    if has_lora(module):
+        raise E2LLMError(f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'")
+    if is_quantized(module):
         raise E2LLMError(
-            f"the {part} has LoRA layers of rank {config.r} and alpha {config.lora_alpha}, asked for are "
-            f"rank {settings.rank} and alpha {settings.alpha}; ask for the same, or merge them first"
+            f"the {part} is quantized, and weights of 4 bits cannot train; use mode 'lora' or 'frozen', or "
+            "load it with quantization_config=None"
+        )
+
+
+def _check_same_settings(part: str, module: Any, settings: LoraSettings | None) -> None:
+    """Raise `E2LLMError` if attached LoRA layers have another rank or alpha than requested."""
+    config = module.peft_config[ADAPTER_NAME]
+    if settings is not None and (config.r, config.lora_alpha) != (settings.rank, settings.alpha):
+        raise E2LLMError(
+            f"the {part} has LoRA layers of rank {config.r} and alpha {config.lora_alpha}, but rank "
+            f"{settings.rank} and alpha {settings.alpha} were requested; use the same, or merge them first"
         )
 
 
@@ -173,11 +166,8 @@ def add_lora(part: Any, settings: LoraSettings) -> None:
     lost = [target for target in targets if not any(name.endswith(target) for name in hit)]
     if lost:
         raise E2LLMError(f"no module of this {kind!r} model is named {' or '.join(lost)}, a LoRA target")
-    tied = {
-        id(module.weight) for module in (part.get_input_embeddings(), part.get_output_embeddings()) if module
-    }
-    unfit = [name for name in hit if id(getattr(part.get_submodule(name), "weight", None)) in tied]
-    if unfit:
+    ends = (part.get_input_embeddings(), part.get_output_embeddings())
+    if unfit := [name for name in hit if part.get_submodule(name) in ends]:
         raise E2LLMError(
             f"LoRA on {', '.join(unfit)} is not supported: embeddings and output heads may share one weight"
         )
@@ -278,9 +268,7 @@ def save_lora(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Non
         target = folder / part
         target.mkdir(parents=True)
         state = {
-            f"base_model.model.{file_name(name.removeprefix(f'{attribute}.'))}": tensor.detach()
-            .cpu()
-            .contiguous()
+            _peft_name(name.removeprefix(f"{attribute}.")): tensor.detach().cpu().contiguous()
             for name, tensor in tensors.items()
             if name.startswith(f"{attribute}.") and "lora_" in name and f".{ADAPTER_NAME}." in name
         }
@@ -308,11 +296,7 @@ def load_lora(model: Any, folder: Path, dtype: torch.dtype | None = None) -> Non
         module = getattr(model, attribute)
         module.add_adapter(LoraConfig.from_pretrained(str(source)), adapter_name=ADAPTER_NAME)
         state = load_file(source / "adapter_model.safetensors")
-        own = {
-            f"base_model.model.{file_name(name)}": parameter
-            for name, parameter in module.named_parameters()
-            if "lora_" in name
-        }
+        own = {_peft_name(name): p for name, p in module.named_parameters() if "lora_" in name}
         wrong = set(own) ^ set(state)
         wrong |= {key for key in set(own) & set(state) if own[key].shape != state[key].shape}
         if wrong:
@@ -321,6 +305,10 @@ def load_lora(model: Any, folder: Path, dtype: torch.dtype | None = None) -> Non
             for key, parameter in own.items():
                 parameter.data = parameter.data.to(dtype or state[key].dtype)
                 parameter.copy_(state[key])
+
+
+def _peft_name(name: str) -> str:
+    return f"base_model.model.{file_name(name)}"
 
 
 def file_name(parameter_name: str) -> str:

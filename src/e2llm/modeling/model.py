@@ -21,20 +21,19 @@ from transformers.generation.logits_process import SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.adapters import new_adapter
-from e2llm.modeling.checkpoint import freeze_parts, load_model
-from e2llm.modeling.checkpoint_writing import save_model
+from e2llm.modeling.checkpoints.load import freeze_parts, load_model
+from e2llm.modeling.checkpoints.parts import ensure_embedding_row, load_part, load_tokenizer
+from e2llm.modeling.checkpoints.save import save_model
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.encoder_attention import check_bidirectional
-from e2llm.modeling.merging import (
+from e2llm.modeling.placeholders import (
     CHUNK_ARGUMENTS,
     check_packing,
     choose_placeholder,
     positions_of,
     reject_unknown_chunk_arguments,
 )
-from e2llm.modeling.parts import ensure_embedding_row, load_part, load_tokenizer
 from e2llm.modeling.rates import check_rate
 from e2llm.prompts import IGNORE_INDEX, build_template
 
@@ -51,7 +50,7 @@ class E2LLMOutput(CausalLMOutputWithPast):  # type: ignore[misc]
 
 
 class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: ignore[misc]
-    """A decoder LLM that reads soft tokens in the place of text (arXiv 2409.06679)."""
+    """A decoder LLM that reads soft tokens instead of text (arXiv 2409.06679)."""
 
     @classmethod
     def from_parts(
@@ -113,13 +112,12 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 )
             chunk_token_id = choose_placeholder(decoder_tokenizer).id
         ensure_embedding_row(decoder_model, chunk_token_id)
-        attention = {part: part.config._attn_implementation for part in (encoder_model, decoder_model)}
         if encoder_layers is None and adapter == "pooling":
             last = encoder_model.config.num_hidden_layers
             encoder_layers = sorted({0, last // 2, last})
-        config = E2LLMConfig(
-            encoder_config=encoder_model.config,
-            text_config=decoder_model.config,
+        model = cls._join(
+            encoder_model,
+            decoder_model,
             adapter=adapter,
             encoder_layers=None if encoder_layers is None else list(encoder_layers),
             encoder_attention=encoder_attention,
@@ -127,21 +125,34 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             max_soft_tokens=(1 if adapter == "mlp" else 8) if max_soft_tokens is None else max_soft_tokens,
             adapter_num_heads=adapter_num_heads,
             pooling=pooling,
-            soft_token_scale=embedding_scale(decoder_model),
             chunk_token_id=chunk_token_id,
+        )
+        model.part_sources = {"encoder": encoder_source, "decoder": decoder_source}
+        if decoder_tokenizer is not None:
+            stop_after_answer(model.generation_config, decoder_tokenizer)
+        return model
+
+    @classmethod
+    def _join(
+        cls, encoder: PreTrainedModel, decoder: PreTrainedModel, **settings: Any
+    ) -> "E2LLMForConditionalGeneration":
+        """Join parts by a new adapter on the decoder's device, everything but the adapter frozen."""
+        attention = {part: part.config._attn_implementation for part in (encoder, decoder)}
+        config = E2LLMConfig(
+            encoder_config=encoder.config,
+            text_config=decoder.config,
+            soft_token_scale=embedding_scale(decoder),
+            **settings,
         )
         for part, implementation in attention.items():
             # a new composite config resets those it is given
             part.config._attn_implementation = implementation
-        model = cls(config, chunk_encoder=encoder_model, language_model=decoder_model)
-        if encoder_attention == "bidirectional":
-            check_bidirectional(encoder_model)
-        weight = decoder_model.get_input_embeddings().weight
+        model = cls(config, chunk_encoder=encoder, language_model=decoder)
+        if config.encoder_attention == "bidirectional":
+            check_bidirectional(encoder)
+        weight = decoder.get_input_embeddings().weight
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         model.adapter.to(device=weight.device, dtype=dtype)
-        model.part_sources = {"encoder": encoder_source, "decoder": decoder_source}
-        if decoder_tokenizer is not None:
-            stop_after_answer(model.generation_config, decoder_tokenizer)
         freeze_parts(model)
         model.eval()
         return model
@@ -183,8 +194,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """Keep one state per `rate` encoder tokens of every chunk read from now on.
 
         Args:
-            rate: A power of two. Twice the rate takes half the memory and disk; finer rates than this cannot
-                be asked for, and contexts kept at another finest rate have to be read again.
+            rate: A power of two. Twice the rate takes half the memory and disk; finer rates are then
+                unavailable, and contexts kept at another finest rate have to be read again.
 
         Raises:
             E2LLMError: If it is no power of two, or the model's dial is not the rate.
@@ -199,15 +210,6 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         self.config.finest_rate = rate
         self.adapter.finest_rate = rate  # type: ignore[assignment]
 
-    def reset_adapter(self) -> None:
-        """Start the adapter anew, at the scale that the decoder's token embeddings have now."""
-        self.config.soft_token_scale = embedding_scale(self.language_model)
-        old, width = self.adapter, self.get_input_embeddings().weight.shape[1]
-        like = next(old.parameters())
-        self.adapter = new_adapter(self.config, width).to(device=like.device, dtype=like.dtype)
-        self.adapter.apply(self._init_weights)
-        self.adapter.train(old.training)
-
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -216,11 +218,9 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         labels: torch.Tensor | None = None,
         chunk_input_ids: torch.Tensor | None = None,
         chunk_attention_mask: torch.Tensor | None = None,
-        chunk_states: torch.Tensor | None = None,
         chunk_embeds: torch.Tensor | None = None,
         chunk_index: torch.Tensor | None = None,
         chunk_num_soft_tokens: torch.Tensor | None = None,
-        chunk_gradient_mask: torch.Tensor | None = None,
         only_label_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -232,17 +232,15 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         Args:
             input_ids: `[B, L]` decoder token ids with placeholders.
             attention_mask: `[B, L]`.
-            inputs_embeds: `[B, L, D]`, in the place of `input_ids` and chunks.
-            labels: `[B, L]` token ids to predict, -100 where there is none; shifted inside.
+            inputs_embeds: `[B, L, D]`, instead of `input_ids` and chunks.
+            labels: `[B, L]` token ids to predict, -100 elsewhere; shifted inside.
             chunk_input_ids: See `merge`.
             chunk_attention_mask: See `merge`.
-            chunk_states: See `merge`.
             chunk_embeds: See `merge`.
             chunk_index: See `merge`.
             chunk_num_soft_tokens: See `merge`.
-            chunk_gradient_mask: See `merge`.
             only_label_logits: With labels, logits at the labelled positions only: `logits` is `[N, V]`.
-            num_items_in_batch: Divisor of the loss in the place of N (gradient accumulation).
+            num_items_in_batch: Divisor of the loss instead of N (gradient accumulation).
             kwargs: Passed to the decoder (`past_key_values`, `position_ids`, `use_cache`, ...).
 
         Returns:
@@ -253,14 +251,13 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 samples that would see each other.
         """
         reject_unknown_chunk_arguments(kwargs)
-        given = (chunk_input_ids, chunk_attention_mask, chunk_states, chunk_embeds)
-        chunks = (*given, chunk_index, chunk_num_soft_tokens, chunk_gradient_mask)
+        chunks = (chunk_input_ids, chunk_attention_mask, chunk_embeds, chunk_index, chunk_num_soft_tokens)
         if inputs_embeds is None:
             if input_ids is None:
                 raise E2LLMError("give input_ids or inputs_embeds")
             inputs_embeds = self.merge(input_ids, attention_mask, *chunks)
         elif any(item is not None for item in chunks):
-            raise E2LLMError("inputs_embeds stand in the place of chunks: give one or the other")
+            raise E2LLMError("inputs_embeds replace input_ids and chunks: give one or the other")
         if labels is not None:
             kwargs.setdefault("use_cache", False)
         if kwargs.get("position_ids") is not None:
@@ -283,14 +280,20 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
-        if labels is not None and keep is not None:
+        if keep is not None:
             logits = outputs.logits[keep if places is None else keep[:, places]]
-            targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)[keep]
-            output.token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-            divisor = max(1, len(targets)) if num_items_in_batch is None else num_items_in_batch
-            output.loss = output.token_losses.sum() / divisor
+            self._add_losses(output, logits, labels, keep, num_items_in_batch)
             output.logits = logits if only_label_logits else outputs.logits
         return output
+
+    @staticmethod
+    def _add_losses(
+        output: E2LLMOutput, logits: torch.Tensor, labels: Any, keep: torch.Tensor, divisor: Any
+    ) -> None:
+        """Add the loss of each labelled position, from its logits `[N, V]`, and their sum by the divisor."""
+        targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)[keep]
+        output.token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+        output.loss = output.token_losses.sum() / (max(1, len(targets)) if divisor is None else divisor)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -316,7 +319,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             attention_mask = torch.ones_like(input_ids)
         inputs_embeds = kwargs.pop("inputs_embeds", None)
         if inputs_embeds is not None and any(item is not None for item in chunks.values()):
-            raise E2LLMError("inputs_embeds stand in the place of chunks: give one or the other")
+            raise E2LLMError("inputs_embeds replace input_ids and chunks: give one or the other")
         suppress = SuppressTokensLogitsProcessor([self.config.chunk_token_id], device=input_ids.device)
         kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), suppress])
         if kwargs.get("pad_token_id") is None and self.generation_config.pad_token_id is None:

@@ -12,16 +12,12 @@ from transformers.utils import cached_file
 
 from e2llm.chunking import Chunk, split_text
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.checkpoints.manifest import hub_options
+from e2llm.modeling.checkpoints.parts import encoder_token_limit, load_tokenizer, reject_trust_remote_code
+from e2llm.modeling.checkpoints.reporting import readable_errors
+from e2llm.modeling.checkpoints.sources import resolve_source
 from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk
-from e2llm.modeling.manifest import hub_options
-from e2llm.modeling.merging import choose_placeholder
-from e2llm.modeling.parts import (
-    encoder_token_limit,
-    load_tokenizer,
-    readable_errors,
-    reject_trust_remote_code,
-    resolve_source,
-)
+from e2llm.modeling.placeholders import choose_placeholder
 from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_texts
 from e2llm.surrogates import reject_lone_surrogates
@@ -43,7 +39,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         max_chunk_tokens: Longest chunk in encoder tokens, special tokens included; no chunk is cut to fit,
             longer ones are split.
         num_soft_tokens: Soft tokens per chunk when a call does not say.
-        rate: Encoder tokens per soft token when a call does not say, in the place of `num_soft_tokens`; for
+        rate: Encoder tokens per soft token when a call does not say, instead of `num_soft_tokens`; for
             models whose dial is the rate.
     """
 
@@ -92,7 +88,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         Args:
             encoder: Hub id or folder of the encoder; not needed with `encoder_tokenizer`.
             decoder: The same for the decoder.
-            encoder_tokenizer: A tokenizer instance in the place of the encoder's own.
+            encoder_tokenizer: A tokenizer instance instead of the encoder's.
             decoder_tokenizer: The same for the decoder.
             settings: `chunk_size_chars`, `overlap_chars`, `chunk_kind`, `max_chunk_tokens`,
                 `num_soft_tokens`, `rate`.
@@ -198,7 +194,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         ids = self.encoder_tokenizer(
             heading, add_special_tokens=False, split_special_tokens=True, verbose=False
         ).input_ids
-        return len(ids) + 1  # the chunk's first word may be cut otherwise behind it
+        return len(ids) + 1  # after it the chunk's first word may be cut otherwise
 
     def fit_heading(self, heading: str) -> str:
         """A heading that leaves half of the encoder's tokens to the chunk; its start is cut off to fit."""
@@ -226,15 +222,15 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             prompt: The instruction.
             answer: The text to predict; None at inference.
             num_soft_tokens: Placeholders per chunk: one number, or one for each chunk.
-            rate: Encoder tokens per placeholder, in the place of `num_soft_tokens`: one rate, or one for each
+            rate: Encoder tokens per placeholder, instead of `num_soft_tokens`: one rate, or one for each
                 chunk.
-            expand: Indices of chunks whose raw text stands in the place of their soft tokens.
+            expand: Indices of chunks that are given as raw text instead of soft tokens.
             history: Earlier instructions with their answers, between the chunks and the prompt.
             labels_history: Predict the answers of the history, too.
 
         Raises:
-            E2LLMError: If a number is below 1, a rate is none, `expand` names no chunk, or there is a history
-                and the chat template takes one turn only.
+            E2LLMError: If a number or a rate is invalid, `expand` names an unknown chunk, or there is a
+                history and the chat template takes one turn only.
         """
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):

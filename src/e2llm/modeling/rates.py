@@ -75,11 +75,8 @@ def rates_of_counts(num_tokens: torch.Tensor, counts: torch.Tensor, finest: int)
         rate *= 2
     if bool((rates == 0).any()):
         place = int((rates == 0).nonzero()[0])
-        length, allowed = int(num_tokens[place]), []
-        for size in (finest * 2**power for power in range(31)):
-            allowed.append(count_soft_tokens(length, size))
-            if size >= length:
-                break
+        length = int(num_tokens[place])
+        allowed = dict.fromkeys(count_soft_tokens(length, finest * 2**power) for power in range(31))
         raise E2LLMError(
             f"a chunk of {length} encoder tokens cannot have {int(counts[place])} soft tokens; by rate it "
             f"has {', '.join(map(str, allowed))}"
@@ -99,10 +96,8 @@ def group_means(states: torch.Tensor, mask: torch.Tensor, rate: int) -> tuple[to
         `[C, N, E]` means, zero where a chunk has no such group, and `[C, N]` bool, which groups it has.
     """
     real = mask.bool()
-    if rate == 1 and bool(real[:, 1:].logical_not().logical_or(real[:, :-1]).all()):
-        return states.masked_fill(
-            ~real.unsqueeze(-1), 0.0
-        ), real  # nothing to average: padding is on the right
+    if rate == 1 and bool((real[:, :-1] | ~real[:, 1:]).all()):  # nothing to average, padding on the right
+        return states.masked_fill(~real.unsqueeze(-1), 0.0), real
     num_chunks, _, width = states.shape
     position = real.long().cumsum(dim=1) - 1
     num_groups = -(-int(real.sum(dim=1).max()) // rate)

@@ -4,6 +4,7 @@ Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.samples.te
 functions, so that a decoder is asked with what it was trained on. All counts are decoder tokens.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True)
 class RawText:
-    """A part of a context, or all of it, as it stands in the decoder's input.
+    """A part of a context, or all of it, as it is in the decoder's input.
 
     Attributes:
         text: What is given; empty for nothing.
@@ -37,13 +38,7 @@ class RawText:
 
 @dataclass(frozen=True)
 class Passages:
-    """A context cut into passages, the chunks that its processor makes.
-
-    Attributes:
-        texts: What stands in each.
-        spans: Character spans.
-        token_counts: Decoder tokens of each.
-    """
+    """A context cut into the chunks that its processor makes: texts, character spans, decoder tokens."""
 
     texts: list[str]
     spans: list[tuple[int, int]]
@@ -68,7 +63,7 @@ def head_and_tail(text: str, room: int, count_tokens: CountTokens) -> RawText:
 
     Args:
         text: The context, longer than the room.
-        room: Tokens that there are, 0 or more.
+        room: Most tokens, 0 or more.
         count_tokens: Counts a text's tokens.
     """
     half = max(0, room - count_tokens(_GAP)) // 2
@@ -84,11 +79,11 @@ def head_and_tail(text: str, room: int, count_tokens: CountTokens) -> RawText:
 def best_passages(
     text: str, room: int, passages: Passages, scores: Sequence[float], count_tokens: CountTokens
 ) -> RawText:
-    """The passages that score best and fit, each on a line of its own, in the order of the context.
+    """The passages that score best and fit, each on a separate line, in the order of the context.
 
     Args:
         text: The context, longer than the room.
-        room: Tokens that there are, 0 or more.
+        room: Most tokens, 0 or more.
         passages: Those of the context.
         scores: One per passage; of equal ones the earlier is taken first.
         count_tokens: Counts a text's tokens.
@@ -103,7 +98,7 @@ def best_passages(
     while chosen:
         spans = [passages.spans[index] for index in sorted(chosen)]
         joined = "\n".join(text[start:end].strip() for start, end in spans)
-        if count_tokens(joined) <= room:  # on lines of their own they may have a token more than in the text
+        if count_tokens(joined) <= room:  # on separate lines they may have a token more than in the text
             return RawText(joined, tuple(spans))
         chosen.pop()
     return RawText("")
@@ -116,11 +111,11 @@ def lay_out_raw(
     answer: str | None = None,
     history: Sequence[tuple[str, str]] = (),
 ) -> DecoderInput:
-    """Lay out a sample whose context stands as raw text, or is not there.
+    """Lay out a sample whose context is raw text, or empty.
 
     Args:
         processor: Lays out.
-        text: What is given of the context; empty for nothing.
+        text: The text given of the context; empty for none.
         prompt: The instruction.
         answer: The text to predict; None at inference.
         history: Earlier instructions with their answers, which are predicted as well.
@@ -131,15 +126,15 @@ def lay_out_raw(
     )
 
 
-def longest_prefix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
-    """The longest start of a text that has at most so many tokens; the whole text without a limit."""
+def longest_prefix(text: str, max_tokens: int | None, count_tokens: CountTokens) -> str:
+    """The longest start of a text that has at most `max_tokens` tokens; the whole text without a limit."""
     if max_tokens is None:
         return text
     return text[: _longest(len(text), max_tokens, lambda size: count_tokens(text[:size]))]
 
 
-def longest_suffix(text: str, max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
-    """The longest end of a text that has at most so many tokens; the whole text without a limit."""
+def longest_suffix(text: str, max_tokens: int | None, count_tokens: CountTokens) -> str:
+    """The longest end of a text that has at most `max_tokens` tokens; the whole text without a limit."""
     if max_tokens is None:
         return text
     start = len(text)
@@ -151,11 +146,4 @@ def _longest(size: int, max_tokens: int, count: Callable[[int], int]) -> int:
     high = max(1, max_tokens)
     while high < size and count(high) <= max_tokens:
         high *= 2
-    low, high = 0, min(high, size)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count(middle) <= max_tokens:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return bisect_right(range(1, min(high, size) + 1), max_tokens, key=count)

@@ -107,7 +107,7 @@ def _pairs(
                 for token, size in parts:
                     shares[index, token] = size
             targets.append(shares @ embedded / shares.sum(dim=1, keepdim=True))
-            states.append(model.adapter.mix(read[row, places]).double().cpu())
+            states.append(read[row, places].double().cpu())
             tokens += [[decoded.input_ids[row][token] for token, _ in parts] for parts in overlaps]
     if not states:
         raise E2LLMError("the texts for the linear start hold no tokens that both tokenizers know")

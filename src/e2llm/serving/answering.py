@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from e2llm.inference.content import Content, Splitting, join_contents
 from e2llm.inference.context import Context
+from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import RAW_TOKENS
-from e2llm.inference.sampling import Sampling
 from e2llm.inference.shared_reader import SharedReader
 from e2llm.modeling.rates import check_rate, count_soft_tokens
 from e2llm.serving.api_errors import ApiError

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.layout import LaidOut
 from e2llm.inference.options import AskRequest
-from e2llm.inference.sampling import Sampling
 
 
 @dataclass(frozen=True)

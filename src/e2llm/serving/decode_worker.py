@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from e2llm.inference.decoding_batch import DecodingBatch, DecodingRow
+from e2llm.inference.decoding.batch import DecodingBatch, DecodingRow
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 Listener = Callable[[int | BaseException, str | None], None]

@@ -5,10 +5,10 @@ import copy
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from e2llm.inference.decoding_batch import DecodingRow
+from e2llm.inference.decoding.batch import DecodingRow
+from e2llm.inference.decoding.sampling import Sampling
+from e2llm.inference.decoding.streaming import AnswerText
 from e2llm.inference.engine import Engine
-from e2llm.inference.sampling import Sampling
-from e2llm.inference.streaming import AnswerText
 from e2llm.serving.backends import AnswerPart, DecoderPrompt
 from e2llm.serving.decode_worker import DecodeWorker, Ticket
 

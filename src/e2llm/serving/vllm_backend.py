@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx2
 
+from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.engine import Engine
-from e2llm.inference.sampling import Sampling
 from e2llm.serving.api_errors import ApiError
 from e2llm.serving.backends import AnswerPart, DecoderPrompt
 from e2llm.serving.vllm_prompts import CHAT_PATH, PromptWriter, UpstreamPrompt

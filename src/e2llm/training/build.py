@@ -10,10 +10,10 @@ import torch
 
 from e2llm.errors import E2LLMError
 from e2llm.modeling import lora
+from e2llm.modeling.checkpoints.parts import load_tokenizer
+from e2llm.modeling.checkpoints.quantization import is_quantized, nf4_config
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.modeling.quantization import is_quantized, nf4_config
 from e2llm.modeling.ridge import init_adapter
 from e2llm.training.console import say
 from e2llm.training.recipes.parts import DecoderSection, EncoderLoraSection, LoraSection

@@ -15,9 +15,9 @@ from torch import nn
 
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.files import sync, write_atomically
+from e2llm.modeling.checkpoints.fingerprint import changed_file, list_files
+from e2llm.modeling.configuration import PART_MODULES
 from e2llm.modeling.lora import file_name
-from e2llm.modeling.manifest import changed_file, list_files
-from e2llm.modeling.parts import PART_MODULES
 from e2llm.training.console import is_first_process, say
 
 STATE_NAME = "trainer_state.json"

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.checkpoints.manifest import open_checkpoint
+from e2llm.modeling.checkpoints.reporting import listing
+from e2llm.modeling.checkpoints.sources import resolve_source
 from e2llm.modeling.lora import ADAPTER_NAME, file_name, lora_layers
-from e2llm.modeling.manifest import open_checkpoint
-from e2llm.modeling.parts import listing, resolve_source
 
 TEACHER_NAME = "teacher"
 

@@ -13,10 +13,10 @@ from torch.distributed.tensor import DTensor
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.measuring import peak_resident_bytes
+from e2llm.modeling.configuration import PART_MODULES
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import PART_MODULES
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.process_memory import peak_resident_bytes
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.samples.sample_set import OBJECTIVES
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.parts import PART_MODULES
+from e2llm.modeling.configuration import PART_MODULES
 
 SHARDED_WEIGHTS = ("fsdp2", "zero3")
 _LAUNCHER_SETTINGS = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed"}

@@ -14,9 +14,9 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.measuring import HeapTrimmer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.process_memory import HeapTrimmer
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
 from e2llm.training.distillation import divergence, teacher_logits

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.checkpoints.parts import encoder_build_kwargs
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import encoder_build_kwargs
 from e2llm.training.build import set_modes
 from e2llm.training.planning.tiny_parts import part_config, shrink
 from e2llm.training.recipes.schema import Recipe

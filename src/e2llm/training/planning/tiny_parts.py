@@ -21,8 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from e2llm.modeling.checkpoints.parts import reject_remote_code
+from e2llm.modeling.checkpoints.reporting import quiet_loading
+from e2llm.modeling.checkpoints.sources import resolve_source
 from e2llm.modeling.configuration import E2LLMConfig
-from e2llm.modeling.parts import quiet_loading, reject_remote_code, resolve_source
 from e2llm.records import Record, read_records, write_records
 from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe, ValidationFile
 

@@ -15,8 +15,8 @@ from transformers import set_seed
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.modeling.checkpoints.parts import PartSource, load_tokenizer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import PartSource, load_tokenizer
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import training_arguments
 from e2llm.training.build import set_chunking, set_modes

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from e2llm.errors import E2LLMError
+from e2llm.modeling.checkpoints.manifest import find_manifest, read_config, read_manifest
+from e2llm.modeling.checkpoints.reporting import first_line, readable_errors
+from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
 from e2llm.modeling.configuration import E2LLMConfig
-from e2llm.modeling.manifest import find_manifest, read_config, read_manifest
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.parts import first_line, is_folder_name, readable_errors, resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.console import say
 from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe

@@ -10,8 +10,9 @@ from transformers import AutoConfig
 from e2llm.data.check import DataCheck, Part
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.modeling.checkpoints.reporting import readable_errors
+from e2llm.modeling.checkpoints.sources import resolve_source
 from e2llm.modeling.configuration import E2LLMConfig
-from e2llm.modeling.parts import readable_errors, resolve_source
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.build import existing, open_processor
 from e2llm.training.console import is_first_process, say

@@ -1,0 +1,139 @@
+"""Running the decoder on a laid-out input: whole answers, pieces as they come, and what is refused."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import StoppingCriteriaList
+
+from e2llm.errors import E2LLMError
+from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.decoding.streaming import FirstTokenClock, PieceStreamer, StopEvent
+from e2llm.inference.layout import LaidOut, answer_of
+from e2llm.modeling.model import E2LLMForConditionalGeneration
+
+
+def check_options(
+    model: E2LLMForConditionalGeneration, options: dict[str, Any], *, wants_pieces: bool
+) -> None:
+    """Refuse arguments of `generate` that would be dropped in silence or change what comes back.
+
+    Raises:
+        E2LLMError: For several return sequences, a dictionary, or pieces of a beam search.
+    """
+    settings = options.get("generation_config") or model.generation_config
+    for name, most in (("num_return_sequences", 1), ("return_dict_in_generate", 0)):
+        value = options.get(name, getattr(settings, name, None))
+        if value is not None and int(value) > most:
+            raise E2LLMError(f"{name}={value}: the engine returns one answer; use model.generate for more")
+    if wants_pieces and options.get("streamer") is not None:
+        raise E2LLMError("streamer= and pieces exclude each other; give one of them")
+    if (wants_pieces or options.get("streamer") is not None) and searches_beams(model, options):
+        raise E2LLMError(
+            "beam search knows its answer only at the end and cannot be streamed; use num_beams=1"
+        )
+
+
+def searches_beams(model: E2LLMForConditionalGeneration, options: dict[str, Any]) -> bool:
+    """Whether the options, or the model's defaults, ask for beam search."""
+    settings = options.get("generation_config") or model.generation_config
+    return int(options.get("num_beams") or getattr(settings, "num_beams", None) or 1) > 1
+
+
+def generate_ids(
+    model: E2LLMForConditionalGeneration,
+    input_ids: list[int],
+    soft_tokens: torch.Tensor | None,
+    **options: Any,
+) -> list[int]:
+    """Ids of the answer, without the prompt.
+
+    Args:
+        model: In evaluation mode.
+        input_ids: Decoder ids with placeholders.
+        soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
+        options: For transformers' `generate`; greedy unless they say otherwise.
+    """
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([input_ids], device=device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if soft_tokens is not None:
+        inputs["chunk_embeds"] = soft_tokens.to(device)
+    if options.get("generation_config") is None:
+        options.setdefault("do_sample", False)
+    output = model.generate(**inputs, **options)
+    return list(output[0, ids.shape[1] :].tolist())
+
+
+def generate_answer(
+    laid: LaidOut,
+    decode: Callable[[list[int]], str],
+    on_piece: Callable[[str], Any] | None,
+    started: float,
+    read_seconds: float,
+    max_new_tokens: int,
+    **options: Any,
+) -> Answer:
+    """Answer a laid-out question, and measure it.
+
+    Args:
+        laid: What the decoder gets.
+        decode: From ids to text.
+        on_piece: Called with each piece of the answer as it comes; None if nobody waits for it.
+        started: When the question was asked, by `time.perf_counter`.
+        read_seconds: Time that reading the context took.
+        max_new_tokens: Longest answer.
+        options: See `generate_ids`.
+
+    Raises:
+        E2LLMError: If `check_options` refuses an option.
+    """
+    check_options(laid.model, options, wants_pieces=on_piece is not None)
+    if on_piece is not None:
+        options["streamer"] = PieceStreamer(decode, on_piece)
+    clock = FirstTokenClock(options.get("streamer"))
+    if not searches_beams(laid.model, options):
+        options["streamer"] = clock
+    ids = generate_ids(
+        laid.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=max_new_tokens, **options
+    )
+    text = decode(ids)
+    first = None if clock.first_token_at is None else clock.first_token_at - started
+    return answer_of(text, laid, Timing(read_seconds, first, time.perf_counter() - started), len(ids))
+
+
+def generate_pieces(laid: LaidOut, decode: Callable[[list[int]], str], **options: Any) -> Iterator[str]:
+    """Pieces of the answer as they come; closing the iterator stops the work at the next token.
+
+    Args:
+        laid: What the decoder gets.
+        decode: From ids to text.
+        options: See `generate_ids`.
+    """
+    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    stop = StopEvent()
+    failure: list[BaseException] = []
+    criteria = StoppingCriteriaList([*(options.pop("stopping_criteria", None) or []), stop])
+    options |= {"streamer": PieceStreamer(decode, pieces.put), "stopping_criteria": criteria}
+
+    def work() -> None:
+        try:
+            generate_ids(laid.model, laid.sample.input_ids, laid.soft_tokens, **options)
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            pieces.put(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            yield piece
+    finally:
+        stop.event.set()
+        thread.join()
+    if failure:
+        raise failure[0]

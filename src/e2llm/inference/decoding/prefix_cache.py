@@ -1,0 +1,94 @@
+"""Keys and values of prompts read lately, so that the beginning of a new prompt need not be read again.
+
+Questions about one context begin with the same soft tokens. Prompts are compared by their embeddings, bit for
+bit, so that soft tokens count like words.
+
+Shapes: L decoder tokens, D decoder width, H heads, W width of a head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+MIN_TOKENS = 64  # shorter beginnings are read faster than found
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What a prompt left.
+
+    Attributes:
+        embeds: `[L, D]`.
+        layers: For each layer `[1, H, L, W]` keys and values.
+    """
+
+    embeds: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        pairs = (tensor.nbytes for pair in self.layers for tensor in pair)
+        return self.embeds.nbytes + sum(pairs)
+
+    def shared_with(self, embeds: torch.Tensor) -> int:
+        """Positions at the beginning of `[L, D]` embeddings that are equal to these."""
+        length = min(len(embeds), len(self.embeds))
+        differs = (embeds[:length] != self.embeds[:length]).any(dim=1)
+        return int(differs.int().argmax()) if bool(differs.any()) else length
+
+    def cache(self, length: int) -> DynamicCache:
+        """A cache that holds the first positions."""
+        pairs = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers]
+        return DynamicCache(pairs)
+
+
+class PrefixCache:
+    """Prompts read lately, the longest unused ones given up first.
+
+    Args:
+        max_bytes: Most bytes of them all; 0 to keep none.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._prefixes: list[Prefix] = []  # the latest used last
+
+    def find(self, embeds: torch.Tensor) -> tuple[DynamicCache, int] | None:
+        """Find an earlier prompt that begins like a prompt `[L, D]`.
+
+        Returns:
+            A cache and the positions that it holds, fewer than L; None if too few are known.
+        """
+        shared = [min(prefix.shared_with(embeds), len(embeds) - 1) for prefix in self._prefixes]
+        longest = max(shared, default=0)
+        if longest < MIN_TOKENS:
+            return None
+        best = self._prefixes.pop(shared.index(longest))
+        self._prefixes.append(best)
+        return best.cache(longest), longest
+
+    def keep(self, embeds: torch.Tensor, cache: DynamicCache, row: int) -> None:
+        """Keep what a prompt left, unless nearly all of it is known.
+
+        Args:
+            embeds: `[L, D]`.
+            cache: Holds its keys and values at the last L positions of a row.
+            row: Which one.
+        """
+        length = len(embeds)
+        shared = [prefix.shared_with(embeds) for prefix in self._prefixes]
+        if not self._max_bytes or length < MIN_TOKENS or max(shared, default=0) >= length - MIN_TOKENS:
+            return
+        layers = [
+            (layer.keys[row : row + 1, :, -length:].clone(), layer.values[row : row + 1, :, -length:].clone())
+            for layer in cache.layers
+        ]
+        new = Prefix(embeds, layers)
+        if new.num_bytes > self._max_bytes:
+            return
+        pairs = zip(self._prefixes, shared, strict=True)
+        self._prefixes = [*(prefix for prefix, count in pairs if count < len(prefix.embeds)), new]
+        while sum(prefix.num_bytes for prefix in self._prefixes) > self._max_bytes:
+            self._prefixes.pop(0)

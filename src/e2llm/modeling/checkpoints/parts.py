@@ -1,0 +1,208 @@
+"""Loading an encoder or a decoder, and fitting it in.
+
+Only models that transformers implements itself are loaded, from safetensors or GGUF files, and only if every
+tensor is there.
+"""
+
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
+from e2llm.modeling.checkpoints.sources import (
+    MINILM_ID,
+    MINILM_SHA256,
+    fingerprint,
+    how_to_get,
+    is_folder_name,
+    resolve_source,
+)
+from e2llm.modeling.configuration import E2LLMConfig
+
+MAX_ADDED_ROWS = 256
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+_LARGEST_LIMIT = 10**9  # tokenizers without a limit state 10**30
+
+
+@dataclass(frozen=True)
+class PartSource:
+    """Where the base weights of a part come from.
+
+    Attributes:
+        name: Hub id or folder; empty for weights that exist nowhere else.
+        revision: Revision of a hub id; empty for the default one.
+        fingerprint: SHA-256 over the base's weight files; empty when `name` is.
+    """
+
+    name: str = ""
+    revision: str = ""
+    fingerprint: str = ""
+
+
+def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
+    """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may hold a `revision`."""
+    revision = {"revision": kwargs["revision"]} if kwargs and kwargs.get("revision") else {}
+    with readable_errors(f"tokenizer of {name}", how_to_get(name)):
+        return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=False, **revision)
+
+
+def load_part(
+    part: str, model: str | os.PathLike[str] | PreTrainedModel, kwargs: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, PartSource]:
+    """Load an encoder or a decoder by name, or take an instance (whose unused pooler is taken out).
+
+    Args:
+        part: `encoder` or `decoder`.
+        model: Hub id, folder, GGUF file (bfloat16 unless `dtype` says otherwise), or an instance.
+        kwargs: More arguments for `from_pretrained`.
+
+    Raises:
+        E2LLMError: If an instance is no model of the right kind.
+        CheckpointError: If a model cannot be found, is incomplete, brings code, or has neither safetensors
+            nor GGUF weights.
+        MissingExtraError: If a GGUF file must be converted and the package `gguf` is not installed.
+    """
+    if not isinstance(model, str | os.PathLike):
+        check_instance(part, model)
+        drop_pooler(model)
+        return model, PartSource()
+    name, options = str(model), dict(kwargs or {})
+    reject_trust_remote_code(options)
+    options.update(use_safetensors=True, trust_remote_code=False)
+    source, revision = resolve_source(name), options.get("revision") or ""
+    if is_folder_name(source) and not Path(source).is_dir():
+        raise CheckpointError(f"{part} {name}: there is no such folder")
+    with readable_errors(f"{part} {name}", how_to_get(name)):
+        pinned = {"revision": revision} if revision else {}
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
+        _check_config(config, part, name)
+        mark = fingerprint(name, revision)  # before loading, so that a download shows its progress
+        if name == MINILM_ID and mark != MINILM_SHA256:
+            raise CheckpointError(
+                f"{name}: the weights have SHA-256 {mark}, expected {MINILM_SHA256}; reinstall the package"
+            )
+        if part == "encoder":
+            options.update(encoder_build_kwargs(config))
+        loader = AutoModel if part == "encoder" else AutoModelForCausalLM
+        with quiet_loading():
+            loaded, info = loader.from_pretrained(source, output_loading_info=True, **options)
+    problems = [*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])]
+    if problems:
+        raise CheckpointError(
+            f"{part} {name}: the weights lack {listing(problems)}, which would start at random; "
+            f"is this a{'n' if part == 'encoder' else ''} {part}?"
+        )
+    if Path(name).exists():
+        name = str(Path(name).resolve())
+    loaded.config.name_or_path = name  # not the folder of its files on this machine
+    return loaded, PartSource(name, revision, mark)
+
+
+def _check_config(config: Any, part: str, name: str) -> None:
+    """Raise `CheckpointError` for a model that is no part: one with code, an E2LLM, an encoder-decoder."""
+    reject_remote_code(config, name)
+    if config.model_type == E2LLMConfig.model_type:
+        raise CheckpointError(
+            f"{part} {name}: is a whole E2LLM checkpoint; name its {part}, or start from all of it: "
+            "from_pretrained, or init_from in a recipe"
+        )
+    if config.is_encoder_decoder:
+        raise CheckpointError(
+            f"{part} {name}: is an encoder-decoder model ({config.model_type}), which is not supported"
+        )
+
+
+def check_instance(part: str, model: Any) -> None:
+    """Raise `E2LLMError` unless an instance is a text encoder or a causal LM of transformers."""
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise E2LLMError(f"{part} must be a hub id, a folder or a transformers model, got {kind}")
+    if part == "decoder" and not model.can_generate():
+        raise E2LLMError(f"the decoder must be a causal LM, got {kind}; load it with AutoModelForCausalLM")
+    if part == "encoder" and model.base_model is not model:
+        raise E2LLMError(f"the encoder must be a model without a head, got {kind}; load it with AutoModel")
+    if model.config.is_encoder_decoder:
+        raise E2LLMError(f"the {part} is an encoder-decoder model ({kind}), which is not supported")
+
+
+def reject_remote_code(config: Any, name: str) -> None:
+    """Raise if a configuration names code in the checkpoint (`auto_map`)."""
+    if getattr(config, "auto_map", None):
+        raise CheckpointError(
+            f"{name}: its config.json has 'auto_map', code that would run from the checkpoint; only models "
+            "that transformers implements itself are loaded"
+        )
+
+
+def reject_trust_remote_code(kwargs: dict[str, Any]) -> None:
+    """Take `trust_remote_code` out of arguments; raise `E2LLMError` if it is on."""
+    if kwargs.pop("trust_remote_code", False):
+        raise E2LLMError("trust_remote_code=True is refused: code from a checkpoint is never run")
+
+
+# --- fitting a part in ------------------------------------------------------------------------------------
+
+
+def ensure_embedding_row(decoder: PreTrainedModel, token_id: int) -> None:
+    """Add rows to a decoder's embedding until the placeholder has one.
+
+    The rows are zero, so that the same logits come out wherever the base is loaded again; none is ever read
+    or generated.
+
+    Raises:
+        E2LLMError: If it lies `MAX_ADDED_ROWS` rows or more beyond the decoder's: it is of another tokenizer.
+    """
+    before = decoder.get_input_embeddings().num_embeddings
+    if token_id < before:
+        return
+    if token_id >= before + MAX_ADDED_ROWS:
+        raise E2LLMError(
+            f"the placeholder has id {token_id}, the decoder {before} embedding rows, and at most "
+            f"{MAX_ADDED_ROWS} are added; give the tokenizer that belongs to the decoder"
+        )
+    with quiet_loading():
+        decoder.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    head = decoder.get_output_embeddings()
+    with torch.no_grad():
+        decoder.get_input_embeddings().weight[before:] = 0
+        if head is not None:
+            head.weight[before:] = 0
+            if getattr(head, "bias", None) is not None:
+                head.bias[before:] = 0
+
+
+def encoder_build_kwargs(config: Any) -> dict[str, Any]:
+    """Arguments that leave an encoder's unused pooler out, for the classes that take them."""
+    model_class = AutoModel._model_mapping[type(config)]
+    if isinstance(model_class, (list, tuple)):
+        model_class = model_class[0]
+    takes = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
+def drop_pooler(encoder: PreTrainedModel) -> None:
+    """Take an unused pooler out of an encoder instance, as `encoder_build_kwargs` does for one built here."""
+    if "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters:
+        encoder.pooler = None
+
+
+def encoder_token_limit(tokenizer: Any = None, config: Any = None) -> int:
+    """Tokens that an encoder reads at once: the least of what its tokenizer and its configuration state.
+
+    Returns:
+        The limit, special tokens included; 512 if neither states one.
+    """
+    limits = []
+    if tokenizer is not None and tokenizer.model_max_length < _LARGEST_LIMIT:
+        limits.append(int(tokenizer.model_max_length))
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        taken = config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0
+        limits.append(int(positions) - taken)
+    return min(limits) if limits else 512

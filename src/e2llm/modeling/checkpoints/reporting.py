@@ -1,0 +1,58 @@
+"""What a user sees of loading: no bars and reports of transformers, and errors of one line."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from e2llm.errors import CheckpointError, E2LLMError, MissingExtraError
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence transformers' loading bars and reports; our loaders check the same and raise."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def readable_errors(subject: str, advice: str = "") -> Iterator[None]:
+    """Turn the many errors of loading into one line.
+
+    Args:
+        subject: What is loaded; the line begins with it.
+        advice: What to do where the hub cannot be reached.
+    """
+    try:
+        yield
+    except (E2LLMError, FileNotFoundError, MissingExtraError):
+        raise
+    except SafetensorError as error:
+        raise CheckpointError(f"{subject}: damaged or truncated safetensors file ({error})") from error
+    except Exception as error:  # transformers raises all kinds for a damaged or unsupported file
+        reason = first_line(error)
+        if isinstance(error, OSError) and "couldn't connect to" in reason:
+            reason = f"there is no folder of that name here, and the hub is unavailable: {reason}"
+            reason += f"; {advice}" if advice else ""
+        raise CheckpointError(f"{subject}: cannot be loaded: {reason}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the whole first paragraph if that line ends with a colon."""
+    lines = str(error).split("\n\n")[0].strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines) if lines[0].endswith(":") else lines[0]
+
+
+def listing(names: Sequence[str], limit: int = 4) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(sorted(names)[:limit]) + more

