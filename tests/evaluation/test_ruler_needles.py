@@ -3,9 +3,9 @@ import re
 import pytest
 from ruler_samples import HAYSTACKS, evidence_of, request
 
-from e2llm.data import needle_wording
+from e2llm.data.needles import hide, wording
 from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
-from e2llm.evaluation.ruler_haystacks import NOISE, essay, hide
+from e2llm.evaluation.ruler_haystacks import NOISE, essay
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 WORDS, NUMBER = r"[a-z]+-[a-z]+", r"[1-9]\d{6}"
@@ -105,7 +105,7 @@ def test_the_noise_is_five_sentences_over_and_over_and_not_that_of_the_training_
     lines = [line for line in item.context.split("\n") if line not in evidence_of(item)]
     assert set(lines[:-1]) == {NOISE}
     assert NOISE.startswith(lines[-1])
-    assert not set(re.split(r"(?<=\.) ", NOISE)) & set(re.split(r"(?<=\.) ", " ".join(needle_wording.NOISE)))
+    assert not set(re.split(r"(?<=\.) ", NOISE)) & set(re.split(r"(?<=\.) ", " ".join(wording.NOISE)))
 
 
 def test_depths_are_spread_over_the_whole_context_and_told_in_tens():

@@ -62,7 +62,7 @@ def test_two_processes_train_as_one_of_the_same_batch(recipe_of, tmp_path, paral
             **os.environ,
             "PYTHONPATH": str(ROOT / "src"),
             "OMP_NUM_THREADS": "1",
-            # DeepSpeed compiles here: a build killed in a shared folder leaves a lock that all others wait for.
+            # DeepSpeed compiles here: a build killed in a shared folder leaves a lock that blocks all others.
             "TORCH_EXTENSIONS_DIR": str(tmp_path / "compiled"),
         },
         capture_output=True, text=True,

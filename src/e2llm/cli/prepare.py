@@ -11,7 +11,7 @@ import typer
 
 from e2llm.cli.check import run_check
 from e2llm.cli.options import AsJson, split_settings
-from e2llm.data.prepare import PrepareReport, option_names, prepare_records
+from e2llm.data.prepare import PrepareReport, prepare_records
 from e2llm.data.registry import DATASETS
 
 
@@ -111,7 +111,7 @@ def _catalogue() -> list[dict[str, object]]:
             "home": kind.home,
             "layout": kind.layout,
             "splits": list(kind.splits),
-            "options": option_names(kind),
+            "options": list(kind.options),
         }
         for name, kind in DATASETS.items()
     ]
@@ -120,7 +120,7 @@ def _catalogue() -> list[dict[str, object]]:
 def _catalogue_text() -> str:
     blocks = []
     for kind in DATASETS.values():
-        options = ", ".join(option_names(kind)) or "none"
+        options = ", ".join(kind.options) or "none"
         blocks.append(
             f"{kind.name}: {kind.description}\n"
             f"  from     {kind.home}\n"

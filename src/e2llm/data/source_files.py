@@ -1,4 +1,4 @@
-"""Reading files of a data set (text, JSON, JSON lines, CSV) with errors that name the file and line."""
+"""Read the files of a data set (text, JSON, JSON Lines, CSV, Parquet); errors name the file and line."""
 
 import csv
 import io
@@ -7,20 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, MissingExtraError
 
-TEXT_SUFFIXES = (".txt", ".md")
-
-
-def text_files(folder: Path) -> list[Path]:
-    """The `.txt` and `.md` files of a folder at any depth, sorted; hidden ones are passed over."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in TEXT_SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+_ROWS_PER_BATCH = 16  # of Parquet: a row may be a whole book
 
 
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
@@ -119,6 +108,45 @@ def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]
             yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
     except csv.Error as error:
         raise E2LLMError(f"{path}:{reader.reader.line_num}: not a row of CSV: {error}") from error
+
+
+def read_parquet_rows(
+    path: Path, columns: Sequence[str], optional: str = ""
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a Parquet file with their numbers from 1.
+
+    Args:
+        path: The file.
+        columns: Columns of strings that the file must have; a cell may be None.
+        optional: A column of any type that is read if the file has it.
+
+    Raises:
+        E2LLMError: If the file is not Parquet, or lacks a column of strings.
+        MissingExtraError: If pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise E2LLMError(f"{path}: not a Parquet file ({error})") from error
+    with file:
+        names = file.schema_arrow.names
+        for column in columns:
+            if column not in names:
+                raise E2LLMError(f"{path}: no column {column!r}, found {', '.join(names)}")
+            kind = file.schema_arrow.field(column).type
+            if kind not in (pa.string(), pa.large_string()):
+                raise E2LLMError(f"{path}: column {column!r} holds {kind}, not strings")
+        wanted = [*columns, *({optional} & {*names} - {*columns})]
+        number = 0
+        for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
 
 
 def check_keys(row: Any, keys: Sequence[str], place: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from e2llm.data.check import DataCheck, Part
+from e2llm.data.check import DataCheck
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.configuration import E2LLMConfig
@@ -48,8 +48,6 @@ class RunData:
             positions = Positions(self.recipe, processor, limit)
             self.train = [self._fitting(source, positions) for source in self.train]
             self.validation = [self._fitting(source, positions) for source in self.validation]
-        if is_first_process():
-            self._sample_tokens(processor)
 
     def _fitting(self, source: Source, positions: Positions) -> Source:
         fits = self.check.check_window(
@@ -59,17 +57,6 @@ class RunData:
             positions.window,
         )
         return source if all(fits) else source.part(fits)
-
-    def _sample_tokens(self, processor: E2LLMProcessor) -> None:
-        parts: dict[Part, list[Source]] = {"train": self.train, "validation": self.validation}
-        for part, sources in parts.items():
-            if part in self.check.parts:  # what is held out of train is tallied there
-                self.check.sample_tokens(
-                    part,
-                    (record for source in sources for record in source.records),
-                    sum(len(source.records) for source in sources),
-                    lambda text: len(processor.encode(text)),
-                )
 
     def finish(self) -> None:
         """Report the findings on stderr and in the run's folder.

@@ -1,0 +1,41 @@
+"""LongBench v2 (Bai et al. 2024, arXiv 2412.15204): hard multiple-choice questions on long texts."""
+
+from collections.abc import Iterator
+
+from e2llm.data.data_set import Conversion, data_set
+from e2llm.prompts import word_options
+from e2llm.records import Record
+
+_GROUPS = ("difficulty", "length", "domain", "sub_domain")
+_CHOICES = ("choice_A", "choice_B", "choice_C", "choice_D")
+
+
+@data_set(
+    "longbench_v2",
+    description="multiple-choice questions on texts of 8 thousand to 2 million words",
+    licence="Apache-2.0",
+    home="https://huggingface.co/datasets/zai-org/LongBench-v2",
+    layout="data.json (one JSON list), or a folder with it",
+    splits=("test",),
+    published_counts={"test": 503},
+)
+def longbench_v2(run: Conversion) -> Iterator[Record]:
+    """Yield one record per question; its groups are those that the authors break their scores down by."""
+    path = run.file("data.json")
+    for number, row in enumerate(run.json(path), start=1):
+        run.place = f"{path}: question {number}"
+        options = tuple(row[key].strip() for key in _CHOICES)
+        question, answer = row["question"].strip(), row["answer"].strip()
+        if not question or not row["context"].strip() or not all(options):
+            run.skip("question, choice or context is empty")
+            continue
+        if answer not in ("A", "B", "C", "D"):
+            raise run.error(f"the answer is {answer!r}, not A, B, C or D")
+        yield run.record(
+            row["context"],
+            word_options(question, options),
+            answer,
+            id=str(row["_id"]),
+            options=options,
+            groups={key: row[key] for key in _GROUPS if row[key]},
+        )
