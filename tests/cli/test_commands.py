@@ -125,17 +125,6 @@ def test_standard_input_that_is_no_text_is_refused(run, model, monkeypatch, data
     assert words in result.err
 
 
-def test_compare_shows_both_ways(run, model, text_file):
-    arguments = ("ask", text_file, QUESTION, "--model", model, "--max-new-tokens", 6, "--compare")
-    answer, heading, *_ = run(*arguments).out.splitlines()
-    data = json.loads(run(*arguments, "--json").out)
-    assert answer == data["text"]
-    assert heading.split() == ["e2llm", "full", "context"]
-    assert data["full_context"]["context_fraction"] == 1.0
-    assert {"text", "first_token_seconds", "total_seconds", "peak_extra_bytes"} <= set(data["full_context"])
-    assert data["peak_extra_bytes"] >= 0
-
-
 def test_restate_shows_chunks_beside_their_text(run, model, text_file, engine):
     context = engine.read(TEXT)
     result = run("restate", text_file, "--chunk", 3, "--chunk", 0, "--model", model, "--json")

@@ -23,7 +23,6 @@ from e2llm.cli.options import (
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
-    from e2llm.bench.comparison import Comparison
     from e2llm.inference.answer import Answer
     from e2llm.inference.documents import Document
 
@@ -56,9 +55,6 @@ def ask(
     insert: Annotated[
         str | None, typer.Option(help="Put this sentence into the middle first, to see whether it is found.")
     ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about files of any length.
@@ -89,27 +85,22 @@ def ask(
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert)
-    if compare and (isinstance(source, Path) or fit):
-        raise typer.BadParameter("--compare measures reading: give texts, not a saved context, and no --fit")
     engine = load_engine(model, device, store)
     if not isinstance(source, Path):
         engine.check_room(source, request)
-    comparison = None
-    if compare:
-        from e2llm.bench.comparison import compare_with_full_context
-
-        comparison = compare_with_full_context(engine, source, question, **options)
-        answer = comparison.e2llm.answer
-    else:
-        context = open_context(engine, source)
-        if fit:
-            plan = engine.fit(context, question=question, max_new_tokens=max_new_tokens, overflow=overflow)
-            options.update(plan.options)
-            if not as_json:
-                typer.echo(f"[{plan}]", err=True)
-        answer = engine.ask(context, question, **options)
-    show_answer(answer, comparison, isinstance(source, Path), as_json)
-    if not as_json and not answer.text.strip():
+    context = open_context(engine, source)
+    if fit:
+        plan = engine.fit(context, question=question, max_new_tokens=max_new_tokens, overflow=overflow)
+        options.update(plan.options)
+        if not as_json:
+            typer.echo(f"[{plan}]", err=True)
+    answer = engine.ask(context, question, **options)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(answer), indent=2, ensure_ascii=False))
+        return
+    typer.echo()
+    typer.echo(cost_line(answer, read_earlier=isinstance(source, Path)), err=True)
+    if not answer.text.strip():
         raise E2LLMError("the model gave no answer; give it more chunks as text with --expand")
 
 
@@ -122,23 +113,6 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
         kind = "folder" if os.path.isdir(question) else "file"
         raise typer.BadParameter(f"{question!r} is a {kind}; give the question last")
     return paths, question
-
-
-def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier: bool, as_json: bool) -> None:
-    """Print what was not printed while the answer was made."""
-    if as_json:
-        result = dataclasses.asdict(answer)
-        if comparison is not None:
-            result["peak_extra_bytes"] = comparison.e2llm.peak_extra_bytes
-            result["full_context"] = comparison.full_context.to_dict()
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        return
-    typer.echo()
-    typer.echo(cost_line(answer, read_earlier=read_earlier), err=True)
-    if comparison is not None:
-        from e2llm.bench.comparison import format_comparison
-
-        typer.echo(format_comparison(comparison))
 
 
 def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Document]":

@@ -76,11 +76,6 @@ def release_memory() -> None:
     trim_heap()
 
 
-def format_bytes(count: int | None) -> str:
-    """Bytes in MB."""
-    return "unknown" if count is None else f"{count / 1e6:,.1f} MB"
-
-
 def reset_peak() -> None:
     """Begin a new peak, on systems that allow it, and on the GPU if there is one."""
     release_memory()
