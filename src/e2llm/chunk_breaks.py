@@ -13,7 +13,7 @@ _STRONG_DIVISOR = 4
 _WEAK_DIVISOR = 2
 
 _CLOSERS = "\"'”’»›)\\]}）」』】》〉］｝"
-# Scripts without spaces end a sentence by the mark alone; "." also stands in numbers and names, so that it
+# Scripts without spaces end a sentence by the mark alone; "." is also part of numbers and names, so that it
 # counts only before white space.
 _LINE_ENDS = r"\n\v\f\x85\u2028\u2029"
 _SPACED_ENDS, _BARE_ENDS = ".!?…؟۔։።", "。！？｡．।॥။"
@@ -35,7 +35,7 @@ _LAST_SPACE = re.compile(r"(?s:.*)\s")
 _LAST_BLANK_LINE = re.compile(r"(?s:.*)\n[ \t]*\r?\n")
 _LAST_LINE = re.compile(r"(?s:.*)\n")
 
-# Where a sentence of one's own may stand behind another: a mark and what closes it, with white space behind.
+# The end of a sentence: a mark and what closes it, before white space.
 SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
 
 _INDENT = r"[ \t]{0,4}"
@@ -49,7 +49,7 @@ _KEYWORDS = (
 _STATEMENTS = r"if|else|for|foreach|while|do|switch|match|select|catch|with|using|lock|return|await|yield|new"
 _ATTACHED = rf"{_INDENT}(?:@|#|//|/\*|\*)"  # a decorator, an attribute or a comment line
 # A function of the C family has no keyword: a name and a parenthesis, and a brace at the end of the line or
-# below; its type may stand alone on the line above. What a keyword of a statement begins is none.
+# below; its type may be alone on the line above. A statement begins with one of its keywords instead.
 _FUNCTION = (
     rf"(?!{_INDENT}(?:{_STATEMENTS})\b)(?:[A-Za-z_][\w *&:<>,]{{1,60}}\n(?P<name>))?"
     rf"{_INDENT}(?!(?:{_STATEMENTS})\b)[A-Za-z_~<][\w *&:<>,\[\]~?]{{0,100}}"
@@ -131,7 +131,7 @@ def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
 def _skip_attached_lines(text: str, position: int, stop: int) -> int:
     """Returns the position after the decorator and comment lines that begin at `position` and end by `stop`.
 
-    A line that goes on beyond `stop` holds no place to cut, and is not read to its end: it may be the text.
+    A line that continues beyond `stop` has no place to cut, and is not read to its end: it may be the whole text.
     """
     while position < stop and (line := _ATTACHED_LINE.match(text, position, stop)):
         position = line.end()

@@ -1,4 +1,4 @@
-"""Memory of this process, as the system counts it, and giving freed memory back to it."""
+"""Memory of this process, as the system counts it, and returning freed memory to the system."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the system does not tell and psutil is not installed."""
+    """Return the resident memory of this process, or None without /proc and psutil."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -22,7 +22,7 @@ def resident_bytes() -> int | None:
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory that this process has had; 0 where the system does not tell."""
+    """Return the peak resident memory of this process; 0 where the system does not report it."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             lines = dict(line.split(":", 1) for line in file)
@@ -39,30 +39,30 @@ def peak_resident_bytes() -> int:
 
 @cache
 def _malloc_trim() -> Any:
-    """The C library's `malloc_trim`; None where it has none."""
+    """Return the C library's `malloc_trim`, if it has one."""
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def trim_heap() -> None:
-    """Give the holes of the C library's heap back to the system, where it does so on request."""
+    """Return the holes of the C library's heap to the system, where it can."""
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
 
 
 class HeapTrimmer:
-    """Trims the heap when this process has grown by so many bytes since it last did.
+    """Trims the heap when this process has grown since the last time.
 
-    Large tensors that come and go between small ones that stay leave holes that the next ones do not fit
-    into: over many passes of an encoder the heap grows though what is in use does not. Trimming costs page
-    faults, so it is done as seldom as the slack allows.
+    Large tensors between small ones that stay leave holes that the next ones do not fit into: over many passes
+    of an encoder the heap grows although its content does not. Trimming costs page faults, so that it happens
+    as seldom as the slack allows.
     """
 
     def __init__(self) -> None:
         self._floor: int | None = None
 
     def __call__(self, slack_bytes: int) -> bool:
-        """Trim if the process has grown by `slack_bytes` or more; returns whether it had."""
+        """Trim if the process has grown by `slack_bytes` or more; return whether it had."""
         resident = resident_bytes()
         if resident is None or _malloc_trim() is None:
             return False

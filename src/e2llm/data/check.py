@@ -38,7 +38,7 @@ _SEPARATORS = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class LengthSummary:
-    """The smallest, median and largest of some lengths; 0 if there are none."""
+    """The smallest, median and largest of some lengths; 0 without any."""
 
     min: int = 0
     median: int = 0

@@ -78,7 +78,7 @@ def _nearest_place(hay: str, joint: str, depth: float) -> int:
 
 
 def draw_number(rng: random.Random, num_digits: int = 7) -> str:
-    """Return a random number of so many digits."""
+    """Return a random number with this many digits."""
     return str(rng.randint(10 ** (num_digits - 1), 10**num_digits - 1))
 
 
