@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 ASIDE = ("e2llm.cli.", "e2llm.data.sets.")  # each file here is one command or one data set
 TICS = re.compile(  # "is None" is Python
-    r"\b(is none|are none|(?i:stands? (in|at|behind)|is told|of its own|of our own|in the place of|goes on|anew"
-    r"|so many|what was got|cannot be had|no numbers))\b"
+    r"\b(is none|are none|(?i:stands? (in|at|behind)|is told|of its own|of our own|in the place of|goes on"
+    r"|anew|so many|what was got|cannot be had|no numbers))\b"
 )
 
 

@@ -131,7 +131,7 @@ def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
 def _skip_attached_lines(text: str, position: int, stop: int) -> int:
     """Returns the position after the decorator and comment lines that begin at `position` and end by `stop`.
 
-    A line that continues beyond `stop` has no place to cut, and is not read to its end: it may be the whole text.
+    A line that continues beyond `stop` has no place to cut, and is not read to its end: it may be the text.
     """
     while position < stop and (line := _ATTACHED_LINE.match(text, position, stop)):
         position = line.end()

@@ -53,9 +53,9 @@ def trim_heap() -> None:
 class HeapTrimmer:
     """Trims the heap when this process has grown since the last time.
 
-    Large tensors between small ones that stay leave holes that the next ones do not fit into: over many passes
-    of an encoder the heap grows although its content does not. Trimming costs page faults, so that it happens
-    as seldom as the slack allows.
+    Large tensors between small ones that stay leave holes that the next ones do not fit into: over many
+    passes of an encoder the heap grows although its content does not. Trimming costs page faults, so that it
+    happens as seldom as the slack allows.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """The wording of both objectives, and the order of context, instruction and answer in the decoder's input.
 
-The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text of users is encoded as plain characters, so that
-nothing in it becomes a control token.
+The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text of users is encoded as plain characters, so
+that nothing in it becomes a control token.
 """
 
 import contextlib

@@ -23,7 +23,7 @@ def test_a_report_without_summary_is_counted(tmp_path):
     (record,) = converter.convert(make_govreport(tmp_path), "validation")
     assert (record.prompt, record.answer) == ("Summarize the report.", "Made.")
     assert (record.id, record.context) == ("validation-00000-of-00001:1", "A made report.")
-    assert converter.skipped == {"report or summary is empty": 1}
+    assert converter.skipped == {"context, question, option or answer is empty": 1}
 
 
 # --- QuALITY ----------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_a_question_with_an_empty_option_is_counted(tmp_path):
     path = write_json_lines(tmp_path / "made.dev", [{**QUALITY_ROW, "questions": [question]}])
     converter = DATASETS["quality"]()
     assert list(converter.convert(path, "validation")) == []
-    assert converter.skipped == {"article, question or option is empty": 1}
+    assert converter.skipped == {"context, question, option or answer is empty": 1}
 
 
 # --- NarrativeQA ------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_the_pages_of_a_question_follow_each_other_and_aliases_are_references(tm
     assert record.context == "Made Hill is high.\n\nHills are made."
     assert (record.prompt, record.answer) == ("Which made hill is the highest?", "Made Hill")
     assert (record.id, record.references) == ("made_1", ("made hill", "hill"))
-    assert converter.skipped == {"question without a page": 1}
+    assert converter.skipped == {"context, question, option or answer is empty": 1}
 
 
 def test_a_trivia_page_that_is_missing_is_named(tmp_path):

@@ -5,7 +5,7 @@ keyword-only parameters are the options of `e2llm prepare NAME --set OPTION=VALU
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -16,7 +16,8 @@ from e2llm.data import source_files
 from e2llm.errors import E2LLMError
 from e2llm.records import Record
 
-Reader = Callable[..., Iterator[Record]]
+Records = Iterator[Record | None]  # None: an entry that was left out
+Reader = Callable[..., Records]
 DATASETS: dict[str, "DataSet"] = {}
 """The data sets by name; import it from `e2llm.data.registry`, which loads those of the package."""
 
@@ -132,7 +133,9 @@ class Conversion:
     def _guarded(self) -> Iterator[Record]:
         """Yield the records; report a missing key or a value of a wrong type as an error in the data."""
         try:
-            yield from self.dataset.read(self, **self.options)
+            for record in self.dataset.read(self, **self.options):
+                if record is not None:
+                    yield record
         except KeyError as error:
             raise self.error(f"missing key {error}") from error
         except (AttributeError, IndexError, TypeError) as error:
@@ -143,6 +146,25 @@ class Conversion:
     def record(self, context: str, prompt: str = "", answer: str = "", **more: Any) -> Record:
         """Return a record of this data set."""
         return Record(context, prompt, answer, source=self.dataset.name, **more)
+
+    def question(
+        self, context: str, prompt: str, answers: Iterable[str], *, options: tuple[str, ...] = (), **more: Any
+    ) -> Record | None:
+        """Return a record with a question, or None, counted, if a text is empty.
+
+        Args:
+            context: The text.
+            prompt: The question.
+            answers: Accepted answers; the first that is not empty is the answer, the others are references.
+            options: Choices of a multiple-choice question.
+            more: Further fields of the record.
+        """
+        given = list(dict.fromkeys(answer for answer in answers if answer.strip()))
+        if not context.strip() or not prompt.strip() or not given or not all(options):
+            self.skip("context, question, option or answer is empty")
+            return None
+        references = tuple(given[1:])
+        return self.record(context, prompt, given[0], references=references, options=options, **more)
 
     def skip(self, reason: str, count: int = 1) -> None:
         """Count entries that are left out."""

@@ -1,9 +1,6 @@
 """COVID-QA (Möller et al. 2020): expert questions on whole scientific papers, answered by a span."""
 
-from collections.abc import Iterator
-
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _WHOLE = "data/question-answering/COVID-QA.json"
 _BATCH = "data/question-answering/200423_covidQA.json"  # of April 2020, with two thirds of the set
@@ -17,7 +14,7 @@ _BATCH = "data/question-answering/200423_covidQA.json"  # of April 2020, with tw
     layout=f"the repository's folder with {_WHOLE} or 200423_covidQA.json, or one of these",
     published_counts={"train": 2019},
 )
-def covid_qa(run: Conversion) -> Iterator[Record]:
+def covid_qa(run: Conversion) -> Records:
     """Yield one record per question.
 
     The published offsets are one off where the answer starts with a space; they are corrected.
@@ -26,18 +23,12 @@ def covid_qa(run: Conversion) -> Iterator[Record]:
         for paper in entry["paragraphs"]:
             context = paper["context"]
             for row in paper["qas"]:
-                prompt = " ".join(row["question"].split())
                 answers = [(answer["text"].strip(), int(answer["answer_start"])) for answer in row["answers"]]
-                answers = [(text, start) for text, start in answers if text]
-                if not prompt or not answers:
-                    run.skip("question or answer is empty")
-                    continue
-                spans = [_nearest_span(context, text, start) for text, start in answers]
-                yield run.record(
+                spans = [_nearest_span(context, text, start) for text, start in answers if text]
+                yield run.question(
                     context,
-                    prompt,
-                    answers[0][0],
-                    references=tuple(text for text, _ in answers[1:]),
+                    " ".join(row["question"].split()),
+                    (text for text, _ in answers),
                     evidence=tuple(span for span in spans if span is not None),
                     id=f"{paper['document_id']}:{row['id']}",
                 )

@@ -5,8 +5,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 NOT_STATED = "Not stated."
 _TABLE, _TEXTS = "master_clauses.csv", "full_contract_txt"
@@ -76,7 +75,7 @@ _BLANK = re.compile(r"[\[\]●•*_]")
     layout=f"the folder CUAD_v1 with {_TABLE} and {_TEXTS}/*.txt",
     published_counts={"train": 510 * len(QUESTIONS)},
 )
-def cuad(run: Conversion) -> Iterator[Record]:
+def cuad(run: Conversion) -> Records:
     """Yield one record per contract and category; the context is the whole contract.
 
     8 categories ask for a name, a date or a duration, which may be `NOT_STATED`; 33 for yes or no. The text

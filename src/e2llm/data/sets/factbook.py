@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _QUESTIONS = (
     "What does the text give for {field} of {country}?",
@@ -28,7 +27,7 @@ _Field = tuple[tuple[str, ...], str]  # path of headings, text
     home="https://github.com/factbook/factbook.json",
     layout="the repository's folder with REGION/CODE.json, or *.jsonl with keys file, name, fields",
 )
-def factbook(run: Conversion) -> Iterator[Record]:
+def factbook(run: Conversion) -> Records:
     """Yield one record per short field of a country; the context is all its fields, one a line."""
     for path in run.files("*.jsonl", "*/??.json"):
         for identifier, country, fields in _countries(run, path):

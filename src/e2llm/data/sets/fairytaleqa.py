@@ -1,11 +1,9 @@
 """FairytaleQA (Xu et al. 2022, arXiv 2203.13947): questions on whole fairy tales, with the gold section."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _ANSWERS = tuple(f"answer{number}" for number in range(1, 7))
@@ -20,7 +18,7 @@ _ANSWERS = tuple(f"answer{number}" for number in range(1, 7))
     splits=("train", "validation", "test"),
     published_counts={"train": 8548, "validation": 1025, "test": 1007},
 )
-def fairytaleqa(run: Conversion) -> Iterator[Record]:
+def fairytaleqa(run: Conversion) -> Records:
     """Yield one record per question on the whole story; further answers are references."""
     folder = _FOLDERS[run.split]
     name = f"questions/{folder}/*-questions.csv"
@@ -29,18 +27,11 @@ def fairytaleqa(run: Conversion) -> Iterator[Record]:
         story = path.parents[2] / "section-stories" / folder / f"{title}-story.csv"
         context, spans = _join_sections(run, story)
         for row in run.csv(path, "question_id", "cor_section", "question", "answer1"):
-            question = " ".join(row["question"].split())
-            texts = (" ".join(row.get(key, "").split()) for key in _ANSWERS)
-            answers = list(dict.fromkeys(text for text in texts if text))
-            if not question or not answers:
-                run.skip("question or answer is empty")
-                continue
             sections = re.findall(r"\d+", row["cor_section"])
-            yield run.record(
+            yield run.question(
                 context,
-                question,
-                answers[0],
-                references=tuple(answers[1:]),
+                " ".join(row["question"].split()),
+                (" ".join(row.get(key, "").split()) for key in _ANSWERS),
                 evidence=tuple(spans[section] for section in sections if section in spans),
                 id=f"{title}:{row['question_id']}",
             )

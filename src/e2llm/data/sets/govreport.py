@@ -1,9 +1,6 @@
 """GovReport (Huang et al. 2021, arXiv 2104.02112): long reports of two US agencies with their summaries."""
 
-from collections.abc import Iterator
-
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 
 @data_set(
@@ -15,12 +12,9 @@ from e2llm.records import Record
     splits=("train", "validation", "test"),
     published_counts={"train": 17517, "validation": 973, "test": 973},
 )
-def govreport(run: Conversion) -> Iterator[Record]:
+def govreport(run: Conversion) -> Records:
     """Yield one record per report with the summary that the agency wrote."""
     for path in run.files(f"document/{run.split}*.parquet", f"{run.split}*.parquet"):
         for number, row in run.parquet(path, "report", "summary"):
             report, summary = (row["report"] or "").strip(), (row["summary"] or "").strip()
-            if report and summary:
-                yield run.record(report, "Summarize the report.", summary, id=f"{path.stem}:{number}")
-            else:
-                run.skip("report or summary is empty")
+            yield run.question(report, "Summarize the report.", [summary], id=f"{path.stem}:{number}")

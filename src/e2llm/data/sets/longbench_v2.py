@@ -1,10 +1,7 @@
 """LongBench v2 (Bai et al. 2024, arXiv 2412.15204): hard multiple-choice questions on long texts."""
 
-from collections.abc import Iterator
-
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.prompts import word_options
-from e2llm.records import Record
 
 _GROUPS = ("difficulty", "length", "domain", "sub_domain")
 _CHOICES = ("choice_A", "choice_B", "choice_C", "choice_D")
@@ -19,22 +16,19 @@ _CHOICES = ("choice_A", "choice_B", "choice_C", "choice_D")
     splits=("test",),
     published_counts={"test": 503},
 )
-def longbench_v2(run: Conversion) -> Iterator[Record]:
+def longbench_v2(run: Conversion) -> Records:
     """Yield one record per question; its groups are those that the authors break their scores down by."""
     path = run.file("data.json")
     for number, row in enumerate(run.json(path), start=1):
         run.place = f"{path}: question {number}"
         options = tuple(row[key].strip() for key in _CHOICES)
-        question, answer = row["question"].strip(), row["answer"].strip()
-        if not question or not row["context"].strip() or not all(options):
-            run.skip("question, choice or context is empty")
-            continue
+        answer = row["answer"].strip()
         if answer not in ("A", "B", "C", "D"):
             raise run.error(f"the answer is {answer!r}, not A, B, C or D")
-        yield run.record(
+        yield run.question(
             row["context"],
-            word_options(question, options),
-            answer,
+            word_options(row["question"].strip(), options),
+            [answer],
             id=str(row["_id"]),
             options=options,
             groups={key: row[key] for key in _GROUPS if row[key]},

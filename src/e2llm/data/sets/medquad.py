@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _MAX_ANSWER_CHARS = 2000  # no question asks for a longer answer
 _Page = tuple[str, str, list[tuple[str, str]]]  # id, topic, questions with their answers
@@ -18,7 +17,7 @@ _Page = tuple[str, str, list[tuple[str, str]]]  # id, topic, questions with thei
     home="https://github.com/abachaa/MedQuAD",
     layout="the repository's folder with *_QA/*.xml, or *.jsonl with keys source, focus, qa",
 )
-def medquad(run: Conversion) -> Iterator[Record]:
+def medquad(run: Conversion) -> Records:
     """Yield one record per question; the context is the page: its answers in order, without the questions."""
     for path in run.files("*.jsonl", "*_QA/*.xml"):
         for identifier, topic, pairs in _pages(run, path):

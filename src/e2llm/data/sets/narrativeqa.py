@@ -3,12 +3,11 @@
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _SETS = {"train": "train", "validation": "valid", "test": "test"}
 _SUMMARIES = "third_party/wikipedia/summaries.csv"
@@ -31,7 +30,7 @@ _TAG = re.compile(r"</?[a-z][^>]*>", re.IGNORECASE)
     splits=("train", "validation", "test"),
     published_counts={"train": 32747, "validation": 3461, "test": 10557},
 )
-def narrativeqa(run: Conversion, *, context: Literal["story", "summary"] = "story") -> Iterator[Record]:
+def narrativeqa(run: Conversion, *, context: Literal["story", "summary"] = "story") -> Records:
     """Yield one record per question; the first answer is the answer, the second a reference.
 
     Args:
@@ -50,16 +49,11 @@ def narrativeqa(run: Conversion, *, context: Literal["story", "summary"] = "stor
             document = row["document_id"]
             text = read(document)
         numbers[document] += 1
-        prompt = " ".join(row["question"].split())
-        spaced = (" ".join(row[key].split()) for key in ("answer1", "answer2"))
-        answers = list(dict.fromkeys(answer for answer in spaced if answer))
         if not text:
             run.skip(f"question whose {context} is missing")
-        elif not prompt or not answers:
-            run.skip("question or answer is empty")
-        else:
-            name = f"{document}:{numbers[document]}"
-            yield run.record(text, prompt, answers[0], references=tuple(answers[1:]), id=name)
+            continue
+        prompt, *answers = (" ".join(row[key].split()) for key in ("question", "answer1", "answer2"))
+        yield run.question(text, prompt, answers, id=f"{document}:{numbers[document]}")
 
 
 def _summaries(run: Conversion) -> Callable[[str], str]:

@@ -1,13 +1,12 @@
 """Generated recall tasks in your own texts; see `e2llm.data.needles`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.data.needles import generate_needles
 from e2llm.data.sets.parquet import parquet
 from e2llm.data.sets.text import text
-from e2llm.records import Record, read_records
+from e2llm.records import read_records
 
 
 @data_set(
@@ -25,7 +24,7 @@ def needles(
     kinds: tuple[str, ...] = (),
     seed: int = 0,
     noise_fraction: float = 0.1,
-) -> Iterator[Record]:
+) -> Records:
     """Yield needle records; see `generate_needles` for the options."""
     haystacks = read_haystacks(run.source)
     return generate_needles(haystacks, num_records, lengths_chars, kinds, seed, noise_fraction)

@@ -1,12 +1,10 @@
 """OpenStax textbooks: exercises with a solution and glossary terms, with their module as context."""
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.prompts import OPTION_LETTERS, option_lines
-from e2llm.records import Record
 
 _Rows = dict[tuple[str, str], list[dict[str, Any]]]  # by book and module
 
@@ -21,7 +19,7 @@ _Rows = dict[tuple[str, str], list[dict[str, Any]]]  # by book and module
         "options, solution) and glossary.jsonl (book, module, term, meaning)"
     ),
 )
-def openstax(run: Conversion) -> Iterator[Record]:
+def openstax(run: Conversion) -> Records:
     """Yield one record per solved exercise and per glossary term; a text-only one per other module.
 
     A multiple-choice question lists its options; the answer is the right one, its letter a reference.
@@ -38,7 +36,7 @@ def openstax(run: Conversion) -> Iterator[Record]:
             *_exercises(run, name, context, exercises.pop(key, [])),
             *_terms(run, name, context, glossary.pop(key, [])),
         ]
-        yield from questions or [run.record(context, id=name)]
+        yield from questions if any(questions) else [run.record(context, id=name)]
     for rows in (*exercises.values(), *glossary.values()):
         run.skip("exercise or term without its module", len(rows))
 
@@ -50,34 +48,27 @@ def _by_module(run: Conversion, name: str) -> _Rows:
     return rows
 
 
-def _exercises(run: Conversion, name: str, context: str, rows: list[dict[str, Any]]) -> Iterator[Record]:
+def _exercises(run: Conversion, name: str, context: str, rows: list[dict[str, Any]]) -> Records:
     for number, row in enumerate(rows, start=1):
-        question, solution = row["question"].strip(), (row["solution"] or "").strip()
-        if not question or not solution:
-            run.skip("exercise without solution")
-            continue
+        solution = (row["solution"] or "").strip()
         options = [option.strip() for option in row["options"] or []]
-        prompt = "\n".join([question, *option_lines(options)])
-        answer, references = _answer(solution, options)
-        yield run.record(context, prompt, answer, references=references, id=f"{name}:exercise-{number}")
+        prompt = "\n".join([row["question"].strip(), *option_lines(options)])
+        yield run.question(context, prompt, _answers(solution, options), id=f"{name}:exercise-{number}")
 
 
-def _terms(run: Conversion, name: str, context: str, rows: list[dict[str, Any]]) -> Iterator[Record]:
+def _terms(run: Conversion, name: str, context: str, rows: list[dict[str, Any]]) -> Records:
     for number, row in enumerate(rows, start=1):
         term, meaning = row["term"].strip(), row["meaning"].strip()
-        if not term or not meaning:
-            run.skip("term without meaning")
-            continue
         start = context.find(meaning)
-        evidence = ((start, start + len(meaning)),) if start >= 0 else ()
-        prompt = f'What does the text mean by "{term}"?'
-        yield run.record(context, prompt, meaning, evidence=evidence, id=f"{name}:term-{number}")
+        evidence = ((start, start + len(meaning)),) if meaning and start >= 0 else ()
+        prompt = f'What does the text mean by "{term}"?' if term else ""
+        yield run.question(context, prompt, [meaning], evidence=evidence, id=f"{name}:term-{number}")
 
 
-def _answer(solution: str, options: list[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the answer to train on and other accepted ones: the right option's text, then its letter."""
+def _answers(solution: str, options: list[str]) -> list[str]:
+    """Return the accepted answers: the right option's text, then its letter."""
     letter = solution.rstrip(".").upper()
     place = OPTION_LETTERS.find(letter) if len(letter) == 1 else -1
     if 0 <= place < len(options) and options[place]:
-        return options[place], (letter,)
-    return solution, ()
+        return [options[place], letter]
+    return [solution]

@@ -1,9 +1,6 @@
 """A text column of Parquet files -> text-only records."""
 
-from collections.abc import Iterator
-
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 
 @data_set(
@@ -13,7 +10,7 @@ from e2llm.records import Record
     home="any Parquet file of yours",
     layout="a .parquet file, or a folder with .parquet files, with a string column (--set column=NAME)",
 )
-def parquet(run: Conversion, *, column: str = "text", id_column: str = "id") -> Iterator[Record]:
+def parquet(run: Conversion, *, column: str = "text", id_column: str = "id") -> Records:
     """Yield one text-only record per row.
 
     Args:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _PARTS = {
     "train": ("train",),
@@ -28,7 +27,7 @@ _Sentence = tuple[str, str, list[tuple[str, list[str]]]]  # id, sentence, questi
     ),
     splits=("train", "validation", "test", "all"),
 )
-def qamr(run: Conversion) -> Iterator[Record]:
+def qamr(run: Conversion) -> Records:
     """Yield one record per good question on a sentence.
 
     A good question ends in a question mark and has at least four words, and all its answers agree.
@@ -45,7 +44,7 @@ def qamr(run: Conversion) -> Iterator[Record]:
 
 def _questions(
     run: Conversion, identifier: str, context: str, questions: list[tuple[str, list[str]]]
-) -> Iterator[Record]:
+) -> Records:
     seen: set[str] = set()
     for number, (text, given) in enumerate(questions, start=1):
         question = " ".join(text.split())

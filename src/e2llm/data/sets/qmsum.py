@@ -1,10 +1,8 @@
 """QMSum (Zhong et al. 2021, arXiv 2104.05938): queries on whole meetings, answered by a summary."""
 
 import re
-from collections.abc import Iterator
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _TRANSCRIBER_MARK = re.compile(r"\{\s*\w+\s*\}|<\s*\w+\s*>")  # {vocalsound}, {disfmarker}, {gap}, ...
@@ -20,7 +18,7 @@ _SPELLED_LETTERS = re.compile(r"\b(?:[A-Za-z]_)+")  # L_C_D_ for LCD
     splits=("train", "validation", "test"),
     published_counts={"train": 1257, "validation": 272, "test": 279},
 )
-def qmsum(run: Conversion) -> Iterator[Record]:
+def qmsum(run: Conversion) -> Records:
     """Yield one record per query, general or specific; the evidence of a specific one is its turns.
 
     Marks of the transcribers are removed and spelled letters joined, as the authors' code does.
@@ -31,17 +29,14 @@ def qmsum(run: Conversion) -> Iterator[Record]:
         context, turns = _transcript(meeting["meeting_transcripts"])
         for kind in ("general", "specific"):
             for number, row in enumerate(meeting[f"{kind}_query_list"], start=1):
-                if not row["query"].strip() or not row["answer"].strip():
-                    run.skip("query or answer is empty")
-                    continue
                 spans = [(int(first), int(last)) for first, last in row.get("relevant_text_span", [])]
                 for first, last in spans:
                     if not 0 <= first <= last < len(turns):
                         raise run.error(f"relevant_text_span {first}-{last} of {len(turns)} turns")
-                yield run.record(
+                yield run.question(
                     context,
                     " ".join(row["query"].split()),
-                    " ".join(row["answer"].split()),
+                    [" ".join(row["answer"].split())],
                     evidence=tuple((turns[first][0], turns[last][1]) for first, last in spans),
                     id=f"{path.stem}:{kind}-{number}",
                 )

@@ -1,10 +1,7 @@
 """QuALITY (Pang et al. 2022, arXiv 2112.08608): multiple-choice questions on whole stories and articles."""
 
-from collections.abc import Iterator
-
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.prompts import OPTION_LETTERS, word_options
-from e2llm.records import Record
 
 _PREFIX = "QuALITY.v1.0.1.htmlstripped."
 _SUFFIXES = {"train": "train", "validation": "dev", "test": "test"}
@@ -19,7 +16,7 @@ _SUFFIXES = {"train": "train", "validation": "dev", "test": "test"}
     splits=("train", "validation", "test"),
     published_counts={"train": 2523, "validation": 2086},
 )
-def quality(run: Conversion) -> Iterator[Record]:
+def quality(run: Conversion) -> Records:
     """Yield one record per question on the whole article; two lines of a file share an article.
 
     The authors do not publish the labels of the test part: its questions are counted as left out.
@@ -38,14 +35,10 @@ def quality(run: Conversion) -> Iterator[Record]:
                     f"question {position} has {len(options)} options and gold_label {label!r}, "
                     "not 4 options and a label from 1 to 4"
                 )
-            question = " ".join(asked["question"].split())
-            if not article or not question or not all(options):
-                run.skip("article, question or option is empty")
-                continue
-            yield run.record(
+            yield run.question(
                 article,
-                word_options(question, options),
-                OPTION_LETTERS[label - 1],
+                word_options(" ".join(asked["question"].split()), options),
+                [OPTION_LETTERS[label - 1]],
                 id=str(asked.get("question_unique_id") or f"{row['article_id']}:{number}-{position}"),
                 options=options,
                 groups={"difficult": str(asked["difficult"])} if "difficult" in asked else {},

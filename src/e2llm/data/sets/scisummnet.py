@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _FOLDER = "data/Training-Set-2019/Task2/From-ScisummNet-2019"
 _PAPERS = "*/Reference_XML/*.xml"
@@ -18,7 +17,7 @@ _PAPERS = "*/Reference_XML/*.xml"
     layout=f"the repository's folder with {_FOLDER}/{_PAPERS} and */summary/*_human.txt",
     published_counts={"train": 978},
 )
-def scisummnet(run: Conversion) -> Iterator[Record]:
+def scisummnet(run: Conversion) -> Records:
     """Yield one record per paper: its text without the marked abstract, and the summary without its title.
 
     Old scanned papers have no marked abstract and no sections; their text is kept whole.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.records import Record
 
 _PARTS = {"train": ("train",), "validation": ("dev",), "test": ("test",), "all": ("train", "dev", "test")}
@@ -39,7 +39,7 @@ _SLOT_WORDS = {
     ),
     splits=("train", "validation", "test", "all"),
 )
-def sgd(run: Conversion) -> Iterator[Record]:
+def sgd(run: Conversion) -> Records:
     """Yield one record per slot of a dialogue: the user's wish, in the words of the dialogue.
 
     Left out: wishes that changed on the way, yes-or-no slots, and values that nobody says.

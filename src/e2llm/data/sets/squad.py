@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.records import Record
 
 _JOINT = "\n\n"
@@ -35,7 +35,7 @@ class _Article:
     layout="one SQuAD v1.1 file (train-v1.1.json, dev-v1.1.json, or *v1.1*.jsonl with one question a line)",
     splits=("train", "validation", "all"),
 )
-def squad(run: Conversion, *, context: Literal["paragraph", "article"] = "paragraph") -> Iterator[Record]:
+def squad(run: Conversion, *, context: Literal["paragraph", "article"] = "paragraph") -> Records:
     """Yield one record per question; the split is by article, so that no article is in both parts.
 
     Args:
@@ -54,10 +54,7 @@ def squad(run: Conversion, *, context: Literal["paragraph", "article"] = "paragr
             text, shift = (whole, offset) if context == "article" else (paragraph, 0)
             offset += len(paragraph) + len(_JOINT)
             for question in questions:
-                if question.text.strip() and any(answer.strip() for answer, _ in question.answers):
-                    yield _record(run, article.title, question, text, paragraph, shift)
-                else:
-                    run.skip("question or answer is empty")
+                yield _record(run, article.title, question, text, paragraph, shift)
 
 
 def split_of(title: str) -> str:
@@ -89,15 +86,14 @@ def _from_lines(run: Conversion, path: Path) -> Iterator[_Article]:
 
 def _record(
     run: Conversion, title: str, question: _Question, context: str, paragraph: str, shift: int
-) -> Record:
-    text, start = question.answers[0]
+) -> Record | None:
+    text, start = question.answers[0] if question.answers else ("", 0)
     if start is None or paragraph[start : start + len(text)] != text:
         start = _locate(paragraph, text, question.text)
-    return run.record(
+    return run.question(
         context,
         question.text.strip(),
-        text,
-        references=tuple(dict.fromkeys(answer for answer, _ in question.answers if answer != text)),
+        (answer for answer, _ in question.answers),
         evidence=() if start is None else ((shift + start, shift + start + len(text)),),
         id=f"{title}:{question.id}",
     )

@@ -1,10 +1,8 @@
 """SQuALITY (Wang et al. 2022, arXiv 2205.11465): question-focused summaries of whole short stories."""
 
 import re
-from collections.abc import Iterator
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _FILES = {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}
 
@@ -18,23 +16,16 @@ _FILES = {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl
     splits=("train", "validation", "test"),
     published_counts={"train": 250, "validation": 125, "test": 260},
 )
-def squality(run: Conversion) -> Iterator[Record]:
+def squality(run: Conversion) -> Records:
     """Yield one record per question on the story; further summaries are references."""
     name = _FILES[run.split]
     for _, row in run.lines(run.file(f"data/v1-3/txt/{name}", name)):
         context = _tidy(row["document"])
         for question in row["questions"]:
-            texts = [_tidy(response["response_text"]) for response in question["responses"]]
-            texts = [text for text in texts if text]
-            prompt = " ".join(question["question_text"].split())
-            if not texts or not prompt:
-                run.skip("question or summary is empty")
-                continue
-            yield run.record(
+            yield run.question(
                 context,
-                prompt,
-                texts[0],
-                references=tuple(texts[1:]),
+                " ".join(question["question_text"].split()),
+                (_tidy(response["response_text"]) for response in question["responses"]),
                 id=f"{row['metadata']['passage_id']}:{question['question_number']}",
             )
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _FREE_LICENCES = ("[CC-BY]", "[CC BY]")
 
@@ -16,7 +15,7 @@ _FREE_LICENCES = ("[CC-BY]", "[CC BY]")
     home="https://github.com/global-asp/asp-source and https://github.com/global-asp/pb-source",
     layout="the folder with the story files (en/*.md), or *.jsonl with keys id, title, pages",
 )
-def storybooks(run: Conversion) -> Iterator[Record]:
+def storybooks(run: Conversion) -> Records:
     """Yield one text-only record per story: the title, an empty line, then the text page by page."""
     for path in run.files("*.jsonl", "**/[0-9]*.md"):
         if path.suffix == ".jsonl":

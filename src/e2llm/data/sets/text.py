@@ -1,10 +1,8 @@
 """Your own plain text: a file, or a folder of `.txt` and `.md` files."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 
 @data_set(
@@ -14,7 +12,7 @@ from e2llm.records import Record
     home="any folder of yours",
     layout="a text file, or a folder with .txt or .md files at any depth",
 )
-def text(run: Conversion, *, encoding: str = "utf-8-sig") -> Iterator[Record]:
+def text(run: Conversion, *, encoding: str = "utf-8-sig") -> Records:
     """Yield one text-only record per file; hidden files are skipped.
 
     Args:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from e2llm.data.data_set import Conversion, data_set
+from e2llm.data.data_set import Conversion, Records, data_set
 from e2llm.errors import E2LLMError
-from e2llm.records import Record
 
 _SEPARATOR = "<|endoftext|>"
 _SENTENCE_ENDS = (".", "!", "?", '"', "”", "'", "’")
@@ -20,7 +19,7 @@ _PARTS = {"train": "train", "validation": "valid"}
     layout="a .txt file, or a folder with TinyStories-train.txt / TinyStories-valid.txt or shards of them",
     splits=("train", "validation"),
 )
-def tinystories(run: Conversion) -> Iterator[Record]:
+def tinystories(run: Conversion) -> Records:
     """Yield one text-only record per story."""
     for path in run.files(f"*{_PARTS[run.split]}*.txt"):
         run.place = str(path)

@@ -1,9 +1,6 @@
 """TriviaQA (Joshi et al. 2017, arXiv 1705.03551): trivia questions with Wikipedia pages as evidence."""
 
-from collections.abc import Iterator
-
-from e2llm.data.data_set import Conversion, data_set
-from e2llm.records import Record
+from e2llm.data.data_set import Conversion, Records, data_set
 
 _FILES = {"train": "wikipedia-train.json", "validation": "wikipedia-dev.json"}
 
@@ -17,7 +14,7 @@ _FILES = {"train": "wikipedia-train.json", "validation": "wikipedia-dev.json"}
     splits=("train", "validation"),
     published_counts={"train": 61888, "validation": 7993},
 )
-def triviaqa(run: Conversion) -> Iterator[Record]:
+def triviaqa(run: Conversion) -> Records:
     """Yield one record per question, with all of its Wikipedia pages one after another as the context.
 
     The references are the aliases that the official score compares with. A program found the pages: some do
@@ -27,18 +24,8 @@ def triviaqa(run: Conversion) -> Iterator[Record]:
     pages = run.source / "evidence" / "wikipedia"
     for number, row in enumerate(run.json(path)["Data"], start=1):
         run.place = f"{path}: question {number}"
-        prompt = " ".join(row["Question"].split())
-        answer = row["Answer"]["Value"].strip()
-        aliases = [*row["Answer"]["NormalizedAliases"], *row["Answer"].get("HumanAnswers", [])]
-        names = [page["Filename"] for page in row["EntityPages"]]
-        if not prompt or not answer:
-            run.skip("question or answer is empty")
-            continue
-        texts = [run.text(pages / name).strip() for name in names]
+        prompt, answer = " ".join(row["Question"].split()), row["Answer"]
+        answers = [answer["Value"].strip(), *answer["NormalizedAliases"], *answer.get("HumanAnswers", [])]
+        texts = [run.text(pages / page["Filename"]).strip() for page in row["EntityPages"]]
         context = "\n\n".join(text for text in texts if text)
-        if not context:
-            run.skip("question without a page")
-            continue
-        references = dict.fromkeys(alias for alias in aliases if alias.strip() and alias != answer)
-        name = str(row.get("QuestionId") or number)
-        yield run.record(context, prompt, answer, references=tuple(references), id=name)
+        yield run.question(context, prompt, answers, id=str(row.get("QuestionId") or number))
