@@ -13,7 +13,7 @@ _ROWS_PER_BATCH = 16  # of Parquet: a row may be a whole book
 
 
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """The text of a file; line ends become `\\n`, and the default encoding drops a byte-order mark.
+    """Return the text of a file; line ends become `\\n`, and the default encoding drops a byte-order mark.
 
     Raises:
         E2LLMError: If the file is binary, is not in `encoding`, or the encoding is unknown.
@@ -25,13 +25,13 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 def decode_text(
     data: bytes, name: str, encoding: str = "utf-8-sig", *, advice: str = "give UTF-8 text"
 ) -> str:
-    """Bytes as text, wherever they come from; line ends become `\\n`.
+    """Decode bytes as text; line ends become `\\n`.
 
     Args:
-        data: All of a text.
-        name: What errors call it.
+        data: The bytes of a text.
+        name: Its name in errors.
         encoding: The default drops a byte-order mark.
-        advice: What errors tell to do.
+        advice: What to do about an error.
 
     Raises:
         E2LLMError: If the data are binary, are not in `encoding`, or the encoding is unknown.
@@ -52,7 +52,7 @@ def decode_text(
 
 
 def read_json(path: Path) -> Any:
-    """The decoded JSON document of a file.
+    """Return the JSON document of a file.
 
     Raises:
         E2LLMError: If the file is not UTF-8 or not JSON.
@@ -67,9 +67,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON lines file with their line numbers, one at a time.
+    """Yield the objects of a JSON Lines file with their line numbers.
 
-    Blank lines are passed over, and so is a byte-order mark at the beginning.
+    Blank lines and a byte-order mark at the beginning are skipped.
 
     Args:
         path: The file.
@@ -91,7 +91,7 @@ def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int,
 
 
 def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file with a header line; absent cells are empty strings.
+    """Yield the rows of a CSV file with a header line; missing cells are empty strings.
 
     Raises:
         E2LLMError: If a column is missing, or the file is not UTF-8 or not CSV.
