@@ -82,10 +82,3 @@ def test_several_files_must_be_told_apart(tmp_path):
     (tmp_path / "train-v1.1.json").write_text("{}")
     with pytest.raises(E2LLMError, match=r"several SQuAD files \(dev-v1.1.json, train-v1.1.json\)"):
         convert(tmp_path)
-
-
-def test_a_file_of_another_kind_names_the_missing_key(tmp_path):
-    path = tmp_path / "dev-v1.1.json"
-    path.write_text('{"rows": []}')
-    with pytest.raises(E2LLMError, match=r"dev-v1.1.json: missing key 'data'"):
-        convert(path)
