@@ -79,7 +79,7 @@ class PartTally:
         num_records: Records.
         num_text_only: Records without a question.
         chars: Lengths in characters by field; each context counts once, empty prompts and answers do not.
-        contexts: Hashes of the contexts, with their first places.
+        contexts: Hashes of the contexts, with their first places in validation.
         records: Hashes of the records.
     """
 
@@ -130,6 +130,7 @@ class DataCheck:
         is_new = file not in tally.files
         if is_new:
             tally.files.append(file)
+        held_out = self.parts["validation"].contexts if part == "train" and "validation" in self.parts else {}
         num_good = 0
 
         def on_bad_line(bad: BadLine) -> None:
@@ -139,10 +140,10 @@ class DataCheck:
         for number, record in read_numbered(path, on_bad_line):
             num_good += 1
             place, context = f"{file}:{number}", self._context_hash(record.context)
-            leak = self.parts["validation"].contexts.get(context) if self._has_validation(part) else None
+            leak = held_out.get(context)
             if leak is None:
                 if is_new:
-                    self._count(tally, record, context, place)
+                    self._count(part, record, context, place)
                 yield number, record
             elif is_new:
                 self.add("leak", place, f"it is that of {leak}")
@@ -156,13 +157,11 @@ class DataCheck:
         if len(finding.examples) < _MAX_EXAMPLES:
             finding.examples.append(f"{place} ({detail})" if detail else place)
 
-    def _has_validation(self, part: Part) -> bool:
-        return part == "train" and "validation" in self.parts
-
-    def _count(self, tally: PartTally, record: Record, context: int, place: str) -> None:
+    def _count(self, part: Part, record: Record, context: int, place: str) -> None:
+        tally = self.parts[part]
         tally.num_records += 1
         if context not in tally.contexts:
-            tally.contexts[context] = place
+            tally.contexts[context] = place if part == "validation" else ""
             tally.chars["context"].append(len(record.context))
         whole = _hash(f"{context}\0{record.prompt}\0{record.answer}")
         if whole in tally.records:
