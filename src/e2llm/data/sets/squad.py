@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +13,7 @@ _JOINT = "\n\n"
 _VALIDATION_FRACTION = 0.1
 
 
-@dataclass
-class _Question:
-    id: str
-    text: str
-    answers: list[tuple[str, int | None]]  # text, and its offset in the paragraph if the file has it
-
-
-@dataclass
-class _Article:
-    title: str
-    paragraphs: dict[str, list[_Question]] = field(default_factory=dict)
+_Question = tuple[str, str, list[tuple[str, int | None]]]  # id, question, answers with their offsets if known
 
 
 @data_set(
@@ -46,15 +35,18 @@ def squad(run: Conversion, *, context: Literal["paragraph", "article"] = "paragr
     if others:
         names = ", ".join(item.name for item in (path, *others))
         raise run.error(f"several SQuAD files ({names}); name one of them")
-    for article in _from_lines(run, path) if path.suffix == ".jsonl" else _official(run, path):
-        if run.split not in ("all", split_of(article.title)):
+    articles: dict[str, dict[str, list[_Question]]] = {}
+    for title, paragraph, questions in _paragraphs(run, path):
+        articles.setdefault(title, {}).setdefault(paragraph, []).extend(questions)
+    for title, paragraphs in articles.items():
+        if run.split not in ("all", split_of(title)):
             continue
-        whole, offset = _JOINT.join(article.paragraphs), 0
-        for paragraph, questions in article.paragraphs.items():
+        whole, offset = _JOINT.join(paragraphs), 0
+        for paragraph, questions in paragraphs.items():
             text, shift = (whole, offset) if context == "article" else (paragraph, 0)
             offset += len(paragraph) + len(_JOINT)
             for question in questions:
-                yield _record(run, article.title, question, text, paragraph, shift)
+                yield _record(run, title, question, text, paragraph, shift)
 
 
 def split_of(title: str) -> str:
@@ -63,39 +55,39 @@ def split_of(title: str) -> str:
     return "validation" if int.from_bytes(digest[:8]) / 2**64 < _VALIDATION_FRACTION else "train"
 
 
-def _official(run: Conversion, path: Path) -> Iterator[_Article]:
+def _paragraphs(run: Conversion, path: Path) -> Iterator[tuple[str, str, list[_Question]]]:
+    """Yield title, paragraph and questions; those of an article, or of a paragraph, may come in parts."""
+    if path.suffix == ".jsonl":
+        for _, row in run.lines(path):
+            answers: list[tuple[str, int | None]] = [(text, None) for text in row["answers"]]
+            yield row["title"], row["context"], [(row["id"], row["question"], answers)]
+        return
     for entry in run.json(path)["data"]:
-        article = _Article(entry["title"].replace("_", " "))
         for paragraph in entry["paragraphs"]:
-            questions = article.paragraphs.setdefault(paragraph["context"], [])
-            for row in paragraph["qas"]:
-                answers = [(answer["text"], answer["answer_start"]) for answer in row["answers"]]
-                questions.append(_Question(row["id"], row["question"], answers))
-        yield article
-
-
-def _from_lines(run: Conversion, path: Path) -> Iterator[_Article]:
-    articles: dict[str, _Article] = {}
-    for _, row in run.lines(path):
-        article = articles.setdefault(row["title"], _Article(row["title"]))
-        answers = [(text, None) for text in row["answers"]]
-        question = _Question(row["id"], row["question"], answers)
-        article.paragraphs.setdefault(row["context"], []).append(question)
-    yield from articles.values()
+            questions: list[_Question] = [
+                (
+                    row["id"],
+                    row["question"],
+                    [(item["text"], item["answer_start"]) for item in row["answers"]],
+                )
+                for row in paragraph["qas"]
+            ]
+            yield entry["title"].replace("_", " "), paragraph["context"], questions
 
 
 def _record(
     run: Conversion, title: str, question: _Question, context: str, paragraph: str, shift: int
 ) -> Record | None:
-    text, start = question.answers[0] if question.answers else ("", 0)
+    name, asked, answers = question
+    text, start = answers[0] if answers else ("", 0)
     if start is None or paragraph[start : start + len(text)] != text:
-        start = _locate(paragraph, text, question.text)
+        start = _locate(paragraph, text, asked)
     return run.question(
         context,
-        question.text.strip(),
-        (answer for answer, _ in question.answers),
+        asked.strip(),
+        (answer for answer, _ in answers),
         evidence=() if start is None else ((shift + start, shift + start + len(text)),),
-        id=f"{title}:{question.id}",
+        id=f"{title}:{name}",
     )
 
 
