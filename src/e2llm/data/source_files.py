@@ -66,17 +66,13 @@ def read_json(path: Path) -> Any:
         raise E2LLMError(f"{path}: not valid JSON: {error}") from error
 
 
-def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a JSON Lines file with their line numbers.
 
     Blank lines and a byte-order mark at the beginning are skipped.
 
-    Args:
-        path: The file.
-        keys: Keys that every object must have.
-
     Raises:
-        E2LLMError: At the first line that is not a JSON object with these keys.
+        E2LLMError: At the first line that is not a JSON object.
     """
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -86,7 +82,7 @@ def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int,
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:  # also of json: a number of too many digits
                 raise E2LLMError(f"{path}:{number}: not a line of UTF-8 JSON: {error}") from error
-            check_keys(row, keys, f"{path}:{number}")
+            check_keys(row, (), f"{path}:{number}")
             yield number, row
 
 

@@ -18,11 +18,7 @@ _FREE_LICENCES = ("[CC-BY]", "[CC BY]")
 def storybooks(run: Conversion) -> Records:
     """Yield one text-only record per story: the title, an empty line, then the text page by page."""
     for path in run.files("*.jsonl", "**/[0-9]*.md"):
-        if path.suffix == ".jsonl":
-            stories = ((str(row["id"]), row["title"], row["pages"]) for _, row in run.lines(path))
-        else:
-            stories = _markdown(run, path)
-        for identifier, title, pages in stories:
+        for identifier, title, pages in _stories(run, path):
             text = "\n".join(page.strip() for page in pages if page.strip())
             if text:
                 yield run.record(f"{title}\n\n{text}", id=identifier)
@@ -30,7 +26,11 @@ def storybooks(run: Conversion) -> Records:
                 run.skip("story without text")
 
 
-def _markdown(run: Conversion, path: Path) -> Iterator[tuple[str, str, list[str]]]:
+def _stories(run: Conversion, path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the id, the title and the pages of each story in a file."""
+    if path.suffix == ".jsonl":
+        yield from ((str(row["id"]), row["title"], row["pages"]) for _, row in run.lines(path))
+        return
     head, *pages = run.text(path).split("\n##\n")
     if not head.startswith("# ") or len(pages) < 2:
         raise run.error("not a story file ('# Title', then pages that start with '##')")
