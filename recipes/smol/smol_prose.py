@@ -3,7 +3,6 @@
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from smol_jobs import SEED, Job, by_hash, converted, with_test
@@ -117,15 +116,8 @@ _LENGTHS_CHARS = (500, 700, 1000, 1500, 2000, 3000, 4000, 6000)
 
 
 def hidden_facts(name: str, part: Part, haystacks: list[str]) -> Iterator[Record]:
-    """Yield facts hidden in prose, without UUIDs, which cost many tokens."""
+    """Yield facts hidden in prose."""
     kinds, count = NEEDLES[name]
     count = count if part == "train" else count // 20
     seed = SEED + sum(map(ord, f"{name}/{part}"))
-    made = 0
-    for record in generate_needles(haystacks, count * 2, _LENGTHS_CHARS, kinds, seed, noise_fraction=0.0):
-        if record.answer.count("-") > 3:
-            continue
-        made += 1
-        yield replace(record, source="needles")
-        if made == count:
-            return
+    return generate_needles(haystacks, count, _LENGTHS_CHARS, kinds, seed)

@@ -50,11 +50,11 @@ def test_at_most_so_many_questions_of_one_context_are_kept(tmp_path):
 
 
 def test_options_are_read_from_text():
-    options = {"lengths_chars": "300, 900", "kinds": "word", "noise_fraction": "0.5"}
+    options = {"lengths_chars": "300, 900", "kinds": "word", "seed": "5"}
     assert make_converter("needles", options).options == {
         "lengths_chars": (300, 900),
         "kinds": ("word",),
-        "noise_fraction": 0.5,
+        "seed": 5,
     }
 
 

@@ -291,22 +291,12 @@ _normalized_context = lru_cache(maxsize=1)(normalize)  # the questions of one co
 
 
 def is_in_text(answer: str, text: str) -> bool:
-    """Return whether whole words of a text are the answer, ignoring case, spaces and punctuation."""
-    wanted = normalize(answer)
-    return _has_words(text, answer.strip()) or (
-        bool(wanted) and _has_words(_normalized_context(text), wanted)
-    )
+    """Return whether whole words of a text are the answer, ignoring case, spaces and punctuation.
 
-
-def _has_words(text: str, wanted: str) -> bool:
-    """Return whether `wanted` occurs without an ASCII letter or digit that continues it at either end.
-
-    Other scripts may have no spaces, so that the ends of their words are unknown.
+    Only ASCII letters and digits continue a word: other scripts may have no spaces between words.
     """
-    before = r"(?<![a-zA-Z0-9])" if _is_plain(wanted[0]) else ""
-    after = r"(?![a-zA-Z0-9])" if _is_plain(wanted[-1]) else ""
-    return re.search(before + re.escape(wanted) + after, text) is not None
-
-
-def _is_plain(character: str) -> bool:
-    return character.isascii() and character.isalnum()
+    wanted = normalize(answer)
+    if not wanted:
+        return answer.strip() in text
+    pattern = rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])"
+    return re.search(pattern, _normalized_context(text)) is not None

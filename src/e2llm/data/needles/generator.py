@@ -8,7 +8,6 @@ from itertools import accumulate
 from e2llm.chunk_breaks import SENTENCE_END
 from e2llm.data.needles.hiding import hide
 from e2llm.data.needles.kinds import KINDS
-from e2llm.data.needles.wording import NOISE
 from e2llm.data.needles.words import LISTED
 from e2llm.errors import E2LLMError
 from e2llm.records import Record
@@ -24,7 +23,6 @@ def generate_needles(
     lengths_chars: Sequence[int],
     kinds: Sequence[str] = (),
     seed: int = 0,
-    noise_fraction: float = 0.1,
 ) -> Iterator[Record]:
     """Yield records that each hide needles in a text; record `i` of a seed does not depend on `num_records`.
 
@@ -34,23 +32,22 @@ def generate_needles(
         lengths_chars: Lengths of the contexts in characters, drawn uniformly; each at least 60.
         kinds: Keys of `KINDS`, drawn uniformly; empty for all of them.
         seed: Any integer.
-        noise_fraction: Share of the records (0 to 1) whose haystack is a few dull sentences over and over.
 
     Raises:
         E2LLMError: If an argument is out of range or there is no text in the haystacks.
     """
     chosen = tuple(kinds) or tuple(KINDS)
-    _check_arguments(haystacks, lengths_chars, chosen, noise_fraction)
+    _check_arguments(haystacks, lengths_chars, chosen)
     ends = list(accumulate(len(text) for text in haystacks))
-    vocabulary = LISTED.with_those_of(haystacks)
+    needs_words = any(kind.startswith("text_") for kind in chosen)
+    vocabulary = LISTED.with_those_of(haystacks) if needs_words else LISTED
     for index in range(num_records):
         rng = random.Random(f"{seed}/{index}")
         kind = rng.choice(chosen)
         length = rng.choice(lengths_chars)
-        is_noise = rng.random() < noise_fraction
         needles = KINDS[kind](rng, max(2, int(length * _NEEDLE_FRACTION) // _NEEDLE_CHARS), vocabulary)
         room = max(0, length - sum(len(text) + 1 for text in needles.texts))
-        hay = _noise(rng, room) if is_noise else _stretch(rng, haystacks, ends, room)
+        hay = _stretch(rng, haystacks, ends, room)
         depths = sorted(rng.random() for _ in needles.texts)
         passage = hide(hay, " ", needles.texts, depths)
         gold = sorted(needles.gold)
@@ -64,9 +61,7 @@ def generate_needles(
         )
 
 
-def _check_arguments(
-    haystacks: Sequence[str], lengths_chars: Sequence[int], kinds: Sequence[str], noise_fraction: float
-) -> None:
+def _check_arguments(haystacks: Sequence[str], lengths_chars: Sequence[int], kinds: Sequence[str]) -> None:
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise E2LLMError(f"unknown kind(s) {', '.join(unknown)}; choose from: {', '.join(KINDS)}")
@@ -74,8 +69,6 @@ def _check_arguments(
         raise E2LLMError(
             f"lengths_chars must have lengths of at least {MIN_LENGTH_CHARS}, got {lengths_chars}"
         )
-    if not 0 <= noise_fraction <= 1:
-        raise E2LLMError(f"noise_fraction must be between 0 and 1, got {noise_fraction}")
     if not any(text.strip() for text in haystacks):
         raise E2LLMError("there is no text in the haystacks; give at least one text to hide needles in")
 
@@ -96,8 +89,3 @@ def _stretch(rng: random.Random, haystacks: Sequence[str], ends: list[int], leng
         pieces.append(piece)
         missing -= max(1, len(piece) + 2)
     return "\n\n".join(piece for piece in pieces if piece)
-
-
-def _noise(rng: random.Random, length: int) -> str:
-    sentences, joint = rng.choice(NOISE), rng.choice((" ", "\n"))
-    return joint.join([sentences] * (length // len(sentences) + 1))[:length].rstrip()

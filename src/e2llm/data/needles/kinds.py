@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from e2llm.data.needles import wording, words
-from e2llm.data.needles.hiding import draw_number, draw_uuid, draw_words
+from e2llm.data.needles.hiding import draw_number, draw_words
 from e2llm.data.needles.words import Vocabulary
 
 _FULL_NAME_FRACTION = 0.2
@@ -42,11 +42,9 @@ def _keys(rng: random.Random, count: int) -> list[str]:
 
 
 def _draw_value(rng: random.Random, noun: str) -> str:
-    """Return a number of 4 to 7 digits, a UUID, a word or a pair of words."""
+    """Return a number of 4 to 7 digits, a word or a pair of words."""
     if noun == "number":
         return draw_number(rng, rng.choice((4, 5, 6, 7)))
-    if noun == "uuid":
-        return draw_uuid(rng)
     return rng.choice((draw_words(rng), rng.choice(words.NOUNS)))
 
 
@@ -153,8 +151,7 @@ def _text_slots(rng: random.Random, vocabulary: Vocabulary) -> dict[str, str]:
 KINDS: dict[str, Maker] = {
     "number": partial(_one_key, nouns=["number"]),
     "word": partial(_one_key, nouns=["word"]),
-    "uuid": partial(_one_key, nouns=["uuid"]),
-    "multi_key": partial(_one_key, nouns=["number", "number", "word", "uuid"], most=8),
+    "multi_key": partial(_one_key, nouns=["number", "word"], most=8),
     "multi_value": _multi_value,
     "multi_query": _multi_query,
     "fact": partial(_fact, forms=wording.FACTS),

@@ -86,9 +86,3 @@ QUESTIONS_FOR_ALL_KEYS = (
     "What are the {noun}s for {keys}?",
     "Give the {noun}s for {keys}, in this order, separated by commas.",
 )
-
-NOISE = (
-    "The road is long. The night is cold. The river runs on. We walk a while. Then we rest.",
-    "The bread is warm. The house is still. The wind goes by. Come in. Sit down again.",
-    "Rain falls on the hill. Snow lies on the field. The day is short. Off we go. Home we come.",
-)

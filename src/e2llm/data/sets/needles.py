@@ -23,11 +23,9 @@ def needles(
     lengths_chars: tuple[int, ...] = (300, 600, 1000, 2000, 4000, 8000, 16000),
     kinds: tuple[str, ...] = (),
     seed: int = 0,
-    noise_fraction: float = 0.1,
 ) -> Records:
     """Yield needle records; see `generate_needles` for the options."""
-    haystacks = read_haystacks(run.source)
-    return generate_needles(haystacks, num_records, lengths_chars, kinds, seed, noise_fraction)
+    return generate_needles(read_haystacks(run.source), num_records, lengths_chars, kinds, seed)
 
 
 def read_haystacks(source: Path) -> list[str]:
