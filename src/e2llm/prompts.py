@@ -115,7 +115,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 @lru_cache(maxsize=16)
 def _control_tokens(tokenizer: Any, size: int) -> tuple[re.Pattern[str] | None, frozenset[int]]:
-    """A pattern that finds control tokens in text, and their ids; `size` renews it when tokens are added."""
+    """Return a pattern of control tokens in text, and their ids; `size` changes when tokens are added."""
     tokens = {
         token.content: index
         for index, token in tokenizer.added_tokens_decoder.items()

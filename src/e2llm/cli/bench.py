@@ -17,7 +17,7 @@ Shape = Annotated[
 ]
 OtherModel = Annotated[str | None, typer.Option(help=f"A real model instead of a shape: {MODEL_HELP}")]
 Contexts = Annotated[str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")]
-Text = Annotated[Path | None, typer.Option(help="Text to read, cut to length, instead of one made up.")]
+Text = Annotated[Path | None, typer.Option(help="Text to read, cut to length, instead of a random one.")]
 
 
 @app.callback()

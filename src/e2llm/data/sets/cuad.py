@@ -114,7 +114,7 @@ def _clauses(run: Conversion, title: str, cell: str) -> list[str]:
 
 
 def _term(category: str, clauses: list[str], derived: str) -> str:
-    """The short answer to the question for a term; empty if a blank was never filled in."""
+    """Return the short answer to the question for a term; empty if a blank was never filled in."""
     clauses = [" ".join(text.split()) for text in clauses]
     if category in ("Document Name", "Agreement Date"):
         answer = min(clauses, key=len)
