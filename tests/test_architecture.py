@@ -1,6 +1,5 @@
 """The rules of the house that a test can keep: which way imports run, and what importing costs."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,9 @@ from pathlib import Path
 import pytest
 
 import e2llm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import size
 
 SOURCE = Path(e2llm.__file__).parent
 LAYERS = {
@@ -63,6 +65,8 @@ OPTIONAL = {
 # A web application cannot be written without its framework: this folder is imported by those who serve only.
 FRAMEWORK = {"serving": {"fastapi", "httpx2", "prometheus_client", "starlette", "uvicorn"}}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "tokenizers"}
+# Circles that exist; none may be added.
+CIRCLES = [{f"e2llm.modeling.{name}" for name in ("gguf", "gguf_cache", "manifest", "parts")}]
 FILES = sorted(file for file in SOURCE.rglob("*.py") if file != SOURCE / "__init__.py")
 
 
@@ -70,27 +74,9 @@ def module_of(file):
     return ".".join(file.relative_to(SOURCE).with_suffix("").parts)
 
 
-def is_typing_block(node):
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
 def imported(file, *, top_only=False):
     """Full names of what a file imports, and the lines; only statements run on import if `top_only`."""
-
-    def visit(nodes):
-        for node in nodes:
-            if isinstance(node, ast.Import):
-                yield from ((alias.name, node.lineno) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                package = ["e2llm", *file.relative_to(SOURCE).parts[: -node.level]] if node.level else []
-                base = ".".join([*package, *([node.module] if node.module else [])])
-                yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
-            elif is_typing_block(node):
-                continue
-            elif not (top_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
-                yield from visit(ast.iter_child_nodes(node))
-
-    return list(visit(ast.parse(file.read_text(encoding="utf-8")).body))
+    return list(size.imported(file, late=not top_only, typing=False))
 
 
 def package_of(name):
@@ -128,6 +114,19 @@ def test_no_file_of_the_lowest_layer_needs_torch(file):
         assert found & HEAVY == set()
 
 
+def test_no_files_import_each_other_in_a_circle():
+    assert [found for found in size.circles(size.import_graph()) if found not in CIRCLES] == []
+
+
+def test_a_circle_is_found_wherever_its_imports_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(size, "SOURCE", tmp_path)
+    (tmp_path / "a.py").write_text("def late():\n    from b import name\n")
+    (tmp_path / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import c\n")
+    (tmp_path / "c.py").write_text("import a\n")
+    (tmp_path / "d.py").write_text("import a\n")
+    assert size.circles(size.import_graph()) == [{"a", "b", "c"}]
+
+
 def test_every_folder_and_module_has_its_layer():
     names = {module_of(file).split(".")[0] for file in FILES}
     assert names <= set(LAYERS)
@@ -136,14 +135,14 @@ def test_every_folder_and_module_has_its_layer():
 def test_the_rules_find_what_they_look_for(tmp_path, monkeypatch):
     bad = SOURCE / "modeling" / "imagined.py"
     code = (
-        "import pyarrow\nfrom e2llm.data import squad\ndef late():\n    from e2llm.inference import engine\n"
+        "import pyarrow\nfrom e2llm.data import sets\ndef late():\n    from e2llm.inference import engine\n"
     )
     monkeypatch.setattr(Path, "read_text", lambda self, **_: code)
     assert [item.split(" ")[-1] for item in wrong_imports(bad)] == [
-        "e2llm.data.squad",
+        "e2llm.data.sets",
         "e2llm.inference.engine",
     ]
-    assert [name for name, _ in imported(bad, top_only=True)] == ["pyarrow", "e2llm.data.squad"]
+    assert [name for name, _ in imported(bad, top_only=True)] == ["pyarrow", "e2llm.data.sets"]
 
 
 def modules_after(code):

@@ -12,8 +12,8 @@ from smol_raw import Raw
 from smol_sets import Named
 from smol_text import is_short, one_line, unwrap, window
 
-from e2llm.data.cuad import NOT_STATED, CuadConverter
 from e2llm.data.prepare import make_converter
+from e2llm.data.sets.cuad import NOT_STATED
 from e2llm.records import Record
 
 Placed = tuple[Part, str, Record]
@@ -170,7 +170,7 @@ def gold_sections(named: Iterable[Named]) -> Iterator[Named]:
 def contracts(raw: Raw) -> Iterator[Named]:
     """Yield CUAD's records with lower-case yes and no, and only terms that are literally in the text."""
     folder = raw.set_folder("cuad_v1", "CUAD_v1")
-    for record in raw.once("cuad", lambda: CuadConverter().convert(folder, "train")):
+    for record in raw.once("cuad", lambda: make_converter("cuad", {}).convert(folder)):
         document, _, category = record.id.rpartition(":")
         answer = record.answer
         if answer in ("Yes", "No", NOT_STATED):

@@ -3,7 +3,6 @@
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from smol_jobs import SEED, Job, by_hash, converted, with_test
@@ -108,7 +107,7 @@ PROSE_JOBS: list[Job] = [
 GUARDED = ("children", "classics", "novels", "tinystories", "storybooks")
 HAYSTACKS = ("prose-children", "prose-novels", "prose-storybooks", "prose-fairytaleqa", "prose-tinystories")
 
-# File -> kinds and train records. No kind of RULER's that is not a fact: no variables, no counting of words.
+# File -> kinds and train records.
 NEEDLES: dict[str, tuple[tuple[str, ...], int]] = {
     "needles-facts": (("fact", "facts", "text_fact", "text_facts"), 10_000),
     "needles-keys": (("number", "word", "multi_key", "multi_value"), 5_000),
@@ -117,19 +116,8 @@ _LENGTHS_CHARS = (500, 700, 1000, 1500, 2000, 3000, 4000, 6000)
 
 
 def hidden_facts(name: str, part: Part, haystacks: list[str]) -> Iterator[Record]:
-    """Yield facts hidden in prose, in wordings that are not RULER's.
-
-    RULER says "One of the special magic numbers for X is: N": records with "special magic" in them, which is
-    in RULER's phrases and their relatives, are left out, and UUIDs, which cost many tokens.
-    """
+    """Yield facts hidden in prose."""
     kinds, count = NEEDLES[name]
     count = count if part == "train" else count // 20
     seed = SEED + sum(map(ord, f"{name}/{part}"))
-    made = 0
-    for record in generate_needles(haystacks, count * 8, _LENGTHS_CHARS, kinds, seed, noise_fraction=0.0):
-        if "magic" in record.prompt or "special magic" in record.context or record.answer.count("-") > 3:
-            continue
-        made += 1
-        yield replace(record, source="needles")
-        if made == count:
-            return
+    return generate_needles(haystacks, count, _LENGTHS_CHARS, kinds, seed)

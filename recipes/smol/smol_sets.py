@@ -9,7 +9,7 @@ from typing import Any
 from smol_raw import Raw
 from smol_text import ask, detokenize, find_detokenized, is_short, one_line, window
 
-from e2llm.data.qamr import QamrConverter
+from e2llm.data.prepare import make_converter
 from e2llm.records import Record
 
 Named = tuple[str, Record]
@@ -95,7 +95,7 @@ def squad_sentences(
 
 def qamr(raw: Raw) -> Iterator[Named]:
     """Yield QAMR's questions on single sentences with normal spacing."""
-    for record in QamrConverter().convert(raw.set_folder("qamr"), "all"):
+    for record in make_converter("qamr", {}).convert(raw.set_folder("qamr"), "all"):
         context, answer = detokenize(record.context), detokenize(record.answer)
         spans = span_of(context, answer)
         if spans:

@@ -1,19 +1,19 @@
 """Where a text may be cut: the natural breaks of running text and of source code.
 
-A *break finder* gets `(text, start, floor, stop)` and returns where the chunk that began at `start` ends: a
+A *break finder* gets `(text, start, floor, stop)` and returns the end of the chunk that begins at `start`: a
 position in `[floor, stop]`, with `start < floor <= stop < len(text)`. The paper's chunker steps back to the
-last natural break; which breaks are natural, how far a step back may go, and code are chosen here.
+last natural break; the choice of breaks, the farthest step back, and the rule for code are ours.
 """
 
 import re
 
-# How much of a span a step back must leave, as a divisor: a sentence end or a line end may leave a quarter of
-# the span, a clause or a space half of it. Without a minimum, one early break would make crumbs of the text.
+# The share of a span that a step back must leave, as a divisor: a quarter for a sentence end or a line end,
+# half for a clause or a space. Without a minimum, one early break would cut the text into crumbs.
 _STRONG_DIVISOR = 4
 _WEAK_DIVISOR = 2
 
 _CLOSERS = "\"'”’»›)\\]}）」』】》〉］｝"
-# Scripts without spaces end a sentence by the mark alone; "." also stands in numbers and names, so that it
+# Scripts without spaces end a sentence by the mark alone; "." is also part of numbers and names, so that it
 # counts only before white space.
 _LINE_ENDS = r"\n\v\f\x85\u2028\u2029"
 _SPACED_ENDS, _BARE_ENDS = ".!?…؟۔։።", "。！？｡．।॥။"
@@ -21,7 +21,7 @@ _SPACED_CLAUSES, _BARE_CLAUSES = ",;:—–،؛", "，；：、､·"
 _SPACED_TAIL, _BARE_TAIL = r"(?:[ \t\u00a0]+|(?=\s))", r"[ \t\u3000]*"
 
 # `.*` runs to the end of the window and steps back in C: the first match is the last break. One set of all
-# marks goes before the alternatives because that halves the time.
+# marks before the alternatives halves the time.
 _LAST_STRONG = re.compile(
     rf"(?s:.*)[{_LINE_ENDS}\r{_SPACED_ENDS}{_BARE_ENDS}]"
     rf"(?:(?<=[{_SPACED_ENDS}])[{_CLOSERS}]*{_SPACED_TAIL}|(?<=[{_BARE_ENDS}])[{_CLOSERS}]*{_BARE_TAIL}"
@@ -35,7 +35,7 @@ _LAST_SPACE = re.compile(r"(?s:.*)\s")
 _LAST_BLANK_LINE = re.compile(r"(?s:.*)\n[ \t]*\r?\n")
 _LAST_LINE = re.compile(r"(?s:.*)\n")
 
-# Where a sentence of one's own may stand behind another: a mark and what closes it, with white space behind.
+# The end of a sentence: a mark and what closes it, before white space.
 SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)")
 
 _INDENT = r"[ \t]{0,4}"
@@ -49,7 +49,7 @@ _KEYWORDS = (
 _STATEMENTS = r"if|else|for|foreach|while|do|switch|match|select|catch|with|using|lock|return|await|yield|new"
 _ATTACHED = rf"{_INDENT}(?:@|#|//|/\*|\*)"  # a decorator, an attribute or a comment line
 # A function of the C family has no keyword: a name and a parenthesis, and a brace at the end of the line or
-# below; its type may stand alone on the line above. What a keyword of a statement begins is none.
+# below; its type may be alone on the line above. A statement begins with one of its keywords instead.
 _FUNCTION = (
     rf"(?!{_INDENT}(?:{_STATEMENTS})\b)(?:[A-Za-z_][\w *&:<>,]{{1,60}}\n(?P<name>))?"
     rf"{_INDENT}(?!(?:{_STATEMENTS})\b)[A-Za-z_~<][\w *&:<>,\[\]~?]{{0,100}}"
@@ -69,11 +69,11 @@ _DEFINITION_LOOKAHEAD_CHARS = 512
 
 
 def find_prose_break(text: str, start: int, floor: int, stop: int) -> int:
-    """Finds the last natural break of running text, as the paper's chunker does.
+    """Return the last natural break of running text, as the paper's chunker does.
 
     In this order: the last line end (so also paragraph break) or sentence end that leaves at least a quarter
     of the span; the last clause end, then the last white space, that leaves at least half; `stop` itself.
-    White space stays at the end of the chunk that it closes.
+    White space stays at the end of its chunk.
 
     Args:
         text: The whole document.
@@ -97,12 +97,12 @@ def find_prose_break(text: str, start: int, floor: int, stop: int) -> int:
 
 
 def find_code_break(text: str, start: int, floor: int, stop: int) -> int:
-    """Finds the break of program text that keeps definitions whole where it can.
+    """Return a break of program text that keeps definitions whole if possible.
 
     In this order, each leaving at least a quarter of the span: before the last definition indented by at
     most four characters (its decorators and comment lines stay with it), after the last blank line, at the
-    last line end; then as `find_prose_break`. Chosen here; the paper has no rule for code. The arguments
-    and the result are those of `find_prose_break`.
+    last line end; then as `find_prose_break`, whose arguments and result it has. The paper has no rule for
+    code.
     """
     low = max(floor, start + (stop - start) // _STRONG_DIVISOR)
     before_definition = _last_definition(text, start, low, stop)
@@ -113,7 +113,7 @@ def find_code_break(text: str, start: int, floor: int, stop: int) -> int:
 
 
 def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
-    """Returns where the last definition with its decorators begins, in `[low, stop]`; None without one."""
+    """Return where the last definition with its decorators begins, in `[low, stop]`, if there is one."""
     last = None
     covered = _skip_attached_lines(text, start, stop)
     for match in _DEFINITION.finditer(text, start, stop + _DEFINITION_LOOKAHEAD_CHARS):
@@ -129,9 +129,9 @@ def _last_definition(text: str, start: int, low: int, stop: int) -> int | None:
 
 
 def _skip_attached_lines(text: str, position: int, stop: int) -> int:
-    """Returns the position after the decorator and comment lines that begin at `position` and end by `stop`.
+    """Return the position after the decorator and comment lines that begin at `position` and end by `stop`.
 
-    A line that goes on beyond `stop` holds no place to cut, and is not read to its end: it may be the text.
+    A line that continues beyond `stop` has no place to cut, and is not read to its end: it may be the text.
     """
     while position < stop and (line := _ATTACHED_LINE.match(text, position, stop)):
         position = line.end()

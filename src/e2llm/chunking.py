@@ -1,9 +1,9 @@
-"""Splits a document into chunks that the encoder can read.
+"""Split a document into chunks that the encoder can read.
 
 The rule is the paper's (arXiv 2409.06679, the chunker): take a span of at most
 `chunk_size_chars` characters, step back inside it to the last natural break, cut there, and start the next
-span at the cut. The breaks are those of `e2llm.chunk_breaks`; overlap and the token limit are chosen here.
-Adding a kind of text is one break finder and one line in `CHUNKERS`.
+span at the cut. The breaks are those of `e2llm.chunk_breaks`; overlap and the token limit are ours. To add a
+kind of text, write a break finder and add a line to `CHUNKERS`.
 """
 
 from __future__ import annotations
@@ -76,23 +76,21 @@ def split_text(
     max_tokens: int | None = None,
     fitting: Container[str] = (),
 ) -> list[Chunk]:
-    """Splits a text into chunks that cover it completely, in order.
+    """Split a text into chunks that cover it completely, in order.
 
-    At `overlap_chars=0` the chunk texts joined give the text back. The rule for
-    prose is the paper's chunker, and the overlap its optional variant; the rest is chosen here. An overlap
-    begins at a word if one starts in its first half, so that it repeats no half word.
+    Without overlap, the joined chunk texts are the text. The rule for prose is the paper's chunker, and the
+    overlap its optional variant. An overlap begins at a word if one starts in its first half.
 
     Args:
         text: Any string; an empty one gives no chunks.
-        chunk_size_chars: Most characters in a chunk, 1 or more; `tokens` does not use it (and warns if set).
+        chunk_size_chars: Most characters in a chunk, 1 or more; `tokens` ignores it (and warns if set).
         overlap_chars: How many characters before the end of one chunk the next one starts, at most; 0 or
             more and below `chunk_size_chars`. Where tokens set a chunk's size, also at most half that chunk.
         kind: `prose`, `code` or `tokens`: a key of `CHUNKERS`.
-        tokenizer: The encoder's tokenizer, a fast one. Every chunk then fits `max_tokens`; one that does not
-            is split again.
+        tokenizer: The encoder's fast tokenizer. Chunks that exceed `max_tokens` are split again.
         max_tokens: Most encoder tokens in a chunk, special tokens included. Text that looks like a special
             token counts as text (`split_special_tokens=True`).
-        fitting: Texts that are known to fit `max_tokens` and are not measured again.
+        fitting: Texts that fit `max_tokens` and need not be measured.
 
     Returns:
         The chunks; each one ends after the one before it.
@@ -148,7 +146,7 @@ def _make_meter(
     max_tokens: int | None,
     fitting: Container[str],
 ) -> _TokenMeter | None:
-    """Checks the two arguments that come together and returns the meter they make, or None."""
+    """Return a meter if both the tokenizer and its limit are given, or None without both."""
     if tokenizer is None and max_tokens is None:
         if kind == "tokens":
             raise E2LLMError("kind='tokens' needs tokenizer and max_tokens; pass both or use kind='prose'")
@@ -170,12 +168,12 @@ def _make_meter(
 def _walk(
     text: str, span: _Span, reach: Reach, find_break: BreakFinder, overlap_chars: int, by_tokens: bool = False
 ) -> list[_Span]:
-    """Cuts a span into spans that each end within `reach(start)`; their ends strictly rise to `span.end`."""
+    """Cut a span into spans that each end within `reach(start)`; their ends strictly rise to `span.end`."""
     start, fresh, last = span
     spans = []
     while True:
         stop = reach(start)
-        if stop <= fresh and start < fresh:  # nothing new would fit behind the overlap: go without it
+        if stop <= fresh and start < fresh:  # nothing new would fit after the overlap: drop it
             start = fresh
             stop = reach(start)
         if stop >= last:
@@ -194,10 +192,10 @@ def _walk(
 
 
 def _avoid_split_cluster(text: str, position: int, floor: int) -> int:
-    """Returns `position`, or the place before the character cluster that a cut there would tear apart.
+    """Return `position`, or the place before the character cluster that a cut there would split.
 
     Clusters are approximate: combining marks, variation selectors, joined emoji, skin tones, flags and CRLF.
-    One that is longer than 32 characters, or that begins before `floor`, is cut all the same.
+    A cluster that is longer than 32 characters, or that begins before `floor`, is split anyway.
     """
     at = position
     lowest = max(floor, position - _MAX_CLUSTER_CHARS)
@@ -209,7 +207,7 @@ def _avoid_split_cluster(text: str, position: int, floor: int) -> int:
 
 
 def _continues_cluster(text: str, position: int) -> bool:
-    """Whether the character at `position` belongs to the one before it."""
+    """Return whether the character at `position` belongs to the one before it."""
     here, before = text[position], text[position - 1]
     if here == "\n":
         return before == "\r"
@@ -229,7 +227,7 @@ def _continues_cluster(text: str, position: int) -> bool:
 
 
 def _overlap_start(text: str, earliest: int, end: int) -> int:
-    """Returns where an overlap of at most `end - earliest` begins: at a word in its first half, if one is."""
+    """Return where an overlap of at most `end - earliest` begins: at a word in its first half, if any."""
     word = _WORD_START.search(text, earliest, (earliest + end) // 2 + 1)
     if word:
         return word.start()
@@ -240,7 +238,7 @@ def _overlap_start(text: str, earliest: int, end: int) -> int:
 
 
 class _TokenMeter:
-    """Measures spans in encoder tokens, special tokens left out."""
+    """Measures spans in encoder tokens, without special tokens."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, budget: int, max_tokens: int, fitting: Container[str]
@@ -251,7 +249,7 @@ class _TokenMeter:
         self.max_tokens = max_tokens
 
     def starts(self, text: str, span: _Span) -> list[int]:
-        """Returns where each token of the span starts, as positions in `text`, in rising order."""
+        """Return where each token of the span starts, as rising positions in `text`."""
         blocks = _walk(text, _Span(span.start, span.start, span.end), _block_end, find_prose_break, 0)
         encoded = self._encode([text[block.start : block.end] for block in blocks], offsets=True)
         return sorted(
@@ -261,7 +259,7 @@ class _TokenMeter:
         )
 
     def fits(self, text: str, spans: list[_Span]) -> list[bool]:
-        """Says for each span whether it is within the budget."""
+        """Return for each span whether it is within the budget."""
         pieces = [text[start:end] for start, _, end in spans]
         answers = [piece in self._fitting for piece in pieces]
         unknown = [place for place, known in enumerate(answers) if not known]
@@ -291,10 +289,10 @@ def _block_end(start: int) -> int:
 def _split_until_fit(
     text: str, spans: list[_Span], meter: _TokenMeter, find_break: BreakFinder, overlap_chars: int
 ) -> list[_Span]:
-    """Splits the spans that exceed the meter's budget until all fit.
+    """Split the spans that exceed the meter's budget until all fit.
 
-    A piece is measured again on its own: a cut inside a word may change the tokens on both sides. Every
-    round makes the pieces shorter, so it ends.
+    Each piece is measured again: a cut inside a word may change the tokens on both sides. The pieces get
+    shorter every round, so it ends.
     """
     done: list[_Span] = []
     while spans:
@@ -316,7 +314,7 @@ def _split_until_fit(
 def _split_misfit(
     text: str, span: _Span, meter: _TokenMeter, find_break: BreakFinder, overlap_chars: int
 ) -> list[_Span]:
-    """Cuts one span that exceeds the budget where its tokens say; every piece is shorter than the span."""
+    """Cut one span that exceeds the budget between its tokens; every piece is shorter than the span."""
     if span.end - span.start == 1:
         raise E2LLMError(
             f"max_tokens={meter.max_tokens} is too small: the character {text[span.start]!r} at {span.start} "

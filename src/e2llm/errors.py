@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend: the command line shows their text on one line and exits with 1."""
+"""Errors that the user can fix: the command line prints their text on one line and exits with 1."""
 
 
 class E2LLMError(ValueError):
-    """Bad input: the message says what was got, what is allowed and what to change."""
+    """Bad input: the message says what was received, what is allowed and what to change."""
 
 
 class ContextOverflowError(E2LLMError):
@@ -14,15 +14,15 @@ class CheckpointError(E2LLMError):
 
 
 class StoreError(E2LLMError):
-    """A store of encoded chunks that is damaged, of another making, full, or not to be written to."""
+    """A store of encoded chunks that is damaged, not one of e2llm, full, or read-only."""
 
 
 class E2LLMWarning(UserWarning):
-    """What a user should know of an answer, and is no error, such as a rate without training."""
+    """Something that a user should know about an answer, such as a rate without training."""
 
 
 class MissingExtraError(ImportError):
-    """An optional library is not installed; the message names the extra that brings it."""
+    """An optional library is not installed; the message names the extra that installs it."""
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed; it comes with: pip install 'e2llm[{extra}]'")
+        super().__init__(f"{library} is not installed; install it with: pip install 'e2llm[{extra}]'")

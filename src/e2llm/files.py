@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, synced, and renamed into it."""
+"""Write files whole or not at all: to a temporary file in the same folder, synced and renamed."""
 
 import errno
 import os
@@ -15,20 +15,19 @@ FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # also a quota, an
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Give a stream of bytes that takes the place of `file` at the end, or of nothing after an exception.
+    """Give a stream of bytes that replaces `file` at the end, unless there is an exception.
 
-    The folder is made if need be. The file gets the permissions that the user's umask gives new files. Of a
-    link, the file that it leads to is replaced.
+    The folder is created if it does not exist. The file gets the permissions of the user's umask. For a link,
+    its target is replaced.
 
     Raises:
-        OSError: If it cannot be written, with its name.
-        E2LLMError: If the place is a folder, a device or the like, or the name cannot be one of a file.
+        OSError: If the file cannot be written, with its name.
+        E2LLMError: If the path is a folder or a device, or is invalid.
     """
     try:
         target = Path(os.path.realpath(file))
         if target.exists() and not target.is_file():
-            kind = "a folder" if target.is_dir() else "a device or the like"
-            raise E2LLMError(f"{file} is {kind}; name a file")
+            raise E2LLMError(f"{file} is {'a folder' if target.is_dir() else 'a device'}; name a file")
     except (ValueError, OSError) as error:
         if isinstance(error, E2LLMError):
             raise
@@ -37,7 +36,7 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{file.name[:32]}.", dir=file.parent)
-    except OSError as error:  # it would name the file beside, which nobody knows
+    except OSError as error:  # it would name the temporary file
         raise OSError(error.errno, error.strerror, str(file)) from error
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -62,10 +61,10 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 def put_between(document: str, begin: str, end: str, content: str) -> str:
-    """The document with `content` between its two marks, in the place of what stood there.
+    """Return the document with `content` between its two marks, instead of what was there.
 
     Args:
-        document: The text of a document, with each mark in a line of its own.
+        document: The text of a document, with each mark on a separate line.
         begin: The mark before the content.
         end: The mark after it.
         content: What to put there.
@@ -76,12 +75,12 @@ def put_between(document: str, begin: str, end: str, content: str) -> str:
     before, found, rest = document.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise E2LLMError(f"the document lacks the lines {begin} and {end}")
+        raise E2LLMError(f"the document lacks the line {begin} or {end}; add both")
     return f"{before}{begin}\n\n{content}\n{end}{after}"
 
 
 def sync(path: Path) -> None:
-    """Have a file or a folder, which must exist, written to the disk."""
+    """Flush a file or a folder, which must exist, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

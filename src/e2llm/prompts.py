@@ -1,7 +1,7 @@
-"""The wording of both objectives, and where context, instruction and answer stand in the decoder's input.
+"""The wording of both objectives, and the order of context, instruction and answer in the decoder's input.
 
-The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text that users bring is encoded as plain
-characters, so that nothing in it becomes a control token.
+The order is the paper's: `[prompt] c_1 ... c_N [query]`. Text of users is encoded as plain characters, so
+that nothing in it becomes a control token.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ IGNORE_INDEX = -100  # the label of a position that predicts nothing, as in torc
 UNDERSTANDING_PROMPT = "Restate the context."
 CONTINUE_PROMPT = "Continue the context."
 SUMMARY_PROMPT = "Summarize the context."
-OPTION_LETTERS = ascii_uppercase  # names of the choices of a multiple-choice question, in their order
+OPTION_LETTERS = ascii_uppercase  # of a multiple-choice question
 
 _CONTEXT_MARK = "\u2402CONTEXT\u2403"
 _PROMPT_MARK = "\u2402PROMPT\u2403"
@@ -36,13 +36,13 @@ class PromptTemplate:
     """Token ids around the three texts.
 
     Attributes:
-        before_context: Ids ahead of the soft tokens.
+        before_context: Ids before the soft tokens.
         before_prompt: Ids between the soft tokens and the instruction.
         before_answer: Ids between the instruction and the answer.
         after_answer: Ids that end the answer.
         between_turns: Ids between an answer and the next instruction of a conversation; None if the chat
             template takes one turn only.
-        answer_prefix: Text put in front of the instruction and the answer, so that their first word is an
+        answer_prefix: Text before the instruction and the answer, so that their first word is an
             ordinary word for the tokenizer.
     """
 
@@ -55,7 +55,7 @@ class PromptTemplate:
 
 
 def word_options(question: str, options: Sequence[str]) -> str:
-    """The prompt of a multiple-choice question: the question, its lettered options, and what to answer with.
+    """Return the prompt of a multiple-choice question: question, lettered options, and how to answer.
 
     The wording is chosen here (docs/fidelity.md); scores on it are not those of a benchmark's own prompt.
 
@@ -74,7 +74,7 @@ def word_options(question: str, options: Sequence[str]) -> str:
 
 
 def option_lines(options: Sequence[str]) -> list[str]:
-    """Each option behind its letter, as `A. text`; options beyond the last letter are left out."""
+    """Return each option after its letter, as `A. text`; options beyond the last letter are left out."""
     return [f"{letter}. {option}" for letter, option in zip(OPTION_LETTERS, options, strict=False)]
 
 
@@ -115,7 +115,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 @lru_cache(maxsize=16)
 def _control_tokens(tokenizer: Any, size: int) -> tuple[re.Pattern[str] | None, frozenset[int]]:
-    """A pattern that finds control tokens in text, and their ids; `size` renews it when tokens are added."""
+    """Return a pattern of control tokens in text, and their ids; `size` changes when tokens are added."""
     tokens = {
         token.content: index
         for index, token in tokenizer.added_tokens_decoder.items()

@@ -1,4 +1,4 @@
-"""One JSONL record (`context`, `prompt`, `answer`): validate, read, write; errors name file and line.
+"""A JSONL record (`context`, `prompt`, `answer`): validate, read, write; errors name file and line.
 
 The three keys are those of the paper's official data file, so files made for it load unchanged.
 """
@@ -21,13 +21,13 @@ LineFault = Literal["not_utf8", "not_json", "missing_keys", "wrong_value"]
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that holds no record.
+    """A line that is not a record.
 
     Attributes:
-        file: The file, as it was named.
+        file: The file.
         number: The line's number, from 1.
-        fault: What kind of mistake it is.
-        problem: What is wrong, without the place.
+        fault: The kind of mistake.
+        problem: The mistake, without its place.
     """
 
     file: str
@@ -55,13 +55,12 @@ class Record:
         prompt: The instruction or question.
         answer: The reference answer that the reasoning objective trains on.
         references: Further accepted answers, for scoring only.
-        evidence: Character spans `(start, end)` of `context` that hold the answer, where the data set tells.
+        evidence: Character spans `(start, end)` of `context` with the answer, if the data set has them.
         id: A name that is unique within its data set.
         source: The data set's name.
-        options: Texts of the choices of a multiple-choice question, 2 to 26, in the order of their letters A,
-            B, C, ...; the prompt lists them (`e2llm.prompts.word_options`), `answer` is the letter of the
-            right one.
-        groups: What scores are broken down by, such as `{"difficulty": "hard"}`.
+        options: 2 to 26 choices of a multiple-choice question, in the order of their letters A, B, C, ...
+            The prompt lists them (`e2llm.prompts.word_options`), `answer` is the letter of the right one.
+        groups: Groups for which scores are reported separately, such as `{"difficulty": "hard"}`.
     """
 
     context: str
@@ -75,7 +74,7 @@ class Record:
     groups: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        """Check the fields; raises `E2LLMError` with what is wrong."""
+        """Check the fields; raise `E2LLMError` for a wrong one."""
         for name in (*_REQUIRED_KEYS, "id", "source"):
             if not isinstance(getattr(self, name), str):
                 raise E2LLMError(f"{name!r} must be a string, got {type(getattr(self, name)).__name__}")
@@ -114,7 +113,7 @@ class Record:
 
     @property
     def is_text_only(self) -> bool:
-        """Whether the record has no question, only a context to restate."""
+        """Whether there is no question, only a context to restate."""
         return not self.prompt.strip()
 
 
@@ -122,7 +121,7 @@ def record_from_dict(data: Any) -> Record:
     """Build a record from one decoded JSON object; keys beyond those of `Record` are ignored.
 
     Raises:
-        E2LLMError: If `data` is not an object, lacks a key, or holds a value of a wrong type.
+        E2LLMError: If `data` is not an object, lacks a key, or has a value of a wrong type.
     """
     if not isinstance(data, dict):
         raise E2LLMError(f"expected a JSON object, got {type(data).__name__}")
@@ -148,13 +147,13 @@ def record_from_dict(data: Any) -> Record:
 
 
 def _given(data: dict[str, Any], key: str, default: Any) -> Any:
-    """The value under an optional key; null is as good as none."""
+    """Return the value of an optional key; null counts as missing."""
     value = data.get(key)
     return default if value is None else value
 
 
 def _spans(data: dict[str, Any]) -> tuple[tuple[int, int], ...]:
-    """The pairs of whole numbers under `evidence`."""
+    """Return the pairs of whole numbers under `evidence`."""
     spans = _given(data, "evidence", [])
     is_list = isinstance(spans, list | tuple)
     if not is_list or not all(
@@ -165,7 +164,7 @@ def _spans(data: dict[str, Any]) -> tuple[tuple[int, int], ...]:
 
 
 def _strings(data: dict[str, Any], key: str) -> tuple[str, ...]:
-    """The list of strings under an optional key."""
+    """Return the list of strings under an optional key."""
     values = _given(data, key, ())
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
         raise E2LLMError(f"{key!r} must be a list of strings")
@@ -175,10 +174,10 @@ def _strings(data: dict[str, Any], key: str) -> tuple[str, ...]:
 def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
     """Read a JSONL file, one record a line, without holding the file in memory.
 
-    Blank lines are passed over, and so is a byte-order mark at the beginning.
+    Blank lines and a byte-order mark at the beginning are skipped.
 
     Raises:
-        FileNotFoundError: If `path` is no file.
+        FileNotFoundError: If `path` is not a file.
         E2LLMError: At the first bad line, with file and line number.
     """
     for _, record in read_numbered(path):
@@ -192,11 +191,11 @@ def read_numbered(
 
     Args:
         path: The file.
-        on_bad_line: Told of each bad line, which is then passed over; without it the first one is an error.
+        on_bad_line: Called with each bad line, which is then skipped; without it the first one is an error.
 
     Raises:
-        FileNotFoundError: If `path` is no file.
-        E2LLMError: At the first bad line, with file and line number, unless `on_bad_line` takes it.
+        FileNotFoundError: If `path` is not a file.
+        E2LLMError: At the first bad line, with file and line number, without `on_bad_line`.
     """
     file = Path(path)
     if not file.is_file():
@@ -217,14 +216,14 @@ def read_numbered(
 
 
 def missing_file(file: Path) -> str:
-    """What is wrong with the place of a records file that is not there."""
+    """Return the error message for a missing records file."""
     if file.is_dir():
         return f"{file} is a folder; name a file of records"
     return f"no such records file: {file}; make one with 'e2llm prepare'"
 
 
 def _fault_of(error: Exception) -> tuple[LineFault, str]:
-    """The kind of a line's mistake, and what is wrong with it."""
+    """Return the kind of a line's mistake, and the mistake."""
     if isinstance(error, UnicodeDecodeError):
         return "not_utf8", f"not UTF-8 ({error.reason}); save the file as UTF-8"
     if isinstance(error, json.JSONDecodeError):
@@ -235,7 +234,7 @@ def _fault_of(error: Exception) -> tuple[LineFault, str]:
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
-    """The JSON object of a record; optional keys only where they hold something."""
+    """Return the JSON object of a record, without empty optional keys."""
     data: dict[str, Any] = {"context": record.context, "prompt": record.prompt, "answer": record.answer}
     if record.references:
         data["references"] = list(record.references)

@@ -1,10 +1,10 @@
-"""Lone surrogates: characters of a Python string that stand for no text, and that no tokenizer reads."""
+"""Lone surrogates: characters of a Python string that are not text, and that no tokenizer reads."""
 
 from e2llm.errors import E2LLMError
 
 
 def reject_lone_surrogates(text: str, name: str = "the text") -> None:
-    """Raise `E2LLMError` if a text holds half of a surrogate pair, as undecodable bytes leave it."""
+    """Raise `E2LLMError` if a text has half of a surrogate pair, as undecodable bytes leave it."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

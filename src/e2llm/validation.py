@@ -1,4 +1,4 @@
-"""What is read back or given as options is checked by pydantic; its refusals become one sentence here."""
+"""Pydantic models for options and for files that are read back; their errors become one sentence here."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ Checked = TypeVar("Checked", bound="CheckedModel")
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values that a field takes, in words; an annotation of the field.
+    """The allowed values of a field in words; an annotation of the field.
 
     Attributes:
         words: Such as `a whole number, 0 or more`.
@@ -22,7 +22,7 @@ class Allowed:
 
 
 class CheckedModel(BaseModel):
-    """Values of the right types and ranges that never change."""
+    """Immutable values of the right types and ranges."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -48,7 +48,7 @@ class CheckedModel(BaseModel):
 
 
 def explain(model: type[BaseModel], error: ValidationError, values: Any = None) -> str:
-    """Return what is wrong with the first value that a model refused, and what is allowed."""
+    """Return the fault of the first value that a model rejected, and what is allowed."""
     fault = error.errors(include_url=False)[0]
     own = fault.get("ctx", {}).get("error")
     if isinstance(own, ValueError):
@@ -57,7 +57,7 @@ def explain(model: type[BaseModel], error: ValidationError, values: Any = None) 
     if fault["type"] == "missing":
         return f"{place} is missing"
     if fault["type"] == "extra_forbidden":
-        return f"there is no {place}; known are {', '.join(model.model_fields)}"
+        return f"there is no {place}; choose from: {', '.join(model.model_fields)}"
     name = str(fault["loc"][0]) if fault["loc"] else ""
     field = model.model_fields.get(name)
     for item in field.metadata if field is not None else ():

@@ -1,4 +1,4 @@
-"""The one place that states the version, and the commit that the code runs from."""
+"""The version, and the commit of the source tree."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, or None where e2llm does not run from one."""
+    """Return the commit of the source tree, or None if e2llm does not run from one."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],

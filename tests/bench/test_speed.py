@@ -1,15 +1,15 @@
-import io
-import json
 import os
-import sys
 from typing import ClassVar
 
 import pytest
-import torch
 
-from e2llm.bench import processes, sides, speed
+from e2llm import Engine
+from e2llm.bench import decoders, speed
+from e2llm.bench.decoders import build_engine, text_of_length
 from e2llm.bench.processes import Worker
 from e2llm.bench.speed import format_speed, make_row, measure_speed, ratio
+from e2llm.errors import E2LLMError
+from tiny_models import tiny_model, tiny_processor
 
 PROMISED = {
     "context_tokens",
@@ -22,18 +22,17 @@ PROMISED = {
     "kv_bytes_ours",
     "peak_bytes_full",
     "peak_bytes_ours",
-    "gemm_fraction",
 }
 
 
 def measurement(seconds, **more):
-    sizes = {"positions": 10, "kv_bytes": 100, "peak_bytes": 500, "loaded_bytes": 400}
+    sizes = {"positions": 10, "kv_bytes": 100, "peak_bytes": 500}
     return {"ttft_s": seconds, "ms_per_token": 10 * seconds, **sizes, **more}
 
 
 @pytest.fixture
 def row():
-    cold = [measurement(seconds, peak_bytes=300, gemm_fraction=0.5) for seconds in (1.0, 9.0, 2.0)]
+    cold = [measurement(seconds, peak_bytes=300) for seconds in (1.0, 9.0, 2.0)]
     found = {"full": [measurement(20.0), measurement(24.0)], "cold": cold, "warm": [measurement(0.5)]}
     return make_row(64, found, {})
 
@@ -48,12 +47,11 @@ def test_a_row_holds_medians_and_spread(row):
 def test_ratios_are_of_the_medians(row):
     assert row["speedup_cold"] == 11.0
     assert row["speedup_warm"] == 44.0
-    assert row["ms_per_token_fraction"] == 20.0 / 220.0
+    assert row["kv_ratio"] == 1.0
 
 
 def test_the_peak_of_our_side_counts_warm_runs_too(row):
     assert row["peak_bytes_ours"] == 500
-    assert row["extra_bytes_ours"] == 100
 
 
 def test_a_row_has_the_promised_keys(row):
@@ -65,11 +63,9 @@ def test_a_ratio_of_something_missing_is_missing():
 
 
 def test_a_side_that_failed_leaves_nulls_and_a_note():
-    ours = [measurement(1.0, gemm_fraction=0.5)]
+    ours = [measurement(1.0)]
     row = make_row(64, {"full": [], "cold": ours, "warm": ours}, {"full": "no memory"})
-    assert (
-        row["ttft_full_s"] is row["speedup_cold"] is row["peak_bytes_full"] is row["extra_bytes_full"] is None
-    )
+    assert row["ttft_full_s"] is row["speedup_cold"] is row["peak_bytes_full"] is None
     assert row["ttft_cold_s"] == 1.0
     assert format_speed([row]).splitlines()[-1] == "64 tokens, full: no memory"
 
@@ -79,11 +75,12 @@ class FakeWorker:
 
     log: ClassVar[list[str]] = []
 
-    def __init__(self, module, settings):
+    def __init__(self, make, settings):
         self.side = settings["side"]
-        self.started = {"context_tokens": settings["context_tokens"], "chars_per_token": 4.0}
 
-    def ask(self, way):
+    def ask(self, method, way=None):
+        if method == "describe":
+            return {"context_tokens": 64, "chars_per_token": 4.0}
         self.log.append(f"{self.side} {way}")
         failed = way == "full" and self.log.count("full full") > 1
         return {"error": "no memory"} if failed else measurement(1.0)
@@ -110,68 +107,96 @@ def test_repeats_take_turns_and_a_way_that_failed_is_not_tried_again(monkeypatch
     assert row["errors"] == {"full": "no memory"}
 
 
-def run_as_worker(monkeypatch, code):
-    """Have `Worker` run a line of Python in the place of the module."""
-    start = processes.subprocess.Popen
-    monkeypatch.setattr(
-        processes.subprocess, "Popen", lambda command, **more: start([sys.executable, "-c", code], **more)
-    )
+class Echo:
+    """What a worker may do: answer, fail, and die."""
+
+    def __init__(self, settings):
+        if settings == "fail":
+            raise ValueError("no such\nshape")
+
+    def answer(self, value):
+        return {"value": value, "process": os.getpid()}
+
+    def die(self):
+        os._exit(9)
 
 
-def test_a_killed_worker_is_an_error_and_not_a_crash(monkeypatch):
-    run_as_worker(monkeypatch, "import os; input(); os.kill(os.getpid(), 9)")
-    with Worker("nothing", {}) as worker:
-        assert worker.ask("full") == {"error": "the process was killed, probably out of memory"}
-
-
-def test_what_a_worker_said_before_it_ended_is_told(monkeypatch):
-    run_as_worker(monkeypatch, "input(); raise SystemExit('no such library')")
-    with Worker("nothing", {}) as worker:
-        assert worker.started == {"error": "the process ended with 1: no such library"}
-
-
-def test_an_interrupt_while_a_worker_starts_ends_it(monkeypatch):
-    run_as_worker(monkeypatch, "import os; print(os.getpid(), flush=True); [input() for _ in iter(int, 1)]")
-    seen = []
-
-    def interrupted(line):
-        seen.append(int(line))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(processes.json, "loads", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        Worker("nothing", {})
+def test_a_worker_answers_from_another_process_until_it_ends():
+    with Worker(Echo, "settings") as worker:
+        first, second = worker.ask("answer", 1), worker.ask("answer", 2)
+        assert (first["value"], second["value"]) == (1, 2)
+        assert first["process"] == second["process"] != os.getpid()
+        assert worker.ask("absent")["error"].startswith("AttributeError: ")
+        assert worker.ask("die") == {"error": "the process ended with 9, probably out of memory"}
     with pytest.raises(ProcessLookupError):
-        os.kill(seen[0], 0)
+        os.kill(first["process"], 0)
 
 
-def test_a_worker_answers_each_command_with_a_line(monkeypatch):
-    class Side:
-        def __init__(self, settings, store):
-            self.text = "four"
-            self.engine = type("Engine", (), {"count_tokens": staticmethod(len)})
-
-        def measure(self, way):
-            if way == "full":
-                raise MemoryError("too large")
-            return {"ttft_s": 1.0}
-
-    monkeypatch.setattr(sides, "Side", Side)
-    replies = io.StringIO()
-    threads = torch.get_num_threads()
-    sides.serve(io.StringIO(f'{{"num_threads": {threads}}}\n"full"\n"cold"\n'), replies)
-    assert [json.loads(line) for line in replies.getvalue().splitlines()] == [
-        {"context_tokens": 4, "chars_per_token": 1.0},
-        {"error": "MemoryError: too large"},
-        {"ttft_s": 1.0},
-    ]
+def test_an_object_that_cannot_be_built_answers_why():
+    with Worker(Echo, "fail") as worker:
+        assert worker.ask("answer", 1) == {"error": "ValueError: no such shape"}
 
 
-def test_a_side_that_cannot_be_built_answers_why(monkeypatch):
-    def fail(settings, store):
-        raise ValueError("no such\nshape")
+@pytest.fixture
+def make_side(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "build_engine", lambda **_: Engine(tiny_model(), tiny_processor()))
+    monkeypatch.setattr(speed, "reset_peak", lambda: None)  # that of the test run is not ours to change
+    settings = {"engine": {}, "soft_tokens": 1, "context_tokens": 100, "store": tmp_path / "store"}
+    return lambda side: speed.Side({**settings, "side": side})
 
-    monkeypatch.setattr(sides, "Side", fail)
-    replies = io.StringIO()
-    sides.serve(io.StringIO(f'{{"num_threads": {torch.get_num_threads()}}}\n"full"\n'), replies)
-    assert json.loads(replies.getvalue()) == {"error": "ValueError: no such shape"}
+
+def test_the_full_side_does_without_the_encoder(make_side):
+    side = make_side("full")
+    assert {item.device.type for item in side.engine.model.chunk_encoder.parameters()} == {"meta"}
+    result = side.measure("full")
+    assert result["positions"] > 100
+    assert result["kv_bytes"] == 2 * 2 * 2 * 8 * result["positions"] * 4
+
+
+def test_our_side_reads_fewer_positions_than_there_are_tokens(make_side):
+    result = make_side("ours").measure("cold")
+    assert result["positions"] < 100
+    assert result["ttft_s"] > 0
+
+
+def test_a_warm_run_reads_nothing_new(make_side):
+    side = make_side("ours")
+    side.measure("warm")
+    kept = len(side.store)
+    read, texts = side.engine.reader.read, []
+    side.engine.reader.read = lambda new, **more: texts.extend(new) or read(new, **more)
+    assert side.measure("warm")["positions"] > 0
+    assert texts == []
+    assert len(side.store) == kept > 1
+
+
+@pytest.mark.parametrize("num_tokens", [64, 65, 1000])
+def test_a_text_is_repeated_and_cut_to_the_exact_length(num_tokens):
+    engine = Engine(tiny_model(), tiny_processor())
+    for text in (None, "A key under a stone."):
+        assert engine.count_tokens(text_of_length(engine, num_tokens, text)) == num_tokens
+
+
+def test_an_empty_text_is_refused():
+    with pytest.raises(E2LLMError, match="empty"):
+        text_of_length(Engine(tiny_model(), tiny_processor()), 64, "")
+
+
+def test_a_shape_is_built_with_its_dimensions_and_room_for_the_context(monkeypatch):
+    tiny = {
+        **decoders.SHAPES["qwen2.5-0.5b"],
+        "num_hidden_layers": 1,
+        "hidden_size": 56,
+        "intermediate_size": 8,
+    }
+    monkeypatch.setitem(decoders.SHAPES, "tiny", tiny)
+    engine = build_engine(shape="tiny", model=None, least_window=40_000, device="cpu")
+    assert engine.window == 40_000
+    text = text_of_length(engine, 500)
+    assert engine.count_tokens(text) == 500
+    assert 4 <= len(text) / 500 <= 6
+
+
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(E2LLMError, match="choose one of: smollm2-135m"):
+        build_engine(shape="gpt-9", model=None)

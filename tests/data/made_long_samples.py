@@ -6,46 +6,14 @@ from sample_files import write_csv, write_json, write_json_lines, write_text
 
 
 def make_govreport(root: Path) -> Path:
-    """A made sample in the layout of the authors' folder: one report of each agency in train."""
-    crs_report = {
-        "section_title": "",
-        "paragraphs": ["A made opening."],
-        "subsections": [
-            {
-                "section_title": "Made Background",
-                "paragraphs": ["It is  made.", ""],
-                "subsections": [{"section_title": "More", "paragraphs": ["Deep."], "subsections": []}],
-            }
-        ],
-    }
-    crs = {"id": "R1", "title": "Made", "summary": ["A made summary.", "It ends."], "reports": crs_report}
-    gao = {
-        "id": "GAO-1",
-        "title": "Made",
-        "highlight": [
-            {"section_title": "What GAO Found", "paragraphs": ["GAO made it up."], "subsections": []},
-            {"section_title": "What GAO Recommends", "paragraphs": ["Stop."], "subsections": []},
-        ],
-        "report": [{"section_title": "Letter", "paragraphs": ["Dear made reader."], "subsections": []}],
-    }
-    for name in ("R1", "R2"):
-        write_json(root / "crs" / f"{name}.json", {**crs, "id": name})
-    write_json(root / "gao" / "GAO-1.json", gao)
-    lists = {"crs_train": "R1\n", "gao_train": "GAO-1\n", "crs_valid": "R2\n", "gao_valid": ""}
-    for name, text in lists.items():
-        write_text(root / "split_ids" / f"{name}.ids", text)
-    return root
-
-
-def make_govreport_tables(root: Path) -> Path:
-    """A made sample in the layout of the table on Hugging Face: JSON lines and Parquet."""
+    """A made sample in the layout of the table on Hugging Face."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    write_json_lines(root / "train.jsonl", [{"report": " A made report. ", "summary": "Made."}])
-    (root / "document").mkdir()
-    table = pa.table({"report": ["Another.", None], "summary": ["Made too.", "Lost."]})
-    pq.write_table(table, root / "document" / "validation-00000-of-00001.parquet")
+    (root / "document").mkdir(parents=True)
+    for name in ("train", "validation"):
+        table = pa.table({"report": [" A made report. ", None], "summary": ["Made.", "Lost."]})
+        pq.write_table(table, root / "document" / f"{name}-00000-of-00001.parquet")
     return root
 
 

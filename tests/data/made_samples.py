@@ -253,7 +253,7 @@ Nevada. The Buyer may audit the books.
 
 
 def make_cuad(root: Path) -> Path:
-    from e2llm.data.cuad import QUESTIONS
+    from e2llm.data.sets.cuad import QUESTIONS
 
     row = dict.fromkeys(QUESTIONS, "[]") | {f"{category}-Answer": "" for category in QUESTIONS}
     row |= {
@@ -276,22 +276,6 @@ def make_cuad(root: Path) -> Path:
     return root
 
 
-def make_cuad_json(root: Path) -> Path:
-    start = CONTRACT.index("It is governed")
-    clause = CONTRACT[start : CONTRACT.index(" The Buyer may")]
-    questions = [
-        {
-            "id": "MADE_EX-10__Governing Law",
-            "question": "?",
-            "answers": [{"text": clause, "answer_start": start}],
-        },
-        {"id": "MADE_EX-10__Insurance", "question": "?", "answers": [], "is_impossible": True},
-    ]
-    paragraph = {"context": CONTRACT, "qas": questions}
-    write_json(root / "CUADv1.json", {"data": [{"title": "MADE_EX-10", "paragraphs": [paragraph]}]})
-    return root
-
-
 # data set -> (how to make a sample, records of its default split)
 SAMPLES: dict[str, tuple[Callable[[Path], Path], int]] = {
     "text": (make_text, 2),
@@ -306,7 +290,7 @@ SAMPLES: dict[str, tuple[Callable[[Path], Path], int]] = {
     "covid_qa": (make_covid_qa, 1),
     "cuad": (make_cuad, 41),
     "scisummnet": (make_scisummnet, 1),
-    "govreport": (make_govreport, 2),
+    "govreport": (make_govreport, 1),
     "quality": (make_quality, 2),
     "narrativeqa": (make_narrativeqa, 2),
     "triviaqa": (make_triviaqa, 1),

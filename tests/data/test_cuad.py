@@ -1,10 +1,11 @@
-"""CUAD in its two published layouts."""
+"""CUAD in its published layout."""
 
 import pytest
-from made_samples import make_cuad, make_cuad_json
+from made_samples import make_cuad
 from sample_files import write_text
 
-from e2llm.data.cuad import CLAUSES, NOT_STATED, TERMS, CuadConverter
+from e2llm.data.registry import DATASETS
+from e2llm.data.sets.cuad import CLAUSES, NOT_STATED, TERMS
 from e2llm.errors import E2LLMError
 
 
@@ -13,7 +14,7 @@ def by_category(converter, source):
 
 
 def test_terms_are_answered_in_few_words(tmp_path):
-    records = by_category(CuadConverter(), make_cuad(tmp_path))
+    records = by_category(DATASETS["cuad"](), make_cuad(tmp_path))
     answers = {category: records[category].answer for category in TERMS}
     assert answers == {
         "Document Name": "MADE AGREEMENT",
@@ -28,14 +29,14 @@ def test_terms_are_answered_in_few_words(tmp_path):
 
 
 def test_clauses_are_answered_with_yes_or_no(tmp_path):
-    records = by_category(CuadConverter(), make_cuad(tmp_path))
+    records = by_category(DATASETS["cuad"](), make_cuad(tmp_path))
     assert records["Audit Rights"].answer == "Yes"
     assert {records[category].answer for category in CLAUSES if category != "Audit Rights"} == {"No"}
     assert records["Insurance"].evidence == ()
 
 
 def test_evidence_is_found_across_line_ends_and_omissions(tmp_path):
-    records = by_category(CuadConverter(), make_cuad(tmp_path))
+    records = by_category(DATASETS["cuad"](), make_cuad(tmp_path))
     context = records["Audit Rights"].context
     assert context.startswith("MADE AGREEMENT\n\nThis")
     (law,) = records["Governing Law"].evidence
@@ -44,37 +45,13 @@ def test_evidence_is_found_across_line_ends_and_omissions(tmp_path):
     assert parts == ["The Buyer", "audit the books."]
 
 
-def test_the_clause_itself_can_be_asked_for(tmp_path):
-    converter = CuadConverter(answers="clause")
-    records = by_category(converter, make_cuad(tmp_path))
-    assert records["Governing Law"].answer == "It is governed by the laws of Nevada."
-    assert "Insurance" not in records
-    assert converter.skipped["category is not in the contract"] == 41 - len(records)
-
-
-def test_the_json_layout_is_read_too(tmp_path):
-    records = by_category(CuadConverter(), make_cuad_json(tmp_path))
-    assert records["Insurance"].answer == "No"
-    (span,) = records["Governing Law"].evidence
-    assert records["Governing Law"].context[slice(*span)] == "It is governed by the laws of\nNevada."
-
-
 def test_a_term_that_was_never_filled_in_is_counted(tmp_path):
     source = make_cuad(tmp_path)
     table = source / "master_clauses.csv"
     write_text(table, table.read_text(encoding="utf-8").replace("['May 8, 2014']", "['[●] 2014']"))
-    converter = CuadConverter()
+    converter = DATASETS["cuad"]()
     assert "Agreement Date" not in by_category(converter, source)
     assert converter.skipped["term is left blank or has no short answer"] == 1
-
-
-def test_a_contract_without_its_text_is_counted(tmp_path):
-    source = make_cuad(tmp_path)
-    text = source / "full_contract_txt" / "MADE _ CO_EX-10.txt"
-    text.rename(text.with_name("another.txt"))
-    converter = CuadConverter()
-    assert list(converter.convert(source, "train")) == []
-    assert converter.skipped["contract without its text"] == 41
 
 
 def test_a_damaged_cell_names_the_table_and_the_contract(tmp_path):
@@ -82,9 +59,4 @@ def test_a_damaged_cell_names_the_table_and_the_contract(tmp_path):
     table = source / "master_clauses.csv"
     write_text(table, table.read_text(encoding="utf-8").replace("['MADE AGREEMENT']", "MADE AGREEMENT"))
     with pytest.raises(E2LLMError, match=r"master_clauses.csv: MADE & CO_EX-10: not a list of texts"):
-        list(CuadConverter().convert(source, "train"))
-
-
-def test_an_unknown_kind_of_answers_names_the_known_ones():
-    with pytest.raises(E2LLMError, match="answers='long' is unknown; choose from: short, clause"):
-        CuadConverter(answers="long")
+        list(DATASETS["cuad"]().convert(source, "train"))

@@ -18,7 +18,7 @@ def test_every_data_set_has_a_sample():
 @everyone
 def test_a_sample_gives_sound_records(name, tmp_path):
     make, count = SAMPLES[name]
-    records = list(DATASETS[name]().convert(make(tmp_path), DATASETS[name].splits[0]))
+    records = list(DATASETS[name]().convert(make(tmp_path)))
     assert len(records) == count
     assert len({record.id for record in records}) == count
     assert {record.source for record in records} <= {name}
@@ -29,10 +29,9 @@ def test_a_sample_gives_sound_records(name, tmp_path):
 def test_converting_twice_gives_the_same_records(name, tmp_path):
     make, _ = SAMPLES[name]
     converter, source = DATASETS[name](), make(tmp_path)
-    split = converter.splits[0]
-    first = list(converter.convert(source, split))
+    first = list(converter.convert(source))
     skipped = dict(converter.skipped)
-    assert list(converter.convert(source, split)) == first
+    assert list(converter.convert(source)) == first
     assert dict(converter.skipped) == skipped
 
 
@@ -46,13 +45,13 @@ def test_an_unknown_split_names_the_known_ones(name, tmp_path):
 @everyone
 def test_a_missing_folder_is_named_with_the_expected_layout(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*expects"):
-        DATASETS[name]().convert(tmp_path / "nowhere", DATASETS[name].splits[0])
+        DATASETS[name]().convert(tmp_path / "nowhere")
 
 
 @everyone
 def test_an_empty_folder_is_an_error_that_says_what_is_expected(name, tmp_path):
     with pytest.raises((FileNotFoundError, E2LLMError), match="expects"):
-        list(DATASETS[name]().convert(tmp_path, DATASETS[name].splits[0]))
+        list(DATASETS[name]().convert(tmp_path))
 
 
 @everyone
@@ -106,7 +105,7 @@ def test_the_documents_list_it_with_its_splits_and_published_counts(name):
 @pytest.mark.parametrize("name", ["quality", "longbench_v2"])
 def test_a_multiple_choice_set_lists_its_options_and_answers_with_a_letter(name, tmp_path):
     make, _ = SAMPLES[name]
-    for record in DATASETS[name]().convert(make(tmp_path), DATASETS[name].splits[0]):
+    for record in DATASETS[name]().convert(make(tmp_path)):
         lettered = zip("ABCD", record.options, strict=True)
         assert all(f"\n{letter}. {text}\n" in record.prompt for letter, text in lettered)
         assert record.options["ABCD".index(record.answer)] == "the made one"

@@ -1,14 +1,11 @@
 from made_samples import make_factbook, make_medquad, make_openstax, make_sgd
 from sample_files import write_json_lines
 
-from e2llm.data.factbook import FactbookConverter
-from e2llm.data.medquad import MedQuadConverter
-from e2llm.data.openstax import OpenStaxConverter
-from e2llm.data.sgd import SgdConverter
+from e2llm.data.registry import DATASETS
 
 
 def test_a_dialogue_asks_for_what_was_said_and_kept(tmp_path):
-    converter = SgdConverter()
+    converter = DATASETS["sgd"]()
     records = list(converter.convert(make_sgd(tmp_path), "train"))
     assert [(record.id, record.answer) for record in records] == [
         ("train:1_00000:city", "San Jose"),
@@ -20,13 +17,13 @@ def test_a_dialogue_asks_for_what_was_said_and_kept(tmp_path):
 def test_a_number_inside_another_is_not_what_was_said(tmp_path):
     turns = [{"speaker": "USER", "utterance": "At 12, a table for 2.", "slots": {"seats": ["2"]}}]
     write_json_lines(tmp_path / "sgd_train.jsonl", [{"id": "made", "turns": turns}])
-    (record,) = SgdConverter().convert(tmp_path, "train")
+    (record,) = DATASETS["sgd"]().convert(tmp_path, "train")
     assert record.context == "User: At 12, a table for 2."
     assert record.evidence == ((25, 26),)
 
 
 def test_a_country_is_its_fields_under_their_sections(tmp_path):
-    records = list(FactbookConverter().convert(make_factbook(tmp_path), "train"))
+    records = list(DATASETS["factbook"]().convert(make_factbook(tmp_path), "train"))
     assert records[0].context.startswith(
         "Madeland\n\nGeography\nArea, total: 12 sq km\nArea, land: 10 sq km\nCoastline: 3 km\n\nGovernment\n"
     )
@@ -35,9 +32,11 @@ def test_a_country_is_its_fields_under_their_sections(tmp_path):
 
 
 def test_long_fields_are_not_asked_for(tmp_path):
-    converter = FactbookConverter(max_answer_chars=7)
-    assert [record.answer for record in converter.convert(make_factbook(tmp_path), "train")] == ["3 km"]
-    assert converter.skipped == {"field longer than 7 characters": 4}
+    converter = DATASETS["factbook"]()
+    assert "A made economy. " * 20 not in {
+        record.answer for record in converter.convert(make_factbook(tmp_path), "train")
+    }
+    assert converter.skipped == {"field longer than 150 characters": 1}
 
 
 def test_fact_book_rows_give_the_same_records_as_the_repository(tmp_path):
@@ -51,12 +50,12 @@ def test_fact_book_rows_give_the_same_records_as_the_repository(tmp_path):
     rows = write_json_lines(
         tmp_path / "f.jsonl", [{"file": "europe/ml.json", "name": "Madeland", "fields": fields}]
     )
-    published = list(FactbookConverter().convert(make_factbook(tmp_path / "repository"), "train"))
-    assert list(FactbookConverter().convert(rows, "train")) == published
+    published = list(DATASETS["factbook"]().convert(make_factbook(tmp_path / "repository"), "train"))
+    assert list(DATASETS["factbook"]().convert(rows, "train")) == published
 
 
 def test_a_health_page_is_its_answers_without_the_questions(tmp_path):
-    converter = MedQuadConverter()
+    converter = DATASETS["medquad"]()
     first, second = converter.convert(make_medquad(tmp_path), "train")
     assert first.context == second.context == "Made Flu\n\nA flu\nthat is made up.\n\nRest."
     assert (first.prompt, first.answer) == ("What is Made Flu?", "A flu\nthat is made up.")
@@ -64,14 +63,18 @@ def test_a_health_page_is_its_answers_without_the_questions(tmp_path):
 
 
 def test_a_long_answer_stays_in_the_page(tmp_path):
-    converter = MedQuadConverter(max_answer_chars=10)
-    (record,) = converter.convert(make_medquad(tmp_path), "train")
+    long = "made up " * 300
+    pairs = [{"question": "What is it?", "answer": long}, {"question": "What helps?", "answer": "Rest."}]
+    row = {"source": "Made", "focus": "Made Flu", "qa": pairs}
+    converter = DATASETS["medquad"]()
+    (record,) = converter.convert(write_json_lines(tmp_path / "m.jsonl", [row]), "train")
     assert record.answer == "Rest."
-    assert "made up" in record.context
+    assert long.strip() in record.context
+    assert converter.skipped == {"answer longer than 2000 characters": 1}
 
 
 def test_a_multiple_choice_answer_is_the_options_text(tmp_path):
-    exercise, term, preface = OpenStaxConverter().convert(make_openstax(tmp_path), "train")
+    exercise, term, preface = DATASETS["openstax"]().convert(make_openstax(tmp_path), "train")
     assert exercise.prompt == "What colour are plants?\nA. red\nB. green"
     assert (exercise.answer, exercise.references) == ("green", ("B",))
     assert term.context[slice(*term.evidence[0])] == term.answer == "the juice of plants"

@@ -1,13 +1,13 @@
 import random
 import re
-from collections import Counter
 
 import pytest
 from sample_files import write_json_lines, write_text
 
-from e2llm.data import needle_wording as wording
-from e2llm.data.needle_kinds import KINDS, Room
-from e2llm.data.needles import NeedlesConverter, generate_needles, read_haystacks
+from e2llm.data.needles import KINDS, generate_needles, wording
+from e2llm.data.needles.words import LISTED, NAMES, NOUNS
+from e2llm.data.registry import DATASETS
+from e2llm.data.sets.needles import read_haystacks
 from e2llm.errors import E2LLMError
 
 HAYSTACKS = [f"The made walk number {number} was long. We rested. " * 400 for number in range(3)]
@@ -15,6 +15,10 @@ HAYSTACKS = [f"The made walk number {number} was long. We rested. " * 400 for nu
 
 def generate(count=200, lengths=(300, 2000), **options):
     return list(generate_needles(HAYSTACKS, count, lengths, **options))
+
+
+def needles_of(records):
+    return " ".join(record.context[slice(*span)] for record in records for span in record.evidence)
 
 
 def test_the_same_seed_gives_the_same_records_and_another_does_not():
@@ -29,11 +33,34 @@ def test_record_i_does_not_depend_on_how_many_are_drawn():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_part_of_the_answer_stands_in_the_evidence(kind):
     for record in generate(60, kinds=[kind]):
-        evidence = " ".join(record.context[start:end] for start, end in record.evidence) or record.context
+        evidence = " ".join(record.context[start:end] for start, end in record.evidence)
         assert all(part in evidence for part in record.answer.split(", "))
 
 
-@pytest.mark.parametrize("kind", ["number", "word", "uuid", "multi_key"])
+RULER = (
+    "One of the special magic {type_needle_v} for {key} is: {value}.",
+    "special magic",
+    "mentioned in the provided text",
+    "VAR {name} = {value}",
+    "Find all variables that are assigned the value {query} in the text above.",
+    "some appear more often than others",
+    "most common words in the above list",
+    "most frequently appeared words in the above coded text",
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.",
+)
+"""What RULER's published templates say, with gaps as in its code."""
+
+
+def test_no_training_needle_says_what_ruler_says():
+    said = [re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(text))) for text in RULER]
+    texts = [text for record in generate(2000) for text in (record.context, record.prompt)]
+    forms = [value for name, value in vars(wording).items() if name.isupper()]
+    texts += [text for form in forms for item in form for text in ([item] if isinstance(item, str) else item)]
+    assert len(texts) > 4000
+    assert not [text for text in texts for pattern in said if pattern.search(text)]
+
+
+@pytest.mark.parametrize("kind", ["number", "word", "multi_key"])
 def test_one_value_is_asked_by_a_key_that_stands_once(kind):
     for record in generate(60, kinds=[kind]):
         (key,) = re.findall(r"\b[a-z]+-[a-z]+\b", record.prompt)
@@ -62,26 +89,14 @@ def test_multi_query_answers_in_the_order_asked():
             assert value in line
 
 
-def test_a_chain_of_variables_leads_to_its_number():
-    for record in generate(60, kinds=["variables"]):
-        (number,) = re.findall(r"\d{4,}", record.prompt)
-        lines = [record.context[start:end] for start, end in record.evidence]
-        names = record.answer.split(", ")
-        assert number in lines[0]
-        assert all(
-            before in line and name in line
-            for before, name, line in zip(names, names[1:], lines[1:], strict=False)
-        )
-
-
 @pytest.mark.parametrize("kind", ["facts", "text_facts"])
 def test_only_one_of_several_facts_answers_the_question(kind):
     rng = random.Random(1)
     for _ in range(200):
-        task = KINDS[kind](rng, Room(1000, 0.7))
+        task = KINDS[kind](rng, 7, LISTED)
         (gold,) = task.gold
-        assert task.answer in task.needles[gold]
-        told_apart = [needle.replace(task.answer, "") for needle in task.needles]
+        assert task.answer in task.texts[gold]
+        told_apart = [needle.replace(task.answer, "") for needle in task.texts]
         assert told_apart.count(told_apart[gold]) == 1
 
 
@@ -90,37 +105,20 @@ def test_facts_are_told_in_words_and_names_of_the_haystacks():
     words = [f"qu{letter}le" for letter in letters]
     names = [f"Zu{letter}ta" for letter in letters]
     texts = [f"so {word} saw {name} there." for word, name in zip(words, names, strict=True)]
-    records = list(generate_needles(texts, 200, [300], ["text_fact"], noise_fraction=1))
-    told = " ".join(record.context for record in records)
+    told = needles_of(generate_needles(texts, 200, [300], ["text_fact"]))
     assert all(word in told for word in words)
     assert all(name in told for name in names)
-    assert not any(name in told for name in wording.NAMES)
+    assert not any(name in told for name in NAMES)
 
 
 def test_facts_of_haystacks_with_few_words_are_told_in_listed_ones():
-    told = " ".join(record.context for record in generate(kinds=["text_fact"], noise_fraction=1))
-    assert any(noun in told for noun in wording.NOUNS)
-    assert any(name in told for name in wording.NAMES)
-
-
-@pytest.mark.parametrize("kind", ["common_words", "frequent_words"])
-def test_words_asked_for_are_those_that_stand_most_often(kind):
-    for record in generate(60, kinds=[kind]):
-        listed = record.context.split("others.\n")[-1].split()
-        words = [word for word in listed if not re.fullmatch(r"\d+\.|\.\.\.", word)]
-        answer = record.answer.split(", ")
-        assert {word for word, _ in Counter(words).most_common(len(answer))} == set(answer)
-
-
-def test_needles_may_take_the_share_of_the_context_that_is_given():
-    few = max(len(KINDS["multi_key"](random.Random(seed), Room(1000, 0.3)).needles) for seed in range(50))
-    many = max(len(KINDS["multi_key"](random.Random(seed), Room(1000, 1.0)).needles) for seed in range(50))
-    assert (few, many) == (3, 8)
+    told = needles_of(generate(kinds=["text_fact"]))
+    assert any(noun in told for noun in NOUNS)
+    assert any(name in told for name in NAMES)
 
 
 def test_contexts_have_about_the_length_asked_for():
-    with_haystack = [kind for kind in KINDS if not kind.endswith("_words")]
-    for record in generate(lengths=(1000, 5000), kinds=with_haystack):
+    for record in generate(lengths=(1000, 5000)):
         wanted = int(record.id.split("-")[1])
         assert wanted - 10 <= len(record.context) <= wanted + 10
 
@@ -137,7 +135,7 @@ def test_the_id_tells_kind_length_and_depth():
 
 
 def test_short_haystacks_are_joined_to_reach_the_length():
-    (record,) = generate_needles(["One made line. Two."], 1, [900], ["number"], noise_fraction=0)
+    (record,) = generate_needles(["One made line. Two."], 1, [900], ["number"])
     assert len(record.context) > 850
 
 
@@ -147,9 +145,6 @@ def test_short_haystacks_are_joined_to_reach_the_length():
         ({"kinds": ["novel"]}, "unknown kind"),
         ({"lengths": (50,)}, "at least 60"),
         ({"lengths": ()}, "at least 60"),
-        ({"count": -1}, "num_records"),
-        ({"noise_fraction": 2.0}, "between 0 and 1"),
-        ({"needle_fraction": -0.1}, "needle_fraction must be between 0 and 1"),
     ],
 )
 def test_arguments_out_of_range_are_errors(arguments, message):
@@ -158,7 +153,7 @@ def test_arguments_out_of_range_are_errors(arguments, message):
 
 
 def test_no_haystack_is_an_error():
-    with pytest.raises(E2LLMError, match="no haystack holds text"):
+    with pytest.raises(E2LLMError, match="no text in the haystacks"):
         list(generate_needles([" "], 1, [300]))
 
 
@@ -169,6 +164,6 @@ def test_haystacks_come_from_records_too(tmp_path):
 
 def test_the_converter_passes_its_options_on(tmp_path):
     source = write_text(tmp_path / "hay.txt", HAYSTACKS[0])
-    converter = NeedlesConverter(num_records=3, lengths_chars=(400,), kinds=("uuid",), seed=5)
+    converter = DATASETS["needles"](num_records=3, lengths_chars=(400,), kinds=("word",), seed=5)
     records = list(converter.convert(source, "train"))
-    assert records == list(generate_needles([HAYSTACKS[0]], 3, [400], ["uuid"], seed=5))
+    assert records == list(generate_needles([HAYSTACKS[0]], 3, [400], ["word"], seed=5))

@@ -3,12 +3,12 @@ import sys
 import pytest
 from made_samples import make_parquet
 
-from e2llm.data.parquet import ParquetConverter
+from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError, MissingExtraError
 
 
 def convert(source, **options):
-    return list(ParquetConverter(**options).convert(source, "train"))
+    return list(DATASETS["parquet"](**options).convert(source, "train"))
 
 
 def test_rows_become_text_only_records_named_by_their_id(tmp_path):

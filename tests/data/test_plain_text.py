@@ -1,11 +1,11 @@
 import pytest
 
-from e2llm.data.plain_text import PlainTextConverter
+from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
 
 
 def convert(source, **options):
-    return list(PlainTextConverter(**options).convert(source, "train"))
+    return list(DATASETS["text"](**options).convert(source, "train"))
 
 
 def test_a_single_file_of_any_suffix_is_one_text_only_record(tmp_path):
@@ -60,6 +60,6 @@ def test_a_binary_file_is_an_error(tmp_path):
 def test_empty_files_are_counted(tmp_path):
     (tmp_path / "a.txt").write_text(" \n")
     (tmp_path / "b.txt").write_text("x")
-    converter = PlainTextConverter()
+    converter = DATASETS["text"]()
     assert len(list(converter.convert(tmp_path, "train"))) == 1
     assert converter.skipped == {"empty file": 1}

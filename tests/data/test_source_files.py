@@ -28,4 +28,4 @@ def test_a_line_that_json_does_not_take_is_told_with_file_and_number(tmp_path, t
 def test_a_byte_order_mark_before_the_first_line_is_passed_over(tmp_path):
     file = tmp_path / "set.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"id": 1}).encode() + b'\n{"id": 2}\n')
-    assert list(read_json_lines(file, ("id",))) == [(1, {"id": 1}), (2, {"id": 2})]
+    assert list(read_json_lines(file)) == [(1, {"id": 1}), (2, {"id": 2})]

@@ -2,13 +2,13 @@ import pytest
 from made_samples import make_squad
 from sample_files import write_json_lines
 
-from e2llm.data.document_split import split_of
-from e2llm.data.squad import SquadConverter
+from e2llm.data.registry import DATASETS
+from e2llm.data.sets.squad import split_of
 from e2llm.errors import E2LLMError
 
 
 def convert(source, split="all", **options):
-    return list(SquadConverter(**options).convert(source, split))
+    return list(DATASETS["squad"](**options).convert(source, split))
 
 
 def test_a_paragraph_is_the_context_by_default(tmp_path):
@@ -73,8 +73,8 @@ def test_an_answer_said_twice_is_located_where_the_question_points(tmp_path):
 
 
 def test_an_unknown_context_option_is_an_error():
-    with pytest.raises(E2LLMError, match="choose from: paragraph, article"):
-        SquadConverter(context="book")
+    with pytest.raises(E2LLMError, match="option context='book': input should be 'paragraph' or 'article'"):
+        DATASETS["squad"](context="book")
 
 
 def test_several_files_must_be_told_apart(tmp_path):
@@ -82,10 +82,3 @@ def test_several_files_must_be_told_apart(tmp_path):
     (tmp_path / "train-v1.1.json").write_text("{}")
     with pytest.raises(E2LLMError, match=r"several SQuAD files \(dev-v1.1.json, train-v1.1.json\)"):
         convert(tmp_path)
-
-
-def test_a_file_of_another_kind_names_the_missing_key(tmp_path):
-    path = tmp_path / "dev-v1.1.json"
-    path.write_text('{"rows": []}')
-    with pytest.raises(E2LLMError, match=r"dev-v1.1.json: missing key\(s\) data"):
-        convert(path)

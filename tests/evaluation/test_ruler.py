@@ -4,11 +4,11 @@ import random
 import pytest
 from ruler_samples import HAYSTACKS, count_pieces, count_smol, count_words, request, write_hotpot, write_squad
 
+from e2llm.data.needles import Passage
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.metrics import string_match_any
 from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
-from e2llm.evaluation.ruler_haystacks import Passage
 from e2llm.evaluation.ruler_task import Draft, fit
 
 TASKS = {**RULER_TASKS, "niah_heatmap": NeedleHeatMap}

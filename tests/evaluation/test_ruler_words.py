@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from ruler_samples import HAYSTACKS, count_words, request
 
-from e2llm.data.needle_wording import ADJECTIVES, NOUNS
+from e2llm.data.needles import ADJECTIVES, NOUNS
 from e2llm.evaluation.ruler import RULER_TASKS
 from e2llm.evaluation.ruler_words import Vocabulary
 

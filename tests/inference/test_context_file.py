@@ -153,6 +153,6 @@ def test_a_place_that_is_no_file_is_refused(saved, tmp_path, name, words):
 
 def test_a_device_is_not_replaced(saved, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(E2LLMError, match="is a device or the like"):
+    with pytest.raises(E2LLMError, match="is a device; name a file"):
         saved[0].save(tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()

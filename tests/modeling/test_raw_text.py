@@ -1,6 +1,13 @@
 import pytest
 
-from e2llm.modeling.raw_text import Passages, RawText, best_passages, head_and_tail, lay_out_raw
+from e2llm.modeling.raw_text import (
+    Passages,
+    RawText,
+    best_passages,
+    head_and_tail,
+    lay_out_raw,
+    longest_prefix,
+)
 from tiny_models import TEXT, tiny_processor
 
 LONG = TEXT * 6
@@ -55,3 +62,19 @@ def test_raw_text_stands_where_the_chunks_of_a_context_would(processor):
     before = len(processor.template.before_context)
     ids = processor.encode(TEXT[:60])
     assert sample.input_ids == [*bare.input_ids[:before], *ids, *bare.input_ids[before:]]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "expected"),
+    [
+        ("one two three", 2, "one two "),
+        ("one two three", 3, "one two three"),
+        ("one two three", 99, "one two three"),
+        ("one two three", None, "one two three"),
+        ("one two three", 0, ""),
+        ("a " * 5000, 4000, "a " * 4000),
+    ],
+)
+def test_the_longest_start_of_a_text_is_found(text, limit, expected):
+    prefix = longest_prefix(text, limit, lambda part: len(part.split()))
+    assert prefix == expected

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from e2llm import ChunkStore, Engine
 from e2llm.errors import E2LLMError
-from e2llm.store.entry import decode_entry, encode_entry
+from e2llm.store.chunk_store import decode_entry, encode_entry
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 

@@ -42,5 +42,5 @@ def test_a_row_says_kind_range_default_and_meaning():
 
 def test_a_document_without_the_marks_is_refused():
     assert insert(f"a\n{BEGIN}\nold\n{END}\nb").endswith(f"{END}\nb")
-    with pytest.raises(E2LLMError, match="lacks the lines"):
+    with pytest.raises(E2LLMError, match="lacks the line"):
         insert("a page")

@@ -4,6 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from e2llm.training.samples.sample_set.sample_set.data_check import open_parts, read_data
+from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
+from e2llm.training.samples.sample_set.sample_set.sources import load_sources
+from e2llm.training.samples.sample_set.sample_set.text_contexts import TextContexts
 from small_parts import STORY, questions, weights
 
 from e2llm.errors import E2LLMError
@@ -15,10 +19,6 @@ from e2llm.training.planning.overfit import overfit, overfit_recipe
 from e2llm.training.recipe import load_recipe
 from e2llm.training.recipes.objectives import ReasoningObjective
 from e2llm.training.run import train
-from e2llm.training.samples.data_check import open_parts, read_data
-from e2llm.training.samples.sample_set import SampleSet
-from e2llm.training.samples.sources import load_sources
-from e2llm.training.samples.text_contexts import TextContexts
 
 DIAL = [1, 2, 4, 8]
 
@@ -133,7 +133,7 @@ def test_a_question_beyond_the_smallest_budget_is_found_at_the_start_and_a_long_
     data = read_data(recipe)
     data.check_window(*open_parts(recipe))
     found = data.check.findings["overflow"]
-    assert [example.place for example in found.examples] == [f"{tmp_path / 'questions.jsonl'}:2"]
+    assert [example.split(" ")[0] for example in found.examples] == [f"{tmp_path / 'questions.jsonl'}:2"]
     with pytest.raises(E2LLMError, match=r"record 'long' need \d+ positions, the budget has 96; raise"):
         TextContexts(open_parts(recipe)[0], recipe.objectives.reasoning, 1024).lay_out(long, "bm25", 96)
 

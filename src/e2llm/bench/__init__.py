@@ -1,1 +1,1 @@
-"""Time and memory, side by side in one run: with full context, with other readers, by length, of an edit."""
+"""Time and memory, side by side in one run: full context, other readers, training, a server."""

@@ -38,7 +38,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False, "max_position_embeddings": 4096,
     },
 }  # fmt: skip
-_SPARE_TOKENS = 200  # made before the cut to the exact length
 _WORDS = """
 the of and a to in he was that it his her with as had for she not at but be on they have him which
 said from all this so one were or there when by an would if who no more out up into them then some
@@ -58,17 +57,17 @@ def build_engine(
     least_window: int = 0,
     device: str | None = None,
 ) -> Engine:
-    """An engine of a shape with random weights, or of a checkpoint.
+    """Return an engine of a shape with random weights, or of a checkpoint.
 
     Args:
         shape: A key of `SHAPES`.
-        model: Folder, hub id or embedded name of a checkpoint, in place of a shape.
-        soft_tokens: The most per chunk, of a shape's engine.
+        model: Folder, hub id or embedded name of a checkpoint, instead of a shape.
+        soft_tokens: Most soft tokens per chunk of a shape's engine.
         least_window: A smaller window of a shape is raised to this, so that the full context fits.
         device: Such as `cpu` or `cuda`.
 
     Raises:
-        E2LLMError: If there is no such shape.
+        E2LLMError: If the shape is unknown.
     """
     if model is not None:
         return Engine.from_pretrained(model, device=device)
@@ -103,32 +102,21 @@ def level_options(engine: Engine, soft_tokens: int) -> dict[str, Any]:
 
 
 def make_text(engine: Engine, num_tokens: int, seed: int = 0) -> str:
-    """English-like text of so many decoder tokens, give or take a few: common words in paragraphs."""
-    rng, words = random.Random(seed), _WORDS.split()
-    paragraphs: list[str] = []
-    count = 0
-    while count < num_tokens:
-        sentences = []
-        for _ in range(rng.randint(2, 7)):
-            chosen = rng.choices(words, k=rng.randint(5, 24))
-            sentences.append(" ".join(chosen).capitalize() + ".")
-        paragraphs.append(" ".join(sentences))
-        count += engine.count_tokens(paragraphs[-1])
-    last = paragraphs.pop()
-    room = num_tokens - (count - engine.count_tokens(last))
-    return "\n\n".join([*paragraphs, longest_prefix(last, room, engine.count_tokens)])
+    """Return sentences of common words that have `num_tokens` decoder tokens, give or take a few."""
+    words = random.Random(seed).choices(_WORDS.split(), k=num_tokens)
+    sentences = (" ".join(words[at : at + 12]).capitalize() + "." for at in range(0, num_tokens, 12))
+    return longest_prefix(" ".join(sentences), num_tokens, engine.count_tokens)
 
 
 def text_of_length(engine: Engine, num_tokens: int, text: str | None = None) -> str:
-    """A text cut to so many decoder tokens, repeated if it is shorter; made up if none is given.
+    """Return a text cut to a number of decoder tokens, repeated if it is shorter; made up without one.
 
     Raises:
         E2LLMError: If the text is empty.
     """
     if text is None:
-        text = make_text(engine, num_tokens + _SPARE_TOKENS)
-    elif not (count := engine.count_tokens(text)):
+        return make_text(engine, num_tokens)
+    if not (count := engine.count_tokens(text)):
         raise E2LLMError("the text to measure with is empty; give one with words in it")
-    else:
-        text = "\n\n".join([text] * (1 + (num_tokens + _SPARE_TOKENS) // count))
+    text = "\n\n".join([text] * (2 + num_tokens // count))
     return longest_prefix(text, num_tokens, engine.count_tokens)

@@ -1,87 +1,61 @@
-"""A measurement in a separate process, so that its memory is its own and a crash is a result, not an end."""
+"""A measurement in a separate process, so that it has its own memory and its crash is a result."""
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from types import TracebackType
-from typing import Any, TextIO
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
 
 class Worker:
-    """A process that answers lines of JSON.
+    """A process with an object whose methods are called from here; it has this process's number of threads.
 
     Args:
-        module: Module whose `main` answers.
-        settings: The first line; the number of threads is added.
+        make: Returns the object from `settings`; called in the process at the first `ask`.
+        settings: Plain values.
     """
 
-    def __init__(self, module: str, settings: dict[str, Any]) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},
-        )
+    def __init__(self, make: Callable[[Any], Any], settings: Any) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, torch.get_num_threads(), make, settings)
+        self._process = context.Process(target=_run, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, method: str, *arguments: Any) -> dict[str, Any]:
+        """Return what a method of the object returns, or `{"error": ...}`."""
         try:
-            self.started = self.ask({**settings, "num_threads": torch.get_num_threads()})
-        except BaseException:
-            self._process.kill()
-            self._end()
-            raise
-
-    def ask(self, content: Any) -> dict[str, Any]:
-        """Send a line and return the answer, or `{"error": ...}`."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(content) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        return dict(json.loads(line)) if line else {"error": self._why_ended(self._process.wait())}
-
-    def _why_ended(self, code: int) -> str:
-        if code == -9:
-            return "the process was killed, probably out of memory"
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"the process ended with {code}: {lines[-1][:300] if lines else 'it printed nothing'}"
-
-    def _end(self) -> None:
-        self._process.communicate()
-        self._errors.close()
+            self._pipe.send((method, arguments))
+            return dict(self._pipe.recv())
+        except (EOFError, OSError):
+            self._process.join()
+            return {"error": f"the process ended with {self._process.exitcode}, probably out of memory"}
 
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._process.kill()
-        self._end()
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.join()
 
 
-def open_replies() -> TextIO:
-    """Return a stream for answers on standard output; what libraries print goes to standard error."""
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    return replies
-
-
-def reply(stream: TextIO, content: dict[str, Any]) -> None:
-    """Send an answer."""
-    print(json.dumps(content), file=stream, flush=True)
-
-
-def failure(error: Exception) -> dict[str, Any]:
-    """Return the error as an answer, on one line."""
-    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+def _run(pipe: Connection, num_threads: int, make: Callable[[Any], Any], settings: Any) -> None:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # libraries print progress there, which is not part of a result
+        os.dup2(nowhere.fileno(), 2)
+    torch.set_num_threads(num_threads)
+    target = None
+    while True:
+        try:
+            method, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            target = make(settings) if target is None else target
+            result = getattr(target, method)(*arguments)
+        except Exception as error:  # the other measurements continue
+            result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        pipe.send(result)

@@ -1,24 +1,85 @@
 """The main table: time to the first token, per further token, and memory, by length of context.
 
-Both sides use the same decoder and wording, each in a separate process. Repeats are interleaved, one side at
-work at a time, so that a slow spell of the machine meets both.
+Each side, full context and soft tokens, has a process; both use the same decoder and wording. Repeats are
+interleaved, one side at work at a time, so that a slow spell of the machine affects both. Attention is the
+decoder's default (SDPA), and the prompt's pass computes the logits of its last position only.
 """
 
 import statistics
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
+from e2llm.bench.decoders import QUESTION, build_engine, level_options, text_of_length
 from e2llm.bench.processes import Worker
 from e2llm.bench.table import format_table
+from e2llm.inference.context import Context
+from e2llm.measuring import peak_resident_bytes, release_memory, reset_peak
+from e2llm.store.chunk_store import ChunkStore
 
-WAYS = ("full", "cold", "warm")
+WAYS = ("full", "cold", "warm")  # the text in the window; read and ask; ask from a store
 NEW_TOKENS = 16  # of each answer
 _COLUMNS = {
     "context_tokens": "tokens", "ttft_full_s": "full s", "ttft_cold_s": "cold s", "ttft_warm_s": "warm s",
     "speedup_cold": "cold x", "speedup_warm": "warm x", "full_ms_per_token": "full ms/tok",
     "ours_ms_per_token": "ours ms/tok", "kv_ratio": "KV x", "peak_bytes_full": "peak full MB",
-    "peak_bytes_ours": "peak ours MB", "gemm_fraction": "GEMM share",
+    "peak_bytes_ours": "peak ours MB",
 }  # fmt: skip
+
+
+class Side:
+    """An engine with a text, ready to be measured; the one for `full` discards encoder and adapter.
+
+    Args:
+        settings: `engine` (arguments of `build_engine`), `side` (`full` or `ours`), `context_tokens`,
+            `soft_tokens` and `store` (a folder for warm runs).
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.engine = build_engine(**settings["engine"])
+        self.engine.model.generation_config.eos_token_id = None  # every answer gets its full length
+        self.level = level_options(self.engine, settings["soft_tokens"])
+        self.text = text_of_length(self.engine, settings["context_tokens"])
+        self.store = ChunkStore(settings["store"])
+        short = self.text[:2000]
+        if settings["side"] == "full":
+            self.engine.model.chunk_encoder.to("meta")
+            self.engine.model.adapter.to("meta")
+            self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
+        else:
+            context = self.engine.read(short, progress=False)
+            self.engine.ask(context, QUESTION, **self.level, max_new_tokens=2)
+        reset_peak()  # building takes more than measuring
+
+    def describe(self) -> dict[str, Any]:
+        """Return the size of the text."""
+        tokens = self.engine.count_tokens(self.text)
+        return {"context_tokens": tokens, "chars_per_token": len(self.text) / tokens}
+
+    def measure(self, way: str) -> dict[str, Any]:
+        """Measure one way: seconds to the first token (reading included), per further token, and size."""
+        release_memory()
+        engine, options = self.engine, {**self.level, "expand": []}
+        if way == "full":
+            context, options = Context.of_text(self.text), {"expand": [0]}
+        else:
+            store = self.store if way == "warm" else None
+            if store is not None and not len(store):
+                engine.read(self.text, store=store, progress=False)
+            context = engine.read(self.text, store=store, progress=False)
+        answer = engine.ask(context, QUESTION, **options, max_new_tokens=NEW_TOKENS)
+        first = answer.timing.first_token_seconds or 0.0
+        positions = answer.usage.soft_tokens + answer.usage.raw_tokens
+        on_gpu = engine.device.type == "cuda"
+        return {
+            "ttft_s": context.read_seconds + first,
+            "ms_per_token": (answer.timing.total_seconds - first) / (NEW_TOKENS - 1) * 1e3,
+            "positions": positions,
+            "kv_bytes": positions * int(engine.model.cache_bytes_per_token),
+            "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes(),
+        }
 
 
 def measure_speed(
@@ -34,53 +95,60 @@ def measure_speed(
     Args:
         engine: Arguments of `build_engine`.
         contexts: Lengths in decoder tokens.
-        soft_tokens: K per chunk; a model with a rate is measured at its default one.
+        soft_tokens: Soft tokens per chunk; a model with a rate is measured at its default rate.
         repeats: Measurements of each way; the row holds their medians.
         on_progress: Called with a line before each measurement.
 
     Returns:
-        Rows with medians, and `spread` with the least and the most of each time; a value that could not be
-        measured is None, and `errors` says why.
+        Rows with medians, and `spread` with the minimum and maximum of each time; a value that could not be
+        measured is None, and `errors` has the reason.
     """
     rows = []
     for length in contexts:
-        settings = {
-            "engine": {**engine, "least_window": length + 1024, "soft_tokens": soft_tokens},
-            "context_tokens": length,
-            "soft_tokens": soft_tokens,
-        }
-        module = "e2llm.bench.sides"
-        with (
-            Worker(module, {**settings, "side": "ours"}) as ours,
-            Worker(module, {**settings, "side": "full"}) as full,
-        ):
-            workers = {"full": full, "cold": ours, "warm": ours}
-            found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            errors = {way: item.started["error"] for way, item in workers.items() if "error" in item.started}
-            for number in range(repeats):
-                for way in WAYS:
-                    if way in errors:
-                        continue
-                    on_progress(f"{length:,} tokens, {way}, {number + 1} of {repeats}")
-                    result = workers[way].ask(way)
-                    if "error" in result:
-                        errors[way] = result["error"]
-                    else:
-                        found[way].append(result)
-            started = next((item.started for item in (ours, full) if "error" not in item.started), {})
-            rows.append({**make_row(length, found, errors), **started})
+        with TemporaryDirectory() as store:
+            settings = {
+                "engine": {**engine, "least_window": length + 1024, "soft_tokens": soft_tokens},
+                "context_tokens": length,
+                "soft_tokens": soft_tokens,
+                "store": store,
+            }
+            with (
+                Worker(Side, {**settings, "side": "ours"}) as ours,
+                Worker(Side, {**settings, "side": "full"}) as full,
+            ):
+                workers = {"full": full, "cold": ours, "warm": ours}
+                rows.append(_measure_row(length, workers, repeats, on_progress))
     return rows
+
+
+def _measure_row(
+    length: int, workers: dict[str, Worker], repeats: int, on_progress: Callable[[str], Any]
+) -> dict[str, Any]:
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    started = {way: workers[way].ask("describe") for way in WAYS}
+    errors = {way: item["error"] for way, item in started.items() if "error" in item}
+    for number in range(repeats):
+        for way in WAYS:
+            if way in errors:
+                continue
+            on_progress(f"{length:,} tokens, {way}, {number + 1} of {repeats}")
+            result = workers[way].ask("measure", way)
+            if "error" in result:
+                errors[way] = result["error"]
+            else:
+                found[way].append(result)
+    described = next((item for item in started.values() if "error" not in item), {})
+    return {**make_row(length, found, errors), **described}
 
 
 def make_row(length: int, found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> dict[str, Any]:
     """Return a row of the table from the measurements of each way.
 
-    Peaks are those of a process from its warm-up on; `extra_bytes` of them are above what it held with its
-    models loaded. KV bytes are those of the prompt.
+    Peaks are those of a process after its warm-up. KV bytes are those of the prompt.
     """
 
     def median(way: str, key: str) -> float | None:
-        values = [item[key] for item in found[way] if key in item]
+        values = [item[key] for item in found[way]]
         return statistics.median(values) if values else None
 
     row: dict[str, Any] = {"context_tokens": length}
@@ -90,27 +158,20 @@ def make_row(length: int, found: dict[str, list[dict[str, Any]]], errors: dict[s
         row[f"{side}_ms_per_token"] = median(ways[0], "ms_per_token")
         row[f"positions_{side}"] = median(ways[0], "positions")
         row[f"kv_bytes_{side}"] = median(ways[0], "kv_bytes")
-        items = [item for way in ways for item in found[way]]
-        row[f"peak_bytes_{side}"] = max((item["peak_bytes"] for item in items), default=None)
-        row[f"extra_bytes_{side}"] = max(
-            (max(0, item["peak_bytes"] - item["loaded_bytes"]) for item in items), default=None
-        )
-    for key in ("gemm_fraction", "gemm_rate", "read_seconds"):
-        row[key] = median("cold", key)
+        peaks = [item["peak_bytes"] for way in ways for item in found[way]]
+        row[f"peak_bytes_{side}"] = max(peaks, default=None)
     row["speedup_cold"] = ratio(row["ttft_full_s"], row["ttft_cold_s"])
     row["speedup_warm"] = ratio(row["ttft_full_s"], row["ttft_warm_s"])
     row["kv_ratio"] = ratio(row["kv_bytes_full"], row["kv_bytes_ours"])
-    row["peak_fraction"] = ratio(row["peak_bytes_ours"], row["peak_bytes_full"])
-    row["ms_per_token_fraction"] = ratio(row["ours_ms_per_token"], row["full_ms_per_token"])
-    row["repeats"] = {way: len(items) for way, items in found.items()}
     times = {way: [item["ttft_s"] for item in items] for way, items in found.items() if items}
     row["spread"] = {way: [min(values), max(values)] for way, values in times.items()}
+    row["repeats"] = {way: len(items) for way, items in found.items()}
     row["errors"] = errors
     return row
 
 
 def ratio(above: float | None, below: float | None) -> float | None:
-    """Return a quotient; None where a part is missing."""
+    """Return a quotient; None if a part is missing."""
     return above / below if above is not None and below else None
 
 

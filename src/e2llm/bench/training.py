@@ -7,8 +7,6 @@ Ways, each in a separate process:
 - `e2llm`: the trainer of this library.
 """
 
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,20 +18,19 @@ from torch import nn
 from transformers import TrainerCallback
 
 from e2llm.bench.decoders import build_engine, text_of_length
-from e2llm.bench.processes import Worker, failure, open_replies, reply
+from e2llm.bench.processes import Worker
 from e2llm.bench.table import format_table
 from e2llm.inference.engine import Engine
-from e2llm.measuring import peak_resident_bytes, release_memory, reset_peak, resident_bytes
+from e2llm.measuring import peak_resident_bytes, reset_peak
 from e2llm.modeling.lora import merge_lora
 from e2llm.records import Record
 from e2llm.training.arguments import resolve_precision, training_arguments
 from e2llm.training.build import set_modes
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set import OBJECTIVES, Sample
+from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES, Sample
 from e2llm.training.trainer import E2LLMTrainer
 
 WAYS = ("plain", "e2llm")
-ENCODER_MODES = ("frozen", "lora", "full")
 _QUESTIONS = 4  # of each context
 _QUOTED_WORDS = 8
 _ANSWER_WORDS = 16
@@ -50,17 +47,17 @@ def measure_training(
     """Measure both ways of training, one process after the other.
 
     Args:
-        settings: What `run_way` takes, without `way`.
+        settings: Those of `Way`, without `way`.
         on_progress: Called with a line before each.
 
     Returns:
-        One result per way: see `run_way`; one that failed has `errors` instead of figures.
+        One result per way; one that failed has `errors` instead of figures.
     """
     rows: list[dict[str, Any]] = []
     for way in WAYS:
         on_progress(f"training, {way}, contexts of {settings['context_tokens']:,} tokens")
-        with Worker("e2llm.bench.training", {**settings, "way": way}) as worker:
-            result = worker.started
+        with Worker(Way, {**settings, "way": way}) as worker:
+            result = worker.ask("measure")
         if "error" in result:
             tokens = settings["context_tokens"]
             result = {"way": way, "context_tokens": tokens, "errors": {way: result["error"]}}
@@ -70,45 +67,41 @@ def measure_training(
     return rows
 
 
-def run_way(settings: dict[str, Any]) -> dict[str, Any]:
-    """Train by one way and measure it.
+class Way:
+    """One way of training.
 
     Args:
-        settings: `way`, `engine` (arguments of `build_engine`), `encoder_mode`, `context_tokens`,
-            `batch_size`, `steps` (the first is not timed) and `num_threads`.
-
-    Returns:
-        `context_tokens_per_s` (decoder tokens of the samples' contexts, each question's counted), `step_s`,
-        `peak_bytes`, `loaded_bytes`, and `loss` of the first step.
+        settings: `way`, `engine` (arguments of `build_engine`), `context_tokens`, `batch_size` and `steps`
+            (the first is not timed).
     """
-    torch.set_num_threads(settings["num_threads"])
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = make_recipe(settings, Path(folder))
-        engine = build_engine(**settings["engine"])
-        torch.manual_seed(0)
-        set_modes(merge_lora(engine.model), recipe)
-        samples = make_samples(engine, settings)
-        release_memory()
-        reset_peak()
-        on_gpu = engine.device.type == "cuda"
-        loaded = torch.cuda.memory_allocated() if on_gpu else resident_bytes()
-        run = train_plainly if settings["way"] == "plain" else train_by_trainer
-        seconds, loss = run(engine, recipe, samples)
-        peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
-    timed = range(settings["batch_size"], len(samples))
-    num_tokens = sum(
-        engine.count_tokens(chunk) for number in timed for chunk in samples[number].decoder_input.chunks
-    )
-    return {
-        "way": settings["way"],
-        "encoder_mode": settings["encoder_mode"],
-        "context_tokens": settings["context_tokens"],
-        "context_tokens_per_s": num_tokens / seconds,
-        "step_s": seconds / (settings["steps"] - 1),
-        "peak_bytes": peak,
-        "loaded_bytes": loaded,
-        "loss": loss,
-    }
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def measure(self) -> dict[str, Any]:
+        """Return tokens of contexts per second (each question's counted), step time, peaks and first loss."""
+        settings = self.settings
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = make_recipe(settings, Path(folder))
+            engine = build_engine(**settings["engine"])
+            torch.manual_seed(0)
+            set_modes(merge_lora(engine.model), recipe)
+            samples = make_samples(engine, settings)
+            reset_peak()
+            on_gpu = engine.device.type == "cuda"
+            run = train_plainly if settings["way"] == "plain" else train_by_trainer
+            seconds, loss = run(engine, recipe, samples)
+            peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
+        timed = samples[settings["batch_size"] :]
+        num_tokens = sum(engine.count_tokens(chunk) for item in timed for chunk in item.decoder_input.chunks)
+        return {
+            "way": settings["way"],
+            "context_tokens": settings["context_tokens"],
+            "context_tokens_per_s": num_tokens / seconds,
+            "step_s": seconds / (settings["steps"] - 1),
+            "peak_bytes": peak,
+            "loss": loss,
+        }
 
 
 def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
@@ -117,14 +110,11 @@ def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
         {
             "name": "bench",
             "output": str(folder / "run"),
-            "encoder": {"mode": settings["encoder_mode"]},
+            "encoder": {"mode": "frozen"},
             "decoder": {"source": "bench", "mode": "lora"},
             "adapter": {"max_soft_tokens": 1},
             "data": {"train": [{"path": "bench"}]},
-            "objectives": {
-                "understanding": {"fraction": 0.0},
-                "soft_tokens": [1],
-            },
+            "objectives": {"understanding": {"fraction": 0.0}, "soft_tokens": [1]},
             "train": {
                 "steps": settings["steps"],
                 "batch_size": settings["batch_size"],
@@ -174,7 +164,6 @@ def train_plainly(engine: Engine, recipe: Recipe, samples: list[Sample]) -> tupl
     optimizer = torch.optim.AdamW(trained, lr=recipe.train.learning_rate, fused=True)
     precision = resolve_precision(recipe.train.precision)
     halved = torch.autocast(engine.device.type, torch.bfloat16, enabled=precision == "bf16")
-    reads_with_gradients = recipe.encoder.mode != "frozen"
     model.train()
     size, started, first_loss = recipe.train.batch_size, 0.0, 0.0
     for step in range(recipe.train.steps):
@@ -185,7 +174,7 @@ def train_plainly(engine: Engine, recipe: Recipe, samples: list[Sample]) -> tupl
             ids = inputs["chunk_input_ids"].to(engine.device)
             mask = inputs["chunk_attention_mask"].to(engine.device)
             with halved:
-                with torch.set_grad_enabled(reads_with_gradients):
+                with torch.no_grad():
                     states = model.encode_states(ids, mask)
                 kept = model.keep(states, mask, 1)
                 soft_tokens = model.soften(kept, mask.sum(dim=1), torch.tensor(item.num_soft_tokens))
@@ -237,16 +226,3 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
 def format_training(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table, with ratios to the plain loop of the same contexts."""
     return format_table(rows, _COLUMNS)
-
-
-def main() -> None:
-    """Measure what the first line of standard input states."""
-    replies = open_replies()
-    try:
-        reply(replies, run_way(json.loads(sys.stdin.readline())))
-    except Exception as error:
-        reply(replies, failure(error))
-
-
-if __name__ == "__main__":
-    main()

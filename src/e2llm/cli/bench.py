@@ -17,7 +17,7 @@ Shape = Annotated[
 ]
 OtherModel = Annotated[str | None, typer.Option(help=f"A real model instead of a shape: {MODEL_HELP}")]
 Contexts = Annotated[str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")]
-Text = Annotated[Path | None, typer.Option(help="Text to read, cut to length, instead of one made up.")]
+Text = Annotated[Path | None, typer.Option(help="Text to read, cut to length, instead of a random one.")]
 
 
 @app.callback()
@@ -82,7 +82,6 @@ def train(
     contexts: Contexts = "8192",
     shape: Shape = "smollm2-135m",
     model: OtherModel = None,
-    encoder_mode: Annotated[str, typer.Option(help="frozen, lora or full.")] = "frozen",
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -91,18 +90,11 @@ def train(
     Example:
         e2llm bench train --contexts 8192 --json
     """
-    from e2llm.bench.training import ENCODER_MODES, format_training, measure_training
+    from e2llm.bench.training import format_training, measure_training
 
     lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
-    if encoder_mode not in ENCODER_MODES:
-        raise typer.BadParameter(f"--encoder-mode is one of {', '.join(ENCODER_MODES)}; got {encoder_mode!r}")
     check_decoder(shape, model)
-    settings = {
-        "engine": decoder_settings(shape, model, device),
-        "batch_size": 8,
-        "steps": 4,
-        "encoder_mode": encoder_mode,
-    }
+    settings = {"engine": decoder_settings(shape, model, device), "batch_size": 8, "steps": 4}
     rows = [
         row
         for length in lengths

@@ -11,7 +11,7 @@ import typer
 
 from e2llm.cli.check import run_check
 from e2llm.cli.options import AsJson, split_settings
-from e2llm.data.prepare import PrepareReport, option_names, prepare_records
+from e2llm.data.prepare import PrepareReport, prepare_records
 from e2llm.data.registry import DATASETS
 
 
@@ -20,7 +20,7 @@ def prepare(
         list[str] | None,
         typer.Argument(
             metavar="DATASET",
-            help="Name of the data set; --list shows all. Behind --check: further files to check.",
+            help="Name of the data set; --list shows all. After --check: further files to check.",
         ),
     ] = None,
     source: Annotated[
@@ -58,7 +58,7 @@ def prepare(
 ) -> None:
     """Turn a public data set, or your own texts, into a JSONL file of records.
 
-    Nothing is downloaded: --list says where each data set is to be had.
+    Nothing is downloaded: --list shows where to get each data set.
 
     Examples:
         e2llm prepare text --from my_notes/ -o notes.jsonl
@@ -72,9 +72,7 @@ def prepare(
     if check or validation or recipe or data or strict:
         has_dataset = any(not check or name in DATASETS for name in names or [])
         if has_dataset or source is not None or output is not None or list_datasets:
-            raise typer.BadParameter(
-                "--check and its options go without DATASET, --from, --output and --list"
-            )
+            raise typer.BadParameter("--check and its options exclude DATASET, --from, --output and --list")
         files = [*(check or []), *map(Path, names or [])]
         raise typer.Exit(run_check(files, validation or [], recipe, data, strict, as_json))
     if list_datasets:
@@ -96,8 +94,8 @@ def prepare(
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else _report_text(report))
     if report.is_complete is False:
         typer.echo(
-            f"warning: {report.dataset} {report.split} is published with {report.published_count} records, "
-            f"found were {report.num_found}; is the data set whole?",
+            f"warning: {report.dataset} {report.split} is published with {report.published_count} entries, "
+            f"but {report.num_found} were found; is the data set complete?",
             err=True,
         )
 
@@ -111,7 +109,7 @@ def _catalogue() -> list[dict[str, object]]:
             "home": kind.home,
             "layout": kind.layout,
             "splits": list(kind.splits),
-            "options": option_names(kind),
+            "options": list(kind.options),
         }
         for name, kind in DATASETS.items()
     ]
@@ -120,7 +118,7 @@ def _catalogue() -> list[dict[str, object]]:
 def _catalogue_text() -> str:
     blocks = []
     for kind in DATASETS.values():
-        options = ", ".join(option_names(kind)) or "none"
+        options = ", ".join(kind.options) or "none"
         blocks.append(
             f"{kind.name}: {kind.description}\n"
             f"  from     {kind.home}\n"
@@ -155,7 +153,7 @@ def _report_text(report: PrepareReport) -> str:
 
 @contextmanager
 def _progress(dataset: str) -> Iterator[Callable[[int], None] | None]:
-    """A running count on a terminal; nothing in a pipe."""
+    """Show a running count on a terminal, nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return

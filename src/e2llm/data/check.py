@@ -1,49 +1,53 @@
-"""What is wrong with files of records, and what they hold: counted while the records stream past.
+"""Check files of records while they stream past: bad lines, leaks, duplicates, lengths.
 
-Nothing but hashes and lengths is kept of them, so that files of any size can be checked.
+Only hashes and lengths are kept, so that files of any size can be checked.
 """
 
 import os
+import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
+from statistics import median
 from typing import Any, Literal
 
-from e2llm.data.answers import AnswerFinder
-from e2llm.data.lengths import LengthSummary, summarize
 from e2llm.errors import E2LLMError
 from e2llm.records import BadLine, Record, read_numbered
 
 Part = Literal["train", "validation"]
 FIELDS = ("context", "prompt", "answer")
-ERROR_KINDS = {
+ERRORS = {
     "not_utf8": "lines that are not UTF-8",
     "not_json": "lines that are not JSON",
     "missing_keys": "lines that lack a key",
     "wrong_value": "lines with a wrong value",
     "no_records": "files without a record",
-    "leak": "training records whose context stands in validation, too",
+    "leak": "training records whose context is also in validation",
     "overflow": "records that do not fit the decoder's window",
 }
-NOTE_KINDS = {
-    "duplicate": "records that stand there twice",
-    "answer_not_in_context": "questions whose answer does not stand in the context",
+NOTES = {
+    "duplicate": "duplicate records",
+    "answer_not_in_context": "questions whose answer is not in the context",
 }
 _MAX_EXAMPLES = 3
 _LARGE_SHARE = 0.5  # of the questions: a data set of quoted answers has few that are not in the context
-_SAMPLE_RECORDS, _SAMPLE_CHARS = 100, 4000
+_SEPARATORS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
-class Example:
-    """A place, as `file:line` or a file, and what is wrong there."""
+class LengthSummary:
+    """The smallest, median and largest of some lengths; 0 without any."""
 
-    place: str
-    detail: str
+    min: int = 0
+    median: int = 0
+    max: int = 0
 
-    def __str__(self) -> str:
-        return f"{self.place} ({self.detail})" if self.detail else self.place
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "LengthSummary":
+        """Return the summary of some lengths."""
+        return cls(min(lengths), round(median(lengths)), max(lengths)) if lengths else cls()
 
 
 @dataclass
@@ -51,64 +55,53 @@ class Finding:
     """All cases of one kind.
 
     Attributes:
-        kind: A key of `ERROR_KINDS` or `NOTE_KINDS`.
-        count: How many cases there are.
-        examples: The first few.
+        kind: A key of `ERRORS` or `NOTES`.
+        count: The number of cases.
+        examples: The first few, as `file:line (what is wrong)`.
     """
 
     kind: str
     count: int = 0
-    examples: list[Example] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
 
     def line(self, total: str = "") -> str:
-        """What it is, how many cases there are, of how many where that is given, and the first places."""
-        title = {**ERROR_KINDS, **NOTE_KINDS}[self.kind]
+        """Return the kind in words, the number of cases with `total` after it, and the first places."""
         more = ", ..." if self.count > len(self.examples) else ""
-        return f"{title}: {self.count}{total}, {', '.join(map(str, self.examples))}{more}"
+        return f"{(ERRORS | NOTES)[self.kind]}: {self.count}{total}, {', '.join(self.examples)}{more}"
 
 
 @dataclass
 class PartTally:
-    """What the files of one part hold, bad lines and leaks left out.
+    """The content of the files of one part, without bad lines and leaks.
 
     Attributes:
+        files: The files.
         num_records: Records.
-        num_text_only: Those without a question.
+        num_text_only: Records without a question.
         chars: Lengths in characters by field; each context counts once, empty prompts and answers do not.
-        chars_per_token: Characters that a decoder token stands for, by field, from a sample; empty where no
-            tokenizer was at hand.
+        contexts: Hashes of the contexts, with their first places in validation.
+        records: Hashes of the records.
     """
 
     files: list[str] = field(default_factory=list)
     num_records: int = 0
     num_text_only: int = 0
     chars: dict[str, "array[int]"] = field(default_factory=lambda: {name: array("q") for name in FIELDS})
-    chars_per_token: dict[str, float] = field(default_factory=dict)
     contexts: dict[int, str] = field(default_factory=dict)
-    """Hashes of the contexts, with their places in validation."""
     records: set[int] = field(default_factory=set)
-    """Hashes of the records."""
 
     def lengths(self) -> dict[str, LengthSummary]:
-        """Lengths in characters by field."""
-        return {name: summarize(chars) for name, chars in self.chars.items()}
-
-    def token_lengths(self) -> dict[str, LengthSummary]:
-        """Lengths in tokens by field, estimated from those in characters."""
-        return {
-            name: LengthSummary(*(round(value / rate) for value in asdict(self.lengths()[name]).values()))
-            for name, rate in self.chars_per_token.items()
-        }
+        """Return the lengths in characters by field."""
+        return {name: LengthSummary.of(chars) for name, chars in self.chars.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """The tally as a JSON object."""
+        """Return the tally as a JSON object."""
         return {
             "files": self.files,
             "num_records": self.num_records,
             "num_text_only": self.num_text_only,
             "num_contexts": len(self.contexts),
             "chars": {name: asdict(summary) for name, summary in self.lengths().items()},
-            "estimated_tokens": {name: asdict(summary) for name, summary in self.token_lengths().items()},
         }
 
 
@@ -119,60 +112,50 @@ class DataCheck:
         self.parts: dict[Part, PartTally] = {}
         self.findings: dict[str, Finding] = {}
         self.window: int | None = None
-        self._seen: dict[tuple[Part, str], int] = {}
-        self._cases: set[tuple[str, str]] = set()
         self._last_context = ("", 0)
-        self._answers = AnswerFinder()
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def read(self, path: str | os.PathLike[str], part: Part) -> Iterator[tuple[int, Record]]:
-        """The good records of a file with the numbers of their lines; what is wrong is kept as findings.
+        """Yield the good records of a file with their line numbers, and keep what is wrong as findings.
 
-        Bad lines are left out, and training records whose context stands in a validation file that was read
-        before (spaces not compared). A file that is read again, as a recipe may ask, is tallied once.
+        Bad lines are left out, and training records whose context is in a validation file that was read
+        before (up to white space). A file that a recipe names twice is tallied once.
 
         Raises:
-            FileNotFoundError: If `path` is no file.
+            FileNotFoundError: If `path` is not a file.
         """
         file = str(path)
         tally = self.parts.setdefault(part, PartTally())
-        if file not in tally.files:
+        is_new = file not in tally.files
+        if is_new:
             tally.files.append(file)
-        has_records = False
-        for number, record in read_numbered(path, self._add_bad_line):
-            has_records = True
+        held_out = self.parts["validation"].contexts if part == "train" and "validation" in self.parts else {}
+        num_good = 0
+
+        def on_bad_line(bad: BadLine) -> None:
+            if is_new:
+                self.add(bad.fault, f"{bad.file}:{bad.number}", bad.problem)
+
+        for number, record in read_numbered(path, on_bad_line):
+            num_good += 1
             place, context = f"{file}:{number}", self._context_hash(record.context)
-            leak = self._leak(context) if part == "train" else None
-            if number > self._seen.get((part, file), 0):
-                self._seen[part, file] = number
-                if leak is not None:
-                    self.add("leak", place, f"it is that of {leak}")
-                else:
-                    self._count(part, record, context, place)
+            leak = held_out.get(context)
             if leak is None:
+                if is_new:
+                    self._count(part, record, context, place)
                 yield number, record
-        if not has_records:
+            elif is_new:
+                self.add("leak", place, f"it is that of {leak}")
+        if is_new and not num_good:
             self.add("no_records", file)
 
     def add(self, kind: str, place: str, detail: str = "") -> None:
-        """Count a case of a kind; the same place counts once."""
-        if kind != "answer_not_in_context" and kind != "duplicate":  # those two come once a line anyhow
-            if (kind, place) in self._cases:
-                return
-            self._cases.add((kind, place))
+        """Count a case of a kind."""
         finding = self.findings.setdefault(kind, Finding(kind))
         finding.count += 1
         if len(finding.examples) < _MAX_EXAMPLES:
-            finding.examples.append(Example(place, detail))
-
-    def _add_bad_line(self, bad: BadLine) -> None:
-        self.add(bad.fault, f"{bad.file}:{bad.number}", bad.problem)
-
-    def _leak(self, context: int) -> str | None:
-        """Where a context stands in validation."""
-        validation = self.parts.get("validation")
-        return validation.contexts.get(context) if validation is not None else None
+            finding.examples.append(f"{place} ({detail})" if detail else place)
 
     def _count(self, part: Part, record: Record, context: int, place: str) -> None:
         tally = self.parts[part]
@@ -189,16 +172,16 @@ class DataCheck:
             return
         tally.chars["prompt"].append(len(record.prompt))
         tally.chars["answer"].append(len(record.answer))
-        if not record.options and not self._answers.stands_in(record.answer, record.context):
+        if not record.options and not is_in_text(record.answer, record.context):
             self.add("answer_not_in_context", place)
 
     def _context_hash(self, context: str) -> int:
-        """A hash that does not see spaces; the questions of one context follow each other, as a rule."""
+        """Return a hash that ignores white space; the questions of one context usually follow each other."""
         if context != self._last_context[0]:
             self._last_context = (context, _hash(" ".join(context.split())))
         return self._last_context[1]
 
-    # --- with tokenizers ----------------------------------------------------------------------------------
+    # --- with a decoder -----------------------------------------------------------------------------------
 
     def check_window(
         self,
@@ -207,13 +190,13 @@ class DataCheck:
         count_positions: Callable[[Record], int],
         window: int,
     ) -> list[bool]:
-        """Which records fit a decoder's window; the others become findings.
+        """Return which records fit a decoder's window; the others become findings.
 
         Args:
             path: The records' file.
-            records: Records with the numbers of their lines.
-            count_positions: The most positions that a sample of a record can need; above the window it has
-                to be exact, below it need not be.
+            records: Records with their line numbers.
+            count_positions: The most positions that a sample of a record can need; the number must be exact
+                only above the window.
             window: Positions of the decoder.
 
         Raises:
@@ -231,84 +214,89 @@ class DataCheck:
                 self.add("overflow", f"{path}:{number}", f"needs {needed} of {window} positions")
         return fits
 
-    def sample_tokens(
-        self, part: Part, records: Iterable[Record], num_records: int, count_tokens: Callable[[str], int]
-    ) -> None:
-        """Find how many characters a token has, from beginnings of records that lie evenly among all."""
-        tally = self.parts.setdefault(part, PartTally())
-        step = max(1, num_records // _SAMPLE_RECORDS)
-        chars, tokens = dict.fromkeys(FIELDS, 0), dict.fromkeys(FIELDS, 0)
-        for place, record in enumerate(records):
-            if place % step:
-                continue
-            for name in FIELDS:
-                text = getattr(record, name)[:_SAMPLE_CHARS]
-                if text:
-                    chars[name] += len(text)
-                    tokens[name] += count_tokens(text)
-        tally.chars_per_token = {name: chars[name] / tokens[name] for name in FIELDS if tokens[name]}
+    # --- the report ---------------------------------------------------------------------------------------
 
-    # --- what came of it ----------------------------------------------------------------------------------
+    def level(self, finding: Finding) -> Literal["error", "warning", "note"]:
+        """Return how bad a finding is: missing answers are a warning if they are most of the questions."""
+        if finding.kind in ERRORS:
+            return "error"
+        is_warning = finding.kind == "duplicate" or finding.count > _LARGE_SHARE * self.num_questions
+        return "warning" if is_warning else "note"
+
+    def at_level(self, level: str) -> list[Finding]:
+        """Return the findings that are `error`, `warning` or `note`, by kind."""
+        found = (self.findings[kind] for kind in ERRORS | NOTES if kind in self.findings)
+        return [finding for finding in found if self.level(finding) == level]
 
     @property
     def errors(self) -> list[Finding]:
-        """What must be mended or left out, by kind."""
-        return [self.findings[kind] for kind in ERROR_KINDS if kind in self.findings]
+        """The findings that must be fixed or left out."""
+        return self.at_level("error")
 
     @property
     def warnings(self) -> list[Finding]:
-        """What is likely to be a mistake: duplicates, and answers out of nowhere if they are many."""
-        return [finding for finding in self._noted() if self._is_warning(finding)]
-
-    def _noted(self) -> list[Finding]:
-        return [self.findings[kind] for kind in NOTE_KINDS if kind in self.findings]
-
-    def _is_warning(self, finding: Finding) -> bool:
-        return finding.kind == "duplicate" or finding.count > _LARGE_SHARE * self.num_questions
+        """The findings that are likely mistakes."""
+        return self.at_level("warning")
 
     @property
     def num_questions(self) -> int:
-        """Records with a question, all parts together."""
+        """The number of records with a question in all parts."""
         return sum(tally.num_records - tally.num_text_only for tally in self.parts.values())
 
     def lines(self, *, leaves_out: bool = False) -> list[str]:
-        """The report: a line per part, then one per kind of finding.
+        """Return the report: a line per part, then one per kind of finding.
 
         Args:
-            leaves_out: Whether what is wrong is left out, and not an error.
+            leaves_out: Whether wrong records are left out instead of being an error.
         """
         lines = [_part_line(part, self.parts[part]) for part in sorted(self.parts)]
-        for finding in self.errors:
-            skipped = leaves_out and finding.kind != "no_records"
-            lines.append(f"{'left out' if skipped else 'error'}: {finding.line()}")
-        for finding in self._noted():
-            total = "" if finding.kind == "duplicate" else f" of {self.num_questions}"
-            lines.append(f"{'warning' if self._is_warning(finding) else 'note'}: {finding.line(total)}")
+        for level in ("error", "warning", "note"):
+            for finding in self.at_level(level):
+                skipped = leaves_out and level == "error" and finding.kind != "no_records"
+                total = f" of {self.num_questions}" if finding.kind == "answer_not_in_context" else ""
+                lines.append(f"{'left out' if skipped else level}: {finding.line(total)}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as a JSON object."""
-        levels = dict.fromkeys(ERROR_KINDS, "error") | dict.fromkeys(NOTE_KINDS, "note")
-        levels |= {finding.kind: "warning" for finding in self.warnings}
-        findings = [*self.errors, *self._noted()]
+        """Return the report as a JSON object."""
         return {
             "parts": {part: self.parts[part].to_dict() for part in sorted(self.parts)},
             "window": self.window,
-            "findings": [{"level": levels[item.kind], **asdict(item)} for item in findings],
+            "findings": [
+                {"level": level, **asdict(finding)}
+                for level in ("error", "warning", "note")
+                for finding in self.at_level(level)
+            ],
         }
 
 
 def _part_line(part: str, tally: PartTally) -> str:
-    def shown(summaries: dict[str, LengthSummary]) -> str:
-        return ", ".join(f"{name} {item.min}/{item.median}/{item.max}" for name, item in summaries.items())
-
-    tokens = tally.token_lengths()
+    lengths = (f"{name} {item.min}/{item.median}/{item.max}" for name, item in tally.lengths().items())
     return (
         f"{part}: {tally.num_records} records ({tally.num_text_only} text only), "
-        f"{len(tally.contexts)} contexts; characters (min/median/max): {shown(tally.lengths())}"
-        + (f"; tokens, about: {shown(tokens)}" if tokens else "")
+        f"{len(tally.contexts)} contexts; characters (min/median/max): {', '.join(lengths)}"
     )
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def normalize(text: str) -> str:
+    """Return a text in lower case, with one space for every run of spaces and punctuation."""
+    return _SEPARATORS.sub(" ", text.casefold()).strip()
+
+
+_normalized_context = lru_cache(maxsize=1)(normalize)  # the questions of one context follow each other
+
+
+def is_in_text(answer: str, text: str) -> bool:
+    """Return whether whole words of a text are the answer, ignoring case, spaces and punctuation.
+
+    Only ASCII letters and digits continue a word: other scripts may have no spaces between words.
+    """
+    wanted = normalize(answer)
+    if not wanted:
+        return answer.strip() in text
+    pattern = rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])"
+    return re.search(pattern, _normalized_context(text)) is not None

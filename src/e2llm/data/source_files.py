@@ -1,4 +1,4 @@
-"""Reading files of a data set (text, JSON, JSON lines, CSV) with errors that name the file and line."""
+"""Read the files of a data set (text, JSON, JSON Lines, CSV, Parquet); errors name the file and line."""
 
 import csv
 import io
@@ -7,24 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, MissingExtraError
 
-TEXT_SUFFIXES = (".txt", ".md")
-
-
-def text_files(folder: Path) -> list[Path]:
-    """The `.txt` and `.md` files of a folder at any depth, sorted; hidden ones are passed over."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in TEXT_SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+_ROWS_PER_BATCH = 16  # of Parquet: a row may be a whole book
 
 
 def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
-    """The text of a file; line ends become `\\n`, and the default encoding drops a byte-order mark.
+    """Return the text of a file; line ends become `\\n`, and the default encoding drops a byte-order mark.
 
     Raises:
         E2LLMError: If the file is binary, is not in `encoding`, or the encoding is unknown.
@@ -36,13 +25,13 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 def decode_text(
     data: bytes, name: str, encoding: str = "utf-8-sig", *, advice: str = "give UTF-8 text"
 ) -> str:
-    """Bytes as text, wherever they come from; line ends become `\\n`.
+    """Decode bytes as text; line ends become `\\n`.
 
     Args:
-        data: All of a text.
-        name: What errors call it.
+        data: The bytes of a text.
+        name: Its name in errors.
         encoding: The default drops a byte-order mark.
-        advice: What errors tell to do.
+        advice: What to do about an error.
 
     Raises:
         E2LLMError: If the data are binary, are not in `encoding`, or the encoding is unknown.
@@ -63,7 +52,7 @@ def decode_text(
 
 
 def read_json(path: Path) -> Any:
-    """The decoded JSON document of a file.
+    """Return the JSON document of a file.
 
     Raises:
         E2LLMError: If the file is not UTF-8 or not JSON.
@@ -77,17 +66,13 @@ def read_json(path: Path) -> Any:
         raise E2LLMError(f"{path}: not valid JSON: {error}") from error
 
 
-def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON lines file with their line numbers, one at a time.
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a JSON Lines file with their line numbers.
 
-    Blank lines are passed over, and so is a byte-order mark at the beginning.
-
-    Args:
-        path: The file.
-        keys: Keys that every object must have.
+    Blank lines and a byte-order mark at the beginning are skipped.
 
     Raises:
-        E2LLMError: At the first line that is not a JSON object with these keys.
+        E2LLMError: At the first line that is not a JSON object.
     """
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
@@ -97,12 +82,12 @@ def read_json_lines(path: Path, keys: Sequence[str] = ()) -> Iterator[tuple[int,
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:  # also of json: a number of too many digits
                 raise E2LLMError(f"{path}:{number}: not a line of UTF-8 JSON: {error}") from error
-            check_keys(row, keys, f"{path}:{number}")
+            check_keys(row, (), f"{path}:{number}")
             yield number, row
 
 
 def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV file with a header line; absent cells are empty strings.
+    """Yield the rows of a CSV file with a header line; missing cells are empty strings.
 
     Raises:
         E2LLMError: If a column is missing, or the file is not UTF-8 or not CSV.
@@ -119,6 +104,45 @@ def read_csv_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]
             yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
     except csv.Error as error:
         raise E2LLMError(f"{path}:{reader.reader.line_num}: not a row of CSV: {error}") from error
+
+
+def read_parquet_rows(
+    path: Path, columns: Sequence[str], optional: str = ""
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a Parquet file with their numbers from 1.
+
+    Args:
+        path: The file.
+        columns: Columns of strings that the file must have; a cell may be None.
+        optional: A column of any type that is read if the file has it.
+
+    Raises:
+        E2LLMError: If the file is not Parquet, or lacks a column of strings.
+        MissingExtraError: If pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise E2LLMError(f"{path}: not a Parquet file ({error})") from error
+    with file:
+        names = file.schema_arrow.names
+        for column in columns:
+            if column not in names:
+                raise E2LLMError(f"{path}: no column {column!r}, found {', '.join(names)}")
+            kind = file.schema_arrow.field(column).type
+            if kind not in (pa.string(), pa.large_string()):
+                raise E2LLMError(f"{path}: column {column!r} holds {kind}, not strings")
+        wanted = [*columns, *({optional} & {*names} - {*columns})]
+        number = 0
+        for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
 
 
 def check_keys(row: Any, keys: Sequence[str], place: str) -> None:

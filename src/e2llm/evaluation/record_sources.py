@@ -7,7 +7,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-from e2llm.data.converter import Converter
+from e2llm.data.data_set import DataSet
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.shipped_samples import read_sample, sample_file
@@ -70,7 +70,7 @@ def find_place(name: str, data: Path | None) -> Path | None:
     return sample_file(name) if sample_file(name).is_file() else None
 
 
-def evaluation_split(converter: type[Converter]) -> str:
+def evaluation_split(converter: DataSet) -> str:
     """`validation`, or the default split of a set that is published in one piece.
 
     COVID-QA, SciSummNet and LongBench v2 have no parts: all of them is asked, and a model that trained on

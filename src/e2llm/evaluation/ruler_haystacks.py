@@ -1,35 +1,12 @@
-"""Texts as long as one wants to hide needles in, and the places where the needles go."""
+"""Texts of any length to hide needles in."""
 
-import random
-import re
-import uuid
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 
-from e2llm.data.needle_wording import ADJECTIVES, NOUNS
 from e2llm.errors import E2LLMError
 
 NOISE = "The stones are gray. The leaves are red. The clouds are white. On we march. Round and home again."
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)|[。！？]")
-_LINE_END = re.compile(r"(?=\n)")
-_WORD_END = re.compile(r"(?=\s)")
-_REACH_CHARS = 300  # how far from its depth a needle may go to stand between two sentences
 _BLOCK_CHARS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A context, and the spans `(start, end)` of what its question rests on, in text order."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...] = ()
-
-    def after(self, prefix: str) -> "Passage":
-        """The passage with a text in front of it."""
-        shift = len(prefix)
-        return Passage(prefix + self.text, tuple((start + shift, end + shift) for start, end in self.spans))
 
 
 class Haystack:
@@ -96,67 +73,3 @@ def _stretches(haystacks: Sequence[str], num_chars: int) -> Iterator[str]:
 def noise() -> Haystack:
     """Five dull sentences a line, over and over."""
     return Haystack(cycle([NOISE]), "\n")
-
-
-def hide(hay: str, joint: str, needles: Sequence[str], depths: Sequence[float]) -> Passage:
-    """Put needles into a text; the spans are all the needles', in the order of `needles`.
-
-    Args:
-        hay: The text.
-        joint: What a `Haystack` has between its parts: with a space, needles stand between sentences; with a
-            line end, on lines of their own, ahead of the last one, which may have been cut.
-        needles: Short sentences.
-        depths: Where in `hay` each goes, from 0 (before it) to 1; the nearest place for it is taken.
-    """
-    places = [_nearest_place(hay, joint, depth) for depth in depths]
-    parts: list[str] = []
-    spans = [(0, 0)] * len(needles)
-    length = done = 0
-
-    def add(part: str) -> None:
-        nonlocal length
-        if not part:
-            return
-        if parts and not parts[-1][-1].isspace() and not part[0].isspace():
-            parts.append(joint)
-            length += len(joint)
-        parts.append(part)
-        length += len(part)
-
-    for number in sorted(range(len(needles)), key=lambda number: (places[number], depths[number])):
-        add(hay[done : places[number]])
-        add(needles[number])
-        spans[number] = (length - len(needles[number]), length)
-        done = places[number]
-    add(hay[done:])
-    return Passage("".join(parts), tuple(spans))
-
-
-def _nearest_place(hay: str, joint: str, depth: float) -> int:
-    """The start, the end or the end of a sentence, a line or else a word that is nearest to a depth."""
-    goal = round(depth * len(hay))
-    first, last = max(0, goal - _REACH_CHARS), min(len(hay), goal + _REACH_CHARS)
-    places = [0] if first == 0 else []
-    for pattern in (_SENTENCE_END if joint == " " else _LINE_END, _WORD_END):
-        places += [match.end() for match in pattern.finditer(hay, first, min(len(hay), last + 1))]
-        if joint == " " and last == len(hay):
-            places.append(len(hay))
-        if places:
-            at = bisect_left(places, goal)
-            return min(places[max(0, at - 1) : at + 1], key=lambda place: abs(place - goal))
-    return goal
-
-
-def draw_number(rng: random.Random) -> str:
-    """A number of seven digits."""
-    return str(rng.randint(1_000_000, 9_999_999))
-
-
-def draw_words(rng: random.Random) -> str:
-    """An adjective and a noun, joined by a hyphen."""
-    return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
-
-
-def draw_uuid(rng: random.Random) -> str:
-    """A random UUID of version 4."""
-    return str(uuid.UUID(int=rng.getrandbits(128), version=4))

@@ -10,17 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 from typing import ClassVar, Literal
 
+from e2llm.data.needles import Passage, draw_number, draw_uuid, draw_words, hide
 from e2llm.evaluation.items import TaskRequest
-from e2llm.evaluation.ruler_haystacks import (
-    Haystack,
-    Passage,
-    draw_number,
-    draw_uuid,
-    draw_words,
-    essay,
-    hide,
-    noise,
-)
+from e2llm.evaluation.ruler_haystacks import Haystack, essay, noise
 from e2llm.evaluation.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 
 Kind = Literal["words", "numbers", "uuids"]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from e2llm.data.needles import Passage
+from e2llm.data.sets.squad import squad
 from e2llm.data.source_files import check_keys, read_json
-from e2llm.data.squad import SquadConverter
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
 from e2llm.evaluation.metrics import string_match_any
-from e2llm.evaluation.ruler_haystacks import Passage, cut_words, passages
+from e2llm.evaluation.ruler_haystacks import cut_words, passages
 from e2llm.evaluation.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 from e2llm.records import Record, read_records
 
@@ -241,7 +242,7 @@ def _squad_records(file: Path) -> Iterator[Record]:
                 raise E2LLMError(f"{file}:1: not a line of JSON: {error.msg}") from error
         if "prompt" in first:
             return read_records(file)
-    return SquadConverter(context="paragraph").convert(file, "all")
+    return squad(context="paragraph").convert(file, "all")
 
 
 def read_hotpot(file: Path) -> Library:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from e2llm.data.needles import Passage
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.metrics import string_match
-from e2llm.evaluation.ruler_haystacks import Passage
 
 CHARS_PER_TOKEN = 4  # a first guess only; the count of tokens corrects it
 SHORTFALL_FRACTION = 0.02  # how much shorter than asked a context may be, where its parts are that small

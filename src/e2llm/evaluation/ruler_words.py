@@ -6,13 +6,25 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from e2llm.data import needle_wording as wording
-from e2llm.data.word_lists import LEAST_CODED_WORDS, coded_vocabulary, made_up_word, numbered, zipf_words
+from e2llm.data.needles import (
+    ADJECTIVES,
+    LEAST_CODED_WORDS,
+    NOUNS,
+    Passage,
+    coded_vocabulary,
+    made_up_word,
+    numbered,
+    zipf_words,
+)
 from e2llm.evaluation.items import TaskRequest
-from e2llm.evaluation.ruler_haystacks import Passage
 from e2llm.evaluation.ruler_task import Draft, DraftStream, RulerTask
 
-COMMON_QUESTION = wording.COMMON_QUESTION.format(count=10)
+WORD_LIST = "This is a numbered list of words, some of which stand in it more often than the others.\n"
+COMMON_QUESTION = "What are the 10 most common words in the above list?"
+FREQUENT_QUESTION = (
+    "What are the three most frequently appeared words in the above coded text? "
+    "Ignore the dots and answer with the words alone."
+)
 SHORT_LENGTH_TOKENS = 4096  # below it, the published code makes lists with fewer repetitions
 _WORD = re.compile(r"(?<![\w'’-])[a-z]{4,12}(?![\w'’-])")
 _WORD_SOURCE_CHARS = 20_000_000
@@ -51,7 +63,7 @@ class CommonWords(RulerTask):
             taken.extend(itertools.islice(others, max(0, num_others - len(taken))))
             listed = answers * num_answer_repeats + taken[:num_others] * num_other_repeats
             random.Random(seed).shuffle(listed)
-            return Passage(f"{example}\n\n{wording.WORD_LIST}{numbered(listed)}")
+            return Passage(f"{example}\n\n{WORD_LIST}{numbered(listed)}")
 
         first_size = length // (8 * num_other_repeats)
         return Draft(build, first_size, COMMON_QUESTION, tuple(answers), smallest_size=1)
@@ -62,9 +74,7 @@ class CommonWords(RulerTask):
         common, others = list(words[: self.num_common]), list(words[self.num_common :])
         listed = common * num_common_repeats + others * num_other_repeats
         rng.shuffle(listed)
-        return (
-            f"{wording.WORD_LIST}{numbered(listed)}\nQuestion: {COMMON_QUESTION}\nAnswer: {numbered(common)}"
-        )
+        return f"{WORD_LIST}{numbered(listed)}\nQuestion: {COMMON_QUESTION}\nAnswer: {numbered(common)}"
 
     def _answers(self, words: Iterator[str], example_words: Sequence[str]) -> list[str]:
         """The next words that are no part of each other, the example or the question.
@@ -104,7 +114,7 @@ class FrequentWords(RulerTask):
             return Passage(" ".join(drawn))
 
         answers = tuple(vocabulary[1 : 1 + self.num_answers])
-        return Draft(build, length // 2, wording.FREQUENT_QUESTION, answers, smallest_size=LEAST_CODED_WORDS)
+        return Draft(build, length // 2, FREQUENT_QUESTION, answers, smallest_size=LEAST_CODED_WORDS)
 
 
 class Vocabulary:
@@ -133,7 +143,7 @@ class Vocabulary:
 
 def _distinct_words(haystacks: Sequence[str]) -> Iterator[str]:
     seen: set[str] = set()
-    for word in itertools.chain(wording.ADJECTIVES, wording.NOUNS, _words_of(haystacks), _made_up_words()):
+    for word in itertools.chain(ADJECTIVES, NOUNS, _words_of(haystacks), _made_up_words()):
         if word not in seen:
             seen.add(word)
             yield word

@@ -1,43 +1,56 @@
-"""Encoded chunks on disk under a hash of who read them and what they say: read once, by whomever.
+"""Encoded chunks on disk under a hash of the model and the text: each is read once, by any process.
 
-A store is a folder with a database (`e2llm.store.database`). It holds only what can be read again: losing one
+A store is a folder with a database (`e2llm.store.database`). It has only what can be read again: losing one
 costs time.
 """
 
 import contextlib
+import hashlib
+import json
+import math
 import sqlite3
+import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
 from e2llm.errors import E2LLMError
 from e2llm.store.database import FILE_NAME, WAIT_SECONDS, Database, transaction
-from e2llm.store.entry import decode_entry, encode_entry
 
 _BATCH = 500  # sqlite takes at least 999 variables
-_MERGE_BATCH = 100
-# When an entry was last used is noted to the hour, so that reading a book again writes next to nothing.
+_SCAN_BATCH = 100  # whole entries in memory at once
+# The time of last use is kept to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
-_PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to make room
+_PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to prune
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+KEY_BYTES = 32
+_CHECKSUM_BYTES = 16
+_PREFIX = struct.Struct("<I")
+_Row = tuple[int, bytes, bytes, int, int]  # id, key, value, last_used, size
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store holds.
+    """The content of a store.
 
     Attributes:
         path: Its folder.
         num_entries: Encoded chunks.
         num_bytes: Size of the entries.
         file_bytes: Size of its files on disk.
-        max_bytes: Limit on the entries' size; None for none.
-        last_used: Seconds since 1970 at which the least and the most recently used entry was used, to the
-            hour; None for an empty store.
+        max_bytes: Limit on the entries' size; None for no limit.
+        last_used: Seconds since 1970 of the least and the most recent use of an entry, to the hour; None for
+            an empty store.
     """
 
     path: str
@@ -50,13 +63,7 @@ class StoreInfo:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a store took from another.
-
-    Attributes:
-        num_added: Entries taken over.
-        num_present: Entries that were there already.
-        num_corrupt: Damaged entries of the other store, which were left out.
-    """
+    """Numbers of entries of another store: added, present already, and left out as damaged."""
 
     num_added: int
     num_present: int
@@ -65,13 +72,7 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check of all entries found.
-
-    Attributes:
-        num_checked: Entries read.
-        num_corrupt: Entries that are damaged.
-        num_removed: Damaged entries that were removed, to be read again when they are next needed.
-    """
+    """Numbers of entries: checked, damaged, and removed to be read again."""
 
     num_checked: int
     num_corrupt: int
@@ -82,15 +83,15 @@ class ChunkStore:
     """A persistent store of encoded chunks, shared by contexts, threads and processes.
 
     Args:
-        path: Its folder, made if need be.
-        max_bytes: Limit on the size of all entries; beyond it the least recently used ones go. None: no
-            limit.
+        path: Its folder, made if it does not exist.
+        max_bytes: Limit on the size of all entries; beyond it the least recently used ones are removed. None:
+            no limit.
 
     Attributes:
-        num_corrupt: Damaged entries met (and removed) by this object.
+        num_corrupt: Damaged entries that this object found (and removed).
 
     Raises:
-        E2LLMError: If the folder holds something else, a damaged store, or one of a newer format.
+        E2LLMError: If the folder has other content, a damaged store, or one of a newer format.
     """
 
     def __init__(self, path: str | PathLike[str], *, max_bytes: int | None = None) -> None:
@@ -110,7 +111,7 @@ class ChunkStore:
     # --- reading and writing ------------------------------------------------------------------------------
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, dict[str, torch.Tensor]]:
-        """The entries that are there and intact, by key; damaged ones are removed and counted."""
+        """Return the intact entries by key; damaged ones are removed and counted."""
         found: dict[bytes, dict[str, torch.Tensor]] = {}
         damaged: list[int] = []
         stale: list[int] = []
@@ -130,15 +131,15 @@ class ChunkStore:
                     found[key] = entry
                     if now - last_used > _USE_STEP_SECONDS:
                         stale.append(number)
-            if damaged:
-                self.num_corrupt += len(damaged)
-                self._remove(connection, damaged)
+            self.num_corrupt += len(damaged)
+            with contextlib.suppress(sqlite3.OperationalError):  # a read-only store keeps its damaged entries
+                _delete(connection, damaged)
             if stale:
                 self._note_use(connection, stale, now)
         return found
 
     def _note_use(self, connection: sqlite3.Connection, numbers: list[int], now: int) -> None:
-        """Note when entries were used, unless the store is busy or cannot be written to: reading goes on."""
+        """Save when entries were used, unless the store is busy or read-only: reading does not wait."""
         connection.execute("PRAGMA busy_timeout = 0").fetchall()
         try:
             with contextlib.suppress(sqlite3.OperationalError), transaction(connection):
@@ -149,66 +150,67 @@ class ChunkStore:
             connection.execute(f"PRAGMA busy_timeout = {int(WAIT_SECONDS * 1000)}").fetchall()
 
     def put_many(self, entries: Mapping[bytes, Mapping[str, torch.Tensor]]) -> None:
-        """Keep entries, all or none of them; those that are there already stay as they are.
+        """Keep entries, all or none of them; those that exist already stay as they are.
 
         Args:
             entries: Named CPU tensors by 32-byte key.
 
         Raises:
-            E2LLMError: If a key or tensor cannot be kept, or the disk is full or not to be written to.
+            E2LLMError: If a key or tensor cannot be kept, the disk is full, or the store is read-only.
         """
         now = int(time.time())
         rows = []
         for key, tensors in entries.items():
-            if len(key) != 32:
-                raise E2LLMError(f"a key must have 32 bytes, got {len(key)}")
+            if len(key) != KEY_BYTES:
+                raise E2LLMError(f"a key must have {KEY_BYTES} bytes, got {len(key)}")
             value = encode_entry(key, tensors)
-            rows.append((key, value, len(value), now))
+            rows.append((key, value, now, len(value)))
         if rows:
             self._insert(rows)
 
     def merge(self, other: "ChunkStore") -> MergeReport:
-        """Take over the entries of another store, each after a check; those that are there stay as they are.
-
-        Args:
-            other: Stays as it is.
+        """Add the intact entries of another store, which does not change; entries that exist already stay.
 
         Raises:
             E2LLMError: If both are the same store, one of them cannot be used, or the disk is full.
         """
         if self.path.resolve() == other.path.resolve():
             raise E2LLMError(f"{self.path}: a store cannot be merged with itself; name another one")
-        num_added = num_present = num_corrupt = last = 0
-        while True:
-            with other._database.session() as connection:
-                rows = connection.execute(
-                    "SELECT key, value, length(value), last_used, id FROM entries WHERE id > ? "
-                    "ORDER BY id LIMIT ?",
-                    (last, _MERGE_BATCH),
-                ).fetchall()
-            if not rows:
-                return MergeReport(num_added, num_present, num_corrupt)
-            last = rows[-1][-1]
-            intact = [
-                row[:4] for row in rows if type(row[3]) is int and decode_entry(row[0], row[1]) is not None
-            ]
+        num_added = num_present = num_corrupt = 0
+        for rows in other._scan():
+            intact = [row[1:] for row in rows if _is_intact(row)]
             added = self._insert(intact)
             num_added += added
             num_present += len(intact) - added
             num_corrupt += len(rows) - len(intact)
+        return MergeReport(num_added, num_present, num_corrupt)
 
     def _insert(self, rows: list[tuple[bytes, bytes, int, int]]) -> int:
-        """Keep rows of key, value, size and time of last use; returns how many were not there."""
+        """Keep rows of key, value, time of last use and size; return how many are new."""
         with self._database.session() as connection:
             before = connection.total_changes
             with transaction(connection):
                 connection.executemany(
-                    "INSERT OR IGNORE INTO entries (key, value, size, last_used) VALUES (?, ?, ?, ?)", rows
+                    "INSERT OR IGNORE INTO entries (key, value, last_used, size) VALUES (?, ?, ?, ?)", rows
                 )
             num_added = connection.total_changes - before
             if self.max_bytes is not None and _total_bytes(connection) > self.max_bytes:
-                self._evict(connection, int(self.max_bytes * _PRUNE_FRACTION))
+                _evict(connection, int(self.max_bytes * _PRUNE_FRACTION))
         return num_added
+
+    def _scan(self) -> Iterator[list[_Row]]:
+        """Yield all rows in batches; others may use the store in between."""
+        last = 0
+        while True:
+            with self._database.session() as connection:
+                rows = connection.execute(
+                    "SELECT id, key, value, last_used, size FROM entries WHERE id > ? ORDER BY id LIMIT ?",
+                    (last, _SCAN_BATCH),
+                ).fetchall()
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield rows
 
     def __len__(self) -> int:
         with self._database.session() as connection:
@@ -221,7 +223,7 @@ class ChunkStore:
     # --- keeping it in order ------------------------------------------------------------------------------
 
     def info(self) -> StoreInfo:
-        """What the store holds."""
+        """Return the content of the store in numbers."""
         with self._database.session() as connection:
             count, total, oldest, newest = connection.execute(
                 "SELECT count(*), coalesce(sum(length(value)), 0), min(last_used), max(last_used) "
@@ -237,43 +239,29 @@ class ChunkStore:
         Args:
             repair: Remove damaged entries; they are read again when they are next needed.
         """
-        checked, damaged, last = 0, [], 0
-        with self._database.session() as connection:
-            while True:
-                rows = connection.execute(
-                    "SELECT id, key, value, last_used, size FROM entries WHERE id > ? ORDER BY id LIMIT ?",
-                    (last, _BATCH),
-                ).fetchall()
-                if not rows:
-                    break
-                last = rows[-1][0]
-                checked += len(rows)
-                damaged += [
-                    number
-                    for number, key, value, last_used, size in rows
-                    if decode_entry(key, value) is None or type(last_used) is not int or size != len(value)
-                ]
-            if repair and damaged:
+        num_checked, damaged = 0, []
+        for rows in self._scan():
+            num_checked += len(rows)
+            damaged += [row[0] for row in rows if not _is_intact(row) or row[4] != len(row[2])]
+        if repair:
+            with self._database.session() as connection:
                 _delete(connection, damaged)
-        return VerifyReport(checked, len(damaged), len(damaged) if repair else 0)
+        return VerifyReport(num_checked, len(damaged), len(damaged) if repair else 0)
 
     def prune(self, *, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
-        """Remove entries and give their room back to the disk.
+        """Remove entries, free their room on disk, and return how many were removed.
 
         Args:
-            max_bytes: Remove the least recently used until the rest has at most so many bytes.
-            older_than_days: Remove what was not used for so long.
-
-        Returns:
-            The number of entries removed.
+            max_bytes: Remove the least recently used entries until the rest has at most this size.
+            older_than_days: Remove entries that were not used for this long.
 
         Raises:
-            E2LLMError: If neither is given, or one is below 0 or no number.
+            E2LLMError: If neither is given, or one is below 0 or NaN.
         """
         if max_bytes is None and older_than_days is None:
             raise E2LLMError("say what to remove: max_bytes or older_than_days")
         for name, value in (("max_bytes", max_bytes), ("older_than_days", older_than_days)):
-            if value is not None and not value >= 0:  # no number is not either
+            if value is not None and not value >= 0:  # catches NaN, too
                 raise E2LLMError(f"{name} must be 0 or more, got {value!r}")
         with self._database.session() as connection:
             before = len(self)
@@ -282,7 +270,7 @@ class ChunkStore:
                 with transaction(connection):
                     connection.execute("DELETE FROM entries WHERE last_used <= ?", (limit,))
             if max_bytes is not None:
-                self._evict(connection, max_bytes)
+                _evict(connection, max_bytes)
             connection.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return before - len(self)
@@ -294,37 +282,76 @@ class ChunkStore:
     def __enter__(self) -> "ChunkStore":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _remove(self, connection: sqlite3.Connection, numbers: list[int]) -> None:
-        """Remove damaged entries where that is possible: from a read-only store they are only not given."""
-        with contextlib.suppress(sqlite3.OperationalError):
-            _delete(connection, numbers)
 
-    def _evict(self, connection: sqlite3.Connection, max_bytes: int) -> None:
-        """Remove the least recently used entries until the rest has at most `max_bytes`."""
-        with transaction(connection):
-            excess = _total_bytes(connection) - max_bytes
-            numbers = []
-            for number, size in connection.execute(
-                "SELECT id, length(value) FROM entries ORDER BY last_used, id"
-            ):
-                if excess <= 0:
-                    break
-                numbers.append((number,))
-                excess -= size
-            connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
+# An entry is: checksum of key and rest (16 bytes, BLAKE2b) | header length (4 bytes, little endian) | header
+# (JSON: a list of [name, dtype, shape]) | the tensors' bytes, one after the other.
+
+
+def encode_entry(key: bytes, tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Return named tensors as bytes whose checksum covers their 32-byte key, too.
+
+    Raises:
+        E2LLMError: If a dtype is not float32, float16, bfloat16 or int64.
+    """
+    header, parts = [], []
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise E2LLMError(f"a store keeps {', '.join(_DTYPES)} tensors, got {tensor.dtype} for {name!r}")
+        header.append([name, _NAMES[tensor.dtype], list(tensor.shape)])
+        parts.append(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    head = json.dumps(header).encode()
+    body = b"".join([_PREFIX.pack(len(head)), head, *parts])
+    return _checksum(key, body) + body
+
+
+def decode_entry(key: object, data: object) -> dict[str, torch.Tensor] | None:
+    """Return the tensors of an entry, or None if it is damaged or belongs to another key."""
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES or not isinstance(data, bytes):
+        return None
+    body = memoryview(data)[_CHECKSUM_BYTES:]
+    if len(body) < _PREFIX.size or _checksum(key, body) != data[:_CHECKSUM_BYTES]:
+        return None
+    at = _PREFIX.size + _PREFIX.unpack_from(body)[0]
+    tensors = {}
+    for name, dtype_name, shape in json.loads(bytes(body[_PREFIX.size : at])):
+        dtype = _DTYPES[dtype_name]
+        size = math.prod(shape) * dtype.itemsize
+        part = bytearray(body[at : at + size])
+        flat = torch.frombuffer(part, dtype=dtype) if size else torch.empty(0, dtype=dtype)
+        tensors[name] = flat.reshape(shape)
+        at += size
+    return tensors
+
+
+def _checksum(key: bytes, body: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES, key=key).digest()
+
+
+def _is_intact(row: _Row) -> bool:
+    return decode_entry(row[1], row[2]) is not None and type(row[3]) is int
+
+
+def _evict(connection: sqlite3.Connection, max_bytes: int) -> None:
+    """Remove the least recently used entries until the rest has at most `max_bytes`."""
+    with transaction(connection):
+        excess = _total_bytes(connection) - max_bytes
+        numbers = []
+        query = "SELECT id, length(value) FROM entries ORDER BY last_used, id"
+        for number, size in connection.execute(query):
+            if excess <= 0:
+                break
+            numbers.append((number,))
+            excess -= size
+        connection.executemany("DELETE FROM entries WHERE id = ?", numbers)
 
 
 def _delete(connection: sqlite3.Connection, numbers: list[int]) -> None:
-    with transaction(connection):
-        connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number in numbers])
+    if numbers:
+        with transaction(connection):
+            connection.executemany("DELETE FROM entries WHERE id = ?", [(number,) for number in numbers])
 
 
 def _total_bytes(connection: sqlite3.Connection) -> int:

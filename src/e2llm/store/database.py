@@ -1,8 +1,8 @@
-"""The database of a store: opened when needed, shared by threads, and not inherited by forked processes.
+"""The database of a store: opened when needed, shared by threads, reopened by forked processes.
 
-It is an sqlite database in write-ahead mode, so that readers and a writer, threads and processes, do not wait
-for each other, and a process killed at any moment leaves either the whole of its last write or nothing of it.
-After a power cut the last writes may be gone, but nothing is half there (`synchronous=NORMAL`).
+It is an SQLite database in write-ahead mode: readers and a writer do not wait for each other, and a process
+that is killed leaves its last write whole or not at all. A power cut may lose the last writes
+(`synchronous=NORMAL`).
 """
 
 import contextlib
@@ -32,10 +32,10 @@ class Database:
     """The table of a store's entries.
 
     Args:
-        folder: Of the store; made, with the database in it, when that is first used.
+        folder: The store's folder; made at the first use, with the database in it.
 
     Attributes:
-        connection: That of this process while it is open.
+        connection: The open connection of this process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Database:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[sqlite3.Connection]:
-        """The connection of this process, held by one thread at a time."""
+        """Give the connection of this process to one thread at a time."""
         with self._lock:
             try:
                 if self.connection is None:
@@ -68,7 +68,7 @@ class Database:
                 raise StoreError(f"{self.folder}: the store cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
-        """Open the database; one that another process is just making is waited for."""
+        """Open the database; wait while another process creates it."""
         for attempt in range(50):
             try:
                 return self._open_once()
@@ -99,7 +99,7 @@ class Database:
                     connection.execute("CREATE INDEX IF NOT EXISTS by_use ON entries (last_used, size)")
                     connection.execute(f"PRAGMA user_version = {FORMAT}")
             self._check_schema(connection)
-            connection.text_factory = bytes  # a text in the place of a value is damage, in UTF-8 or not
+            connection.text_factory = bytes  # text instead of a value is damage, in UTF-8 or not
             connection.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             connection.close()
@@ -107,22 +107,22 @@ class Database:
         return connection
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
-        """Raise unless the database holds the table of a store."""
+        """Raise unless the database has the table of a store."""
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         row = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'entries'").fetchone()
         made = "" if row is None else " ".join(str(row[0]).split()).lower()
         if version != FORMAT or made != _AS_MADE:
             raise StoreError(
-                f"{self.folder / FILE_NAME} is a database of another making, or damaged; name another "
-                "folder, or delete this one: the chunks are read again when they are needed"
+                f"{self.folder / FILE_NAME} is not a store of e2llm, or is damaged; name another "
+                "folder, or delete this one: its chunks are read again when needed"
             )
 
     def _explain(self, error: sqlite3.Error) -> str:
         text = str(error)
         if isinstance(error, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
             return (
-                f"{self.folder / FILE_NAME} is damaged ({text}); delete or move the folder: the chunks are "
-                "read again when they are needed"
+                f"{self.folder / FILE_NAME} is damaged ({text}); delete or move the folder: its chunks "
+                "are read again when needed"
             )
         if "full" in text:
             return f"{self.folder}: the disk is full; free some room elsewhere, or delete the store's folder"
@@ -130,7 +130,7 @@ class Database:
 
 
 def _after_fork(database: Database | None) -> None:
-    """Give a forked process a lock and, when it needs one, a connection of its own.
+    """Give a forked process its own lock and, when it needs one, its own connection.
 
     The parent's lock may be held by a thread that the child does not have. The parent's connection is kept
     unused: closing it in the child would release the parent's locks.
@@ -144,7 +144,7 @@ def _after_fork(database: Database | None) -> None:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing; waits for other writers at its start, not half-way."""
+    """Commit the statements of a block, or none of them; wait for other writers at its start."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

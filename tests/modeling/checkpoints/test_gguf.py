@@ -77,6 +77,25 @@ def test_quantized_tensors_are_unpacked(tmp_path):
     assert torch.equal(model.get_input_embeddings().weight, wanted)
 
 
+def test_a_folder_with_one_gguf_file_means_that_file(file):
+    model, source = load_part("decoder", str(file.parent))
+    assert source.name == str(file)
+    assert model.dtype == torch.bfloat16
+
+
+def test_a_folder_with_several_gguf_files_is_refused(file):
+    (file.parent / "other.gguf").write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match="has 2 GGUF files; name one of them, such as "):
+        load_part("decoder", str(file.parent))
+
+
+def test_a_folder_with_safetensors_beside_it_means_those(file):
+    tiny_decoder(tie_word_embeddings=True).save_pretrained(file.parent)
+    model, source = load_part("decoder", str(file.parent))
+    assert source.name == str(file.parent)
+    assert model.dtype == torch.float32
+
+
 def test_the_tokenizer_its_template_and_its_window_come_along(file):
     tokenizer, own = load_tokenizer(str(file)), tiny_decoder_tokenizer()
     assert tokenizer(TEXT).input_ids == own(TEXT).input_ids

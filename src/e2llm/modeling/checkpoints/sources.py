@@ -63,19 +63,37 @@ def resolve_source(name: str) -> str:
 
 
 def gguf_file(name: str) -> Path | None:
-    """The GGUF file that a name means: a `.gguf` path, or `SMOLLM2_ID` where its package is installed.
+    """Return the GGUF file that a name means, or None.
+
+    Args:
+        name: A `.gguf` path, a folder with one such file and no safetensors, or `SMOLLM2_ID` where its
+            package is installed.
 
     Raises:
-        CheckpointError: If the file is missing.
+        CheckpointError: If the file is missing, or the folder has several.
     """
     if name == SMOLLM2_ID:
         return packaged_smollm2()
     path = Path(name)
-    if path.suffix.lower() != ".gguf" or path.is_dir():
+    if path.is_dir():
+        return _only_gguf_file(path)
+    if path.suffix.lower() != ".gguf":
         return None
     if not path.is_file():
         raise CheckpointError(f"{name}: there is no such file; check the path of the GGUF file")
     return path
+
+
+def _only_gguf_file(folder: Path) -> Path | None:
+    """The one GGUF file of a folder without safetensors weights."""
+    if any(folder.glob("*.safetensors*")):
+        return None
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{folder}: has {len(found)} GGUF files; name one of them, such as {found[0].name}"
+        )
+    return found[0] if found else None
 
 
 def packaged_smollm2() -> Path | None:

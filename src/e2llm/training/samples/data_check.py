@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from e2llm.data.check import DataCheck, Part
+from e2llm.data.check import DataCheck
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.checkpoints.reporting import readable_errors
@@ -17,9 +17,9 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.build import existing, open_processor
 from e2llm.training.console import is_first_process, say
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.positions import Positions
-from e2llm.training.samples.sources import Source, hold_out, load_sources
-from e2llm.training.samples.text_contexts import text_budgets
+from e2llm.training.samples.sample_set.sample_set.positions import Positions
+from e2llm.training.samples.sample_set.sample_set.sources import Source, hold_out, load_sources
+from e2llm.training.samples.sample_set.sample_set.text_contexts import text_budgets
 
 REPORT_FILE = "data.json"
 
@@ -49,8 +49,6 @@ class RunData:
             positions = Positions(self.recipe, processor, limit)
             self.train = [self._fitting(source, positions) for source in self.train]
             self.validation = [self._fitting(source, positions) for source in self.validation]
-        if is_first_process():
-            self._sample_tokens(processor)
 
     def _fitting(self, source: Source, positions: Positions) -> Source:
         fits = self.check.check_window(
@@ -60,17 +58,6 @@ class RunData:
             positions.window,
         )
         return source if all(fits) else source.part(fits)
-
-    def _sample_tokens(self, processor: E2LLMProcessor) -> None:
-        parts: dict[Part, list[Source]] = {"train": self.train, "validation": self.validation}
-        for part, sources in parts.items():
-            if part in self.check.parts:  # what is held out of train is tallied there
-                self.check.sample_tokens(
-                    part,
-                    (record for source in sources for record in source.records),
-                    sum(len(source.records) for source in sources),
-                    lambda text: len(processor.encode(text)),
-                )
 
     def finish(self) -> None:
         """Report the findings on stderr and in the run's folder.
