@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from e2llm.training.samples.sample_set.sample_set.collator import SampleCollator
-from e2llm.training.samples.sample_set.sample_set.sample_set import Sample, SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import load_sources
 
 from e2llm.training.build import build, open_processor, set_modes
 from e2llm.training.recipe import load_recipe
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.sample_set import Sample, SampleSet
+from e2llm.training.samples.sources import load_sources
 from e2llm.training.speed.fast_lora import speed_up
 
 RECIPE = Path(__file__).parent / "smol.yaml"

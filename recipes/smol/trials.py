@@ -18,9 +18,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from e2llm.training.samples.sample_set.sample_set.collator import SampleCollator
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import load_sources
 from torch import nn
 from torch.nn import functional
 
@@ -31,6 +28,9 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.recipe import load_recipe
 from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import train
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import load_sources
 
 RECIPE = Path(__file__).parent / "ablation.yaml"
 RATES = (1, 2, 4, 8)

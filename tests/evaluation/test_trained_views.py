@@ -1,7 +1,6 @@
 """A decoder that was trained on raw text is asked with what it was trained on, id for id."""
 
 import pytest
-from e2llm.training.samples.sample_set.sample_set.text_contexts import TextContexts
 
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.readings import Readings
@@ -9,6 +8,7 @@ from e2llm.evaluation.systems import Bm25System, ClosedBookSystem, TruncateSyste
 from e2llm.inference.decoding.likelihood import likelihood
 from e2llm.records import Record
 from e2llm.training.recipes.objectives import ReasoningObjective
+from e2llm.training.samples.text_contexts import TextContexts
 from tiny_models import TEXT
 
 SYSTEMS = {"truncate": TruncateSystem, "bm25": Bm25System, "closed_book": ClosedBookSystem}

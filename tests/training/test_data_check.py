@@ -3,11 +3,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from e2llm.training.samples.sample_set.sample_set import data_check
-from e2llm.training.samples.sample_set.sample_set.data_check import open_parts, read_data
-from e2llm.training.samples.sample_set.sample_set.positions import Positions
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import Source, load_sources
 from small_parts import STORY, questions, texts
 
 from e2llm.errors import E2LLMError
@@ -15,6 +10,10 @@ from e2llm.records import Record, write_records
 from e2llm.training import run
 from e2llm.training.build import build, open_processor
 from e2llm.training.recipes.schema import DataFile
+from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.positions import Positions
+from e2llm.training.samples.sample_set import SampleSet, data_check
+from e2llm.training.samples.sources import Source, load_sources
 
 BOTH = ["understanding", "reasoning"]
 HELD_OUT = Record("The owl slept until noon and then it read.", "What did it do?", "It read.")

@@ -6,10 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from e2llm.training.samples.sample_set.sample_set.collator import SampleCollator
-from e2llm.training.samples.sample_set.sample_set.levels import LevelDraw, count_levels
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import load_sources
 from pydantic import ValidationError
 from small_parts import assert_same_weights, questions, texts
 
@@ -22,6 +18,10 @@ from e2llm.training.distillation import as_teacher, attach_teacher, divergence, 
 from e2llm.training.learning_rates import scheduler
 from e2llm.training.recipes.objectives import ObjectivesSection
 from e2llm.training.run import prepare, train
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.levels import LevelDraw, count_levels
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import load_sources
 from e2llm.training.speed.packed_attention import NAME as PACKED_ATTENTION
 
 POOLING = {"kind": "pooling", "finest_rate": 1, "start": "random"}

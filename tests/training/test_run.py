@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from e2llm.training.samples.sample_set.sample_set.data_check import read_data
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
 from small_parts import STORY, assert_same_weights, weights
 
 from e2llm.errors import CheckpointError, E2LLMError
@@ -21,6 +19,8 @@ from e2llm.training.checkpoints import damage as damage_of
 from e2llm.training.checkpoints import last_checkpoint, load_weights
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import changes_since_start, evaluation_sets, train
+from e2llm.training.samples.data_check import read_data
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 

@@ -3,9 +3,6 @@ import random
 from collections import Counter
 
 import pytest
-from e2llm.training.samples.sample_set.sample_set.levels import choose_raw, crop
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES, SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import Source, hold_out, load_sources
 from small_parts import STORY
 
 from e2llm.errors import E2LLMError
@@ -13,6 +10,9 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
 from e2llm.training.recipes.schema import DataFile
+from e2llm.training.samples.levels import choose_raw, crop
+from e2llm.training.samples.sample_set import OBJECTIVES, SampleSet
+from e2llm.training.samples.sources import Source, hold_out, load_sources
 
 
 @pytest.fixture

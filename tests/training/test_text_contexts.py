@@ -4,10 +4,6 @@ from collections import Counter
 
 import pytest
 import torch
-from e2llm.training.samples.sample_set.sample_set.data_check import open_parts, read_data
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import load_sources
-from e2llm.training.samples.sample_set.sample_set.text_contexts import TextContexts
 from small_parts import STORY, questions, weights
 
 from e2llm.errors import E2LLMError
@@ -19,6 +15,10 @@ from e2llm.training.planning.overfit import overfit, overfit_recipe
 from e2llm.training.recipe import load_recipe
 from e2llm.training.recipes.objectives import ReasoningObjective
 from e2llm.training.run import train
+from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import load_sources
+from e2llm.training.samples.text_contexts import TextContexts
 
 DIAL = [1, 2, 4, 8]
 

@@ -2,7 +2,6 @@ import warnings
 
 import pytest
 import torch
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES
 from torch.nn import functional
 from transformers import TrainerCallback
 
@@ -10,6 +9,7 @@ from e2llm.errors import E2LLMError
 from e2llm.training import arguments
 from e2llm.training.arguments import training_arguments
 from e2llm.training.run import prepare
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 
 class GradientsOfStep(TrainerCallback):

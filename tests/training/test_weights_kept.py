@@ -1,12 +1,12 @@
 """Which steps are evaluated and saved, and whose weights become the model."""
 
 import pytest
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
 from small_parts import assert_same_weights
 
 from e2llm.errors import E2LLMError
 from e2llm.training import run
 from e2llm.training.run import train
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 

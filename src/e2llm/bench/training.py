@@ -27,7 +27,7 @@ from e2llm.records import Record
 from e2llm.training.arguments import resolve_precision, training_arguments
 from e2llm.training.build import set_modes
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES, Sample
+from e2llm.training.samples.sample_set import OBJECTIVES, Sample
 from e2llm.training.trainer import E2LLMTrainer
 
 WAYS = ("plain", "e2llm")

@@ -70,7 +70,7 @@ def check_by_recipe(
 ) -> dict[str, DataCheck]:
     """Check files with the parts of a recipe, stage by stage."""
     from e2llm.training.recipe import load_recipe
-    from e2llm.training.samples.sample_set.sample_set.data_check import read_data
+    from e2llm.training.samples.data_check import read_data
 
     checks: dict[str, DataCheck] = {}
     parts: tuple[E2LLMProcessor, int | None] | None = None
@@ -101,7 +101,7 @@ def parts_of(
 ) -> "tuple[E2LLMProcessor, int | None] | None":
     """The processor and window of a stage: its own, else those of the stage before, else None and a note."""
     from e2llm.training.build import set_chunking
-    from e2llm.training.samples.sample_set.sample_set.data_check import open_parts
+    from e2llm.training.samples.data_check import open_parts
 
     try:
         return open_parts(recipe)

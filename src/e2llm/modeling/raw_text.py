@@ -1,6 +1,6 @@
 """What a decoder gets of a context as raw text where there is no room for all of it.
 
-Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.samples.sample_set.sample_set.text_contexts`) use the same
+Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.samples.text_contexts`) use the same
 functions, so that a decoder is asked with what it was trained on. All counts are decoder tokens.
 """
 

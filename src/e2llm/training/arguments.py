@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from e2llm.errors import E2LLMError
 from e2llm.training.parallel import keep_losses_in_float32, parallel_arguments
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 

@@ -18,7 +18,7 @@ from e2llm.modeling.ridge import init_adapter
 from e2llm.training.console import say
 from e2llm.training.recipes.parts import DecoderSection, EncoderLoraSection, LoraSection
 from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
-from e2llm.training.samples.sample_set.sample_set.sources import Source
+from e2llm.training.samples.sources import Source
 
 START_TEXTS = 300  # chunks that a new pooling adapter's linear start is fitted on
 

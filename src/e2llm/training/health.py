@@ -18,7 +18,7 @@ from e2llm.modeling.configuration import PART_MODULES
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 _SPARE_BYTES = 50 * 2**20
 _OPTIMIZER_BYTES = 8  # AdamW: two float32 numbers per trained parameter

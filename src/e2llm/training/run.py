@@ -25,9 +25,9 @@ from e2llm.training.health import check_room, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.recipe import load_yaml
 from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
-from e2llm.training.samples.sample_set.sample_set.data_check import open_parts, read_data
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
-from e2llm.training.samples.sample_set.sample_set.sources import Source, pool_of
+from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.sample_set import SampleSet
+from e2llm.training.samples.sources import Source, pool_of
 from e2llm.training.speed.fast_lora import speed_up
 from e2llm.training.trainer import E2LLMTrainer
 from e2llm.version import __version__, git_commit

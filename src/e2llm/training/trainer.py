@@ -24,8 +24,8 @@ from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, 
 from e2llm.training.learning_rates import has_own_learning_rates, parameter_groups, scheduler
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set.sample_set.collator import SampleCollator
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES, Sample, SampleSet
+from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.sample_set import OBJECTIVES, Sample, SampleSet
 from e2llm.training.speed.packed_attention import NAME as PACKED_ATTENTION
 
 _REASONING = OBJECTIVES.index("reasoning")

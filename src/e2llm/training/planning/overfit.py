@@ -14,7 +14,7 @@ from e2llm.training.console import only_one_process
 from e2llm.training.recipes.schema import FINAL_FOLDER, DataFile, Recipe
 from e2llm.training.recipes.start import is_checkpoint
 from e2llm.training.run import TrainResult, train
-from e2llm.training.samples.sample_set.sample_set.sample_set import OBJECTIVES
+from e2llm.training.samples.sample_set import OBJECTIVES
 
 MAX_STEPS = 400
 NEAR_ZERO = 0.1

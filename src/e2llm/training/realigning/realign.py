@@ -25,8 +25,8 @@ from e2llm.training.console import only_one_process, say
 from e2llm.training.realigning.matching import match
 from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import evaluation_sets, train
-from e2llm.training.samples.sample_set.sample_set.data_check import RunData, read_data
-from e2llm.training.samples.sample_set.sample_set.sample_set import SampleSet
+from e2llm.training.samples.data_check import RunData, read_data
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 START_FOLDER = "start"

@@ -13,8 +13,8 @@ import torch
 from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
-from e2llm.training.samples.sample_set.sample_set.levels import count_levels
-from e2llm.training.samples.sample_set.sample_set.sample_set import Sample
+from e2llm.training.samples.levels import count_levels
+from e2llm.training.samples.sample_set import Sample
 
 
 @dataclass(frozen=True)

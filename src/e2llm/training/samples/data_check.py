@@ -17,9 +17,9 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.build import existing, open_processor
 from e2llm.training.console import is_first_process, say
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set.sample_set.positions import Positions
-from e2llm.training.samples.sample_set.sample_set.sources import Source, hold_out, load_sources
-from e2llm.training.samples.sample_set.sample_set.text_contexts import text_budgets
+from e2llm.training.samples.positions import Positions
+from e2llm.training.samples.sources import Source, hold_out, load_sources
+from e2llm.training.samples.text_contexts import text_budgets
 
 REPORT_FILE = "data.json"
 

@@ -10,8 +10,8 @@ from e2llm.modeling.raw_text import lay_out_raw
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set.sample_set.levels import MOST_RAW
-from e2llm.training.samples.sample_set.sample_set.sample_set import texts_of
+from e2llm.training.samples.levels import MOST_RAW
+from e2llm.training.samples.sample_set import texts_of
 
 _SLACK = 8  # tokens that a text may have more than characters, and a joined text more than its pieces
 _GROWTH = 35  # by which a normalizer may lengthen a character beyond ASCII: U+FDFA becomes 18 of two bytes

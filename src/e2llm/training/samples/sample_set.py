@@ -20,9 +20,9 @@ from e2llm.modeling.rates import Rate, count_soft_tokens
 from e2llm.prompts import CONTINUE_PROMPT, UNDERSTANDING_PROMPT
 from e2llm.records import Record
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set.sample_set.levels import LevelDraw, Levels, around, choose_raw, crop
-from e2llm.training.samples.sample_set.sample_set.sources import Source, pool_of
-from e2llm.training.samples.sample_set.sample_set.text_contexts import TextContexts
+from e2llm.training.samples.levels import LevelDraw, Levels, around, choose_raw, crop
+from e2llm.training.samples.sources import Source, pool_of
+from e2llm.training.samples.text_contexts import TextContexts
 
 OBJECTIVES = ("understanding", "reasoning")
 _CHARS_PER_TOKEN = 4  # of English, about
