@@ -163,14 +163,16 @@ def _item_change(before: Prediction | None, after: Prediction | None, metric: st
     entry = before or after
     assert entry is not None
     score_a, score_b = (found.scores.get(metric) if found else None for found in (before, after))
-    text_a, text_b = (
-        found and (found.prediction if found.error is None else found.error) for found in (before, after)
-    )
+    text_a, text_b = _text(before), _text(after)
     gain = None
     if score_a is not None and score_b is not None and math.isfinite(score_a - score_b):
         gain = score_a - score_b if lower_is_better(metric) else score_b - score_a
     status = _status(before, after, gain)
     return ItemChange(entry.task, entry.system, entry.id, status, score_a, score_b, gain, text_a, text_b)
+
+
+def _text(found: Prediction | None) -> str | None:
+    return None if found is None else found.error or found.prediction
 
 
 def _status(before: Prediction | None, after: Prediction | None, gain: float | None) -> str:

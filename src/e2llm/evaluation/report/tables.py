@@ -55,13 +55,16 @@ class Cell:
     mark: str = ""
 
 
+Rows = Sequence[Sequence[str | Cell]]
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under column titles; the first `num_headers` columns name the row."""
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Rows
     num_headers: int = 2
     is_folded: bool = False
 
@@ -197,7 +200,7 @@ def soft_tokens_section(run: Run, figure: Figure | None) -> Section:
             lengths = sorted(
                 {key for _, row in rows for key in row.groups.get("length_tokens", {})}, key=group_key
             )
-            cells = [
+            cells: Rows = [
                 (
                     f"k = {count}",
                     _score_cell(row, ""),
@@ -222,7 +225,7 @@ def breakdown_section(run: Run) -> Section:
         rows = [row for row in run.ordered_rows if row.groups.get(key)]
         values = sorted({value for row in rows for value in row.groups[key]}, key=group_key)
         if values:
-            cells = [
+            cells: Rows = [
                 (row.task, row.system, *(_group_cell(row, key, value) for value in values)) for row in rows
             ]
             titles = [readable_length(value) if key == "length_tokens" else value for value in values]

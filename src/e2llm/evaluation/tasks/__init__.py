@@ -25,26 +25,24 @@ from e2llm.evaluation.tasks.records import (
 )
 from e2llm.evaluation.tasks.ruler import RULER_TASKS
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task
-    for task in (
-        *RULER_TASKS,
-        FairytaleQATask,
-        NarrativeQATask,
-        TriviaQATask,
-        CovidQATask,
-        QMSumTask,
-        SqualityTask,
-        GovReportTask,
-        SciSummNetTask,
-        QualityTask,
-        LongBenchV2Task,
-        CodeCompletionTask,
-        DialogueRecallTask,
-        RestatementTask,
-        PerplexityTask,
-    )
-}
+_TASKS: tuple[type[Task], ...] = (
+    *RULER_TASKS,
+    FairytaleQATask,
+    NarrativeQATask,
+    TriviaQATask,
+    CovidQATask,
+    QMSumTask,
+    SqualityTask,
+    GovReportTask,
+    SciSummNetTask,
+    QualityTask,
+    LongBenchV2Task,
+    CodeCompletionTask,
+    DialogueRecallTask,
+    RestatementTask,
+    PerplexityTask,
+)
+TASKS = {task.name: task for task in _TASKS}
 
 FILE_TASKS: dict[str, type[FileTask]] = {
     task.name: task for task in (AnswersTask, RecallTask, RestatedRecordsTask)
