@@ -4,7 +4,7 @@ import pytest
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
-from e2llm.evaluation.tasks import dialogue_wording as wording
+from e2llm.evaluation.tasks import dialogue_recall as wording
 from e2llm.evaluation.tasks.dialogue_recall import DialogueRecallTask
 
 

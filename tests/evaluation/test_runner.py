@@ -7,8 +7,7 @@ import pytest
 from e2llm import Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation import runner
-from e2llm.evaluation.run.files import read_run
-from e2llm.evaluation.run.predictions import PredictionFile
+from e2llm.evaluation.run.files import PredictionFile, read_run
 from e2llm.evaluation.runner import RunRequest
 from e2llm.evaluation.tasks.records import RecallTask
 from e2llm.records import write_records

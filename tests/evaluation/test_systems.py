@@ -12,10 +12,10 @@ from e2llm.evaluation.systems import (
     SoftSystem,
     TruncateSystem,
 )
+from e2llm.evaluation.systems.cache import StreamingSystem, StreamingWindow, turn_back
 from e2llm.evaluation.systems.kvpress import KvPressSystem
 from e2llm.evaluation.systems.llmlingua import LlmLingua2System
 from e2llm.evaluation.systems.readings import Readings
-from e2llm.evaluation.systems.streaming import StreamingSystem, StreamingWindow, turn_back
 from tiny_models import TEXT
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))

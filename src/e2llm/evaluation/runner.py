@@ -19,8 +19,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.report.report import write_report
 from e2llm.evaluation.run.answering import answer_item, asked_of
-from e2llm.evaluation.run.files import SCORES_NAME, Prediction, Scores, TaskFacts
-from e2llm.evaluation.run.predictions import PredictionFile
+from e2llm.evaluation.run.files import SCORES_NAME, Prediction, PredictionFile, Scores, TaskFacts
 from e2llm.evaluation.run.settings import (
     RunSettings,
     check_same,
