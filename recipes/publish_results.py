@@ -47,7 +47,7 @@ def published(folder: Path, docs: Path) -> str:
 def write_readme_plot(run: Run, docs: Path) -> None:
     """Draw score against cost for the tasks that the README shows, if the run has them."""
     tasks = {name: facts for name, facts in run.tasks.items() if name in README_TASKS}
-    figure = cost_figure(replace(run, scores=replace(run.scores, tasks=tasks))) if tasks else None
+    figure = cost_figure(replace(run, tasks=tasks)) if tasks else None
     if figure is not None:
         write_atomically(docs / PLOTS_NAME / README_PLOT, figure.png)
 

@@ -111,7 +111,7 @@ def test_the_files_are_those_of_a_run(evaluate, request_, tmp_path):
     scores = evaluate(replace(request_, command="e2llm eval"), tmp_path / "run")
     run = read_run(tmp_path / "run")
     assert run.systems == ("e2llm", "truncate")
-    assert [test.num_pairs for test in run.tests] == [4]
+    assert [test.num_pairs for test in run.comparisons] == [4]
     assert json.loads((tmp_path / "run/scores.json").read_text())["rows"] == json.loads(
         json.dumps(scores["rows"])
     )

@@ -158,7 +158,7 @@ def standing(run: Run, task: str) -> dict[str, str]:
     best = (min if lower_is_better(run.tasks[task].metric) else max)(values.values())
     marks = {system: "★" for system, value in values.items() if value == best}
     leader = next(iter(marks))
-    for test in run.tests:
+    for test in run.comparisons:
         pair = {test.system_a, test.system_b}
         if test.task == task and leader in pair and test.p_holm is not None and test.p_holm >= SIGNIFICANCE:
             for other in pair & set(values):
@@ -271,7 +271,7 @@ def tests_section(run: Run) -> Section:
             readable_p_value(test.p_holm),
             str(test.num_pairs),
         )
-        for test in run.tests
+        for test in run.comparisons
     ]
     columns = ("task", "systems", "metric", "difference", "95% interval", "p", "p (Holm)", "pairs")
     caption = "Difference of two systems on the items that both answered"

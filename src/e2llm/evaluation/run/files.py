@@ -126,7 +126,7 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Scores:
-    """The content of scores.json."""
+    """The content of scores.json: provenance, tasks by name, scores by task and system, and paired tests."""
 
     provenance: dict[Text, Any]
     tasks: dict[Text, TaskFacts]
@@ -135,32 +135,10 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Scores):
     """A finished run: its scores and all predictions."""
 
-    folder: Path
-    scores: Scores
     predictions: list[Prediction]
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Settings, model, versions and machine of the run."""
-        return self.scores.provenance
-
-    @property
-    def tasks(self) -> dict[str, TaskFacts]:
-        """Tasks by name, in the order of the run."""
-        return self.scores.tasks
-
-    @property
-    def rows(self) -> list[Row]:
-        """Scores by task and system."""
-        return self.scores.rows
-
-    @property
-    def tests(self) -> list[PairTest]:
-        """Paired tests of systems."""
-        return self.scores.comparisons
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -204,7 +182,7 @@ def read_run(folder: Path) -> Run:
         raise E2LLMError(
             f"{folder} has no {SCORES_NAME}: the run is not finished; give its 'e2llm eval' command again"
         )
-    return Run(folder, read_json(Scores, scores), list(read_predictions(predictions)))
+    return Run(**vars(read_json(Scores, scores)), predictions=list(read_predictions(predictions)))
 
 
 def read_json(kind: type[Model], file: Path) -> Model:
