@@ -209,10 +209,12 @@ class TestPage:
         assert links <= set(names)
         assert len(names) == len(set(names))
 
-    def test_tables_have_their_caption(self, report):
+    def test_tables_have_their_caption_and_header_cells_their_scope(self, report):
         page, _ = report(two_systems(groups={"difficulty": "hard"}))
         names = [name for name, _ in page.tags]
         assert names.count("caption") == names.count("table") > 2
+        scopes = {attributes.get("scope") for name, attributes in page.tags if name == "th"}
+        assert scopes == {"col", "row"}
 
     def test_plots_are_in_both_and_take_no_formula_from_a_name(self, report):
         page, markdown = report([prediction("qmsum", "bm25 $x<y$", "item-1", 0.5)])
