@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from run_folders import pair_test, prediction, write_run
@@ -266,6 +267,13 @@ class TestFiles:
         assert file_name("niah_single_1") == "niah-single-1"
         assert re.fullmatch(r"etc-passwd-[0-9a-f]{8}", file_name("../../etc/passwd"))
         assert file_name("a=b") != file_name("a/b")
+
+    def test_a_folder_may_be_relative(self, tmp_path, monkeypatch):
+        write_run(tmp_path / "runs" / "mine", two_systems())
+        monkeypatch.chdir(tmp_path)
+        files = write_report(Path("runs/mine"))
+        assert all((tmp_path / file).is_file() for file in files)
+        assert (tmp_path / "runs" / "mine" / "report.html").is_file()
 
     def test_a_half_written_last_line_is_left_out(self, tmp_path):
         folder = write_run(tmp_path, two_systems())

@@ -124,7 +124,7 @@ def test_a_length_without_room_is_refused(name, data):
         ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"lengths": ()}, r"lengths must be numbers of tokens of at least 1, got \[\]"),
         ({"lengths": (1024, 0)}, r"got \[1024, 0\]"),
-        ({"haystacks": ["", " \n"]}, "no haystack holds text; give a folder"),
+        ({"haystacks": ["", " \n"]}, "no haystack holds text; give at least"),
         ({"count_tokens": lambda text: 1}, "found no context of 1024 tokens; does count_tokens grow"),
     ],
 )

@@ -63,12 +63,9 @@ def write_report(folder: Path) -> list[Path]:
         E2LLMError: If it is not the folder of a finished run, or a file is damaged.
     """
     report = build_report(read_run(folder))
-    contents = {
-        folder / "report.html": report.html().encode(),
-        folder / "report.md": report.markdown().encode(),
-    }
+    contents = {"report.html": report.html().encode(), "report.md": report.markdown().encode()}
     for section in report.sections:
-        contents |= {folder / PLOTS_NAME / f"{found.name}.png": found.png for found in section.figures}
+        contents |= {f"{PLOTS_NAME}/{found.name}.png": found.png for found in section.figures}
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
