@@ -74,10 +74,9 @@ def write_report(folder: Path) -> list[Path]:
 def build_report(run: Run) -> Report:
     """Collect all sections that a run has something for, the most interesting first."""
     draws = plots.can_draw()
-    cost, length, soft_tokens = (
-        draw(run) if draws else None
-        for draw in (plots.cost_figure, plots.length_figure, plots.soft_tokens_figure)
-    )
+    cost = plots.cost_figure(run) if draws else None
+    length = plots.length_figure(run) if draws else None
+    soft_tokens = plots.soft_tokens_figure(run) if draws else None
     heat = plots.heat_figures(run) if draws else []
     sections = [
         tables.scores_section(run),
