@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from e2llm.evaluation.runner import Engines, RunRequest, evaluate
-from e2llm.evaluation.system_specs import SYSTEMS
-from e2llm.evaluation.systems import SoftSystem, View
+from e2llm.evaluation.systems import SYSTEMS, SoftSystem, View
 
 
 @dataclass

@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.report import build_report
-from e2llm.evaluation.report_blocks import Figure, Section
-from e2llm.evaluation.report_markdown import markdown_report
-from e2llm.evaluation.report_plots import cost_figure
-from e2llm.evaluation.run_files import Run, read_run
+from e2llm.evaluation.report.plots import cost_figure
+from e2llm.evaluation.report.report import build_report
+from e2llm.evaluation.run.files import Run, read_run
 from e2llm.files import put_between, write_atomically
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -37,17 +35,12 @@ def published(folder: Path, docs: Path) -> str:
     left_out = LEFT_OUT if "niah_heatmap" in run.tasks else (*LEFT_OUT, "needles")
     sections = []
     for section in report.sections:
-        if section.name in left_out:
-            continue
-        blocks = tuple(
-            replace(block, name=f"{prefix}-{block.name}") if isinstance(block, Figure) else block
-            for block in section.blocks
-        )
-        for block in blocks:
-            if isinstance(block, Figure):
-                write_atomically(docs / PLOTS_NAME / f"{block.name}.png", block.png)
-        sections.append(Section(section.name, section.title, blocks))
-    text = markdown_report(replace(report, title=folder.name, sections=tuple(sections)), PLOTS_NAME)
+        if section.name not in left_out:
+            figures = [replace(figure, name=f"{prefix}-{figure.name}") for figure in section.figures]
+            for figure in figures:
+                write_atomically(docs / PLOTS_NAME / f"{figure.name}.png", figure.png)
+            sections.append(replace(section, figures=figures))
+    text = replace(report, title=folder.name, sections=sections).markdown(PLOTS_NAME)
     return re.sub(r"^#(#?) ", r"##\1# ", text, flags=re.MULTILINE)
 
 

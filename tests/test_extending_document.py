@@ -13,7 +13,7 @@ import pytest
 from e2llm.chunking import CHUNKERS, split_text
 from e2llm.data.registry import DATASETS
 from e2llm.evaluation.runner import RunRequest, evaluate
-from e2llm.evaluation.system_specs import SYSTEMS
+from e2llm.evaluation.systems import SYSTEMS
 from e2llm.evaluation.tasks import TASKS
 from e2llm.modeling.adapters import ADAPTERS
 from e2llm.modeling.lora import LORA_TARGETS
@@ -161,7 +161,7 @@ def test_the_task_asks_for_what_stands_in_its_items_and_the_system_answers_them(
 
 def test_the_system_skips_passages_and_goes_back_to_them_last(engine):
     from e2llm.evaluation.items import Item
-    from e2llm.evaluation.readings import Readings
+    from e2llm.evaluation.systems.readings import Readings
 
     item = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))
     first, later = (

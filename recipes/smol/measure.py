@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.metrics import token_f1
+from e2llm.evaluation.metrics import character_error_rate, token_f1
 from e2llm.evaluation.statistics import bootstrap_interval
-from e2llm.evaluation.text_overlap import character_error_rate
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor

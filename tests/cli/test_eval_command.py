@@ -12,7 +12,7 @@ QUESTION = "Where is the key?"
 
 @pytest.fixture
 def records(tmp_path, monkeypatch):
-    monkeypatch.setattr("e2llm.evaluation.record_tasks.AnswersTask.max_new_tokens", 6)
+    monkeypatch.setattr("e2llm.evaluation.tasks.records.AnswersTask.max_new_tokens", 6)
     write_records(
         tmp_path / "records.jsonl",
         [Record(TEXT, QUESTION, "under the stone", id="a"), Record(TEXT[:60], "Who?", "Mira", id="b")],
@@ -39,7 +39,7 @@ def test_a_table_and_the_place_of_the_report_are_printed(evaluate, records, tmp_
     assert first.split()[:3] == [f"answers={records}", "e2llm:soft_tokens=1", "2"]
     assert second.split()[1] == "closed-book"
     assert report == f"Report: {tmp_path / 'out/report.html'}"
-    files = {file.name for file in (tmp_path / "out").iterdir()} - {"plots"}
+    files = {file.name for file in (tmp_path / "out").iterdir()} - {"plots", ".lock"}
     assert files == {"settings.json", "predictions.jsonl", "scores.json", "report.html", "report.md"}
     assert r"e2llm:soft\_tokens=1" in (tmp_path / "out/report.md").read_text()
 

@@ -23,7 +23,7 @@ def make(engine):
 @pytest.fixture
 def plain(make):
     """Nothing is compressed, long prompts are cut off."""
-    return make(soft_tokens=0, overflow="truncate", rolling="plain")
+    return make(soft_tokens=0, overflow="truncate")
 
 
 @pytest.fixture(scope="module")

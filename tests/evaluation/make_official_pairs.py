@@ -38,7 +38,7 @@ SOURCES = {
     "squad_exact, squad_f1": ("transformers",),
     "longbench_f1": ("lm_eval",),
     "ruler_all": ("lm_eval",),
-    "ruler_any, accuracy": ("opencompass",),
+    "ruler_any": ("opencompass",),
     "fuzzywuzzy_percent": ("fuzzywuzzy", "python-Levenshtein"),
     "thefuzz_percent": ("thefuzz", "rapidfuzz"),
     "levenshtein_ratio": ("python-Levenshtein",),
@@ -97,11 +97,6 @@ def official_scores(prediction, references):
     }
 
 
-def official_accuracy(rows):
-    rights = ["right" if row["correct"] else "wrong" for row in rows]
-    return LONGBENCH_2.LongBenchv2Evaluator().score(rights, ["right"] * len(rows), rows)
-
-
 def main():
     data = json.loads(FILE.read_text(encoding="utf-8"))
     sources = {
@@ -110,11 +105,8 @@ def main():
     }
     for pair in data["pairs"]:
         pair["official"] = official_scores(pair["prediction"], pair["references"])
-    rows = data["accuracy_rows"]
     parts = [
         f' "sources": {json.dumps(sources, indent=2)}',
-        f' "accuracy": {json.dumps(official_accuracy(rows))}',
-        f' "accuracy_rows": {one_a_line(rows)}',
         f' "pairs": {one_a_line(data["pairs"])}',
     ]
     FILE.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
@@ -145,5 +137,4 @@ if __name__ == "__main__":
         "lm_eval", "lm_eval/tasks/ruler/common_utils.py", "postprocess_pred", "string_match_all"
     )
     RULER_QA = published("opencompass", "opencompass/datasets/ruler/ruler_qa.py", "RulerQaEvaluator")
-    LONGBENCH_2 = published("opencompass", "opencompass/datasets/longbenchv2.py", "LongBenchv2Evaluator")
     main()

@@ -1,19 +1,23 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from e2llm.errors import ContextOverflowError
-from e2llm.evaluation.answering import answer_item, likeliest_option
 from e2llm.evaluation.items import Item
-from e2llm.evaluation.likelihood_tasks import PerplexityTask, RestatementTask
-from e2llm.evaluation.readings import Readings
-from e2llm.evaluation.record_tasks import QualityTask
+from e2llm.evaluation.run.answering import answer_item, likeliest_option
 from e2llm.evaluation.systems import SoftSystem
+from e2llm.evaluation.systems.readings import Readings
+from e2llm.evaluation.tasks.likelihood import PerplexityTask, RestatementTask
+from e2llm.evaluation.tasks.records import QualityTask
 from e2llm.inference.decoding.likelihood import Likelihood
 from tiny_models import TEXT
 
 CHOICE = Item("quality", "1", TEXT, "Which?", ("stone",), ("boat", "a long stone", "key"), gold=1)
 NEXT = Item("perplexity", "1", TEXT, "Continue the text.", (" The key is under the stone.",))
+
+
+def answered(*asked):
+    return asdict(answer_item(*asked))
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def test_a_choice_is_made_by_words_and_by_the_likelihood_of_a_token(system, monk
     asked = []
     monkeypatch.setattr(SoftSystem, "score", lambda self, item, texts: asked.append(texts) or found)
     monkeypatch.setattr(system.engine.processor, "decode_answer", lambda ids: "C")
-    entry = answer_item(QualityTask(), "mine", system, CHOICE)
+    entry = answered(QualityTask(), "mine", system, CHOICE)
     assert entry["scores"] == {"accuracy": 0.0, "accuracy_likelihood": 1.0}
     assert asked == [("boat", "a long stone", "key")]
     assert entry["likelihoods"][1] == {"log_likelihood": -5.0, "num_tokens": 5, "num_greedy": 1}
@@ -39,7 +43,7 @@ def test_of_equally_likely_options_the_first_is_chosen():
 
 
 def test_a_continuation_is_scored_by_the_likelihood_of_its_reference_alone(system):
-    entry = answer_item(PerplexityTask(), "mine", system, NEXT)
+    entry = answered(PerplexityTask(), "mine", system, NEXT)
     (found,) = system.score(NEXT, NEXT.references)
     assert entry["scores"] == {
         "token_accuracy": pytest.approx(found.token_accuracy),
@@ -54,7 +58,7 @@ def test_a_restatement_is_generated_too_and_no_longer_than_half_as_much_again(sy
         SoftSystem, "answer", lambda self, item, most: asked.append(most) or answer(self, item, most)
     )
     item = replace(NEXT, context=TEXT[:40], references=(TEXT[:40],))
-    entry = answer_item(RestatementTask(), "mine", system, item)
+    entry = answered(RestatementTask(), "mine", system, item)
     assert list(entry["scores"]) == ["character_error_rate", "bleu", "token_accuracy", "loss_nats"]
     tokens = entry["likelihoods"][0]["num_tokens"]
     assert asked == [tokens * 3 // 2 + 8]
@@ -67,6 +71,6 @@ def test_a_refusal_of_either_way_is_one_of_the_item(system, monkeypatch, method)
         raise ContextOverflowError("too long")
 
     monkeypatch.setattr(SoftSystem, method, refuse)
-    entry = answer_item(QualityTask(), "mine", system, CHOICE)
+    entry = answered(QualityTask(), "mine", system, CHOICE)
     assert (entry["error"], entry["scores"], entry["prediction"]) == ("too long", {}, "")
     assert (entry["cost"], entry["likelihoods"]) == (None, [])

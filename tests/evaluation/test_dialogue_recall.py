@@ -3,9 +3,9 @@ from itertools import permutations
 import pytest
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation import dialogue_wording as wording
-from e2llm.evaluation.dialogue_recall import DialogueRecallTask
 from e2llm.evaluation.items import Item, TaskRequest
+from e2llm.evaluation.tasks import dialogue_recall as wording
+from e2llm.evaluation.tasks.dialogue_recall import DialogueRecallTask
 
 
 def make_items(limit=20, seed=0, lengths=(600,)):

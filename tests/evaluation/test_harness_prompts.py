@@ -5,8 +5,8 @@ import torch
 
 from e2llm import Engine
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness_prompts import PromptLayout, PromptParts, RawText, find_document
-from e2llm.evaluation.harness_settings import CONTEXT_FIELDS, HarnessSettings, parse_fields
+from e2llm.evaluation.harness.prompts import PromptEncoder, PromptLayout, PromptParts, find_document
+from e2llm.evaluation.harness.settings import CONTEXT_FIELDS, HarnessSettings
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 STORY = TEXT.strip()  # 5 chunks of the tiny processor
@@ -60,8 +60,8 @@ def test_soft_tokens_stand_where_the_document_stood(engine, layout):
 
 def test_a_named_field_is_taken_and_no_other(layout):
     row = {"context": STORY, "memo": "Read this."}
-    laid = layout(context_fields=("memo",)).lay_out(PROMPT, row, 400)
-    assert laid.source[0] == "Read this."
+    laid = layout(context_field=("memo",)).lay_out(PROMPT, row, 400)
+    assert laid.chunks[0] == "Read this."
 
 
 def test_a_document_below_the_least_length_stays_raw(engine, layout):
@@ -90,7 +90,7 @@ def test_overlapping_chunks_that_are_expanded_repeat_nothing():
 def test_an_expanded_chunk_stands_as_text_between_soft_tokens(engine, layout, select):
     laid = layout(soft_tokens=1, expand=1, select=select).lay_out(PROMPT, ROW, 400)
     chunks = engine.read(STORY, progress=False).chunks
-    (raw,) = set(range(len(chunks))) - set(laid.source[1])
+    (raw,) = set(range(len(chunks))) - set(laid.chunks[1])
     text = engine.processor.tokenizer.decode(laid.head, skip_special_tokens=True) + laid.tail
     text = text.replace(engine.processor.chunk_token, "")
     assert text == f"Read this.\n\n{chunks[raw].text}\n\nQuestion: Where is the key?\nAnswer:"
@@ -101,7 +101,7 @@ def test_chunks_that_do_not_fit_are_left_out_least_relevant_first(engine, layout
     around = len(engine.processor.tokenizer(PROMPT.replace(STORY, "")).input_ids)
     laid = layout(soft_tokens=4).lay_out(PROMPT, ROW, around + 9)
     scores = engine.read(STORY, progress=False).content.bm25.scores(PROMPT.replace(STORY, ""))
-    assert sorted(laid.source[1]) == sorted(sorted(range(5), key=lambda index: -scores[index])[:2])
+    assert sorted(laid.chunks[1]) == sorted(sorted(range(5), key=lambda index: -scores[index])[:2])
     assert laid.left_out == 3
 
 
@@ -118,14 +118,14 @@ def test_a_context_is_not_dropped_whole(engine, layout):
 
 def test_a_layout_that_takes_more_than_was_counted_is_made_anew(layout, monkeypatch):
     made = layout(soft_tokens=4)
-    encode, asked = made.raw_text.encode, []
+    encode, asked = made.encoder.encode, []
 
     def count_less(text, **options):
         asked.append(text)
         first = text == PROMPT.split(STORY)[1] and asked.count(text) == 1
         return encode(text, **options)[: 2 if first else None]
 
-    monkeypatch.setattr(made.raw_text, "encode", count_less)
+    monkeypatch.setattr(made.encoder, "encode", count_less)
     laid = made.lay_out(PROMPT, ROW, 44)
     assert (laid.way, len(laid.head) + len(encode(laid.tail)) <= 44) == ("document", True)
 
@@ -139,17 +139,17 @@ def test_text_around_the_document_that_fills_the_room_makes_the_older_part_conte
 def test_the_older_part_of_a_long_prompt_becomes_context(engine, layout, soft_tokens):
     made = layout(soft_tokens=soft_tokens)
     laid = made.lay_out(PROMPT, {}, 80)
-    tail = made.raw_text.encode(laid.tail)
+    tail = made.encoder.encode(laid.tail)
     assert laid.way == "overflow"
-    assert laid.source[0] + laid.tail == PROMPT
+    assert laid.chunks[0] + laid.tail == PROMPT
     assert 30 <= len(tail) <= 40
     assert len(laid.head) + len(tail) <= 80
-    assert PROMPT[len(laid.source[0]) - 1] in " \n" or laid.tail[0] == " "
+    assert PROMPT[len(laid.chunks[0]) - 1] in " \n" or laid.tail[0] == " "
 
 
 def test_a_prompt_that_fits_stays_raw_and_one_token_more_does_not(layout):
     made = layout()
-    length = len(made.raw_text.encode(PROMPT, at_start=True))
+    length = len(made.encoder.encode(PROMPT, at_start=True))
     assert made.lay_out(PROMPT, {}, length).way == "raw"
     assert made.lay_out(PROMPT, {}, length - 1).way == "overflow"
 
@@ -158,7 +158,7 @@ def test_raw_tokens_compress_even_a_prompt_that_fits(layout):
     made = layout(raw_tokens=20)
     laid = made.lay_out(PROMPT, {}, 400)
     assert laid.way == "overflow"
-    assert 10 <= len(made.raw_text.encode(laid.tail)) <= 20
+    assert 10 <= len(made.encoder.encode(laid.tail)) <= 20
     assert made.lay_out("A short prompt.", {}, 400).way == "raw"
 
 
@@ -168,7 +168,7 @@ def test_the_opening_of_a_chat_stays_raw(engine, layout):
     laid = made.lay_out(PROMPT, {}, 80)
     opening = engine.processor.tokenizer("Read this.\n\n").input_ids
     assert laid.head[: len(opening) + 1] == [*opening, engine.processor.chunk_token_id]
-    assert laid.source[0].startswith("The harbour lights")
+    assert laid.chunks[0].startswith("The harbour lights")
 
 
 @pytest.fixture
@@ -194,42 +194,42 @@ def test_only_the_latest_eight_documents_are_kept(layout, texts_read):
 
 
 def test_the_placeholder_never_comes_out_of_a_text(engine):
-    raw_text = RawText(engine.processor)
+    encoder = PromptEncoder(engine.processor)
     text = f"before{engine.processor.chunk_token}after{engine.processor.chunk_token}"
-    ids, places = raw_text.encode_with_places(text)
+    ids, places = encoder.encode_with_places(text)
     assert engine.processor.chunk_token_id not in ids
-    assert raw_text.decode(ids) == text
-    assert [text[place] for place in places[:2]] == ["b", raw_text.decode(ids[1:2])[0]]
+    assert engine.processor.tokenizer.decode(ids) == text
+    assert [text[place] for place in places[:2]] == ["b", engine.processor.tokenizer.decode(ids[1:2])[0]]
 
 
 def test_text_is_encoded_as_the_tokenizer_does_by_itself(engine):
-    raw_text, tokenizer = RawText(engine.processor), engine.processor.tokenizer
+    encoder, tokenizer = PromptEncoder(engine.processor), engine.processor.tokenizer
     for text in (STORY, "</s> is a control token", "<s>begins itself", "", "naïve ☃"):
         own = tokenizer(text, add_special_tokens=not text.startswith("<s>")).input_ids
-        assert raw_text.encode(text, at_start=True) == own
+        assert encoder.encode(text, at_start=True) == own
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"soft_tokens": -1}, "soft_tokens must be a whole number, 0 or more, got -1"),
-        ({"soft_tokens": 2.5}, "got 2.5"),
-        ({"expand": "2"}, "expand must be a whole number"),
-        ({"max_length": 1}, "max_length must be a whole number, 2 or more"),
-        ({"select": "luck"}, "select='luck': choose one of: bm25, encoder"),
-        ({"overflow": "ignore"}, "choose one of: compress, truncate, error"),
-        ({"rolling": "disjoint"}, "choose one of: compress, plain"),
+        ({"soft_tokens": -1}, "soft_tokens: input should be greater than or equal to 0, got '-1'"),
+        ({"soft_tokens": 2.5}, "got '2.5'"),
+        ({"expand": "2"}, "expand: input should be a valid integer"),
+        ({"max_length": 1}, "max_length: input should be greater than or equal to 2"),
+        ({"select": "luck"}, "select: input should be 'bm25' or 'encoder', got 'luck'"),
+        ({"overflow": "ignore"}, "overflow: input should be 'compress', 'truncate' or 'error'"),
+        ({"soft_token": 4}, "there is no soft_token; known are soft_tokens, rate"),
+        ({"context_field": "passage+"}, "names of fields"),
         ({"raw_tokens": 9, "overflow": "truncate"}, "raw_tokens has no effect with overflow=truncate"),
         ({"soft_tokens": 0, "expand": 2}, "soft_tokens=0 compresses nothing"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, words):
     with pytest.raises(E2LLMError, match=words):
-        HarnessSettings(**settings)
+        HarnessSettings.read(settings)
 
 
 def test_fields_are_named_by_a_string_or_a_list():
-    assert parse_fields(None) == CONTEXT_FIELDS
-    assert parse_fields("passage+text") == parse_fields(["passage", "text"]) == ("passage", "text")
-    with pytest.raises(E2LLMError, match="names of fields"):
-        parse_fields("passage+")
+    assert HarnessSettings(context_field=None).context_field == CONTEXT_FIELDS
+    for value in ("passage+text", ["passage", "text"]):
+        assert HarnessSettings(context_field=value).context_field == ("passage", "text")

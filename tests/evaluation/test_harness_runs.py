@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,7 @@ from tiny_models import TEXT
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed; it comes with: pip install 'e2llm[harness]'")
 import lm_eval
-from harness_requests import ROW, STORY, likelihood
+from harness_requests import ROW, STORY
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -85,23 +84,9 @@ def test_answers_that_lm_eval_keeps_are_not_asked_for_again(make, evaluate, tmp_
     assert evaluate(again, use_cache=str(tmp_path / "answers"))["results"] == first
 
 
-def test_lm_eval_gets_each_answer_as_it_comes(make):
-    model, kept = make(), []
-    model.set_cache_hook(SimpleNamespace(add_partial=lambda *answer: kept.append(answer)))
-    answer = likelihood(model, "Who?", " Mira")
-    assert kept == [("loglikelihood", ("Who?", " Mira"), answer)]
-
-
 def test_lm_eval_knows_the_model_type_and_still_its_own():
     assert get_model("e2llm") is harness.E2LLMHarness is harness.harness_class()
     assert get_model("hf") is HFLM
-
-
-def test_unknown_model_arguments_are_refused():
-    with pytest.raises(
-        E2LLMError, match=r"unknown model argument soft_token; known are: pretrained, soft_tok"
-    ):
-        harness.E2LLMHarness(pretrained="smol", soft_token=4)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +101,6 @@ def test_unknown_model_arguments_are_refused():
 def test_arguments_beyond_the_model_are_refused(make, arguments, words):
     with pytest.raises(E2LLMError, match=words):
         make(**arguments)
-
-
-def test_a_precision_is_named(engine):
-    with pytest.raises(E2LLMError, match="dtype='half': choose one of: auto, float32"):
-        harness.E2LLMHarness(pretrained="smol", dtype="half")
 
 
 def test_importing_the_module_does_not_load_lm_eval():

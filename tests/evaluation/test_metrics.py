@@ -5,25 +5,22 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.evaluation.metrics import (
-    accuracy_breakdown,
+    bleu,
+    character_error_rate,
     choice_from_text,
+    edit_similarity,
     exact_match,
+    g_mean,
     normalize_answer,
     normalize_trivia_answer,
+    rouge_l,
+    rouge_scores,
+    split_sentences,
     string_match,
     string_match_any,
     token_f1,
     trivia_exact_match,
     trivia_f1,
-)
-from e2llm.evaluation.text_overlap import (
-    bleu,
-    character_error_rate,
-    edit_similarity,
-    g_mean,
-    rouge_l,
-    rouge_scores,
-    split_sentences,
 )
 
 
@@ -192,8 +189,7 @@ def test_sentences_end_where_a_reader_ends_them(text, expected):
 
 
 def test_g_mean_of_literal_scores():
-    scores = {"rouge_1": 0.4, "rouge_2": 0.1, "rouge_l": 0.2, "rouge_lsum": 0.9}
-    assert g_mean(scores) == pytest.approx(0.2)
+    assert g_mean(rouge_1=0.4, rouge_2=0.1, rouge_l=0.2) == pytest.approx(0.2)
 
 
 def test_bleu_of_literal_pairs():
@@ -327,27 +323,3 @@ def test_letters_end_with_the_options():
     assert choice_from_text("B", 1) is None
     with pytest.raises(E2LLMError, match="from 1 to 26"):
         choice_from_text("A", 0)
-
-
-def test_accuracies_of_groups_in_their_order():
-    rows = [
-        {"correct": True, "length": 4096, "difficulty": "hard"},
-        {"correct": False, "length": 512, "difficulty": "hard"},
-        {"correct": True, "length": 512, "difficulty": "easy"},
-        {"correct": 0.5, "length": 512},
-    ]
-    accuracies = accuracy_breakdown(rows, ["length", "difficulty"])
-    assert list(accuracies.items()) == [
-        ("overall", 0.625),
-        ("length=512", 0.5),
-        ("length=4096", 1.0),
-        ("difficulty=easy", 1.0),
-        ("difficulty=hard", 0.5),
-    ]
-
-
-def test_an_unknown_group_and_no_rows_are_refused():
-    with pytest.raises(E2LLMError, match="no answer has the group 'depth'; there are correct, length"):
-        accuracy_breakdown([{"correct": True, "length": 1}], ["depth"])
-    with pytest.raises(E2LLMError, match="no answers"):
-        accuracy_breakdown([], [])

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item
-from e2llm.evaluation.readings import Readings
-from e2llm.evaluation.system_specs import create_systems, parse_systems
-from e2llm.evaluation.systems import HybridSystem, SoftSystem
+from e2llm.evaluation.systems import HybridSystem, SoftSystem, create_systems, parse_systems
+from e2llm.evaluation.systems.readings import Readings
 from tiny_models import TEXT, tiny_pooling_model, tiny_processor
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))
@@ -67,7 +66,7 @@ def test_an_untrained_adapter_gives_raw_chunks_and_says_so(untrained, system):
 # --- lm_eval ------------------------------------------------------------------------------------------------
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed; it comes with: pip install 'e2llm[harness]'")
-from harness_requests import PROMPT, ROW, STORY, ask, likelihood, requests  # noqa: E402
+from harness_requests import PROMPT, ROW, STORY, ask, likelihood  # noqa: E402
 
 from e2llm.evaluation import harness  # noqa: E402
 
@@ -111,22 +110,6 @@ def test_the_likelihood_after_soft_tokens_is_the_models_loss(pooled):
     )
 
 
-def test_every_token_of_a_long_text_is_scored_once_behind_coarser_chunks(pooled, monkeypatch):
-    model, scored = model_of(pooled, rate=8, max_length=60), []
-    score = model._scorer.score
-    monkeypatch.setattr(
-        model._scorer,
-        "score",
-        lambda ids, count, *rest: scored.extend(ids[-count:]) or score(ids, count, *rest),
-    )
-    model.loglikelihood_rolling(requests("loglikelihood_rolling", (STORY * 4,)))
-    assert scored == pooled.processor.tokenizer(STORY * 4).input_ids
-    assert model.counts["windows after soft tokens"] > 1
-    tight = model_of(pooled, rate=2, max_length=60, raw_tokens=58)
-    with pytest.raises(ContextOverflowError, match="lower raw_tokens"):
-        tight.loglikelihood_rolling(requests("loglikelihood_rolling", (STORY,)))
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -150,4 +133,3 @@ def test_an_untrained_adapter_leaves_the_prompt_as_text(untrained):
     short = model.layout.lay_out(PROMPT, ROW, 60)
     assert short.soft_tokens is None
     assert short.left_out > 0
-    model_of(untrained, max_length=60).loglikelihood_rolling(requests("loglikelihood_rolling", (STORY,)))

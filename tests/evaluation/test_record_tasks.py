@@ -7,10 +7,8 @@ import pytest
 from e2llm import Record
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
-from e2llm.evaluation import metrics
 from e2llm.evaluation.items import Item, TaskRequest
-from e2llm.evaluation.record_sources import evaluation_split, find_records, spread_records
-from e2llm.evaluation.record_tasks import (
+from e2llm.evaluation.tasks.records import (
     AnswersTask,
     CovidQATask,
     FairytaleQATask,
@@ -20,8 +18,8 @@ from e2llm.evaluation.record_tasks import (
     RecallTask,
     TriviaQATask,
     length_group,
-    split_values,
 )
+from e2llm.evaluation.tasks.sources import evaluation_split, find_records, spread_records
 from e2llm.records import write_records
 
 TEN_STORIES = [Record(f"Story {story}.", f"Q{number}?", "A") for story in range(10) for number in range(5)]
@@ -177,39 +175,32 @@ def test_a_multiple_choice_record_without_options_is_an_error(tmp_path):
         list(QualityTask().items(request(data=tmp_path)))
 
 
-def test_accuracy_is_whether_the_right_option_is_meant(monkeypatch):
-    monkeypatch.setattr(
-        metrics, "choice_from_text", lambda text, num_options: "AB"[:num_options].find(text), raising=False
-    )
+def test_accuracy_is_whether_the_right_option_is_meant():
     item = Item("quality", "1", "T.", "Q?", ("y",), options=("x", "y"), gold=1)
     scores = [QualityTask().score(item, prediction)["accuracy"] for prediction in ("B", " y ", "A", "x", "C")]
     assert scores == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
-def test_fairytaleqa_is_scored_by_the_best_reference():
-    item = Item("fairytaleqa", "1", "T.", "Q?", ("at ten", "nine"))
-    assert FairytaleQATask().score(item, "nine") == {"rouge_l": 1.0, "f1": 1.0}
+@pytest.mark.parametrize(
+    ("task", "prediction", "scores"),
+    [
+        (FairytaleQATask, "nine", {"rouge_l": 1.0, "f1": 1.0}),
+        (CovidQATask, "a blue stone and mud", {"f1": 0.75, "em": 0.0}),
+        (TriviaQATask, "Blue-stone and sand!", {"f1": 1.0, "em": 1.0}),
+    ],
+)
+def test_answers_are_scored_by_the_metrics_of_their_set_and_the_best_reference(task, prediction, scores):
+    item = Item(task.name, "1", "T.", "Q?", ("at ten", "nine", "blue stone and sand"))
+    assert task().score(item, prediction) == scores
 
 
-def test_summaries_are_scored_by_rouge_and_its_geometric_mean(monkeypatch):
-    rouge = {"rouge_1": 0.4, "rouge_2": 0.2, "rouge_l": 0.1, "rouge_lsum": 0.3}
-    monkeypatch.setattr(metrics, "rouge_scores", lambda prediction, references: rouge, raising=False)
-    monkeypatch.setattr(metrics, "g_mean", lambda scores: scores["rouge_1"] / 2, raising=False)
-    item = Item("qmsum", "1", "T.", "Q?", ("A",))
-    assert QMSumTask().score(item, "p") == {"g_mean": 0.2, **rouge}
-
-
-def test_short_answers_are_scored_by_f1_and_exact_match(monkeypatch):
-    monkeypatch.setattr(metrics, "exact_match", lambda prediction, references: 0.25, raising=False)
-    item = Item("covid_qa", "1", "T.", "Q?", ("blue stone", "x"))
-    assert CovidQATask().score(item, "a blue stone") == {"f1": 1.0, "em": 0.25}
-
-
-def test_trivia_is_scored_after_its_own_normalisation(monkeypatch):
-    monkeypatch.setattr(metrics, "trivia_f1", lambda prediction, references: 0.5, raising=False)
-    monkeypatch.setattr(metrics, "trivia_exact_match", lambda prediction, references: 0.25, raising=False)
-    item = Item("triviaqa", "1", "T.", "Q?", ("blue stone",))
-    assert TriviaQATask().score(item, "p") == {"f1": 0.5, "em": 0.25}
+def test_summaries_are_scored_by_rouge_and_its_geometric_mean():
+    item = Item("qmsum", "1", "T.", "Q?", ("the cat sat on the mat",))
+    scores = QMSumTask().score(item, "the cat sat on a mat")
+    assert list(scores) == ["g_mean", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum"]
+    assert scores["g_mean"] == pytest.approx(
+        (scores["rouge_1"] * scores["rouge_2"] * scores["rouge_l"]) ** (1 / 3)
+    )
 
 
 def test_a_file_of_ones_own_is_a_task_with_the_files_name(tmp_path):
@@ -242,7 +233,7 @@ def test_recall_counts_the_values_of_a_list(tmp_path):
     ],
 )
 def test_a_list_in_words_is_taken_apart(answer, values):
-    assert split_values(answer) == values
+    assert RecallTask(Path("x")).item("1", Record("T.", "Q?", answer)).references == tuple(values)
 
 
 def test_a_file_without_questions_is_an_error(tmp_path):

@@ -4,8 +4,9 @@ import pytest
 from ruler_samples import HAYSTACKS, evidence_of, request
 
 from e2llm.data.needles import hide
-from e2llm.evaluation.ruler import RULER_TASKS, NeedleHeatMap
-from e2llm.evaluation.ruler_haystacks import NOISE, essay
+from e2llm.evaluation.tasks import TASKS
+from e2llm.evaluation.tasks.ruler.haystacks import NOISE, essay
+from e2llm.evaluation.tasks.ruler.needles import NeedleHeatMap
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 WORDS, NUMBER = r"[a-z]+-[a-z]+", r"[1-9]\d{6}"
@@ -22,7 +23,7 @@ ESSAYS = [name for name in SHAPES if name != "niah_single_1"]
 
 
 def items(name, **options):
-    return list(RULER_TASKS[name]().items(request(**options)))
+    return list(TASKS[name]().items(request(**options)))
 
 
 def needles_in(item):

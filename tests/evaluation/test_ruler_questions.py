@@ -5,12 +5,12 @@ import pytest
 from ruler_samples import HAYSTACKS, evidence_of, request, write_hotpot, write_squad
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.ruler import RULER_TASKS
-from e2llm.evaluation.ruler_questions import read_hotpot, read_squad
+from e2llm.evaluation.tasks import TASKS
+from e2llm.evaluation.tasks.ruler.questions import read_hotpot, read_squad
 
 
 def items(name, data, **options):
-    return list(RULER_TASKS[name]().items(request(data=data, **options)))
+    return list(TASKS[name]().items(request(data=data, **options)))
 
 
 def documents_of(item):

@@ -7,12 +7,12 @@ import pytest
 from ruler_samples import HAYSTACKS, count_words, request
 
 from e2llm.data.needles import ADJECTIVES, NOUNS
-from e2llm.evaluation.ruler import RULER_TASKS
-from e2llm.evaluation.ruler_words import Vocabulary
+from e2llm.evaluation.tasks import TASKS
+from e2llm.evaluation.tasks.ruler.words import Vocabulary
 
 
 def items(name, **options):
-    return list(RULER_TASKS[name]().items(request(**options)))
+    return list(TASKS[name]().items(request(**options)))
 
 
 def lists_of(item):
@@ -53,7 +53,7 @@ def test_no_common_word_is_part_of_another_word():
 def test_no_common_word_stands_in_the_question():
     asked = "What are the 10 most common words in the above list?"
     haystack = " ".join(["common words above list most what"] * 40)
-    for item in RULER_TASKS["cwe"]().items(request(limit=12, lengths=(4096,), haystacks=[haystack])):
+    for item in TASKS["cwe"]().items(request(limit=12, lengths=(4096,), haystacks=[haystack])):
         assert item.prompt == asked
         assert [word for word in item.references if word in asked.lower()] == []
 

@@ -7,10 +7,9 @@ import pytest
 from e2llm import Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation import runner
-from e2llm.evaluation.prediction_file import PredictionFile
-from e2llm.evaluation.record_tasks import RecallTask
-from e2llm.evaluation.run_files import read_run
+from e2llm.evaluation.run.files import PredictionFile, read_run
 from e2llm.evaluation.runner import RunRequest
+from e2llm.evaluation.tasks.records import RecallTask
 from e2llm.records import write_records
 from tiny_models import TEXT
 
@@ -111,9 +110,8 @@ def test_a_line_holds_all_that_an_answer_was_made_of(evaluate, request_, tmp_pat
 def test_the_files_are_those_of_a_run(evaluate, request_, tmp_path):
     scores = evaluate(replace(request_, command="e2llm eval"), tmp_path / "run")
     run = read_run(tmp_path / "run")
-    assert run.notes == ()
     assert run.systems == ("e2llm", "truncate")
-    assert [test.num_pairs for test in run.tests] == [4]
+    assert [test.num_pairs for test in run.comparisons] == [4]
     assert json.loads((tmp_path / "run/scores.json").read_text())["rows"] == json.loads(
         json.dumps(scores["rows"])
     )
@@ -176,7 +174,7 @@ def test_a_damaged_line_within_the_file_is_named(evaluate, request_, tmp_path):
     evaluate(request_, tmp_path / "run")
     file = tmp_path / "run/predictions.jsonl"
     file.write_text(file.read_text().replace('"task"', '"tusk"', 1))
-    with pytest.raises(E2LLMError, match=r"predictions.jsonl:1 is not a prediction: 'task'; remove the line"):
+    with pytest.raises(E2LLMError, match=r"predictions.jsonl:1 is not a prediction .it lacks 'task'."):
         evaluate(request_, tmp_path / "run")
 
 
@@ -244,17 +242,10 @@ def test_changed_records_are_refused_by_the_hash_of_their_file(evaluate, request
 
 
 def test_an_item_that_is_another_question_now_is_refused(evaluate, request_, tmp_path, monkeypatch):
-    code = tmp_path / "code"
-    code.mkdir()
-    for name in "abc":
-        (code / f"{name}.py").write_text(
-            "\n".join(f"value_{name}_{line} = compute({line})" for line in range(60))
-        )
-    request = replace(request_, tasks=["code_completion"], code=code, lengths=[256], limit=1)
+    request = replace(request_, tasks=["perplexity"], limit=1)
     evaluate(request, tmp_path / "run")
-    for name in "abc":
-        (code / f"{name}.py").write_text((code / f"{name}.py").read_text().replace("compute", "reckon"))
-    with pytest.raises(E2LLMError, match="item 256-0, with another context, prompt or reference"):
+    monkeypatch.setattr("e2llm.evaluation.tasks.likelihood.CONTINUATION_PROMPT", "Go on.")
+    with pytest.raises(E2LLMError, match="item 64-0, with another context, prompt or reference"):
         evaluate(request, tmp_path / "run")
 
 
@@ -272,9 +263,7 @@ def test_a_refusal_is_recorded_with_its_reason(evaluate, request_, tmp_path):
 
 def test_any_other_error_stops_the_run_with_the_name_of_the_item(evaluate, request_, tmp_path, monkeypatch):
     stop_at(monkeypatch, 3, RuntimeError("out of memory"))
-    words = (
-        r"recall=.*, item \d-.*, system e2llm: RuntimeError: out of memory; what was answered before is kept"
-    )
+    words = r"recall=.*, item \d-.*, system e2llm: RuntimeError: out of memory; everything answered so"
     with pytest.raises(E2LLMError, match=words):
         evaluate(request_, tmp_path / "run")
     assert len(lines(tmp_path / "run")) == 2
@@ -286,7 +275,7 @@ def test_any_other_error_stops_the_run_with_the_name_of_the_item(evaluate, reque
         ({"tasks": ["vt", "poems"]}, "unknown task 'poems'"),
         ({"tasks": ["perplexity", "narrativeqa"]}, "the data set narrativeqa is not here"),
         ({"systems": ["e2llm", "oracle"]}, "unknown system 'oracle'"),
-        ({"budget": 9999}, "a budget of 9,999 positions is more than the decoder's window of 512"),
+        ({"budget": 9999}, "e2llm: a budget of 9,999 positions is more than the decoder's window of 512"),
         ({"tasks": []}, "name at least one task"),
     ],
 )
@@ -318,9 +307,9 @@ def test_a_task_without_a_question_is_explained(evaluate, request_, tmp_path):
     )
     first, second = scores["provenance"]["notes"]
     assert first.startswith(
-        "perplexity asks no question: bm25 chose passages by the words 'Continue the text.'"
+        "perplexity asks no question: bm25 chose passages by the words of its prompt alone"
     )
-    assert second.startswith("restatement: bm25 had the text itself before them")
+    assert second.startswith("restatement: bm25 had the text itself in the input")
     row = scores["rows"][0]
     assert row["values"]["perplexity"] == pytest.approx(math.exp(row["values"]["loss_nats"]))
     assert row["cost"] == {}  # nothing was generated

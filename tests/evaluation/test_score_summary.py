@@ -1,36 +1,27 @@
 import math
+from dataclasses import asdict
 from statistics import fmean
 
 import pytest
 
-from e2llm.evaluation.likelihood_tasks import PerplexityTask
 from e2llm.evaluation.metrics import perplexity
-from e2llm.evaluation.record_tasks import FairytaleQATask, QMSumTask
-from e2llm.evaluation.score_summary import summarize
+from e2llm.evaluation.run.files import Prediction
+from e2llm.evaluation.run.summary import summarize
 from e2llm.evaluation.statistics import bootstrap_interval, holm, paired_test
+from e2llm.evaluation.tasks.likelihood import PerplexityTask
+from e2llm.evaluation.tasks.records import FairytaleQATask, QMSumTask
 
 COST = {"decoder_positions": 100, "read_seconds": 1.0, "peak_extra_bytes": None}
 
 
 def entry(system, number, scores, task="fairytaleqa", **changes):
-    return {
-        "task": task,
-        "system": system,
-        "id": str(number),
-        "prompt": "?",
-        "context_sha256": str(number),
-        "references": ["x"],
-        "groups": {},
-        "scores": scores,
-        "cost": COST,
-        "error": None,
-        **changes,
-    }
+    facts = {"context_sha256": str(number), "references": ["x"], "scores": scores, "cost": COST, **changes}
+    return Prediction(task, system, str(number), "?", **facts)
 
 
 def row_of(entries, task=FairytaleQATask):
-    (row,) = summarize([task()], ["a"], entries)["rows"]
-    return row
+    (row,), _ = summarize([task()], ["a"], entries)
+    return asdict(row)
 
 
 def test_scores_are_means_and_their_intervals_draw_the_items_of_a_context_together():
@@ -120,7 +111,8 @@ def test_each_pair_of_systems_is_tested_on_the_items_of_both_and_corrected_withi
         for system, values in scores.items()
         for number, value in enumerate(values)
     ]
-    tests = summarize([FairytaleQATask()], ["a", "b", "c"], entries)["comparisons"]
+    _, tests = summarize([FairytaleQATask()], ["a", "b", "c"], entries)
+    tests = [asdict(test) for test in tests]
     assert [(test["system_a"], test["system_b"], test["num_pairs"]) for test in tests] == [
         ("a", "b", 6),
         ("a", "c", 5),
@@ -138,13 +130,13 @@ def test_tasks_and_systems_come_in_the_order_of_the_run():
         entry("a", 1, {"rouge_l": 1.0}),
         entry("a", 1, {"g_mean": 1.0}, "qmsum"),
     ]
-    summary = summarize([QMSumTask(), FairytaleQATask()], ["a", "b"], entries)
-    assert [(row["task"], row["system"]) for row in summary["rows"]] == [
+    rows, _ = summarize([QMSumTask(), FairytaleQATask()], ["a", "b"], entries)
+    assert [(row.task, row.system) for row in rows] == [
         ("qmsum", "a"),
         ("fairytaleqa", "a"),
         ("fairytaleqa", "b"),
     ]
-    assert summary["tasks"]["qmsum"]["metric"] == "g_mean"
+    assert rows[0].metric == "g_mean"
 
 
 def test_a_perplexity_beyond_a_double_is_infinite_and_not_an_error():

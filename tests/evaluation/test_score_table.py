@@ -1,4 +1,4 @@
-from e2llm.evaluation.score_table import format_scores
+from e2llm.evaluation.report.terminal import format_scores
 
 
 def row(system, **changes):

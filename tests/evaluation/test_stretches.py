@@ -1,6 +1,6 @@
 import pytest
 
-from e2llm.evaluation.stretches import first_lines, first_tokens, last_tokens
+from e2llm.evaluation.tasks.stretches import first_lines, first_tokens, last_tokens
 
 WORDS = " ".join(f"word{number}" for number in range(1000))
 

@@ -3,12 +3,8 @@ import torch
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.items import Item
-from e2llm.evaluation.kvpress_system import KvPressSystem
-from e2llm.evaluation.llmlingua_system import LlmLingua2System
-from e2llm.evaluation.readings import Readings
-from e2llm.evaluation.streaming_window import StreamingSystem, StreamingWindow, turn_back
-from e2llm.evaluation.system_specs import SYSTEMS
 from e2llm.evaluation.systems import (
+    SYSTEMS,
     Bm25System,
     DenseSystem,
     FullSystem,
@@ -16,6 +12,10 @@ from e2llm.evaluation.systems import (
     SoftSystem,
     TruncateSystem,
 )
+from e2llm.evaluation.systems.cache import StreamingSystem, StreamingWindow, turn_back
+from e2llm.evaluation.systems.kvpress import KvPressSystem
+from e2llm.evaluation.systems.llmlingua import LlmLingua2System
+from e2llm.evaluation.systems.readings import Readings
 from tiny_models import TEXT
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))

@@ -61,9 +61,9 @@ def evaluate(
     if not tasks:
         raise typer.BadParameter("give --tasks, such as --tasks fairytaleqa,vt; --list shows them all")
     sizes = parse_lengths(lengths, "--lengths")
+    from e2llm.evaluation.report.terminal import format_scores
     from e2llm.evaluation.runner import Engines, RunRequest
     from e2llm.evaluation.runner import evaluate as run
-    from e2llm.evaluation.score_table import format_scores
 
     folder = output or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S")
     request = RunRequest(
@@ -101,7 +101,7 @@ def evaluate(
 
 def list_choices(as_json: bool) -> None:
     """Print tasks and systems with a sentence on each."""
-    from e2llm.evaluation.system_specs import SYSTEMS
+    from e2llm.evaluation.systems import SYSTEMS
     from e2llm.evaluation.tasks import FILE_TASKS, TASKS
 
     tasks = {name: task.description for name, task in TASKS.items()}
@@ -119,8 +119,7 @@ def list_choices(as_json: bool) -> None:
 
 def compare_folders(before: Path, after: Path, as_json: bool) -> None:
     """Print what changed from one run to another."""
-    from e2llm.evaluation.run_comparison import compare_runs
-    from e2llm.evaluation.run_comparison_text import format_comparison
+    from e2llm.evaluation.report.comparison import compare_runs, format_comparison
 
     comparison = compare_runs(before, after)
     content: Any = comparison.as_json() if as_json else None

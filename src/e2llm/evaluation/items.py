@@ -1,4 +1,4 @@
-"""What is asked: items, and the tasks that make and score them. Text in, text out; no model is known here."""
+"""Items, and the tasks that make and score them. Text in, text out: a task knows no model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +18,11 @@ class Item:
         id: A name that is unique within its task and the same in every run with the same settings.
         context: The long text.
         prompt: The instruction, options included where there are any.
-        references: What is right, at least one; what several of them mean is the task's matter (any of them,
-            or all).
+        references: Right answers, at least one; the task decides whether any or all of them are wanted.
         options: Texts of the choices, in the order of their letters A, B, C, ...; for `choose` tasks.
         gold: Index of the right option.
-        evidence: Character spans `(start, end)` of `context` that hold the answer, where that is known.
-        groups: What scores are broken down by, such as `length_tokens`, `depth_percent` or `difficulty`.
+        evidence: Character spans `(start, end)` of `context` that hold the answer, where known.
+        groups: Keys to break scores down by, such as `length_tokens`, `depth_percent` or `difficulty`.
     """
 
     task: str
@@ -45,7 +44,7 @@ class TaskRequest:
         count_tokens: Decoder tokens of a text; lengths are counted with it.
         limit: Most items, for generated tasks per length.
         seed: Fixes every draw.
-        data: Folder with the data sets; None where only what is shipped or generated may be used.
+        data: Folder with the data sets; None for those in the package only.
         haystacks: Texts that generated tasks hide things in; never empty.
         lengths: Lengths of generated contexts, in decoder tokens, the question not included.
         code: Folder of source code for code completion; None for the installed package of this project.
@@ -64,7 +63,7 @@ class Task(ABC):
     """A kind of question with its scores.
 
     Attributes:
-        name: On the command line.
+        name: Name on the command line.
         description: One sentence.
         metric: The score that tables and tests use.
         kind: `generate`: the answer is generated and scored; `choose`: one of the options is; `continue`:
@@ -85,10 +84,23 @@ class Task(ABC):
         """Make the items, the same ones for the same request; the first n do not depend on the limit.
 
         Raises:
-            E2LLMError: If the request cannot be served: data that are not there, a length too short.
+            E2LLMError: If the request cannot be served: data are missing, a length is too short.
             FileNotFoundError: If a file of the data is missing.
         """
 
     @abstractmethod
     def score(self, item: Item, prediction: str) -> dict[str, float]:
-        """Scores of a prediction, by name, each from 0 to 1 unless its name has a unit."""
+        """Return the scores of a prediction by name, each from 0 to 1 unless its name has a unit."""
+
+    def most_items(self, request: TaskRequest) -> int:
+        """Return the most items that there are, for a progress bar."""
+        return request.limit * len(request.lengths)
+
+    def data_file(self, data: Path | None) -> Path | None:
+        """Return the file or folder that the items come from; None where they are generated.
+
+        Raises:
+            E2LLMError: If the task needs a data set that is missing.
+            FileNotFoundError: If a file is missing.
+        """
+        return None

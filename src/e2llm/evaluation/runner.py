@@ -1,4 +1,4 @@
-"""The evaluation: every item of every task, answered by every system, into a folder that can go on.
+"""Run an evaluation: every item of every task, answered by every system, into a folder that can be resumed.
 
 Items are asked task by task, one after the other, of all systems in turn, so that a context is read once for
 all its questions and all systems of a model.
@@ -9,34 +9,31 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.answering import answer_item
 from e2llm.evaluation.items import Item, Task, TaskRequest
-from e2llm.evaluation.prediction_file import PredictionFile
-from e2llm.evaluation.record_tasks import RecordTask
-from e2llm.evaluation.report import write_report
-from e2llm.evaluation.run_facts import (
+from e2llm.evaluation.report.report import write_report
+from e2llm.evaluation.run.answering import answer_item, asked_of
+from e2llm.evaluation.run.files import SCORES_NAME, Prediction, PredictionFile, Scores, TaskFacts
+from e2llm.evaluation.run.settings import (
+    RunSettings,
+    check_same,
     describe_session,
-    hash_of_data,
+    hash_of_file,
     hash_of_texts,
-    provenance,
-    what_to_know,
+    read_settings,
 )
-from e2llm.evaluation.run_files import SCORES_NAME
-from e2llm.evaluation.run_settings import RunSettings, check_same, joined, read_settings
-from e2llm.evaluation.score_summary import summarize
-from e2llm.evaluation.shipped_samples import default_haystacks
-from e2llm.evaluation.system_specs import create_systems, parse_systems
-from e2llm.evaluation.systems import System
+from e2llm.evaluation.run.summary import summarize
+from e2llm.evaluation.systems import create_systems, parse_systems
+from e2llm.evaluation.systems.base import System
 from e2llm.evaluation.tasks import create_task
+from e2llm.evaluation.tasks.sources import default_haystacks
 from e2llm.files import write_atomically
-from e2llm.inference.documents import load_documents
 from e2llm.inference.engine import Engine
 from e2llm.modeling.identity import model_fingerprint
 
@@ -45,20 +42,18 @@ EngineOf = Callable[[str | None], Engine]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is evaluated.
+    """What to evaluate.
 
     Attributes:
         tasks: Names, as `create_task` takes them.
         systems: Labels, as `parse_systems` takes them.
         model: Folder, hub id, or name of an embedded model.
         limit: Most items of a task, for generated tasks of each length.
-        lengths: Of generated contexts, in decoder tokens.
-        seed: Of all draws.
+        lengths: Lengths of generated contexts, in decoder tokens.
+        seed: Fixes all draws.
         budget: Decoder positions for input and answer of every system; None for the decoder's window.
-        data: Folder with data sets; None for what is shipped.
-        haystack: A text file, or a folder of them, to hide things in; None for the shipped stories.
-        code: Folder of source code for code completion; None for this package.
-        command: How the run was asked for, for its files.
+        data: Folder with data sets; None for those in the package.
+        command: Command line that asked for the run, for its files.
     """
 
     tasks: Sequence[str]
@@ -69,8 +64,6 @@ class RunRequest:
     seed: int = 0
     budget: int | None = None
     data: Path | None = None
-    haystack: Path | None = None
-    code: Path | None = None
     command: str = ""
 
 
@@ -78,29 +71,25 @@ class Engines:
     """Loads each model once.
 
     Args:
-        model: The one that is meant where none is named.
+        model: Model to load where none is named.
         device: See `Engine.from_pretrained`.
-        chunk_size_chars: Longest chunk; None for each model's own.
     """
 
-    def __init__(self, model: str, device: str | None = None, chunk_size_chars: int | None = None) -> None:
-        self.model, self.device, self.chunk_size_chars = model, device, chunk_size_chars
+    def __init__(self, model: str, device: str | None = None) -> None:
+        self.model, self.device = model, device
         self._loaded: dict[str, Engine] = {}
 
     def __call__(self, name: str | None) -> Engine:
-        """The engine of a model."""
+        """Return the engine of a model."""
         name = name or self.model
         if name not in self._loaded:
-            engine = Engine.from_pretrained(name, device=self.device)
-            if self.chunk_size_chars is not None:
-                engine.processor.chunk_size_chars = self.chunk_size_chars
-            self._loaded[name] = engine
+            self._loaded[name] = Engine.from_pretrained(name, device=self.device)
         return self._loaded[name]
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that is ready to begin or go on."""
+    """A run that is ready to start or resume."""
 
     tasks: Mapping[str, Task]
     systems: Mapping[str, System]
@@ -111,31 +100,31 @@ class PreparedRun:
 def evaluate(
     request: RunRequest, folder: Path, engine_of: EngineOf, *, progress: bool | None = None
 ) -> dict[str, Any]:
-    """Run an evaluation, or go on with the one in the folder, and write its files.
+    """Run an evaluation, or resume the one in the folder, and write its files.
 
-    A folder that holds a run with the same settings goes on where it stopped; tasks, systems and items that
-    it does not have yet are added to it. docs/evaluation.md says what each file holds.
+    A folder that holds a run with the same settings is resumed where it stopped; tasks, systems and items
+    that it does not have yet are added to it. docs/evaluation.md describes each file.
 
     Args:
-        request: What is evaluated.
-        folder: Made if need be.
-        engine_of: Gives the engine of a model by name; of None, that of the request's model.
-        progress: Show a bar; by default on a terminal.
+        request: What to evaluate.
+        folder: Made if it does not exist.
+        engine_of: Returns the engine of a model by name; for None, that of the request's model.
+        progress: Show a progress bar; by default on a terminal.
 
     Returns:
         The content of scores.json.
 
     Raises:
         E2LLMError: If the request cannot be served, the folder holds a run with other settings, or an item
-            fails; what was answered before stays in the folder.
+            fails; everything answered so far stays in the folder.
         FileNotFoundError: If a file or folder is missing.
     """
     before = read_settings(folder)
     if before is not None:
         request = replace(
             request,
-            tasks=joined(list(before.tasks), request.tasks),
-            systems=joined(before.systems, request.systems),
+            tasks=list(dict.fromkeys([*before.tasks, *request.tasks])),
+            systems=list(dict.fromkeys([*before.systems, *request.systems])),
         )
     run = prepare(request, engine_of)
     if before is not None:
@@ -147,14 +136,17 @@ def evaluate(
     with PredictionFile(folder) as predictions:
         if read_settings(folder) != before:
             raise E2LLMError(
-                f"another run wrote to {folder} just now; give the command again, or another folder"
+                f"another run wrote to {folder} just now; give the command again, or name another folder"
             )
         run.settings.write(folder)
         with cheap_collections():
             answer_all(run, predictions, sys.stderr.isatty() if progress is None else progress)
-        summary = summarize(list(run.tasks.values()), list(run.systems), predictions.entries())
-    notes = what_to_know(run.tasks.values(), run.systems)
-    scores = {"provenance": provenance(run.settings, notes), **summary}
+        rows, tests = summarize(list(run.tasks.values()), list(run.systems), predictions.entries())
+    facts = {
+        name: TaskFacts(task.metric, task.description, task.kind, task.max_new_tokens)
+        for name, task in run.tasks.items()
+    }
+    scores = asdict(Scores(run.settings.provenance(notes_of(run)), facts, rows, tests))
     content = json.dumps(scores, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / SCORES_NAME, content.encode("utf-8", "surrogatepass"))
     write_report(folder)
@@ -162,27 +154,21 @@ def evaluate(
 
 
 def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
-    """Make tasks and systems, and find out what fixes their answers.
+    """Make tasks and systems, and collect the settings that their answers depend on.
 
     Raises:
-        E2LLMError: If something asked for does not exist or does not go together.
+        E2LLMError: If a task, a system or data do not exist or do not go together.
         FileNotFoundError: If a file or folder is missing.
     """
     if not request.tasks or not request.systems:
         raise E2LLMError("name at least one task and one system; 'e2llm eval --list' shows them")
-    for name, place in (("data sets", request.data), ("source code", request.code)):
-        if place is not None and not place.is_dir():
-            raise FileNotFoundError(f"no such folder of {name}: {place}")
+    if request.data is not None and not request.data.is_dir():
+        raise FileNotFoundError(f"no such folder of data sets: {request.data}")
     specs = parse_systems(",".join(request.systems))
     tasks = {name: create_task(name) for name in dict.fromkeys(request.tasks)}
-    data_hashes = {name: hash_of_data(task, request.data) for name, task in tasks.items()}
-    haystacks = read_haystacks(request.haystack)
+    data_files = {name: task.data_file(request.data) for name, task in tasks.items()}
+    haystacks = default_haystacks()
     engine = engine_of(None)
-    window = engine.window
-    if request.budget is not None and window is not None and request.budget > window:
-        raise E2LLMError(
-            f"a budget of {request.budget:,} positions is more than the decoder's window of {window:,}"
-        )
     settings = RunSettings(
         model=request.model,
         model_sha256=model_fingerprint(engine.model, engine.processor),
@@ -192,7 +178,7 @@ def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
             if spec.model is not None
         },
         tasks={
-            name: {"max_new_tokens": task.max_new_tokens, "data_sha256": data_hashes[name]}
+            name: {"max_new_tokens": task.max_new_tokens, "data_sha256": hash_of_file(data_files[name])}
             for name, task in tasks.items()
         },
         systems=[spec.label for spec in specs],
@@ -213,20 +199,12 @@ def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
         data=request.data,
         haystacks=haystacks,
         lengths=request.lengths,
-        code=request.code,
     )
     return PreparedRun(tasks, create_systems(specs, engine_of, request.budget), items, settings)
 
 
-def read_haystacks(path: Path | None) -> tuple[str, ...]:
-    """The texts of a file or folder; the shipped stories where none is named."""
-    if path is None:
-        return default_haystacks()
-    return tuple(document.text for document in load_documents([path]))
-
-
 def check_items(run: PreparedRun) -> None:
-    """Make the first item of each task and score its own reference: what fails would only fail hours later.
+    """Make the first item of each task and score its own reference: else a failure would show hours later.
 
     Raises:
         E2LLMError: If a task has no items, or cannot make them.
@@ -241,19 +219,19 @@ def check_items(run: PreparedRun) -> None:
 
 
 def answer_all(run: PreparedRun, predictions: PredictionFile, progress: bool) -> None:
-    """Answer what has no answer yet, in the order of tasks, items and systems.
+    """Answer every item without an answer so far, in the order of tasks, items and systems.
 
     Raises:
         E2LLMError: If an item fails in another way than by being refused; it is named.
     """
-    most = {name: _most_items(task, run.items) * len(run.systems) for name, task in run.tasks.items()}
+    most = {name: task.most_items(run.items) * len(run.systems) for name, task in run.tasks.items()}
     with tqdm(total=sum(most.values()), unit="answer", disable=not progress, dynamic_ncols=True) as bar:
         for name, task in run.tasks.items():
             bar.set_description(name)
             start = bar.n
             for item in task.items(run.items):
                 for label, system in run.systems.items():
-                    if not predictions.holds(name, label, item):
+                    if not predictions.holds(asked_of(task, label, item)):
                         predictions.add(_answer(task, label, system, item))
                     bar.update()
             bar.total += bar.n - start - most[name]
@@ -261,9 +239,9 @@ def answer_all(run: PreparedRun, predictions: PredictionFile, progress: bool) ->
 
 @contextmanager
 def cheap_collections() -> Iterator[None]:
-    """Leave all that is in memory now out of garbage collections, of which each measured answer has two.
+    """Leave everything in memory now out of garbage collections, of which each measured answer has two.
 
-    They went through every object of every library otherwise, which takes longer than a short answer.
+    Otherwise they visit every object of every library, which takes longer than a short answer.
     """
     gc.collect()
     gc.freeze()
@@ -273,16 +251,32 @@ def cheap_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _answer(task: Task, label: str, system: System, item: Item) -> dict[str, Any]:
+def notes_of(run: PreparedRun) -> list[str]:
+    """Return notes about tasks without a question, where systems choose by it or can copy the text."""
+    choosing = [label for label, system in run.systems.items() if system.chooses_by_question]
+    showing = [label for label, system in run.systems.items() if system.gives_text]
+    notes = []
+    for name, task in run.tasks.items():
+        if task.kind != "continue":
+            continue
+        if not task.generates and choosing:
+            notes.append(
+                f"{name} asks no question: {', '.join(choosing)} chose passages by the words of its prompt "
+                "alone, so its scores do not show how well they choose."
+            )
+        if task.generates and showing:
+            notes.append(
+                f"{name}: {', '.join(showing)} had the text itself in the input and could copy it, which is "
+                "another task than restating it from soft tokens."
+            )
+    return notes
+
+
+def _answer(task: Task, label: str, system: System, item: Item) -> Prediction:
     try:
         return answer_item(task, label, system, item)
     except Exception as error:
         what = str(error) if isinstance(error, E2LLMError) else f"{type(error).__name__}: {error}"
         raise E2LLMError(
-            f"{task.name}, item {item.id}, system {label}: {what}; what was answered before is kept"
+            f"{task.name}, item {item.id}, system {label}: {what}; everything answered so far is kept"
         ) from error
-
-
-def _most_items(task: Task, request: TaskRequest) -> int:
-    """Items that a task has at most, for the bar."""
-    return request.limit * (1 if isinstance(task, RecordTask) else len(request.lengths))

@@ -1,0 +1,1 @@
+"""A run of the evaluation: answering, resuming, summing up, comparing."""

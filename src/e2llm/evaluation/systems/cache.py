@@ -1,0 +1,248 @@
+"""Systems that read the whole text into a cache of keys and values, and answer from what the cache keeps.
+
+Streaming after Xiao et al., "Efficient Streaming Language Models with Attention Sinks" (arXiv 2309.17453):
+keys and values of the first few tokens (the sinks) and of the most recent ones stay, others are dropped.
+Positions count within the cache, so keys are turned back when older ones before them are dropped.
+
+Shapes: V vocabulary, H key heads, S cached positions, d width of a head.
+"""
+
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from transformers import DynamicCache
+
+from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.evaluation.items import Item
+from e2llm.evaluation.systems.base import Cost, Output, System, View, raw_view
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood_of
+from e2llm.measuring import PeakMemory
+from e2llm.modeling.raw_text import RawText
+
+NUM_SINKS = 4
+_BLOCK_TOKENS = 256
+_STATIC_ROTARY = ("default", "linear", "llama3")
+
+
+class ReadCache:
+    """A decoder with a cache.
+
+    Args:
+        decoder: A causal LM.
+        room: Positions of the cache that may be of the context.
+
+    Attributes:
+        most: The most positions that the cache held at a time, between two calls.
+    """
+
+    block_tokens: int | None = None
+    """Tokens that are read in one pass; None for all."""
+
+    def __init__(self, decoder: Any, room: int) -> None:
+        self.decoder, self.room = decoder, room
+        self.device = decoder.get_input_embeddings().weight.device
+        self.cache = DynamicCache(config=decoder.config)
+        self.most = 0
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache."""
+        return int(self.cache.get_seq_length())
+
+    def positions(self, count: int) -> dict[str, torch.Tensor]:
+        """Return the positions of the next tokens, as arguments of the decoder."""
+        return {"position_ids": torch.arange(self.length, self.length + count, device=self.device)[None]}
+
+    def make_room(self, count: int) -> None:
+        """Prepare the cache for further positions."""
+
+    @torch.no_grad()
+    def feed(self, ids: Sequence[int], *, all_logits: bool = False) -> torch.Tensor:
+        """Read tokens; returns the logits after the last one `[1, V]`, or after each `[len(ids), V]`."""
+        logits: list[torch.Tensor] = []
+        step = self.block_tokens or max(1, len(ids))
+        for start in range(0, len(ids), step):
+            block = torch.tensor([list(ids[start : start + step])], device=self.device)
+            self.make_room(block.shape[1])
+            output = self.decoder(
+                input_ids=block,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=0 if all_logits else 1,
+                **self.positions(block.shape[1]),
+            )
+            self.most = max(self.most, self.length)
+            logits = [*(logits if all_logits else []), output.logits[0].float()]
+        return torch.cat(logits)
+
+
+@dataclass
+class CacheSystem(System):
+    """The whole text is read, and the cache decides what of it stays; answers are greedy."""
+
+    gives_text: ClassVar[bool] = True
+
+    @abstractmethod
+    def prefill(self, context_ids: list[int], question_ids: list[int], max_new_tokens: int) -> ReadCache:
+        """Read a context.
+
+        Args:
+            context_ids: Ids up to the end of the context.
+            question_ids: Ids from there to the answer, which will be read next.
+            max_new_tokens: Longest answer.
+
+        Raises:
+            ContextOverflowError: If the system refuses it.
+        """
+
+    def view(self, item: Item, max_new_tokens: int) -> View:
+        """Give the whole text."""
+        return raw_view(RawText.whole(item.context))
+
+    def answer(self, item: Item, max_new_tokens: int) -> Output:
+        """Answer greedily after reading everything."""
+        started = time.perf_counter()
+        ends = self.engine.model.generation_config.eos_token_id
+        with PeakMemory(self.engine.device) as memory:
+            cache, logits, read_seconds = self._read(item, max_new_tokens)
+            ids = [self._choose(logits)]
+            first = time.perf_counter() - started
+            while len(ids) < max_new_tokens and ids[-1] not in (ends if isinstance(ends, list) else [ends]):
+                ids.append(self._choose(cache.feed(ids[-1:])[-1]))
+            rest = time.perf_counter() - started - first
+        tokens = self.readings.count_tokens(item.context)
+        cost = Cost(
+            decoder_positions=cache.most,
+            context_tokens=min(tokens, cache.room),
+            context_fraction=min(1.0, cache.room / max(1, tokens)),
+            read_seconds=read_seconds,
+            first_token_seconds=first - read_seconds,
+            ms_per_token=1000 * rest / (len(ids) - 1) if len(ids) > 1 else None,
+            peak_extra_bytes=memory.extra_bytes,
+            new_tokens=len(ids),
+        )
+        given = {"soft_tokens_per_chunk": 0, "raw_spans": [[0, len(item.context)]], "left_out": 0}
+        return Output(self.engine.processor.decode_answer(ids), cost, given)
+
+    def score(self, item: Item, texts: Sequence[str]) -> list[Likelihood]:
+        """Score each text after reading everything; the context is read again for each."""
+        rows = [answer_ids(self.engine.processor, text) for text in texts]
+        longest = max(map(len, rows))
+        results = []
+        for targets in rows:
+            cache, logits, _ = self._read(item, longest)
+            steps = [logits[None]]
+            if len(targets) > 1:
+                steps.append(cache.feed(targets[:-1], all_logits=True))
+            results.append(likelihood_of(torch.cat(steps), targets))
+        return results
+
+    def _read(self, item: Item, max_new_tokens: int) -> tuple[ReadCache, torch.Tensor, float]:
+        """Read up to the answer; returns the cache, the next logits `[V]`, and the context's seconds."""
+        before = self.engine.processor.template.before_context
+        context = self.readings.token_ids(item.context) if item.context.strip() else []
+        question = self.readings.question_ids(item.prompt)[len(before) :]
+        started = time.perf_counter()
+        cache = self.prefill([*before, *context], question, max_new_tokens)
+        read_seconds = time.perf_counter() - started
+        return cache, cache.feed(question)[-1], read_seconds
+
+    def _choose(self, logits: torch.Tensor) -> int:
+        """Return the likeliest token that is no placeholder."""
+        logits = logits.clone()
+        logits[self.engine.processor.chunk_token_id] = -torch.inf
+        return int(logits.argmax())
+
+
+class StreamingWindow(ReadCache):
+    """A decoder with a cache that never holds more than `size` positions.
+
+    Args:
+        decoder: A causal LM with rotary positions over whole heads.
+        size: Most cached positions.
+        num_sinks: First positions, which are never dropped.
+
+    Raises:
+        E2LLMError: If the decoder's positions cannot be turned back, or the cache is too small.
+    """
+
+    def __init__(self, decoder: Any, size: int, num_sinks: int = NUM_SINKS) -> None:
+        super().__init__(decoder, size)
+        if size <= num_sinks + 1:
+            raise E2LLMError(f"a streaming cache needs more than {num_sinks + 1} positions, got {size}")
+        self.frequencies, self.num_sinks = rotary_frequencies(decoder), num_sinks
+        self.block_tokens = max(1, min(_BLOCK_TOKENS, (size - num_sinks) // 2))
+
+    def make_room(self, count: int) -> None:
+        """Drop the oldest positions after the sinks until `count` more fit."""
+        excess = self.length + count - self.room
+        if excess <= 0:
+            return
+        keep = self.num_sinks + excess
+        for layer in self.cache.layers:
+            recent = turn_back(layer.keys[:, :, keep:], self.frequencies, excess)
+            layer.keys = torch.cat([layer.keys[:, :, : self.num_sinks], recent], dim=2)
+            layer.values = torch.cat([layer.values[:, :, : self.num_sinks], layer.values[:, :, keep:]], dim=2)
+
+
+def rotary_frequencies(decoder: Any) -> torch.Tensor:
+    """Return the angle per position of each pair of a decoder's head, `[d / 2]`.
+
+    Raises:
+        E2LLMError: If its positions are not rotary, cover part of a head, or depend on the length.
+    """
+    config, rotary = decoder.config, getattr(decoder.base_model, "rotary_emb", None)
+    frequencies = getattr(rotary, "inv_freq", None)
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if frequencies is None or kind not in _STATIC_ROTARY or 2 * len(frequencies) != width:
+        raise E2LLMError(
+            "the streaming system needs a decoder with rotary positions over whole heads that do not depend "
+            f"on the length ({', '.join(_STATIC_ROTARY)}); {config.model_type} has others"
+        )
+    reject_sliding_window(config, "streaming")
+    tensor: torch.Tensor = frequencies.float()
+    return tensor
+
+
+def turn_back(keys: torch.Tensor, frequencies: torch.Tensor, distance: int) -> torch.Tensor:
+    """Return keys `[1, H, S, d]` as they would be `distance` positions earlier."""
+    angles = torch.cat([frequencies, frequencies]) * distance
+    cosines, sines = angles.cos(), angles.sin()
+    first, second = keys.float().chunk(2, dim=-1)
+    turned = torch.cat([second, -first], dim=-1)  # a quarter turn back
+    return (keys.float() * cosines + turned * sines).to(keys.dtype)
+
+
+@dataclass
+class StreamingSystem(CacheSystem):
+    """The whole text through a cache of the budget's size, which keeps first and recent tokens.
+
+    Attributes:
+        sinks: First positions, which are never dropped (paper: 4).
+    """
+
+    sinks: Annotated[int, Field(ge=0)] = NUM_SINKS
+    name: ClassVar[str] = "streaming"
+
+    def prefill(
+        self, context_ids: list[int], question_ids: list[int], max_new_tokens: int
+    ) -> StreamingWindow:
+        """Read the context through the window; question and answer follow through it, too."""
+        size = self.positions
+        if size is None:
+            raise ContextOverflowError("the decoder states no window; give --budget")
+        window = StreamingWindow(self.engine.model.language_model, size, self.sinks)
+        window.feed(context_ids)
+        return window
+
+
+def reject_sliding_window(config: Any, user: str) -> None:
+    """Raise `E2LLMError` for a decoder whose attention drops old positions."""
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        raise E2LLMError(f"{config.model_type} has a sliding window; {user} needs full attention")
