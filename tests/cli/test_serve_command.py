@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from e2llm.serving.keys import key_line
+from e2llm.serving.http.keys import key_line
 
 
 @pytest.mark.parametrize(
