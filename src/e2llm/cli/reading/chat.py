@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.ask import print_piece
 from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
-from e2llm.cli.read import refuse_other_file
+from e2llm.cli.reading.ask import print_piece
+from e2llm.cli.reading.read import refuse_other_file
 
 if TYPE_CHECKING:
     from e2llm.inference.chat import ChatSession
@@ -25,7 +25,7 @@ def chat(
     ] = None,
     session: Annotated[
         Path | None,
-        typer.Option(help="Go on with the session in this file, and save it there after each turn."),
+        typer.Option(help="Continue the session in this file, and save it there after each turn."),
     ] = None,
     model: Model = "smol",
     soft_tokens: SoftTokens = None,
@@ -39,8 +39,8 @@ def chat(
 ) -> None:
     """Talk about files, or just talk; each line on standard input is a turn.
 
-    Old turns become chunks, so that a conversation has no end. Lines that begin with / are commands: /add
-    FILE..., /save FILE, /quit.
+    Old turns become chunks, so that a conversation has any length. Lines that begin with / are commands:
+    /add FILE..., /save FILE, /quit.
 
     Example:
         e2llm chat examples/anne_of_green_gables.txt --session anne.e2llm
@@ -59,7 +59,7 @@ def chat(
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
     if session is not None and session.is_file() and not is_tensor_file(session):
-        raise E2LLMError(f"{session} is no saved session; name one, or a file that is not there yet")
+        raise E2LLMError(f"{session} is not a saved session; name one, or a new file")
     engine = load_engine(model, device, store)
     if session is not None and session.is_file():
         keep_as_saved(engine, session)
@@ -105,10 +105,10 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
                 typer.echo()
             sys.stdout.flush()
         except (E2LLMError, OSError, typer.BadParameter) as error:
-            if not is_terminal or isinstance(error, BrokenPipeError):  # nobody reads the answers any more
+            if not is_terminal or isinstance(error, BrokenPipeError):  # the pipe of the answers is closed
                 raise
-            typer.echo(f"error: {error}", err=True)  # the conversation goes on
-        finally:  # also what was told before an interrupt
+            typer.echo(f"error: {error}", err=True)  # the conversation continues
+        finally:  # also the turns before an interrupt
             if session is not None:
                 talk.save(session)
 
@@ -131,4 +131,4 @@ def run_command(talk: "ChatSession", line: str) -> None:
         talk.save(arguments[0])
         typer.echo(f"saved to {arguments[0]}", err=True)
     else:
-        raise E2LLMError(f"{line!r} is no command; there are {_COMMANDS}")
+        raise E2LLMError(f"{line!r} is not a command; the commands are {_COMMANDS}")

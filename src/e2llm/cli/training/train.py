@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML file.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder in which the recipe's relative data paths are looked up.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's relative data paths.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -29,18 +27,18 @@ def train(
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Run this stage only.")] = None,
     resume: Annotated[
-        bool, typer.Option(help="Go on from the newest checkpoint; finished stages are kept.")
+        bool, typer.Option(help="Continue from the newest checkpoint; finished stages are kept.")
     ] = False,
     overfit: Annotated[
         int | None,
-        typer.Option(min=1, help="Learn so many records by heart, as a test: losses go to near zero."),
+        typer.Option(min=1, help="Learn N records by heart, as a test: their losses must come near zero."),
     ] = None,
     as_json: AsJson = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Train a step with tiny parts, without data or weights; print the memory it needs on paper.",
+            help="Train a step with tiny parts, without data or weights; print the memory of the real size.",
         ),
     ] = False,
 ) -> None:
@@ -72,12 +70,12 @@ def train(
     if dry_run:
         if resume or overfit is not None:
             other = "--resume" if resume else "--overfit"
-            raise E2LLMError(f"{other} does not go with --dry-run, which trains nothing that is kept")
+            raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
         plan(runs, as_json)
         return
     if overfit is not None:
         if resume:
-            raise E2LLMError("--resume does not go with --overfit, which begins anew each time")
+            raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
         has_steps = any(setting.partition("=")[0].endswith("train.steps") for setting in settings or [])
         learn_by_heart(runs[-1], overfit, runs[-1].train.steps if has_steps else None, as_json)
         return
@@ -104,9 +102,8 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
         typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.line())
     if not result.is_learned:
         raise E2LLMError(
-            f"the losses of {count} records did not come below {NEAR_ZERO} in {result.run.steps} steps: "
-            "raise train.learning_rate, or train.steps, or let more of the model train; if nothing helps, "
-            "look at the records"
+            f"the losses of {count} records did not fall below {NEAR_ZERO} in {result.run.steps} steps: "
+            "raise train.learning_rate or train.steps, or train more of the model; else check the records"
         )
 
 
@@ -123,7 +120,7 @@ def plan(runs: list["Recipe"], as_json: bool) -> None:
 
 
 def result_line(result: "TrainResult") -> str:
-    """One line: where the model is, and the losses at the beginning, at the end and held out."""
+    """Return one line: the model's folder, and the first, last and held-out losses."""
     losses = ", ".join(
         f"{name.removesuffix('_loss')} {value:.3f} -> {result.last_losses.get(name, value):.3f}"
         for name, value in result.first_losses.items()

@@ -25,7 +25,7 @@ def realign(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put another encoder under a model's decoder, which stays as it is, and say how much of it returns.
+    """Put another encoder under a model's decoder, which stays the same, and print the loss before and after.
 
     Example:
         e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
@@ -39,7 +39,7 @@ def realign(
 
     source = resolve_source(model)
     if is_folder_name(source) and not Path(source).is_dir():
-        raise E2LLMError(f"{model}: there is no such folder")
+        raise E2LLMError(f"{model}: no such folder; name a trained model")
     config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
     every = max(1, steps // 5)
     rates = {"finest_rate": config.finest_rate, "default_rate": config.default_rate}

@@ -20,7 +20,7 @@ def join(
     ],
     texts: Annotated[
         Path | None,
-        typer.Option(help="A text, or records in JSONL, to fit the adapter's linear start on."),
+        typer.Option(help="A text, or records in JSONL, to fit the adapter's first weights on."),
     ] = None,
     adapter: Annotated[str, typer.Option(help="pooling, attention or mlp.")] = "pooling",
     layers: Annotated[
@@ -32,7 +32,7 @@ def join(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Join an encoder and a decoder by a new adapter, which is not trained yet.
+    """Join an encoder and a decoder by a new, untrained adapter.
 
     The folder refers to both and copies no weights. Until the adapter is trained, answers come from raw text.
 
@@ -73,11 +73,11 @@ def join(
         typer.echo(json.dumps(told))
         return
     typer.echo(f"{output}: {encoder} and {decoder}, {told['num_bytes'] / 1e6:.1f} MB; not trained yet")
-    typer.echo(str(fit) if fit else "the adapter starts at random; --texts FILE fits a linear start")
+    typer.echo(str(fit) if fit else "the adapter's weights are random; --texts FILE fits them to a text")
 
 
 def _chunks_of(path: Path, processor: "E2LLMProcessor", most: int = 400) -> list[str]:
-    """Chunks of texts or of records, spread evenly over them."""
+    """Return chunks of texts or of records, spread evenly over them."""
     from e2llm.inference.documents import documents_of
     from e2llm.records import read_records
 

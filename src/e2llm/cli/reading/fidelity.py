@@ -35,7 +35,7 @@ def fidelity(
         e2llm fidelity examples/anne_of_green_gables.txt --sample 100 --png fidelity.png
     """
     if png is not None and png.is_file() and png.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{png} exists and is no .png; name another file")
+        raise typer.BadParameter(f"{png} exists and is not a .png; name another file")
     if png is not None:
         from e2llm.inference.fidelity import check_picture, draw_fidelity
 
@@ -57,7 +57,7 @@ def fidelity(
 
 
 def name_sources(sources: list[str]) -> str:
-    """The documents' file names; their number if there are more than three."""
+    """Return the documents' file names, or their number if there are more than three."""
     names = list(dict.fromkeys(Path(name).name for name in sources))
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} documents"
 

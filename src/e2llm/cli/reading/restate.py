@@ -1,4 +1,4 @@
-"""`e2llm restate`: show what the decoder knows of a chunk from its soft tokens."""
+"""`e2llm restate`: chunks as the decoder restates them from their soft tokens."""
 
 import json
 from typing import Annotated

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,6 @@ from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Stor
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
-    from e2llm.scale.corpus_reading import CorpusReport
 
 
 def read(
@@ -35,7 +34,7 @@ def read(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read files once, to be asked later: as a saved context (-o), into a store (--store), or both.
+    """Read files once and ask later: as a saved context (-o), into a store (--store), or both.
 
     Examples:
         e2llm read examples/anne_of_green_gables.txt -o anne.e2llm
@@ -45,50 +44,55 @@ def read(
         e2llm read library/ --store library.store --workers 8
     """
     if output is None and store is None:
-        raise typer.BadParameter("say where to keep what is read: -o FILE, --store DIR, or both")
+        raise typer.BadParameter("name a place for the result: -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
     refuse_other_file(output)
     if workers is not None:
-        if store is None:
-            raise typer.BadParameter("--workers fill a store; say which: --store DIR")
-        if device not in (None, "cpu", "cuda"):
-            raise typer.BadParameter(
-                f"with --workers, --device is cpu or cuda (a GPU for each worker), not {device}"
-            )
-        if finest_rate is not None:
-            raise typer.BadParameter("--workers read at the model's finest rate; leave --finest-rate out")
-        read_on_ray(files, output, model, store, workers or None, ray_address, device, chunk_size, as_json)
-        return
-    if ray_address is not None:
+        check_ray_options(store, device, finest_rate)
+        facts, line = read_on_ray(files, output, model, str(store), workers, ray_address, device, chunk_size)
+    elif ray_address is not None:
         raise typer.BadParameter("--ray-address names a cluster for --workers; add --workers 0 or a number")
-    documents = read_documents(files)
-    engine = load_engine(model, device, store, finest_rate)
-    context = engine.read(documents, chunk_size_chars=chunk_size)
-    if output is not None:
-        context.save(output)
-    show_context(context, output, as_json)
+    else:
+        documents = read_documents(files)
+        context = load_engine(model, device, store, finest_rate).read(documents, chunk_size_chars=chunk_size)
+        if output is not None:
+            context.save(output)
+        facts, line = describe(context)
+    size = None if output is None else output.stat().st_size
+    if as_json:
+        facts |= {"saved_to": None if output is None else str(output), "bytes": size}
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo(line if size is None else f"{line}; saved to {output} ({size / 1e6:,.1f} MB)")
 
 
-def show_context(context: "Context", output: Path | None, as_json: bool) -> None:
-    """Say what was read and where it is kept."""
+def describe(context: "Context") -> tuple[dict[str, Any], str]:
+    """Return what was read, as values and as a line."""
     facts = {
         "documents": len(context.documents),
         "chunks": len(context),
         "chunks_encoded": context.content.num_encoded,
         "context_tokens": context.num_tokens,
         "read_seconds": context.read_seconds,
-        "saved_to": None if output is None else str(output),
-        "bytes": None if output is None else output.stat().st_size,
     }
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2))
-        return
-    where = "" if output is None else f"; saved to {output} ({output.stat().st_size / 1e6:,.1f} MB)"
-    typer.echo(
+    line = (
         f"read {len(context.documents)} document(s), {context.num_tokens:,} tokens in {len(context):,} "
-        f"chunks ({context.content.num_encoded:,} encoded now) in {context.read_seconds:.1f} s{where}"
+        f"chunks ({context.content.num_encoded:,} encoded now) in {context.read_seconds:.1f} s"
     )
+    return facts, line
+
+
+def check_ray_options(store: str | None, device: str | None, finest_rate: int | None) -> None:
+    """Refuse options that do not go with workers."""
+    if store is None:
+        raise typer.BadParameter("--workers fill a store; name it with --store DIR")
+    if device not in (None, "cpu", "cuda"):
+        raise typer.BadParameter(
+            f"with --workers, --device is cpu or cuda (a GPU for each worker), got {device}"
+        )
+    if finest_rate is not None:
+        raise typer.BadParameter("--workers read at the model's finest rate; leave --finest-rate out")
 
 
 def read_on_ray(
@@ -96,13 +100,12 @@ def read_on_ray(
     output: Path | None,
     model: str,
     store: str,
-    workers: int | None,
+    workers: int,
     ray_address: str | None,
     device: str | None,
     chunk_size: int | None,
-    as_json: bool,
-) -> None:
-    """Fill a store with many workers; then, if a file is named, make the context from the store."""
+) -> tuple[dict[str, Any], str]:
+    """Fill a store with many workers, and save a context made from it; return facts and a line."""
     from e2llm.scale.corpus_reading import read_corpus
     from e2llm.store.chunk_store import ChunkStore
 
@@ -112,29 +115,19 @@ def read_on_ray(
             iter_sources(files) if documents is None else documents,
             model,
             kept,
-            num_workers=workers,
+            num_workers=workers or None,
             address=ray_address,
             device=device,
             chunk_size_chars=chunk_size,
         )
     if output is not None and documents is not None:
         load_engine(model, device, store).read(documents, chunk_size_chars=chunk_size).save(output)
-    show_report(report, output, as_json)
-
-
-def show_report(report: "CorpusReport", output: Path | None, as_json: bool) -> None:
-    """Say what the workers read."""
-    size = None if output is None else output.stat().st_size
-    if as_json:
-        saved = {"saved_to": None if output is None else str(output), "bytes": size}
-        typer.echo(json.dumps({**dataclasses.asdict(report), **saved}, indent=2))
-        return
-    where = "" if size is None else f"; saved to {output} ({size / 1e6:,.1f} MB)"
-    typer.echo(
-        f"read {report.documents:,} document(s), {report.chunks:,} chunks, "
-        f"{report.distinct_chunks:,} different ({report.already_there:,} were there, {report.read:,} read by "
-        f"{report.workers} worker(s)), in {report.seconds:.1f} s{where}"
+    line = (
+        f"read {report.documents:,} document(s), {report.chunks:,} chunks, {report.distinct_chunks:,} "
+        f"different ({report.already_there:,} were there, {report.read:,} read by {report.workers} "
+        f"worker(s)), in {report.seconds:.1f} s"
     )
+    return dataclasses.asdict(report), line
 
 
 def refuse_other_file(file: Path | None) -> None:
@@ -142,4 +135,4 @@ def refuse_other_file(file: Path | None) -> None:
     from e2llm.inference.context_file import is_context_file
 
     if file is not None and file.is_file() and file.stat().st_size and not is_context_file(file):
-        raise typer.BadParameter(f"{file} exists and is no saved context; name another file")
+        raise typer.BadParameter(f"{file} exists and is not a saved context; name another file")

@@ -1,4 +1,4 @@
-"""`e2llm store`: look at a store of read chunks, check it, make room."""
+"""`e2llm store`: look at a store of encoded chunks, check it, free space."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from e2llm.cli.options import AsJson
 if TYPE_CHECKING:
     from e2llm.store.chunk_store import ChunkStore
 
-app = typer.Typer(help="Look at a store of read chunks, check it, make room.", no_args_is_help=True)
+app = typer.Typer(help="Look at a store of encoded chunks, check it, free space.", no_args_is_help=True)
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS.update({"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40})
@@ -50,7 +50,7 @@ def verify(
         bool, typer.Option("--repair", help="Remove damaged chunks; they are read again when needed.")
     ] = False,
 ) -> None:
-    """Check every chunk of a store; exit code 1 if any is damaged and stays.
+    """Check every chunk of a store; exit code 1 if a damaged chunk remains.
 
     Example:
         e2llm store verify ~/.cache/e2llm --repair
@@ -74,16 +74,16 @@ def prune(
         str | None, typer.Option(help="Keep the most recently used up to this size: 500MB, 2GB, 1.5GiB.")
     ] = None,
     older_than_days: Annotated[
-        float | None, typer.Option(min=0, help="Remove what was not used for so long.")
+        float | None, typer.Option(min=0, help="Remove chunks that were not used for N days.")
     ] = None,
 ) -> None:
-    """Remove chunks of a store and give their room back to the disk.
+    """Remove chunks of a store and free their disk space.
 
     Example:
         e2llm store prune ~/.cache/e2llm --max-size 2GB
     """
     if max_size is None and older_than_days is None:
-        raise typer.BadParameter("say what to remove: --max-size or --older-than-days")
+        raise typer.BadParameter("give --max-size or --older-than-days")
     limit = None if max_size is None else parse_size(max_size)
     with open_store(folder) as store:
         removed = store.prune(max_bytes=limit, older_than_days=older_than_days)
@@ -95,11 +95,7 @@ def prune(
 
 
 def open_store(folder: Path) -> "ChunkStore":
-    """Open a store that is there.
-
-    Raises:
-        FileNotFoundError: If the folder is none.
-    """
+    """Open a store; raises `FileNotFoundError` if the folder has none."""
     from e2llm.store.chunk_store import ChunkStore
     from e2llm.store.database import FILE_NAME
 
@@ -109,8 +105,8 @@ def open_store(folder: Path) -> "ChunkStore":
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size such as `500MB`, `1.5GiB` or `1000`."""
+    """Return the bytes of a size such as `500MB`, `1.5GiB` or `1000`."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if not match or match.group(2).lower() not in _UNITS:
-        raise typer.BadParameter(f"{text!r} is no size; write for example 500MB, 2GB or 1.5GiB")
+        raise typer.BadParameter(f"{text!r} is not a size; write for example 500MB, 2GB or 1.5GiB")
     return int(float(match.group(1)) * _UNITS[match.group(2).lower()])

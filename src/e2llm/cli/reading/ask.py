@@ -54,7 +54,8 @@ def ask(
     store: Store = None,
     device: Device = None,
     insert: Annotated[
-        str | None, typer.Option(help="Put this sentence into the middle first, to see whether it is found.")
+        str | None,
+        typer.Option(help="Put this sentence into the middle first, to test whether it is found."),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
@@ -110,7 +111,7 @@ def ask(
         answer = engine.ask(context, question, **options)
     show_answer(answer, comparison, isinstance(source, Path), as_json)
     if not as_json and not answer.text.strip():
-        raise E2LLMError("the model gave no answer; give it more chunks as text with --expand")
+        raise E2LLMError("the answer is empty; give more chunks as text with --expand")
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
@@ -125,7 +126,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
 
 
 def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier: bool, as_json: bool) -> None:
-    """Print what was not printed while the answer was made."""
+    """Print the answer as JSON, or its cost after the answer that was streamed."""
     if as_json:
         result = dataclasses.asdict(answer)
         if comparison is not None:
@@ -153,17 +154,17 @@ def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Documen
 
 
 def print_piece(piece: str) -> None:
-    """Show a piece of an answer at once."""
+    """Print a piece of an answer at once."""
     typer.echo(piece, nl=False)
 
 
 def count_chunks(number: int) -> str:
-    """Such as `1 chunk` or `1,234 chunks`."""
+    """Return such as `1 chunk` or `1,234 chunks`."""
     return "1 chunk" if number == 1 else f"{number:,} chunks"
 
 
 def cost_line(answer: "Answer", read_earlier: bool = False) -> str:
-    """One line of what an answer took; of a saved context the reading was done before."""
+    """Return one line with the cost of an answer; a saved context was read earlier."""
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
     read = f"read {'earlier in ' if read_earlier else ''}{timing.read_seconds:.1f} s"
