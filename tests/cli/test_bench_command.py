@@ -74,9 +74,3 @@ def test_bench_train_measures_in_separate_processes(run, model):
     rows = json.loads(result.out)["rows"]
     assert [row["way"] for row in rows] == ["plain", "e2llm"]
     assert rows[1]["ratio"] > 0
-
-
-def test_bench_train_names_the_modes_it_knows(run):
-    result = run("bench", "train", "--encoder-mode", "melted")
-    assert result.code == 2
-    assert "frozen" in result.err or "plain" in result.err

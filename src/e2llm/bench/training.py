@@ -34,7 +34,6 @@ from e2llm.training.schema import Recipe
 from e2llm.training.trainer import E2LLMTrainer
 
 WAYS = ("plain", "e2llm")
-ENCODER_MODES = ("frozen", "lora", "full")
 _QUESTIONS = 4  # of each context
 _QUOTED_WORDS = 8
 _ANSWER_WORDS = 16
