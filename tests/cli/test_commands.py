@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from e2llm import Engine
-from e2llm.cli.ask import print_piece
+from e2llm.cli.reading.ask import print_piece
 from tiny_models import TEXT
 
 QUESTION = "Where is the key?"
@@ -74,7 +74,9 @@ def test_without_room_for_a_raw_chunk_soft_tokens_answer_alone(run, model, text_
 
 def test_the_answer_comes_in_pieces(run, model, text_file, monkeypatch):
     pieces = []
-    monkeypatch.setattr("e2llm.cli.ask.print_piece", lambda piece: pieces.append(piece) or print_piece(piece))
+    monkeypatch.setattr(
+        "e2llm.cli.reading.ask.print_piece", lambda piece: pieces.append(piece) or print_piece(piece)
+    )
     result = run("ask", text_file, QUESTION, "--model", model)
     assert len(pieces) > 5
     assert "".join(pieces) + "\n" == result.out

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from e2llm import ChunkStore
-from e2llm.cli.store import parse_size
+from e2llm.cli.reading.store import parse_size
 from tiny_models import TEXT
 
 QUESTION = "Where is the key?"
@@ -168,7 +168,7 @@ def test_commands_of_a_conversation(run, model, text_file, tmp_path, monkeypatch
 def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monkeypatch):
     result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
     assert result.code == 1
-    assert "is no command; there are /add FILE..." in result.err
+    assert "is not a command; the commands are /add FILE..." in result.err
 
 
 @pytest.mark.parametrize("name", ["harbour.txt", "harbour.txt/x.e2llm"])
@@ -195,7 +195,7 @@ def test_a_text_is_no_session_and_stays_as_it_is(run, model, text_file, monkeypa
     before = text_file.read_bytes()
     result = chat(run, monkeypatch, [QUESTION], "--model", model, "--session", text_file)
     assert (result.code, result.out) == (1, "")
-    assert f"{text_file} is no saved session" in result.err
+    assert f"{text_file} is not a saved session" in result.err
     assert text_file.read_bytes() == before
 
 

@@ -74,8 +74,8 @@ def test_a_command_that_is_interrupted_leaves_nothing_half_there_and_then_runs(r
     assert done.returncode == 130, done.stderr
     assert done.stdout == ""
     *_, last = done.stderr.splitlines()
-    how = {"train": "; go on with --resume", "eval": "; the same command goes on from there"}.get(name, "")
-    assert last == f"e2llm: error: interrupted; nothing is lost that was saved before{how}"
+    how = {"train": "; continue with --resume", "eval": "; the same command continues the run"}.get(name, "")
+    assert last == f"e2llm: error: interrupted; everything saved so far is intact{how}"
     assert "Traceback" not in done.stderr
     assert result is None or not result.exists()
     left = [item.name for item in tmp_path.rglob("*") if item.name.startswith((".out", ".e2llm-"))]
@@ -102,4 +102,4 @@ def test_a_server_that_is_interrupted_ends_with_one_line(model, tmp_path):
         rest = process.stderr.read()
     assert process.returncode == 130
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "e2llm: error: interrupted; nothing is lost that was saved before"
+    assert rest.splitlines()[-1] == "e2llm: error: interrupted; everything saved so far is intact"

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from e2llm.cli.prepare import prepare
+from e2llm.cli.training.prepare import prepare
 
 app = typer.Typer(rich_markup_mode=None)
 app.command()(prepare)
@@ -77,12 +77,15 @@ def test_a_warning_says_that_a_known_set_is_not_whole(tmp_path):
     )
     result = runner.invoke(app, ["fairytaleqa", "--from", str(tmp_path), "-o", str(tmp_path / "f.jsonl")])
     assert result.exit_code == 0
-    assert "published with 8548 entries, but 1 were found" in result.stderr
+    assert "published with 8548 records, but 1 were found" in result.stderr
     assert "published  8548, found 1 (1 written, 0 left out)" in result.stdout
 
 
 def test_the_command_loads_neither_torch_nor_pyarrow():
-    code = "import sys, e2llm.cli.prepare; print({'torch', 'transformers', 'pyarrow'} & set(sys.modules))"
+    code = (
+        "import sys, e2llm.cli.training.prepare as _; print({'torch', 'transformers', 'pyarrow'} & "
+        "set(sys.modules))"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "set()\n"

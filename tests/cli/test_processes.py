@@ -78,7 +78,7 @@ def test_ctrl_c_ends_a_process_with_130_and_one_line():
     )
     result = run_code(code)
     assert (result.returncode, result.stdout) == (130, "")
-    assert result.stderr == "e2llm: error: interrupted; nothing is lost that was saved before\n"
+    assert result.stderr == "e2llm: error: interrupted; everything saved so far is intact\n"
 
 
 def test_a_terminal_without_utf8_gets_question_marks():

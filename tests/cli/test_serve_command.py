@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from e2llm.serving.keys import key_line
+from e2llm.serving.http.keys import key_line
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_server_that_would_be_open_does_not_start(run, model, options, words):
 def test_a_file_in_the_place_of_the_folder_is_told_before_the_model_is_loaded(run, text_file):
     result = run("serve", "/no/model", "--port", 0, "--folder", text_file)
     assert result.code == 1
-    assert f"{text_file} is a file; name the folder" in result.err
+    assert f"{text_file} is a file; name a folder" in result.err
 
 
 def test_a_taken_port_is_an_error_that_says_so(run, model):

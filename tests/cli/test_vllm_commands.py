@@ -10,18 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from e2llm import E2LLMForConditionalGeneration
 from tiny_models import tiny_decoder_tokenizer
 
-TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}</s>{% endfor %}"
-
-
-@pytest.fixture
-def chat_model(make_model, bases, tmp_path):
-    """A model folder whose decoder has a chat template."""
-    folder = make_model(tmp_path / "chat model")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    return folder
-
 
 def test_the_merged_decoder_gives_the_logits_of_ours_with_its_lora(run, model, tmp_path):
     assert run("export", model, tmp_path / "out", "--merged").code == 0
@@ -56,23 +44,16 @@ def test_the_merged_decoder_is_a_plain_folder_with_tokenizer_and_ids(run, model,
     assert tokenizer.convert_tokens_to_ids("<|chunk|>") == 319
 
 
-def test_export_prints_how_to_start_vllm_with_the_decoder(run, chat_model, tmp_path):
-    line = run("export", chat_model, tmp_path / "out", "--merged").out.splitlines()[1]
+def test_export_prints_how_to_start_vllm_with_the_decoder(run, model, tmp_path):
+    line = run("export", model, tmp_path / "out", "--merged").out.splitlines()[1]
     out = str(tmp_path / "out")
-    options = "--chat-template-content-format string --dtype float32 --host 127.0.0.1 --port 8001"
     assert shlex.split(line) == [
-        *("vllm", "serve", out, "--enable-prompt-embeds", "--served-model-name", "chat model"),
-        *options.split(),
+        *("vllm", "serve", out, "--served-model-name", model.name, "--dtype", "float32"),
+        *("--enable-prompt-embeds", "--host", "127.0.0.1", "--port", "8001"),
     ]
-    told = json.loads(run("export", chat_model, tmp_path / "two", "--merged", "--json").out)
+    told = json.loads(run("export", model, tmp_path / "two", "--merged", "--json").out)
     assert told["launch"] == line.replace(out, str(tmp_path / "two"))
     assert told["num_bytes"] > 10_000
-
-
-def test_export_says_where_there_is_no_chat_template(run, model, tmp_path):
-    assert "no chat template" in run("export", model, tmp_path / "out", "--merged").out
-    told = json.loads(run("export", model, tmp_path / "two", "--merged", "--json").out)
-    assert told["launch"] is None
 
 
 def test_a_merged_export_that_fails_leaves_nothing_behind(run, model, tmp_path, monkeypatch):
@@ -107,33 +88,25 @@ def test_serve_decodes_here_unless_told_otherwise(run, model, started):
     assert started[0][1]["backend"] is None
 
 
-def test_serve_takes_vllm_and_its_key_from_the_environment(run, chat_model, started, monkeypatch):
+def test_serve_takes_vllm_and_its_key_from_the_environment(run, model, started, monkeypatch):
     monkeypatch.setenv("E2LLM_BACKEND_API_KEY", "the-key")
     arguments = ("--url", "http://127.0.0.1:9/v1", "--backend-model", "decoder")
-    result = run("serve", chat_model, *arguments, "--set", "timeout_seconds=30", "--port", 0)
+    result = run("serve", model, *arguments, "--set", "timeout_seconds=30", "--port", 0)
     assert (result.code, result.err) == (0, "")
     backend = started[0][1]["backend"]
-    assert (backend.name, backend._server.url, backend._server.model) == (
-        "vllm",
-        "http://127.0.0.1:9",
-        "decoder",
-    )
-    assert (backend._server.api_key, backend._server.timeout_seconds) == ("the-key", 30)
+    assert (backend.server.url, backend.server.model) == ("http://127.0.0.1:9", "decoder")
+    assert (backend.server.api_key, backend.server.timeout_seconds) == ("the-key", 30)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--backend-model", "m"], "give --url too"),
-        (["--set", "max_queue=0"], "max_queue: Input should be greater than or equal to 1, got '0'"),
-        (["--set", "queue=9"], "queue: "),
+        (["--set", "max_queue=0"], "max_queue: input should be greater than or equal to 1, got '0'"),
+        (["--set", "queue=9"], "there is no queue; known are folder, "),
         (["--set", "folder=x"], "has its own option"),
         (["--url", "http://127.0.0.1:9"], "no vLLM at http://127.0.0.1:9"),
-        (["--url", "http://me:word@h"], "holds a user name or a password"),
-        (
-            ["--url", "http://127.0.0.1:9", "--backend-model", "m"],
-            "no chat template, which vLLM needs",
-        ),
+        (["--url", "http://me:word@h"], "contains a user name or a password"),
     ],
 )
 def test_serve_says_what_is_wrong_with_the_backend(run, model, started, arguments, message):

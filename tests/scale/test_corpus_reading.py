@@ -14,7 +14,7 @@ from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document, iter_documents
 from e2llm.scale.chunk_worker import ChunkWorker, WorkerSettings, load_reader
-from e2llm.scale.corpus_reading import choose_place, put_blocks, read_corpus, run_workers
+from e2llm.scale.corpus_reading import choose_place, put_batches, read_corpus, run_workers
 from e2llm.scale.ray_session import WorkerPlan
 from e2llm.store.chunk_store import decode_entry
 
@@ -69,7 +69,7 @@ def test_a_store_filled_by_workers_of_which_one_is_killed_equals_that_of_one_pro
             store,
             num_workers=2,
             device="cpu",
-            max_batch_chunks=8,
+            batch_chunks=8,
             worker_class=dies_once(tmp_path / "killed"),
             progress=False,
         )
@@ -77,7 +77,7 @@ def test_a_store_filled_by_workers_of_which_one_is_killed_equals_that_of_one_pro
     assert_same_states(entries(tmp_path / "store"), entries(alone))
     assert (report.documents, report.chunks, report.workers) == (3, num_chunks, 2)
     assert report.distinct_chunks == report.read == len(entries(alone))
-    assert [item.name for item in (tmp_path / "store" / "shards").iterdir()] == ["lock.sqlite"]
+    assert [item.name for item in (tmp_path / "store" / "shards").iterdir()] == ["lock"]
 
 
 @pytest.mark.slow
@@ -115,11 +115,11 @@ def test_an_error_of_a_worker_is_told_and_the_other_batches_are_read(ray_here, t
 
     settings = Settings(tmp_path)
     plan = WorkerPlan(1, 1, 0)
-    blocks = put_blocks(ray_here, ["a", "b", "c"], plan, 1)
+    batches = put_batches(ray_here, ["a", "b", "c"], 1)
     with pytest.raises(
         E2LLMError, match=r"1 of 3 chunks were not read: no room; the others are in the store"
     ):
-        run_workers(ray_here, blocks, plan, settings, FailingWorker, False)
+        run_workers(ray_here, batches, 3, plan, settings, FailingWorker, False)
     assert {file.name for file in tmp_path.iterdir()} == {"a", "b", "c"}
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from e2llm.serving.backends import AnswerPart
+from e2llm.serving.decoding.backend import AnswerPart
 from tiny_models import TEXT
 
 BOOK = "".join(f"Boat {number} came home at {number + 3}. " for number in range(60)) + TEXT
@@ -130,14 +130,14 @@ class Gate:
 
         return one_round
 
-    async def answer(self, prompts):
-        yield AnswerPart(0, "Under the", 2, queue_seconds=0.0)
+    async def answer(self, laid, sampling):
+        yield AnswerPart("Under the", 2, queue_seconds=0.0)
         try:
             await asyncio.sleep(30)
         finally:
             self.given_up.set()
 
-    async def two_pieces(self, prompts):
-        yield AnswerPart(0, "Under the", 2, queue_seconds=0.0)
+    async def two_pieces(self, laid, sampling):
+        yield AnswerPart("Under the", 2, queue_seconds=0.0)
         await asyncio.to_thread(self.steps.acquire, timeout=30)
-        yield AnswerPart(0, "\nstone" * 60, 3, "stop")
+        yield AnswerPart("\nstone" * 60, 3, "stop")

@@ -7,7 +7,8 @@ from browsing import BOOK, Gate, chromium, expect, tab_at
 from e2llm.modeling.checkpoints.save import save_decoder
 from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving
-from vllm_served import TEMPLATES, Served, make_engine
+from tiny_models import tiny_model
+from vllm_served import Served, make_engine
 from vllm_stand_in import VllmStandIn, running
 
 
@@ -69,25 +70,22 @@ def gate():
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """The decoder as it is exported, under each kind of chat template."""
-    made = {}
-    for format in TEMPLATES:
-        engine = make_engine(format)
-        made[format] = tmp_path_factory.mktemp(format)
-        save_decoder(engine.model, engine.processor.tokenizer, made[format])
-    return made
+def decoder(tmp_path_factory):
+    """The folder of the exported decoder."""
+    engine, folder = make_engine(), tmp_path_factory.mktemp("decoder")
+    save_decoder(engine.model, engine.processor.tokenizer, folder)
+    return folder
 
 
 @pytest.fixture
-def serve(folders):
+def serve(decoder):
     """Start the stand-in and the application in front of it."""
     with contextlib.ExitStack() as stack:
 
-        def start(format="openai", max_model_len=512, **settings):
-            upstream = VllmStandIn(folders[format], format, max_model_len)
+        def start(max_model_len=512, make=tiny_model, **settings):
+            upstream = VllmStandIn(decoder, max_model_len)
             url = stack.enter_context(running(upstream.app))
-            served = Served(upstream, url, make_engine(format), ServerSettings(**settings))
+            served = Served(upstream, url, make_engine(make), ServerSettings(**settings))
             client = stack.enter_context(TestClient(served.app))
             return served, client
 

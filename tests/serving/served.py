@@ -1,6 +1,5 @@
 """A server in a thread of this process, on a free port of this machine, with a tiny model."""
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ import uvicorn
 
 from e2llm import Engine
 from e2llm.serving.app import create_app
-from e2llm.serving.run import patient_protocol
-from e2llm.serving.server_state import ServerState
+from e2llm.serving.run import listen, make_server
 from e2llm.serving.settings import ServerSettings
+from e2llm.serving.state import ServerState
 from tiny_models import tiny_model, tiny_processor
 
 MODEL = "tiny"
@@ -45,25 +44,9 @@ def serving(engine: Engine | None = None, backend: Any = None, **settings: Any) 
     """Serve until the block ends; then every thread must be gone."""
     options = {"model_name": MODEL, "shutdown_seconds": 5, **settings}
     app = create_app(engine or tiny_engine(), ServerSettings(**options), backend)
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        log_level="critical",
-        timeout_graceful_shutdown=5,
-        lifespan="on",
-        http=patient_protocol(app.state.e2llm.settings.header_seconds),
-        h11_max_incomplete_event_size=64 * 1024,
-    )
-    server = uvicorn.Server(config)
+    listening = listen(port=0)
     started = threading.Event()
-    startup = server.startup
-
-    async def noted(*args: Any, **kwargs: Any) -> None:
-        await startup(*args, **kwargs)
-        started.set()
-
-    server.startup = noted  # type: ignore[method-assign]
+    server = make_server(app, app.state.e2llm.settings, started.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     assert started.wait(30)

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 
 from e2llm.errors import E2LLMError
-from e2llm.serving.api_errors import ApiError
-from e2llm.serving.keys import KeyRing, hash_key, key_line, new_key, read_key_file
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.keys import KeyRing, hash_key, key_line, new_key, read_key_file
 from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving
 from tiny_models import TEXT
@@ -247,7 +247,7 @@ def test_settings_that_would_let_anyone_in_are_refused(options):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_times_without_an_end_are_refused_before_a_model_is_loaded(value):
-    with pytest.raises(E2LLMError, match="shutdown_seconds: Input should be"):
+    with pytest.raises(E2LLMError, match="shutdown_seconds: input should be"):
         ServerSettings(shutdown_seconds=value)
 
 
@@ -274,7 +274,7 @@ def test_a_key_file_with_something_else_is_refused(tmp_path, line):
 def test_a_key_file_that_is_no_text_is_refused_by_name(tmp_path):
     file = tmp_path / "keys"
     file.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(E2LLMError, match=r"keys: is no UTF-8 text"):
+    with pytest.raises(E2LLMError, match=r"keys: holds zero bytes, so it is a binary"):
         read_key_file(file)
 
 
@@ -287,7 +287,7 @@ def test_a_key_that_is_weak_or_cannot_be_sent_is_refused(key):
 def test_the_comparison_looks_at_every_key(monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "e2llm.serving.keys.hmac.compare_digest", lambda one, two: compared.append(two) or one == two
+        "e2llm.serving.http.keys.hmac.compare_digest", lambda one, two: compared.append(two) or one == two
     )
     ring = KeyRing([hash_key(ONE), hash_key(TWO)])
     ring.owner(f"Bearer {ONE}")

@@ -135,7 +135,7 @@ def test_contexts_are_listed_page_by_page(client):
         seen += [item["id"] for item in page["data"]]
         if not page["has_more"]:
             break
-        after = seen[-1]
+        after = page["next"]
     assert ids <= set(seen)
     assert len(seen) == len(set(seen))
 
@@ -149,9 +149,9 @@ def test_a_page_begins_where_the_last_one_ended_also_when_that_context_is_gone(c
     second = client.get("/v1/contexts", params={"limit": 2, "after": first["next"]}).json()
     seen = [item["id"] for item in first["data"] + second["data"]]
     assert seen == whole
-    gone = client.get("/v1/contexts", params={"after": first["data"][-1]["id"]})
-    assert gone.status_code == 400
-    assert "give next of the page before" in gone.json()["error"]["message"]
+    wrong = client.get("/v1/contexts", params={"after": whole[0]})
+    assert wrong.status_code == 400
+    assert "give next of the page before" in wrong.json()["error"]["message"]
 
 
 def test_documents_of_a_context_may_be_plain_texts(client):
@@ -189,9 +189,9 @@ def test_fidelity_comes_in_slices(client, served):
         ({"text": " "}, 400, "the text is empty"),
         ({"documents": []}, 400, "there is no text"),
         ({"documents": [{"text": "a"}] * 99}, 400, "the most is 64"),
-        ({"text": "a", "path": "/etc/passwd"}, 400, "path is not known"),
+        ({"text": "a", "path": "/etc/passwd"}, 400, "path is unknown"),
         ({"text": "a", "chunk_size_chars": 1}, 400, "chunk_size_chars"),
-        ({"text": "\ud800"}, 400, "the body is no JSON"),
+        ({"text": "\ud800"}, 400, "the body is not valid JSON"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, words):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from e2llm.serving.api_errors import ApiError
 from e2llm.serving.conversation import Compressor, Conversation, take_turns
-from e2llm.serving.schemas import MessageIn
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.schemas.answers import MessageIn
 
 
 def count(text):

@@ -15,7 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.errors import UnsatisfiedAssumption as Unsatisfied
 from schemathesis import GenerationMode
 
-from e2llm.serving import bodies
+from e2llm.serving.http import bodies
 from served import MODEL, serving
 from tiny_models import TEXT
 
@@ -198,6 +198,8 @@ def test_bytes_that_are_no_http_harm_nobody(fuzzed, raw):
         {"context_ids": [1] * 90_000},
         {"messages": [{}] * 90_000},
         {"expand": ["x"] * 90_000},
+        {"soft_tokens": ["x"] * 90_000},
+        {"rate": ["x"] * 90_000},
         {"stop": [None] * 90_000},
         {"metadata": {"x": [[]] * 90_000}},
     ],
@@ -206,9 +208,9 @@ def test_a_body_of_many_faults_is_told_of_one(fuzzed, field, monkeypatch):
     counts = []
     fault_of = bodies.fault_of
 
-    def counted(error):
+    def counted(model, error):
         counts.append(error.error_count())
-        return fault_of(error)
+        return fault_of(model, error)
 
     monkeypatch.setattr(bodies, "fault_of", counted)
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], **field}

@@ -45,10 +45,12 @@ def test_a_chat_without_a_context_is_answered_as_by_the_engine(llm, served):
     assert answer.usage.prompt_tokens == answer.usage.original_tokens == expected.usage.raw_tokens
 
 
-@pytest.mark.parametrize("options", [{"soft_tokens": 2}, {"expand": 2}, {"expand": [0, 3], "soft_tokens": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"soft_tokens": 2}, {"expand": 0}, {"expand": 2}, {"expand": [0, 3], "soft_tokens": 1}]
+)
 def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, context_id, options):
     engine = served.state.engine
-    expected = engine.ask(engine.read(TEXT * 3), QUESTION, max_new_tokens=12, **{"expand": 0, **options})
+    expected = engine.ask(engine.read(TEXT * 3), QUESTION, max_new_tokens=12, **options)
     extra = {"context_ids": [context_id], "return_expanded": True, **options}
     answer = chat(llm, extra=extra)
     assert answer.choices[0].message.content == expected.text
@@ -61,6 +63,7 @@ def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, contex
     assert usage.kv_cache_bytes < usage.original_kv_cache_bytes
     spans = [(item["start"], item["end"]) for item in answer.e2llm["expanded"]]
     assert spans == expected.expanded
+    assert bool(spans) == (options.get("expand") != 0)  # by default one chunk is text, as in the library
     assert [item["text"] for item in answer.e2llm["expanded"]] == [
         (TEXT * 3)[start:end] for start, end in spans
     ]
@@ -68,7 +71,7 @@ def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, contex
 
 def test_documents_are_read_for_one_request(llm, served):
     engine = served.state.engine
-    expected = engine.ask(engine.read(TEXT), QUESTION, expand=0, max_new_tokens=12)
+    expected = engine.ask(engine.read(TEXT), QUESTION, max_new_tokens=12)
     answer = chat(llm, extra={"documents": [{"text": TEXT, "name": "notes"}]})
     assert answer.choices[0].message.content == expected.text
     assert chat(llm, extra={"documents": [TEXT]}).choices[0].message.content == expected.text
@@ -215,3 +218,14 @@ def test_what_cannot_be_answered_is_an_error_that_says_why(llm, options, error, 
         chat(llm, **options)
     assert words in info.value.body["message"]
     assert info.value.body["type"] == "invalid_request_error"
+
+
+def test_null_is_the_same_as_leaving_a_field_out(served):
+    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 2}
+    nulls = dict.fromkeys(["temperature", "stop", "stream", "stream_options", "expand", "select", "overflow"])
+    with served.http() as http:
+        given, left_out = (http.post("/v1/chat/completions", json=body | more).json() for more in (nulls, {}))
+        unknown = http.post("/v1/chat/completions", json=body | {"tools": None})
+    assert given["choices"] == left_out["choices"]
+    assert unknown.status_code == 400
+    assert "tools is unknown" in unknown.json()["error"]["message"]

@@ -183,7 +183,7 @@ def mean_brightness(png):
 
 def test_colours_go_one_way_in_brightness_in_both_themes(browser, served):
     scale = """async () => {
-      const { scaleOf } = await import("/static/colours.js");
+      const { scaleOf } = await import("/static/page/colours.js");
       const brightness = (colour) => colour.match(/\\d+/g).map(Number)
         .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
       return ["relevance", "fidelity"].map((name) => {
@@ -200,7 +200,7 @@ def test_colours_go_one_way_in_brightness_in_both_themes(browser, served):
 
 def test_events_are_read_however_the_stream_is_cut(browser, served):
     read = """async (text) => {
-      const { EventParser } = await import("/static/events.js");
+      const { EventParser } = await import("/static/common/events.js");
       return [...Array(text.length).keys()].map((cut) => {
         const parser = new EventParser();
         return [...parser.push(text.slice(0, cut)), ...parser.push(text.slice(cut))];
@@ -226,7 +226,7 @@ def test_events_are_read_however_the_stream_is_cut(browser, served):
 
 def test_the_strip_holds_any_number_of_chunks_within_its_width(browser, served):
     lay_out = """async () => {
-      const { layOut } = await import("/static/strip.js");
+      const { layOut } = await import("/static/page/strip.js");
       return [1, 7, 41, 133, 1300, 40000].map((count) => ({ count, ...layOut(count, 328) }));
     }"""
     with tab_at(browser, served.url) as tab:

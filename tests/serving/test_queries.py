@@ -10,15 +10,15 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Where?"}], "ma
 @pytest.mark.parametrize(
     ("method", "path", "takes"),
     [
-        ("POST", "/v1/chat/completions", "takes none"),
-        ("POST", "/v1/completions", "takes none"),
-        ("GET", "/v1/models", "takes none"),
-        ("GET", f"/v1/models/{MODEL}", "takes none"),
+        ("POST", "/v1/chat/completions", "takes no parameters"),
+        ("POST", "/v1/completions", "takes no parameters"),
+        ("GET", "/v1/models", "takes no parameters"),
+        ("GET", f"/v1/models/{MODEL}", "takes no parameters"),
         ("GET", "/v1/contexts", "takes limit, after"),
-        ("POST", "/v1/contexts", "takes none"),
+        ("POST", "/v1/contexts", "takes no parameters"),
         ("GET", "/v1/contexts/ctx_{:024x}/chunks", "takes start, count"),
         ("GET", "/v1/contexts/ctx_{:024x}/fidelity", "takes start, count, soft_tokens, rate"),
-        ("DELETE", "/v1/contexts/ctx_{:024x}", "takes none"),
+        ("DELETE", "/v1/contexts/ctx_{:024x}", "takes no parameters"),
     ],
 )
 def test_an_unknown_parameter_is_named_with_those_that_there_are(client, method, path, takes):
@@ -26,7 +26,7 @@ def test_an_unknown_parameter_is_named_with_those_that_there_are(client, method,
     error = response.json()["error"]
     assert response.status_code == 400
     assert (error["type"], error["param"]) == ("invalid_request_error", "api-version")
-    assert "'api-version', which is not known" in error["message"]
+    assert "'api-version', which is unknown" in error["message"]
     assert takes in error["message"]
 
 
@@ -49,12 +49,12 @@ def test_nothing_is_read_for_a_request_that_is_refused(client):
 
 
 def test_pages_and_probes_may_have_anything_there(client):
-    for path in ("/", "/health", "/static/app.js"):
+    for path in ("/", "/health", "/static/page/app.js"):
         assert client.get(path, params={"t": "1"}).status_code == 200
 
 
 def test_without_a_key_only_the_key_is_told_of():
-    from e2llm.serving.keys import hash_key
+    from e2llm.serving.http.keys import hash_key
 
     with serving(api_keys=(hash_key("a-key-of-ours-0123456789"),)) as served, served.http() as http:
         assert http.get("/v1/models", params={"x": "1"}).status_code == 401

@@ -1,15 +1,10 @@
-"""The rate over HTTP: as the engine answers, in usage and errors, and on the way to vLLM."""
+"""The rate over HTTP: as the engine answers, in usage and errors."""
 
 import pytest
-import torch
 
 from e2llm import Engine
-from e2llm.inference.options import AskRequest
-from e2llm.serving.backends import DecoderPrompt
-from e2llm.serving.vllm_prompts import CHAT_PATH, PromptWriter
 from served import MODEL, serving
-from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_pooling_model, tiny_processor
-from vllm_served import TEMPLATES, chat_body, local, parts_of, rows_of, text_of
+from tiny_models import TEXT, tiny_pooling_model, tiny_processor
 
 QUESTION = "Where is the key?"
 MIXED = [2, "one", 8, 4, 2]
@@ -48,7 +43,7 @@ def chat(http, **body):
 )
 def test_a_chat_at_a_rate_is_answered_as_by_the_engine(pooled, options):
     engine = pooled.engine
-    expected = engine.ask(engine.read(TEXT), QUESTION, **{"expand": 0, "max_new_tokens": 8, **options})
+    expected = engine.ask(engine.read(TEXT), QUESTION, **{"max_new_tokens": 8, **options})
     answer = chat(pooled, context_ids=[pooled.context_id], **options).json()
     assert answer["choices"][0]["message"]["content"] == expected.text
     usage = answer["usage"]
@@ -59,16 +54,21 @@ def test_a_chat_at_a_rate_is_answered_as_by_the_engine(pooled, options):
 def test_what_the_model_takes_is_told_and_what_it_does_not_is_refused(pooled):
     told = pooled.get("/v1/models").json()["data"][0]["e2llm"]
     assert (told["dial"], told["rates"], told["default_rate"]) == ("rate", [2, 4, 8, "one"], 4)
-    for body, words in (
-        ({"soft_tokens": 2}, "use rate, such as 2, 4, 8, one"),
-        ({"rate": 3}, "power of two"),
-        ({"rate": 1}, "finest_rate=1"),
-        ({"rate": "two"}, "rate"),
-        ({"rate": [2]}, "rate has 1 values, the context has 5 chunks"),
+    for body, param, words in (
+        ({"soft_tokens": 2}, "soft_tokens", "rate is one of 2, 4, 8, one: leave soft_tokens out"),
+        ({"rate": 1}, "rate", "rate 1 was given; for this model, rate is one of 2, 4, 8, one: choose"),
+        ({"rate": [4, 1, 4, 4, 4]}, "rate", "rate 1 was given"),
+        ({"rate": 3}, "rate", "got 3; /v1/models lists the rates of this model"),
+        ({"rate": "two"}, "rate", "must be a power of two (1, 2, 4, ...) or 'one', got 'two'; /v1/models"),
+        ({"rate": 2.5}, "rate", "got 2.5; /v1/models"),
+        ({"rate": [2, "x"]}, "rate", "got 'x'; /v1/models"),
+        ({"rate": 10**30}, None, "bits"),
+        ({"rate": [2]}, None, "rate has 1 values, the context has 5 chunks"),
     ):
         response = chat(pooled, context_ids=[pooled.context_id], **body)
-        assert response.status_code in (400, 422), body
-        assert words in response.json()["error"]["message"], body
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (400, param), body
+        assert words in error["message"], body
 
 
 def test_fidelity_is_measured_at_a_rate(pooled):
@@ -80,8 +80,12 @@ def test_fidelity_is_measured_at_a_rate(pooled):
         [item.score for item in expected.chunks], abs=1e-4
     )
     assert pooled.get(url, params={"rate": "one"}).json()["rate"] == "one"
-    assert "power of two" in pooled.get(url, params={"rate": "5"}).json()["error"]["message"]
-    assert "use rate" in pooled.get(url, params={"soft_tokens": 2}).json()["error"]["message"]
+    for params, words in (
+        ({"rate": "5"}, "got 5; /v1/models lists the rates"),
+        ({"rate": "x"}, "got 'x'; /v1/models lists the rates"),
+        ({"soft_tokens": 2}, "rate is one of 2, 4, 8, one: leave soft_tokens out"),
+    ):
+        assert words in pooled.get(url, params=params).json()["error"]["message"]
 
 
 def test_a_kept_context_is_read_back_with_what_was_kept(tmp_path):
@@ -103,29 +107,3 @@ def test_an_untrained_adapter_is_answered_for_by_raw_text_and_says_so():
     assert "not trained" in usage["note"]
     assert (usage["soft_tokens"], usage["rate"]) == (0, None)
     assert usage["chunks_left_out"] > 0
-
-
-def test_the_pieces_for_vllm_are_each_runs_soft_tokens():
-    tokenizer = tiny_decoder_tokenizer(TEMPLATES["openai"])
-    engine = Engine(
-        tiny_pooling_model(decoder_tokenizer=tokenizer), tiny_processor(decoder_tokenizer=tokenizer)
-    )
-    asked = AskRequest(question=QUESTION, max_new_tokens=8, rate=MIXED, expand=[1])
-    laid = engine.lay_out(engine.read(TEXT, progress=False), asked)
-    written = PromptWriter(engine).write(DecoderPrompt(laid, asked))
-    assert written.path == CHAT_PATH
-    parts = [part for part in written.fields["messages"][0]["content"] if part["type"] == "prompt_embeds"]
-    first, rest = laid.plan.counts[0], laid.soft_tokens
-    assert [len(rows_of(part)) for part in parts] == [first, sum(laid.plan.counts) - first]
-    assert torch.equal(torch.cat([rows_of(part) for part in parts]), rest)
-
-
-@pytest.mark.parametrize("options", [{}, {"rate": 2}, {"rate": MIXED, "expand": [2]}])
-def test_vllm_decodes_what_this_process_does(serve, monkeypatch, options):
-    monkeypatch.setattr("vllm_served.tiny_model", tiny_pooling_model)
-    served, client = serve()
-    response = served.chat(client, documents=[TEXT], **options)
-    assert text_of(response.json()) == text_of(
-        local("openai", "/v1/chat/completions", chat_body(documents=[TEXT], **options))
-    )
-    assert "prompt_embeds" in parts_of(served.upstream.requests[-1])

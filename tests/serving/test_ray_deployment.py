@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from e2llm.errors import MissingExtraError
-from e2llm.serving.keys import key_line
-from e2llm.serving.ray_deployment import NAME, DeploymentArguments, ReplicaApp, build
+from e2llm.serving.http.keys import key_line
+from e2llm.serving.ray_deployment import DeploymentArguments, ReplicaApp, build
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own
@@ -64,9 +64,8 @@ def arguments(tiny_folder, tmp_path):
         ({"folder": "kept"}, "must be an absolute path, got 'kept'"),
         ({"allowed_hosts": "example.org"}, "give api_key_file"),
         ({"allowed_hosts": ""}, "give api_key_file"),
-        ({"url": "http://127.0.0.1:9"}, "go together"),
-        ({"backend": "vllm"}, "go together"),
-        ({"num_replica": 3}, "Extra inputs are not permitted"),
+        ({"backend_model": "m"}, "give url too"),
+        ({"num_replica": 3}, "there is no num_replica; known are folder, "),
         ({"num_replicas": "none"}, "num_replicas"),
     ],
 )
@@ -78,19 +77,27 @@ def test_what_a_deployment_cannot_be_is_refused(changes, message):
 def test_arguments_come_as_the_command_line_has_them(tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(key_line(KEY))
-    given = {"folder": "/shared", "num_replicas": "3", "allowed_hosts": "a.org, b.org", "max_body_mb": "2"}
+    given = {"folder": "/shared", "num_replicas": "3", "allowed_hosts": "a.org, b.org", "max_queue": "2"}
     made = DeploymentArguments.model_validate({**given, "api_key_file": str(keys)})
     settings = made.settings()
     assert (made.num_replicas, settings.allowed_hosts) == (3, ("a.org", "b.org"))
-    assert (settings.max_body_bytes, settings.folder) == (2 * 2**20, Path("/shared"))
+    assert (settings.max_queue, settings.folder) == (2, Path("/shared"))
     assert (settings.model_name, len(settings.api_keys)) == ("smol", 1)
 
 
 def test_the_folder_of_a_model_is_found_from_wherever_replicas_run(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert DeploymentArguments(model="mine", folder=Path("/shared")).model == str(tmp_path / "mine")
-    assert DeploymentArguments(model="smol", folder=Path("/shared")).model == "smol"
+    models = []
+
+    def noted(arguments, settings):
+        models.append(arguments.model)
+        return ReplicaApp(arguments, settings)
+
+    monkeypatch.setattr("e2llm.serving.ray_deployment.ReplicaApp", noted)
+    for model in ("mine", "smol"):
+        build(DeploymentArguments(model=model, folder=Path("/shared")))
+    assert models == [str(tmp_path / "mine"), "smol"]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
@@ -107,14 +114,14 @@ def test_the_example_file_is_read_and_built():
     assert application.import_path == f"{build.__module__}:{build.__name__}"
     assert deploy.http_options.host == "127.0.0.1"
     deployment = build(DeploymentArguments.model_validate(application.args))._bound_deployment
-    assert (deployment.name, deployment.num_replicas, deployment.max_ongoing_requests) == (NAME, 2, 128)
+    assert (deployment.name, deployment.num_replicas, deployment.max_ongoing_requests) == ("e2llm", 2, 128)
 
 
 # --- one replica ------------------------------------------------------------------------------------------
 
 
 def test_a_replica_loads_at_its_start_keeps_to_the_limits_and_closes_at_its_end(arguments, monkeypatch):
-    app = ReplicaApp(made := arguments(allowed_hosts=["testserver"], max_body_mb=1), made.settings())
+    app = ReplicaApp(made := arguments(allowed_hosts=["testserver"], max_body_bytes=2**20), made.settings())
     assert app._app is None
     with TestClient(app) as client:
         state, closed = app._app.state.e2llm, []

@@ -8,12 +8,11 @@ from e2llm.errors import E2LLMError
 from e2llm.modeling.checkpoints.save import save_decoder
 from e2llm.modeling.lora import LoraSettings, add_lora
 from e2llm.serving.app import create_app
-from e2llm.serving.settings import ServerSettings
-from e2llm.serving.vllm_backend import VllmBackend
-from e2llm.serving.vllm_prompts import content_format
-from e2llm.serving.vllm_server import VllmServer, check_url, find_server
-from tiny_models import TEXT, tiny_decoder_tokenizer
-from vllm_served import TEMPLATES, chat_body, local, make_engine, text_of
+from e2llm.serving.settings import BACKEND_KEY_VARIABLE, ServerSettings
+from e2llm.serving.vllm.backend import VllmBackend
+from e2llm.serving.vllm.server import VllmServer, check_url, find_server
+from tiny_models import TEXT
+from vllm_served import chat_body, local, make_engine, text_of
 from vllm_stand_in import VllmStandIn, running
 
 # --- where vLLM is ----------------------------------------------------------------------------------------
@@ -25,11 +24,11 @@ from vllm_stand_in import VllmStandIn, running
         ("ftp://127.0.0.1", "like http://127.0.0.1:8001"),
         ("127.0.0.1:8001", "like http://127.0.0.1:8001"),
         ("http://", "like http://127.0.0.1:8001"),
-        ("http://host:99999", "is no URL"),
+        ("http://host:99999", "is invalid"),
         ("http://host/?a=b", "like http://127.0.0.1:8001"),
         ("http://host/#a", "like http://127.0.0.1:8001"),
-        ("http://host\n", "is no URL"),
-        ("http://user:word@host", "holds a user name or a password"),
+        ("http://host\n", "is invalid"),
+        ("http://user:word@host", "contains a user name or a password"),
     ],
 )
 def test_an_address_that_is_none_is_refused_and_a_password_is_not_repeated(url, part):
@@ -44,14 +43,16 @@ def test_an_address_may_end_with_the_version_as_clients_have_it():
     assert check_url("https://[::1]:8001/base/v1") == "https://[::1]:8001/base"
 
 
-def test_the_model_and_its_length_are_what_vllm_tells(folders):
-    upstream = VllmStandIn(folders["openai"], "openai", 77)
+def test_the_model_and_its_length_are_what_vllm_tells(decoder, monkeypatch):
+    upstream = VllmStandIn(decoder, 77)
     with running(upstream.app) as url:
         assert find_server(url + "/v1") == VllmServer(url, "decoder", None, 77)
         upstream.trouble = "key"
-        keyed = find_server(url, api_key="the-key")
+        monkeypatch.setenv(BACKEND_KEY_VARIABLE, "the-key")
+        keyed = find_server(url)
         assert keyed.api_key == "the-key"
         assert "the-key" not in repr(keyed)
+        monkeypatch.delenv(BACKEND_KEY_VARIABLE)
         with pytest.raises(E2LLMError, match="status 401, expected 200; give its key in"):
             find_server(url)
         upstream.trouble = "moved"
@@ -72,27 +73,19 @@ def test_the_key_goes_along_and_proxies_of_the_environment_are_not_used(serve, m
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     served, client = serve()
-    served.backend._server = find_server(served.url, api_key="the-key")
+    monkeypatch.setenv(BACKEND_KEY_VARIABLE, "the-key")
+    served.backend.server = find_server(served.url)
     assert served.chat(client).status_code == 200
     assert served.upstream.headers["authorization"] == "Bearer the-key"
 
 
-def test_a_key_that_no_header_holds_is_refused():
+def test_a_key_that_no_header_holds_is_refused(monkeypatch):
+    monkeypatch.setenv(BACKEND_KEY_VARIABLE, "two words")
     with pytest.raises(E2LLMError, match="printable ASCII"):
-        find_server("http://127.0.0.1:9", model="m", api_key="two words")
+        find_server("http://127.0.0.1:9", model="m")
 
 
-# --- templates and the exported decoder -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("format", TEMPLATES)
-def test_the_form_of_messages_is_found_by_rendering(format):
-    assert content_format(tiny_decoder_tokenizer(TEMPLATES[format])) == format
-
-
-def test_a_decoder_without_a_chat_template_is_refused_at_the_start(engine):
-    with pytest.raises(E2LLMError, match="no chat template, which vLLM needs"):
-        VllmBackend(engine, VllmServer("http://127.0.0.1:9", "decoder"))
+# --- the exported decoder ---------------------------------------------------------------------------------
 
 
 def test_an_exported_decoder_with_lora_answers_as_it_does_here(tmp_path):
@@ -107,7 +100,7 @@ def test_an_exported_decoder_with_lora_answers_as_it_does_here(tmp_path):
 
     exported = tuned()
     save_decoder(exported.model, exported.processor.tokenizer, tmp_path)
-    upstream = VllmStandIn(tmp_path, "openai")
+    upstream = VllmStandIn(tmp_path)
     body = chat_body(documents=[TEXT])
     with TestClient(create_app(tuned(), ServerSettings())) as client:
         expected = client.post("/v1/chat/completions", json=body).json()
@@ -117,4 +110,4 @@ def test_an_exported_decoder_with_lora_answers_as_it_does_here(tmp_path):
         with TestClient(app) as client:
             answer = client.post("/v1/chat/completions", json=body).json()
     assert text_of(answer) == text_of(expected)
-    assert text_of(answer) != text_of(local("openai", "/v1/chat/completions", body))
+    assert text_of(answer) != text_of(local("/v1/chat/completions", body))

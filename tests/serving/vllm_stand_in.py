@@ -1,8 +1,7 @@
 """A stand-in for vLLM's server: checks requests as vLLM documents it, and decodes with transformers.
 
-It loads the folder that `e2llm export --merged` wrote. What it checks of a `prompt_embeds` part: strict
-base64, `torch.load` with `weights_only`, a dense 2-D tensor of floating-point numbers, as wide as the model.
-Around the parts it renders the chat template and tokenizes, with one special token in the place of each part.
+It loads the folder that `e2llm export --merged` wrote. What it checks of `prompt_embeds`: strict base64,
+`torch.load` with `weights_only`, a dense 2-D tensor of floating-point numbers, as wide as the model.
 """
 
 import asyncio
@@ -21,7 +20,6 @@ from starlette.responses import JSONResponse, RedirectResponse, StreamingRespons
 from starlette.routing import Route
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-MARK = "<prompt_embeds>"
 PENALTIES = {"presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1}
 
 
@@ -34,27 +32,19 @@ class VllmStandIn:
 
     Args:
         folder: Of the decoder.
-        content_format: vLLM's --chat-template-content-format.
         max_model_len: Positions of prompt and answer.
     """
 
-    def __init__(self, folder, content_format, max_model_len=512):
+    def __init__(self, folder, max_model_len=512):
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.tokenizer.add_special_tokens(
-            {"extra_special_tokens": [MARK]}, replace_extra_special_tokens=False
-        )
-        self.mark_id = self.tokenizer.convert_tokens_to_ids(MARK)
-        self.content_format = content_format
         self.max_model_len = max_model_len
-        self.requests, self.paths, self.headers = [], [], {}
-        self.trouble = None  # what to do in the place of an answer
+        self.requests, self.headers = [], {}
+        self.trouble = None  # what to do instead of answering
         self.arrived = threading.Semaphore(0)
         self.left = threading.Event()
         self.meeting = asyncio.Barrier(2)
-        routes = [Route("/v1/models", self.models)]
-        for path in ("/v1/chat/completions", "/v1/completions"):
-            routes.append(Route(path, self.complete, methods=["POST"]))
+        routes = [Route("/v1/models", self.models), Route("/v1/completions", self.complete, methods=["POST"])]
         self.app = Starlette(routes=routes)
 
     async def models(self, request):
@@ -71,7 +61,6 @@ class VllmStandIn:
         body = await request.json()
         self.headers = dict(request.headers)
         self.requests.append(body)
-        self.paths.append(request.url.path)
         self.arrived.release()
         if self.trouble == "meet":
             await self.meeting.wait()
@@ -79,15 +68,13 @@ class VllmStandIn:
             return JSONResponse({"error": {"message": "a secret of the inside"}}, self.trouble)
         if self.trouble == "moved":
             return RedirectResponse("/v1/models")
-        is_chat = request.url.path.endswith("chat/completions")
         try:
-            embeds = self.read_chat(body) if is_chat else self.read_text(body)
-            limit = body["max_completion_tokens" if is_chat else "max_tokens"]
-            if len(embeds) + limit > self.max_model_len:
+            embeds = self.embed_prompt(body)
+            if len(embeds) + body["max_tokens"] > self.max_model_len:
                 raise RefusedError("too long")
         except RefusedError as error:
             return JSONResponse({"error": {"message": str(error)}}, 400)
-        return StreamingResponse(self.events(body, embeds, limit, is_chat), media_type="text/event-stream")
+        return StreamingResponse(self.events(body, embeds), media_type="text/event-stream")
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -108,56 +95,21 @@ class VllmStandIn:
             raise RefusedError(f"dtype {tensor.dtype}, the decoder has {self.model.dtype}")
         return tensor
 
-    def embed(self, ids):
-        with torch.no_grad():
-            return self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
-
-    def refuse_penalties(self, body):
+    def embed_prompt(self, body):
         if any(body.get(name, rest) != rest for name, rest in PENALTIES.items()):
-            raise RuntimeError("the engine is dead")  # what penalties beside embedded prompts may do
-
-    def read_chat(self, body):
-        self.refuse_penalties(body)
-        tensors, shown = [], []
-        for message in body["messages"]:
-            content, texts = message["content"], []
-            for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-                if part["type"] == "prompt_embeds":
-                    tensors.append(self.load(part.get("data")))
-                    texts.append(MARK)
-                elif part["type"] == "text":
-                    if MARK in part["text"]:
-                        raise RefusedError("the reserved text")
-                    texts.append(part["text"])
-                else:
-                    raise RefusedError(f"a part of type {part['type']}")
-            as_parts = [{"type": "text", "text": text} for text in texts]
-            joined = as_parts if self.content_format == "openai" else "\n".join(texts)
-            shown.append({"role": message["role"], "content": joined})
-        text = self.tokenizer.apply_chat_template(
-            shown, tokenize=False, add_generation_prompt=True, **body.get("chat_template_kwargs", {})
-        )
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if ids.count(self.mark_id) != len(tensors):
-            raise RefusedError("parts were lost")
-        coming = iter(tensors)
-        return torch.cat([next(coming) if item == self.mark_id else self.embed([item]) for item in ids])
-
-    def read_text(self, body):
-        self.refuse_penalties(body)
+            raise RuntimeError("the engine is dead")  # as penalties beside embedded prompts may end it
         if body.get("prompt_embeds"):
             return self.load(body["prompt_embeds"])
-        prompt = body.get("prompt")
-        if not prompt:
+        if not body.get("prompt"):
             raise RefusedError("either prompt or prompt_embeds must be given")
-        return self.embed(self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)
+        with torch.no_grad():
+            return self.model.get_input_embeddings()(torch.tensor(body["prompt"], dtype=torch.long))
 
     # --- answering ----------------------------------------------------------------------------------------
 
-    async def events(self, body, embeds, limit, is_chat):
+    async def events(self, body, embeds):
         def event(text, reason=None, stopped_by=None):
-            choice = {"index": 0, "finish_reason": reason, "stop_reason": stopped_by}
-            choice |= {"delta": {"content": text}} if is_chat else {"text": text}
+            choice = {"index": 0, "text": text, "finish_reason": reason, "stop_reason": stopped_by}
             return f"data: {json.dumps({'choices': [choice]})}\n\n"
 
         try:
@@ -171,7 +123,7 @@ class VllmStandIn:
                 return
             yield ": a comment\n\n"
             told, num_tokens, reason, stopped_by = "", 0, "length", None
-            for text, num_tokens, reason in self.decode(body, embeds, limit):
+            for text, num_tokens, reason in self.decode(body, embeds):
                 places = [(text.find(stop), stop) for stop in body.get("stop", []) if stop in text]
                 if places:
                     place, stopped_by = min(places)
@@ -199,7 +151,7 @@ class VllmStandIn:
             self.left.set()
 
     @torch.no_grad()
-    def decode(self, body, embeds, limit):
+    def decode(self, body, embeds):
         """Text so far, tokens so far and reason of each step; greedy."""
         ids, cache, inputs = [], None, {"inputs_embeds": embeds[None]}
         ends = {*body["stop_token_ids"], self.model.generation_config.eos_token_id}
@@ -211,7 +163,7 @@ class VllmStandIn:
             token = int(logits.argmax())
             ids.append(token)
             inputs = {"input_ids": torch.tensor([[token]])}
-            reason = "stop" if token in ends else "length" if len(ids) >= limit else None
+            reason = "stop" if token in ends else "length" if len(ids) >= body["max_tokens"] else None
             text = self.tokenizer.decode(ids, skip_special_tokens=True)
             yield text if reason else text.rstrip("\ufffd"), len(ids), reason
             if reason:

@@ -17,7 +17,6 @@ Shape = Annotated[
 ]
 OtherModel = Annotated[str | None, typer.Option(help=f"A real model instead of a shape: {MODEL_HELP}")]
 Contexts = Annotated[str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")]
-Text = Annotated[Path | None, typer.Option(help="Text to read, cut to length, instead of a random one.")]
 
 
 @app.callback()
@@ -57,8 +56,6 @@ def bench(
 @app.command()
 def read(
     tokens: Annotated[int, typer.Option(min=100, help="Decoder tokens of the text.")] = 50_000,
-    text: Text = None,
-    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Read the same chunks by this library and by sentence-transformers, then edit single chunks.
@@ -69,12 +66,12 @@ def read(
     from e2llm.bench.decoders import build_engine
     from e2llm.bench.reading import measure_reading
 
-    engine = build_engine(shape="smollm2-135m", model=None, device=device)
-    result = measure_reading(engine, tokens, read_text(text), on_progress=show_progress)
+    engine = build_engine(shape="smollm2-135m", model=None, device=None)
+    result = measure_reading(engine, tokens, None, on_progress=show_progress)
     lines = [
         f"{name}: {f'{value:,.4g}' if isinstance(value, float) else value}" for name, value in result.items()
     ]
-    print_result(result, "\n".join(lines), device, as_json)
+    print_result(result, "\n".join(lines), None, as_json)
 
 
 @app.command()
@@ -82,7 +79,6 @@ def train(
     contexts: Contexts = "8192",
     shape: Shape = "smollm2-135m",
     model: OtherModel = None,
-    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Train by this library's trainer and by a plain loop over the same samples, each in its own process.
@@ -94,19 +90,19 @@ def train(
 
     lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
     check_decoder(shape, model)
-    settings = {"engine": decoder_settings(shape, model, device), "batch_size": 8, "steps": 4}
+    settings = {"engine": decoder_settings(shape, model, None), "batch_size": 8, "steps": 4}
     rows = [
         row
         for length in lengths
         for row in measure_training({**settings, "context_tokens": length}, show_progress)
     ]
-    print_result({"decoder": model or shape, "rows": rows}, format_training(rows), device, as_json)
+    print_result({"decoder": model or shape, "rows": rows}, format_training(rows), None, as_json)
     fail_if_all(["errors" in row for row in rows], rows)
 
 
 @app.command("serve")
 def serving(
-    text: Annotated[Path, typer.Option(help="What all questions are about.")],
+    text: Annotated[Path, typer.Option(help="The text that all questions are about.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
     clients: Annotated[str, typer.Option(help="Numbers of clients that ask at once.")] = "1,2,4,8,16",
     as_json: AsJson = False,
@@ -117,14 +113,15 @@ def serving(
         e2llm bench serve --text examples/anne_of_green_gables.txt --clients 1,8
     """
     from e2llm.bench.serving import format_load, measure_serving
+    from e2llm.inference.documents import load_documents
 
     counts = parse_lengths(clients, "--clients", 1)
-    result = measure_serving(model, str(read_text(text)), counts, on_progress=show_progress)
+    result = measure_serving(model, load_documents([text])[0].text, counts, on_progress=show_progress)
     print_result(result, format_load(result), None, as_json)
 
 
 def check_decoder(shape: str, model: str | None) -> None:
-    """Refuse an unknown shape or an unavailable model before every measurement tries it."""
+    """Refuse an unknown shape or an unavailable model, once for all measurements."""
     from e2llm.bench.decoders import SHAPES
     from e2llm.inference.loading import check_model_name
     from e2llm.modeling.processor import E2LLMProcessor
@@ -139,15 +136,6 @@ def check_decoder(shape: str, model: str | None) -> None:
 def decoder_settings(shape: str, model: str | None, device: str | None) -> dict[str, Any]:
     """Return arguments of `build_engine`."""
     return {"shape": None if model else shape, "model": model, "device": device}
-
-
-def read_text(file: Path | None) -> str | None:
-    """Return the text of a file, if one is named."""
-    if file is None:
-        return None
-    from e2llm.inference.documents import load_documents
-
-    return load_documents([file])[0].text
 
 
 def show_progress(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`e2llm eval`: tasks by systems, with scores, costs and a report; and what changed between two runs."""
+"""`e2llm eval`: tasks by systems, with scores, costs and a report; and the changes between two runs."""
 
 import json
 import shlex
@@ -18,36 +18,36 @@ def evaluate(
         str | None, typer.Option(help="Names with commas between them; --list shows them.")
     ] = None,
     systems: Annotated[
-        str, typer.Option(help="Who answers, with options: e2llm:soft_tokens=4:expand=2,bm25.")
+        str, typer.Option(help="Systems with their options: e2llm:soft_tokens=4:expand=2,bm25.")
     ] = "e2llm,truncate,bm25",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; one with a run goes on. Default: runs/eval-TIME."),
+        typer.Option("--output", "-o", help="Folder; a run in it is continued. Default: runs/eval-TIME."),
     ] = None,
     model: Model = "smol",
     limit: Annotated[
         int, typer.Option(min=1, help="Items per task, for generated tasks of each length.")
     ] = 50,
     lengths: Annotated[
-        str, typer.Option(help="Of generated contexts in decoder tokens, such as 4096,128K,1M.")
+        str, typer.Option(help="Decoder tokens of generated contexts, such as 4096,128K,1M.")
     ] = "4096",
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Decoder positions of input and answer for every system; the window's."),
+        typer.Option(min=1, help="Decoder positions of input and answer for every system; by default all."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes every draw.")] = 0,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with data sets; without it, what is shipped.")
+        Path | None, typer.Option(help="Folder with data sets; by default the shipped samples.")
     ] = None,
     device: Device = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Say what changed from run A to run B, and run nothing."),
+        typer.Option(metavar="A B", help="Print what changed from run A to run B, and run nothing."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List tasks and systems, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have systems answer tasks with one decoder in the same number of positions, and report.
+    """Let systems answer tasks with one decoder in the same number of positions, and report.
 
     Examples:
         e2llm eval --tasks niah_single_1,fairytaleqa --systems e2llm,truncate,bm25 --limit 20 -o runs/mine
@@ -83,7 +83,7 @@ def evaluate(
         scores = run(request, folder, Engines(model, device))
     except KeyboardInterrupt:
         typer.echo(
-            f"[stopped; what was answered is in {folder}: give the same command with -o {folder} to go on]",
+            f"[stopped; the answers so far are in {folder}: continue by the same command with -o {folder}]",
             err=True,
         )
         raise
@@ -94,13 +94,13 @@ def evaluate(
         typer.echo(f"Report: {folder / 'report.html'}")
     if all(row["num_refused"] == row["num_items"] for row in scores["rows"]):
         raise E2LLMError(
-            f"every item was refused, so nothing was measured; {folder / 'report.html'} says why; "
-            "give more --budget, shorter --lengths, or systems that cut"
+            f"every item was refused, so nothing was measured; see {folder / 'report.html'}; "
+            "give more --budget, shorter --lengths, or systems that cut the text"
         )
 
 
 def list_choices(as_json: bool) -> None:
-    """Print tasks and systems with a sentence on each."""
+    """Print tasks and systems with a sentence about each."""
     from e2llm.evaluation.systems import SYSTEMS
     from e2llm.evaluation.tasks import FILE_TASKS, TASKS
 

@@ -1,6 +1,7 @@
 """`e2llm export`: write a merged model that needs no base models, or its decoder alone."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,22 +47,23 @@ def export(
     kind = "merged and self-contained"
     if merged:
         kind = "the decoder alone, merged"
-        told["launch"] = _launch_line(output.resolve(), Path(model).name or model, engine)
+        dtype = str(engine.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+        told["launch"] = launch_line(output.resolve(), Path(model).name or model, dtype)
     if as_json:
         typer.echo(json.dumps(told))
         return
     typer.echo(f"{output}: {kind}, {num_bytes / 1e6:.1f} MB")
     if merged:
-        typer.echo(told["launch"] or "no chat template: e2llm serve --url cannot use this decoder")
+        typer.echo(told["launch"])
 
 
-def _launch_line(folder: Path, name: str, engine: Any) -> str | None:
-    """How to start vLLM; None where its decoder's tokenizer has no chat template."""
-    from e2llm.errors import E2LLMError
-    from e2llm.serving.vllm_launch import launch_line
+def launch_line(folder: Path, name: str, dtype: str) -> str:
+    """Return the command that has vLLM serve an exported decoder to this machine only.
 
-    dtype = str(engine.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    try:
-        return launch_line(folder, name, engine.processor.tokenizer, dtype)
-    except E2LLMError:
-        return None
+    Args:
+        folder: The exported decoder.
+        name: Its name in vLLM.
+        dtype: Of its weights, such as `bfloat16`; soft tokens have the same.
+    """
+    options = f"--dtype {dtype} --enable-prompt-embeds --host 127.0.0.1 --port 8001"
+    return shlex.join(["vllm", "serve", str(folder), "--served-model-name", name, *options.split()])

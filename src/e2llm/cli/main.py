@@ -1,6 +1,7 @@
-"""`e2llm`: the command line; each command lives in a file of its own and loads what it needs when it runs."""
+"""`e2llm`: the command line; each command is one file and imports heavy libraries only when it runs."""
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -11,23 +12,23 @@ from typing import Annotated, Any
 
 import typer
 
-from e2llm.cli.ask import ask
 from e2llm.cli.bench import app as bench
-from e2llm.cli.chat import chat
 from e2llm.cli.evaluate import evaluate
 from e2llm.cli.export import export
-from e2llm.cli.fidelity import fidelity
 from e2llm.cli.info import info
-from e2llm.cli.join import join
-from e2llm.cli.prepare import prepare
-from e2llm.cli.read import read
-from e2llm.cli.realign import realign
-from e2llm.cli.restate import restate
+from e2llm.cli.reading.ask import ask
+from e2llm.cli.reading.chat import chat
+from e2llm.cli.reading.fidelity import fidelity
+from e2llm.cli.reading.read import read
+from e2llm.cli.reading.restate import restate
+from e2llm.cli.reading.store import app as store
 from e2llm.cli.serve import serve
-from e2llm.cli.store import app as store
-from e2llm.cli.train import train
-from e2llm.cli.write_errors import write_problem
+from e2llm.cli.training.join import join
+from e2llm.cli.training.prepare import prepare
+from e2llm.cli.training.realign import realign
+from e2llm.cli.training.train import train
 from e2llm.errors import E2LLMError, E2LLMWarning
+from e2llm.files import FULL_DISK_ERRORS
 from e2llm.version import __version__
 
 app = typer.Typer(
@@ -63,10 +64,10 @@ app.add_typer(store, name="store")
 app.add_typer(bench, name="bench")
 
 
-HOW_TO_GO_ON = {
-    "train": "; go on with --resume",
-    "eval": "; the same command goes on from there",
-    "realign": "; begin again with another output",
+HOW_TO_CONTINUE = {
+    "train": "; continue with --resume",
+    "eval": "; the same command continues the run",
+    "realign": "; start again with another output",
 }
 
 
@@ -77,21 +78,23 @@ def entry_point(argv: list[str] | None = None) -> int:
         0 when done; 1 with one line on stderr when the input is at fault; 2 for wrong usage; 130 when
         interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    # --debug may stand anywhere, also behind the command.
-    arguments = [*(["--debug"] if debug else []), *(item for item in arguments if item != "--debug")]
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given
+    # --debug may be anywhere, also after the command.
+    arguments = [*(["--debug"] if debug else []), *(item for item in given if item != "--debug")]
     logging.getLogger("DeepSpeed").addFilter(errors_to_stderr)
     if not debug:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells on import what it lacks
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it lists missing parts on import
         quiet_libraries()
     try:
         with notes_on_stderr():
             result = app(arguments, prog_name="e2llm", standalone_mode=False)
         sys.stdout.flush()
-        code = result if isinstance(result, int) else 0
+        return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        command = next((item for item in arguments if not item.startswith("-")), "")
+        advice = HOW_TO_CONTINUE.get(command, "")
+        return fail(f"interrupted; everything saved so far is intact{advice}", 130)
     except (BrokenPipeError, SystemExit):
         # Typer turns a broken pipe into an exit; nothing else exits in there.
         return leave_pipe()
@@ -100,23 +103,53 @@ def entry_point(argv: list[str] | None = None) -> int:
             return fail_usage(error, arguments)
         if debug:
             raise
-        if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
-            return fail(problem, 1)
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            return fail(f"{error.filename}: {error.strerror}", 1)  # without a number
-        if isinstance(error, ValueError | OSError | ImportError):
-            return fail(str(error) or type(error).__name__, 1)
-        return fail(f"unexpected {type(error).__name__}: {error}; run with --debug to see where", 1)
-    if code == 130:
-        command = next((item for item in arguments if not item.startswith("-")), "")
-        return fail(f"interrupted; nothing is lost that was saved before{HOW_TO_GO_ON.get(command, '')}", 130)
-    return code
+        return fail(explain(error), 1)
+
+
+def explain(error: Exception) -> str:
+    """Return one line about an error."""
+    if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
+        return problem
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"  # without a number
+    if isinstance(error, ValueError | OSError | ImportError):
+        return str(error) or type(error).__name__
+    return f"unexpected {type(error).__name__}: {error}; run with --debug to see where"
+
+
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+# What the libraries that write weights and states say of a full disk.
+_FULL_TEXTS = (
+    "No space left on device", "File too large", "Disk quota exceeded", "PytorchStreamWriter failed",
+    "inline_container.cc", "unexpected pos",
+)  # fmt: skip
+
+
+def write_problem(error: BaseException) -> str | None:
+    """Return one line about an error of writing, or of one that led to it; None for any other."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        number, place = getattr(at, "errno", None), getattr(at, "filename", None)
+        subject = f"{place}: " if place else ""
+        if number in FULL_DISK_ERRORS or any(text in str(at) for text in _FULL_TEXTS):
+            limit = ", or the file exceeds a limit on file sizes" if number == errno.EFBIG else ""
+            return (
+                f"{subject}the disk is full{limit}; free some space or name another place. Everything saved "
+                "so far is intact"
+            )
+        if number in _REFUSED and place:
+            reason = getattr(at, "strerror", None) or "not allowed"
+            return f"{subject}{reason}; name another place, or change its permissions"
+        at = at.__cause__ or at.__context__
+    return None
 
 
 def quiet_libraries() -> None:
-    """Keep the notes and load reports of libraries off the terminal, and their progress bars out of pipes."""
+    """Keep notes of libraries off the terminal, and their progress bars out of pipes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # each retry without a network would be a line
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each retry without a network is a line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bm25s").propagate = False  # it sets its own level to debug on import
     if not sys.stderr.isatty():
@@ -127,7 +160,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Print what the package warns of as one line each on stderr while a command runs."""
+    """Print each warning of the package as one line on stderr while a command runs."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -143,21 +176,21 @@ def notes_on_stderr() -> Iterator[None]:
 
 
 def errors_to_stderr(record: logging.LogRecord) -> bool:
-    """A filter for libraries that log to stdout, which belongs to results: errors go to stderr instead."""
+    """Filter the log of a library that writes to stdout: errors go to stderr, and the rest nowhere."""
     if record.levelno >= logging.ERROR:
         print(f"{record.name}: {record.getMessage()}", file=sys.stderr)
     return False
 
 
 def leave_pipe() -> int:
-    """Stop writing to a pipe that nobody reads any more, as `| head` leaves it; returns 0."""
+    """Stop writing to a closed pipe, such as after `| head`; return 0."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
     return 0
 
 
 def fail_usage(error: Any, arguments: list[str]) -> int:
-    """Print what is wrong with the arguments, what was got, and where the help is; returns 2."""
+    """Print the fault of the arguments, the value received, and where the help is; return 2."""
     message = error.format_message().rstrip(".")
     given = given_value(getattr(getattr(error, "param", None), "opts", []), arguments)
     if message.startswith("Invalid value for") and given is not None and repr(given) not in message:
@@ -168,7 +201,7 @@ def fail_usage(error: Any, arguments: list[str]) -> int:
 
 
 def given_value(names: list[str], arguments: list[str]) -> str | None:
-    """What an option of these names was given, if it was."""
+    """Return the last value given to an option of these names, if any."""
     given = None
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         name, equals, value = argument.partition("=")
@@ -187,7 +220,5 @@ def main() -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="replace"
-            )  # a terminal without UTF-8 shows ? in the place of a character
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of a character
     sys.exit(entry_point())

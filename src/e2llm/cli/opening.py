@@ -1,4 +1,4 @@
-"""How commands open what they are asked about: texts, saved contexts, an engine."""
+"""Opening texts, saved contexts and an engine for commands."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_source(paths: list[str]) -> "list[Document] | Path":
-    """The documents that paths name, or the path of a saved context, a damaged one too."""
+    """Return the documents that paths name, or the path of a saved context, even a damaged one."""
     from e2llm.inference.context_file import is_tensor_file
 
     if len(paths) == 1 and paths[0] != "-" and is_tensor_file(Path(paths[0])):
@@ -27,7 +27,7 @@ def read_source(paths: list[str]) -> "list[Document] | Path":
 
 
 def open_context(engine: "Engine", source: "list[Document] | Path") -> "Context":
-    """Read documents, or load a saved context, whose finest rate the engine takes over."""
+    """Read documents, or load a saved context, whose finest rate the engine adopts."""
     from e2llm.inference.context import Context
 
     if isinstance(source, Path):
@@ -37,11 +37,11 @@ def open_context(engine: "Engine", source: "list[Document] | Path") -> "Context"
 
 
 def keep_as_saved(engine: "Engine", file: Path) -> None:
-    """Let an engine keep as much as a saved context does, so that it can be loaded."""
+    """Set the finest rate of an engine to that of a saved context, so that it can be loaded."""
     from e2llm.inference.context_file import saved_finest_rate
 
     if (rate := saved_finest_rate(file)) is not None:
-        with suppress(E2LLMError):  # of a model without a rate: loading says what is wrong
+        with suppress(E2LLMError):  # a model without a rate: loading names the fault
             engine.model.set_finest_rate(rate)
 
 
@@ -54,7 +54,7 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
     """Read files and folders one document after the other; `-` is standard input.
 
     Raises:
-        E2LLMError: If a file is a saved context, whose bytes would be told as those of some binary file.
+        E2LLMError: If a file is a saved context, which is not a text.
     """
     from e2llm.inference.context_file import is_context_file
     from e2llm.inference.documents import iter_documents, list_folder, read_stream

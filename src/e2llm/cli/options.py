@@ -1,4 +1,4 @@
-"""Options that many commands share, and how their values are read."""
+"""Options that several commands share, and the parsing of their values."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ FILES_HELP = "Files or folders ('-' reads stdin), or one saved context"
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
 Store = Annotated[
-    str | None, typer.Option(help="Folder that keeps encoded chunks, so that none is read twice.")
+    str | None, typer.Option(help="Folder that keeps encoded chunks, so that no chunk is read twice.")
 ]
 SoftTokens = Annotated[
     int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")

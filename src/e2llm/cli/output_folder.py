@@ -1,4 +1,4 @@
-"""A folder that a command writes: it appears whole, in one move, or not at all."""
+"""An output folder that appears whole, in one move, or not at all."""
 
 import os
 import tempfile
@@ -22,7 +22,7 @@ def appearing(output: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
-    except OSError as error:  # it would name the folder beside, which nobody knows
+    except OSError as error:  # it names the temporary folder, which the user does not know
         raise OSError(error.errno, error.strerror, str(output)) from error
     with beside as temporary:
         staging = Path(temporary) / "model"
@@ -31,5 +31,5 @@ def appearing(output: Path) -> Iterator[Path]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

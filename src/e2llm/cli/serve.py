@@ -23,7 +23,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8000,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Keep contexts and encoded chunks here; by default they end with the server."),
+        typer.Option(help="Keep contexts and encoded chunks here; by default they are lost with the server."),
     ] = None,
     model_name: Annotated[
         str | None, typer.Option(help="Name that clients use; by default the model's own.")
@@ -31,7 +31,7 @@ def serve(
     device: Device = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(help=f"A key to let in; may be repeated, or given in ${KEY_VARIABLE}."),
+        typer.Option(help=f"A key that callers must have; may be repeated, or given in ${KEY_VARIABLE}."),
     ] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="A file of hashed keys.")] = None,
     new_api_key: Annotated[
@@ -67,9 +67,8 @@ def serve(
     except ImportError as error:
         raise MissingExtraError("fastapi", "serve") from error
     from e2llm.serving.run import listen, run_server
-    from e2llm.serving.settings import BACKEND_KEY_VARIABLE
-    from e2llm.serving.vllm_backend import VllmBackend
-    from e2llm.serving.vllm_server import find_server
+    from e2llm.serving.vllm.backend import VllmBackend
+    from e2llm.serving.vllm.server import find_server
 
     if new_api_key:
         print_new_key(as_json)
@@ -81,9 +80,8 @@ def serve(
     )
     server = None
     if url is not None:
-        key = os.environ.get(BACKEND_KEY_VARIABLE)
-        server = find_server(url, model=backend_model, api_key=key, timeout_seconds=limits.timeout_seconds)
-    listening = listen(host, port)  # before the model is loaded, which may take long
+        server = find_server(url, model=backend_model, timeout_seconds=limits.timeout_seconds)
+    listening = listen(host, port)  # before the slow loading of the model
     engine = Engine.from_pretrained(model, device=device)
     decoder = None if server is None else VllmBackend(engine, server)
 
@@ -95,7 +93,7 @@ def serve(
 
 def print_new_key(as_json: bool) -> None:
     """Make a key and print it with its line for the file of keys."""
-    from e2llm.serving.keys import key_line, new_key
+    from e2llm.serving.http.keys import key_line, new_key
 
     key = new_key()
     line = key_line(key)
@@ -111,9 +109,9 @@ def server_settings(
     allowed_host: list[str] | None,
     settings: list[str] | None,
 ) -> "ServerSettings":
-    """Return what the options say; a server that strangers can reach must have a key."""
+    """Return the settings; a server that other machines can reach must have a key."""
     from e2llm.errors import E2LLMError
-    from e2llm.serving.keys import hash_key, read_key_file
+    from e2llm.serving.http.keys import hash_key, read_key_file
     from e2llm.serving.settings import LOOPBACK, ServerSettings
 
     given = [*(api_key or []), *filter(None, [os.environ.get(KEY_VARIABLE)])]
@@ -122,8 +120,8 @@ def server_settings(
         keys += read_key_file(api_key_file)
     if host not in LOOPBACK and not keys:
         raise E2LLMError(
-            f"--host {host} can be reached from other machines: give --api-key, --api-key-file or "
-            f"${KEY_VARIABLE}, or stay with 127.0.0.1"
+            f"--host {host} is open to other machines: give --api-key, --api-key-file or "
+            f"${KEY_VARIABLE}, or use 127.0.0.1"
         )
     hosts = [*(allowed_host or []), *(LOOPBACK if host in LOOPBACK else ())]
     values = {"folder": folder, "model_name": model_name, "api_keys": keys, "allowed_hosts": hosts}

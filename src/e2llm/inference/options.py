@@ -44,13 +44,14 @@ def _check_question(value: str) -> str:
 Selector = Literal["bm25", "encoder"]
 Count = Annotated[StrictInt, Field(ge=0)]
 OneOrMore = Annotated[StrictInt, Field(ge=1)]
+Numbers = Annotated[list[StrictInt], Field(fail_fast=True)]
 
 
-class AskOptions(CheckedModel):
-    """How a question's context is laid out, and how long its answer may be."""
+class LayoutOptions(CheckedModel):
+    """How a question's context is laid out: what anyone who asks may choose, over the network too."""
 
     soft_tokens: Annotated[
-        StrictInt | list[StrictInt] | None,
+        StrictInt | Numbers | None,
         BeforeValidator(_as_list),
         Allowed("a whole number, or a list with one for each chunk"),
     ] = Field(
@@ -66,7 +67,7 @@ class AskOptions(CheckedModel):
         )
     )
     expand: Annotated[
-        Count | list[StrictInt] | None,
+        Count | Numbers | None,
         BeforeValidator(_as_list),
         Allowed("a number of chunks, 0 or more, or a list of chunk indices"),
     ] = Field(
@@ -89,15 +90,9 @@ class AskOptions(CheckedModel):
         description="What happens if the context does not fit the window: `error`, or `select` to keep the "
         "chunks most relevant to the question.",
     )
-    window: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
-        None, description="Positions that input and answer may take; by default the decoder's window."
-    )
-    max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
-        64, description="Longest answer, in tokens."
-    )
 
     @model_validator(mode="after")
-    def _check_together(self) -> "AskOptions":
+    def _check_together(self) -> "LayoutOptions":
         if self.soft_tokens is not None and self.rate is not None:
             raise E2LLMError(
                 f"soft_tokens={self.soft_tokens!r} and rate={self.rate!r} were given; a model takes one of "
@@ -123,6 +118,21 @@ class AskOptions(CheckedModel):
     def indices(self) -> list[int]:
         """Chunks given as raw text because the user named them."""
         return self.expand if isinstance(self.expand, list) else []
+
+
+class AskOptions(LayoutOptions):
+    """How a question's context is laid out, and how long its answer may be."""
+
+    raw_below: Annotated[float | None, Field(ge=0, le=1), Allowed("from 0 to 1")] = Field(
+        None,
+        description="Chunks whose fidelity score (0 to 1) is below this are given as raw text too.",
+    )
+    window: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
+        None, description="Positions that input and answer may take; by default the decoder's window."
+    )
+    max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
+        64, description="Longest answer, in tokens."
+    )
 
 
 class AskRequest(AskOptions):

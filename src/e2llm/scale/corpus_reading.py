@@ -1,12 +1,12 @@
 """Filling a store with a corpus: split here, read by many workers, merged and checked here.
 
 One process splits the documents, one at a time, and hands the different chunk texts that the store lacks to
-Ray in batches. Workers read them into shards; Ray starts a worker that dies anew and gives it the same batch
-again. At last the shards are merged and every key is looked up.
+Ray in batches. Workers read them into shards. Ray replaces a worker that dies and gives the same batch to the
+new one. In the end the shards are merged and every key is looked up.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -16,34 +16,33 @@ import torch
 from tqdm import tqdm
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.content import Splitting
+from e2llm.inference.content import Splitting, chunk_key, chunk_texts
 from e2llm.inference.documents import Document
 from e2llm.inference.loading import choose_device, choose_dtype
+from e2llm.inference.reader import ChunkReader
 from e2llm.scale.chunk_worker import ChunkWorker, WorkerSettings, load_reader
-from e2llm.scale.corpus_chunks import CorpusChunks
-from e2llm.scale.ray_session import WorkerPlan, alive_nodes, plan_workers, quiet_data, ray_session
+from e2llm.scale.ray_session import WorkerPlan, plan_workers, ray_session
 from e2llm.scale.shards import hold_shards, merge_shards
 from e2llm.store.chunk_store import ChunkStore
 
-MAX_BATCH_CHUNKS = 256
-_BATCHES_PER_WORKER = 4  # of a small corpus, so that no worker is idle while another has much to do
-_MIN_BATCH_CHUNKS = 16
+BATCH_CHUNKS = 128
+_LOOK_UP_CHUNKS = 256
 _MAX_STARTS_PER_WORKER = 20
 
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What filling a store took.
+    """The result of filling a store.
 
     Attributes:
         documents: Documents of the corpus.
         chunks: Their chunks.
         distinct_chunks: Different texts among these.
-        already_there: Of these, chunks that the store held (what a killed run left included).
+        already_there: Different texts that were in the store, those of a killed run included.
         read: Chunks that workers read.
         workers: Workers at a time; 0 if there was nothing to read.
-        split_seconds: Of reading the documents, splitting them and looking the chunks up.
-        seconds: Of the whole.
+        split_seconds: For reading the documents, splitting them and looking the chunks up.
+        seconds: For the whole.
     """
 
     documents: int
@@ -65,11 +64,11 @@ def read_corpus(
     address: str | None = None,
     device: str | None = None,
     chunk_size_chars: int | None = None,
-    max_batch_chunks: int = MAX_BATCH_CHUNKS,
+    batch_chunks: int = BATCH_CHUNKS,
     worker_class: type[ChunkWorker] = ChunkWorker,
     progress: bool | None = None,
 ) -> CorpusReport:
-    """Read a corpus into a store with many workers; the store then holds what `Engine.read` would keep in it.
+    """Read a corpus into a store with many workers; the store gets the entries that `Engine.read` would add.
 
     Args:
         documents: Taken one after the other.
@@ -79,14 +78,13 @@ def read_corpus(
         address: Of a Ray cluster; by default Ray is started on this machine for the run.
         device: `cpu` or `cuda`; by default a GPU if this machine has one.
         chunk_size_chars: Longest chunk, in characters; by default the processor's.
-        max_batch_chunks: Most chunks that a worker is given at once, and those that are read again at most if
-            it dies.
-        worker_class: What reads the batches.
+        batch_chunks: Chunks that a worker gets at once; if it dies, they are read again.
+        worker_class: Reads the batches.
         progress: Show a bar; by default on a terminal.
 
     Raises:
         E2LLMError: If there is no text, the store has a limit or is being filled by another run, or the
-            workers cannot be started or keep dying. What was read until then is in the store.
+            workers cannot be started or keep dying. Chunks read until then are in the store.
     """
     started = time.perf_counter()
     if store.max_bytes is not None:
@@ -96,19 +94,19 @@ def read_corpus(
     with hold_shards(store) as shards:
         merge_shards(store)
         reader = load_reader(name, "cpu", dtype)
-        splitting = Splitting.of(reader.processor, chunk_size_chars)
-        corpus = CorpusChunks(documents, splitting, reader.processor, reader.fingerprint, store)
-        del reader  # the weights; the processor is still needed
+        corpus = CorpusChunks(documents, Splitting.of(reader.processor, chunk_size_chars), reader, store)
+        del reader  # the weights; the corpus keeps the processor
         texts, found_workers = iter(corpus), 0
         first = next(texts, None)
-        if first is not None:  # else Ray need not be started
+        if first is not None:  # else there is nothing to read, and Ray need not start
             settings = WorkerSettings(name, place, dtype, corpus.fingerprint, shards)
             try:
                 with ray_session(address, num_workers) as ray:
-                    plan = plan_workers(alive_nodes(ray), num_workers, place)
+                    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                    plan = plan_workers(nodes, num_workers, place)
                     found_workers = plan.num_workers
-                    blocks = put_blocks(ray, chain([first], texts), plan, max_batch_chunks)
-                    run_workers(ray, blocks, plan, settings, worker_class, progress)
+                    batches = put_batches(ray, chain([first], texts), batch_chunks)
+                    run_workers(ray, batches, corpus.num_lacking, plan, settings, worker_class, progress)
             finally:
                 merge_shards(store)
         corpus.check()
@@ -124,56 +122,105 @@ def read_corpus(
     )
 
 
-def put_blocks(ray: Any, texts: Iterable[str], plan: WorkerPlan, max_batch_chunks: int) -> "Blocks":
+class CorpusChunks:
+    """The different chunk texts of a corpus that a store lacks, made as they are taken.
+
+    Memory holds one document and a key (32 bytes) of every different chunk.
+
+    Attributes:
+        fingerprint: Of the model that reads them.
+        keys: Of all different chunks so far.
+        num_documents: Documents so far.
+        num_chunks: Chunks so far.
+        num_lacking: Different chunks so far that the store lacked.
+        seconds: Time so far for reading documents, splitting and looking up.
+    """
+
+    def __init__(
+        self, documents: Iterable[Document], splitting: Splitting, reader: ChunkReader, store: ChunkStore
+    ) -> None:
+        self.fingerprint = reader.fingerprint
+        self.keys: set[bytes] = set()
+        self.num_documents = self.num_chunks = self.num_lacking = 0
+        self.seconds = 0.0
+        self._documents = documents
+        self._splitting = splitting
+        self._processor = reader.processor
+        self._store = store
+
+    def __iter__(self) -> Iterator[str]:
+        batches = self._batches()
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - started
+            if batch is None:
+                break
+            yield from batch
+
+    def _batches(self) -> Iterator[list[str]]:
+        waiting: dict[bytes, str] = {}
+        for document in self._documents:
+            self.num_documents += 1
+            for text in chunk_texts(document, self._splitting, self._processor):
+                self.num_chunks += 1
+                key = chunk_key(self.fingerprint, text)
+                if key in self.keys:
+                    continue
+                self.keys.add(key)
+                waiting[key] = text
+                if len(waiting) == _LOOK_UP_CHUNKS:
+                    yield self._lacking(waiting)
+                    waiting = {}
+        yield self._lacking(waiting)
+        if not self.keys:
+            raise E2LLMError("the corpus is empty; give a text to read")
+
+    def _lacking(self, texts: dict[bytes, str]) -> list[str]:
+        found = self._store.get_many(list(texts))
+        lacking = [text for key, text in texts.items() if key not in found]
+        self.num_lacking += len(lacking)
+        return lacking
+
+    def check(self) -> None:
+        """Look every key up; raises `E2LLMError` if one is missing."""
+        num_gone = sum(key not in self._store for key in self.keys)
+        if num_gone:
+            raise E2LLMError(
+                f"{self._store.path}: {num_gone:,} of {len(self.keys):,} chunks are missing, since entries "
+                "were removed or damaged meanwhile; run the command again to read them"
+            )
+
+
+def put_batches(ray: Any, texts: Iterable[str], size: int) -> list[Any]:
     """Hand texts to Ray, which keeps them in shared memory and, when that is full, on disk."""
     import pyarrow as pa
 
-    texts = iter(texts)
-    num_batches = plan.num_workers * _BATCHES_PER_WORKER
-    head = list(islice(texts, num_batches * max_batch_chunks))
-    size = min(max(-(-len(head) // num_batches), _MIN_BATCH_CHUNKS), max_batch_chunks)
-    rest = chain(head, texts)
-    references, num_chunks = [], 0
-    while batch := list(islice(rest, size)):
+    texts, references = iter(texts), []
+    while batch := list(islice(texts, size)):
         references.append(ray.put(pa.table({"text": batch})))
-        num_chunks += len(batch)
-    return Blocks(references, size, num_chunks)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Batches of texts that Ray holds.
-
-    Attributes:
-        references: One for each batch.
-        batch_chunks: Texts of each batch but the last.
-        num_chunks: Texts of all.
-    """
-
-    references: Sequence[Any]
-    batch_chunks: int
-    num_chunks: int
+    return references
 
 
 def run_workers(
     ray: Any,
-    blocks: Blocks,
+    batches: Sequence[Any],
+    num_chunks: int,
     plan: WorkerPlan,
     settings: WorkerSettings,
     worker_class: type[ChunkWorker],
     progress: bool | None,
 ) -> None:
-    """Let workers read all blocks into their shards.
+    """Let workers read all batches into their shards.
 
     Raises:
         E2LLMError: If chunks could not be read, after all others were.
     """
-    quiet_data(ray)
     settings = replace(settings, max_shards=plan.num_workers * _MAX_STARTS_PER_WORKER)
-    dataset = ray.data.from_arrow_refs(list(blocks.references)).map_batches(
+    dataset = ray.data.from_arrow_refs(list(batches)).map_batches(
         worker_class,
         fn_constructor_args=(settings,),
-        batch_size=blocks.batch_chunks,
+        batch_size=None,  # each batch as it was put
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=plan.num_workers),
         num_cpus=plan.num_cpus,
@@ -182,24 +229,24 @@ def run_workers(
     hide = None if progress is None else not progress
     num_failed, first_error = 0, ""
     try:
-        with tqdm(total=blocks.num_chunks, unit="chunk", desc="reading", disable=hide, leave=False) as bar:
+        with tqdm(total=num_chunks, unit="chunk", desc="reading", disable=hide, leave=False) as bar:
             for done in dataset.iter_batches(batch_size=None):
-                for num_chunks, error in zip(done["num_chunks"], done["error"], strict=True):
-                    bar.update(int(num_chunks))
+                for count, error in zip(done["num_chunks"], done["error"], strict=True):
+                    bar.update(int(count))
                     if error:
-                        num_failed += int(num_chunks)
+                        num_failed += int(count)
                         first_error = first_error or str(error)
     except ray.exceptions.RayError as error:
-        raise E2LLMError(f"Ray stopped: {error}; what was read is in the store") from error
+        raise E2LLMError(f"Ray stopped: {error}; chunks read so far are in the store") from error
     if num_failed:
         raise E2LLMError(
-            f"{num_failed:,} of {blocks.num_chunks:,} chunks were not read: {first_error}; the others are in "
-            "the store: run the command again when this is mended"
+            f"{num_failed:,} of {num_chunks:,} chunks were not read: {first_error}; the others are in the "
+            "store: mend this and run the command again"
         )
 
 
 def choose_place(device: str | None) -> tuple[str, torch.dtype | None]:
-    """The kind of device of the workers, and the precision of their weights.
+    """Return the kind of device of the workers, and the precision of their weights.
 
     On a machine without a GPU, `cuda` means the GPUs of a cluster: bfloat16.
 
@@ -207,7 +254,7 @@ def choose_place(device: str | None) -> tuple[str, torch.dtype | None]:
         E2LLMError: If the device is neither `cpu` nor `cuda`.
     """
     if device not in (None, "cpu", "cuda"):
-        raise E2LLMError(f"workers run on cpu or cuda (each on a GPU of its own), got {device!r}")
+        raise E2LLMError(f"workers run on cpu or cuda (a GPU each), got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         return device, torch.bfloat16
     place = choose_device(device)

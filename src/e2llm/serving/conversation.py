@@ -1,8 +1,8 @@
-"""From messages to a question with its history; what does not fit the window becomes documents.
+"""From messages to a question with its history; messages that do not fit the window become documents.
 
-Chosen here: the oldest turns go first, as in `e2llm.inference.chat`, then the middle of messages that are too
-long by themselves. Their first and last paragraphs stay text, for that is where people write what they want
-done with a text that they paste.
+The oldest turns are compressed first, as in `e2llm.inference.chat`, then the middle of messages that are too
+long by themselves. Their first and last paragraphs stay text, since people write there what they want done
+with a text that they paste.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field, replace
 
 from e2llm.inference.chat import TURN
 from e2llm.inference.documents import Document
-from e2llm.serving.api_errors import ApiError
-from e2llm.serving.schemas import MessageIn
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.schemas.answers import MessageIn
 
-_KEPT_SHARE = 4  # of the room, one part in this many stays text of a message that is cut
+_KEPT_SHARE = 4  # a message that is cut keeps 1/4 of the room as text
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the decoder is asked.
+    """A question with the conversation before it.
 
     Attributes:
         question: The last message, with the instructions of system messages if there is no history.
         history: Earlier questions with their answers, oldest first.
         compressed: Texts of messages that do not fit, to be read as part of the context.
-        num_compressed: Messages that these hold, wholly or in part.
+        num_compressed: Messages that these hold, whole or in part.
     """
 
     question: str
@@ -34,10 +34,10 @@ class Conversation:
 
 
 def take_turns(messages: Sequence[MessageIn]) -> Conversation:
-    """Make a question and a history of messages.
+    """Turn messages into a question and a history.
 
-    Messages that follow each other from the same side are joined; system and developer messages are put
-    before the first thing that the user says.
+    Successive messages from the same side are joined. System and developer messages come before the first
+    message of the user.
 
     Raises:
         ApiError: If the last message is not the user's, or holds no text.
@@ -45,13 +45,9 @@ def take_turns(messages: Sequence[MessageIn]) -> Conversation:
     instructions = [item.text for item in messages if item.role in ("system", "developer")]
     spoken = [item for item in messages if item.role in ("user", "assistant")]
     if not spoken or spoken[-1].role != "user" or not spoken[-1].text.strip():
-        raise ApiError(
-            400,
-            "the last message must be the user's and hold text; got "
-            + (f"one of role {spoken[-1].role!r}" if spoken else "no message of a user"),
-            code="invalid_value",
-            param="messages",
-        )
+        received = f"one of role {spoken[-1].role!r}" if spoken else "no message of a user"
+        message = f"the last message must be the user's and hold text; got {received}"
+        raise ApiError(400, message, param="messages")
     turns: list[tuple[list[str], list[str]]] = [([], [])]
     for item in spoken:
         if item.role == "assistant":
@@ -61,7 +57,7 @@ def take_turns(messages: Sequence[MessageIn]) -> Conversation:
             turns.append(([], []))
         turns[-1][0].append(item.text)
     turns[0][0][:0] = [text for text in instructions if text.strip()]
-    pairs = [("\n\n".join(asked), "\n\n".join(told)) for asked, told in turns]
+    pairs = [("\n\n".join(asked), "\n\n".join(answered)) for asked, answered in turns]
     return Conversation(pairs[-1][0], tuple(pairs[:-1]))
 
 
@@ -70,7 +66,7 @@ class Compressor:
     """Makes a conversation fit.
 
     Args:
-        count: Decoder tokens of a text.
+        count: Returns the decoder tokens of a text.
         takes_history: Whether the decoder's chat template takes several turns.
     """
 
@@ -82,37 +78,35 @@ class Compressor:
         """Compress what does not fit.
 
         Args:
-            conversation: As `take_turns` makes it.
+            conversation: As `take_turns` returns it.
             room: Decoder tokens that question and history may take as text, 0 or more.
 
         Returns:
-            The same conversation if it fits; what is still too long then cannot be helped.
+            The same conversation if it fits. The result may still be too long.
         """
         self._documents.clear()
         history = list(conversation.history)
         costs = [self.count(question) + self.count(answer) for question, answer in history]
         question, asked = conversation.question, self.count(conversation.question)
-        num_turns = 0
-        if history and (not self.takes_history or asked + sum(costs) > room):
-            least = room // 2
-            while history and (not self.takes_history or asked + sum(costs) > least):
-                turn = history.pop(0)
-                costs.pop(0)
-                num_turns += 1
-                self._documents.append(Document(f"turn {num_turns}", TURN.format(*turn)))
-        num_cut = 0
+        keeps_all = self.takes_history and asked + sum(costs) <= room
+        while history and not keeps_all and (not self.takes_history or asked + sum(costs) > room // 2):
+            costs.pop(0)
+            name = f"turn {len(self._documents) + 1}"
+            self._documents.append(Document(name, TURN.format(*history.pop(0))))
+        num_compressed = 2 * len(self._documents)
         if asked > room:
-            question, num_cut = self._cut(question, room), 1
+            question = self._cut(question, room)
+            num_compressed += 1
         return replace(
             conversation,
             question=question,
             history=tuple(history),
             compressed=tuple(self._documents),
-            num_compressed=2 * num_turns + num_cut,
+            num_compressed=num_compressed,
         )
 
     def _cut(self, text: str, room: int) -> str:
-        """The first and last paragraphs of a text; what lies between becomes a document."""
+        """Return the first and last paragraphs of a text; the part between becomes a document."""
         share = max(1, room // (2 * _KEPT_SHARE))
         head = self._take(text.split("\n\n")[0], share, from_end=False)
         rest = text[len(head) :]
@@ -123,7 +117,7 @@ class Compressor:
         return f"{head.rstrip()}\n\n{tail.lstrip()}".strip()
 
     def _take(self, text: str, most: int, *, from_end: bool) -> str:
-        """A text that takes at most `most` tokens, cut at a line or a word."""
+        """Return the part of a text that takes at most `most` tokens, cut at a line or a word."""
         while text and self.count(text) > most:
             size = max(1, len(text) * most // (self.count(text) + 1))
             size = min(size, len(text) - 1)

@@ -1,30 +1,45 @@
-"""What a server allows: sizes, times, how many at once."""
+"""The limits of a server: sizes, times, numbers."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from e2llm.errors import E2LLMError
+from e2llm.validation import Allowed, explain
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")  # who calls by these is on this machine
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 BACKEND_KEY_VARIABLE = "E2LLM_BACKEND_API_KEY"  # holds the key of the server that decodes
-_ORIGIN = re.compile(r"https?://[^/\s*]+")
+
+
+def _split(value: Any) -> Any:
+    """Split a list as the command line has it, with commas between its items."""
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 Megabytes = Annotated[int, Field(ge=0)]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[^*/ ]+$")], ...],
+    BeforeValidator(_split),
+    Allowed("names without a port or *"),
+]
+Origins = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^https?://[^/\s*]+$")], ...],
+    BeforeValidator(_split),
+    Allowed("origins such as https://example.org"),
+]
 
 
 class ServerSettings(BaseModel):
     """Limits and places of a server.
 
     Attributes:
-        folder: Where contexts and encoded chunks are kept; several servers may share it. None for a folder
-            that ends with the process.
+        folder: Keeps contexts and encoded chunks; several servers may share it. None for a folder that ends
+            with the process.
         model_name: The name that clients use for the model.
-        api_keys: SHA-256 of the keys that are let in, in hexadecimal; empty for anyone who reaches the port.
+        api_keys: SHA-256 of the keys that are let in, in hexadecimal; empty for anyone.
         allowed_hosts: Names under which the server may be called; empty for any. Requests under other names
             are refused, so that a page from elsewhere cannot reach a server on this machine by its own name.
         cors_origins: Web pages elsewhere that may call the server, as `https://example.org`.
@@ -32,21 +47,21 @@ class ServerSettings(BaseModel):
         max_documents: Most documents in a request or context.
         max_context_chars: Most characters of a context, or of all documents of a request.
         max_contexts: Most contexts of one key.
-        max_new_tokens: Longest answer that may be asked for.
+        max_new_tokens: Longest answer that may be requested.
         max_answers: Most answers to one request (`n`, and prompts of a completion).
         max_batch: Answers decoded together.
-        max_queue: Requests at work or waiting; one more gets 429.
+        max_queue: Requests running or waiting; one more gets 429.
         timeout_seconds: Longest time for a request, reading included.
         body_seconds: Time in which a request's body must arrive.
         header_seconds: Time in which a request's first line and headers must arrive.
-        shutdown_seconds: Time that running requests get when the server is stopped, at least a second.
-        context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when asked for.
-        prefix_cache_mb: Keys and values of recent prompts, so that the next question about a context is
-            answered sooner; 0 for none.
+        shutdown_seconds: Time for running requests when the server is stopped, at least a second.
+        context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when needed.
+        prefix_cache_mb: Keys and values of recent prompts, which speed up the next question about a context;
+            0 for none.
         store_mb: Size of the store of encoded chunks; None for no limit.
 
     Raises:
-        E2LLMError: If a value is out of its range or there is no such setting.
+        E2LLMError: If a value is out of range or a setting is unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -54,8 +69,8 @@ class ServerSettings(BaseModel):
     folder: Path | None = None
     model_name: str = Field("smol", min_length=1, max_length=200)
     api_keys: tuple[str, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: Hosts = ()
+    cors_origins: Origins = ()
     max_body_bytes: Count = 32 * 2**20
     max_documents: Count = 64
     max_context_chars: Count = 16_000_000
@@ -76,36 +91,11 @@ class ServerSettings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            if first["type"] == "value_error":
-                raise first["ctx"]["error"] from error
-            name = ".".join(map(str, first["loc"][:1]))
-            raise E2LLMError(f"{name}: {first['msg']}, got {first['input']!r}") from error
+            raise E2LLMError(explain(type(self), error)) from error
 
     @field_validator("folder")
     @classmethod
-    def _is_no_file(cls, folder: Path | None) -> Path | None:
+    def _check_folder(cls, folder: Path | None) -> Path | None:
         if folder is not None and folder.exists() and not folder.is_dir():
-            raise E2LLMError(f"{folder} is a file; name the folder that is to keep contexts")
+            raise E2LLMError(f"{folder} is a file; name a folder for contexts")
         return folder
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split(cls, origins: Any) -> Any:
-        return origins.split(",") if isinstance(origins, str) else origins
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise E2LLMError(f"cors_origins takes origins such as https://example.org, got {origin!r}")
-        return origins
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _are_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not host or set(host) & set("*/ "):
-                raise E2LLMError(f"allowed_hosts takes names without port or *, got {host!r}")
-        return hosts

@@ -1,0 +1,179 @@
+"""`e2llm ask`: answer a question about files of any length."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.options import (
+    FILES_HELP,
+    AsJson,
+    Device,
+    Model,
+    NewTokens,
+    RateText,
+    SoftTokens,
+    Store,
+    take_rate,
+)
+from e2llm.errors import E2LLMError
+
+if TYPE_CHECKING:
+    from e2llm.bench.comparison import Comparison
+    from e2llm.inference.answer import Answer
+    from e2llm.inference.documents import Document
+
+
+def ask(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE... QUESTION", help=f"{FILES_HELP}; then the question."),
+    ],
+    model: Model = "smol",
+    soft_tokens: SoftTokens = None,
+    rate: RateText = None,
+    expand: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Give the N chunks that the question points at as raw text; by default one, if there is "
+            "room. 0: soft tokens alone.",
+        ),
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Choose soft tokens and raw chunks so that they fill the window.")
+    ] = False,
+    overflow: Annotated[
+        str, typer.Option(help="If the context exceeds the window: error, or select (leave chunks out).")
+    ] = "error",
+    max_new_tokens: NewTokens = 64,
+    store: Store = None,
+    device: Device = None,
+    insert: Annotated[
+        str | None,
+        typer.Option(help="Put this sentence into the middle first, to test whether it is found."),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question about files of any length.
+
+    Examples:
+        e2llm ask examples/anne_of_green_gables.txt "Who is Anne's best friend?"
+
+        e2llm ask src/ "Where is the store opened?" --expand 3 --store ~/.cache/e2llm
+
+        e2llm ask book.txt --insert "The code of the safe is 4817." "What is the code of the safe?"
+
+        cat notes.txt | e2llm ask - "What is due on Friday?" --json
+    """
+    from e2llm.inference.options import AskRequest
+
+    paths, question = split_arguments(arguments)
+    if fit and any(item is not None for item in (soft_tokens, rate, expand)):
+        raise typer.BadParameter("--fit chooses --soft-tokens or --rate, and --expand; leave them out")
+    options: dict[str, Any] = {
+        "soft_tokens": soft_tokens,
+        "rate": take_rate(rate),
+        "expand": expand,
+        "overflow": overflow,
+        "max_new_tokens": max_new_tokens,
+    }
+    request = AskRequest.take(question, dict(options))
+    options["on_piece"] = None if as_json else print_piece
+    source = read_source(paths)
+    if insert is not None:
+        source = insert_into(source, insert)
+    if compare and (isinstance(source, Path) or fit):
+        raise typer.BadParameter("--compare measures reading: give texts, not a saved context, and no --fit")
+    engine = load_engine(model, device, store)
+    if not isinstance(source, Path):
+        engine.check_room(source, request)
+    comparison = None
+    if compare:
+        from e2llm.bench.comparison import compare_with_full_context
+
+        comparison = compare_with_full_context(engine, source, question, **options)
+        answer = comparison.e2llm.answer
+    else:
+        context = open_context(engine, source)
+        if fit:
+            plan = engine.fit(context, question=question, max_new_tokens=max_new_tokens, overflow=overflow)
+            options.update(plan.options)
+            if not as_json:
+                typer.echo(f"[{plan}]", err=True)
+        answer = engine.ask(context, question, **options)
+    show_answer(answer, comparison, isinstance(source, Path), as_json)
+    if not as_json and not answer.text.strip():
+        raise E2LLMError("the answer is empty; give more chunks as text with --expand")
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
+    """Return the paths and the question, which comes last."""
+    if len(arguments) < 2:
+        raise typer.BadParameter("give at least one file and, last, the question")
+    *paths, question = arguments
+    if os.path.exists(question):
+        kind = "folder" if os.path.isdir(question) else "file"
+        raise typer.BadParameter(f"{question!r} is a {kind}; give the question last")
+    return paths, question
+
+
+def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier: bool, as_json: bool) -> None:
+    """Print the answer as JSON, or its cost after the answer that was streamed."""
+    if as_json:
+        result = dataclasses.asdict(answer)
+        if comparison is not None:
+            result["peak_extra_bytes"] = comparison.e2llm.peak_extra_bytes
+            result["full_context"] = comparison.full_context.to_dict()
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    typer.echo()
+    typer.echo(cost_line(answer, read_earlier=read_earlier), err=True)
+    if comparison is not None:
+        from e2llm.bench.comparison import format_comparison
+
+        typer.echo(format_comparison(comparison))
+
+
+def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Document]":
+    """Put a sentence into the middle of documents, and print on stderr where."""
+    from e2llm.inference.documents import insert_sentence
+
+    if isinstance(source, Path):
+        raise typer.BadParameter("--insert goes with texts, not with a saved context")
+    insertion = insert_sentence(source, sentence, 0.5)
+    typer.echo(f"[inserted at character {insertion.start:,} of {insertion.name}]", err=True)
+    return insertion.documents
+
+
+def print_piece(piece: str) -> None:
+    """Print a piece of an answer at once."""
+    typer.echo(piece, nl=False)
+
+
+def count_chunks(number: int) -> str:
+    """Return such as `1 chunk` or `1,234 chunks`."""
+    return "1 chunk" if number == 1 else f"{number:,} chunks"
+
+
+def cost_line(answer: "Answer", read_earlier: bool = False) -> str:
+    """Return one line with the cost of an answer; a saved context was read earlier."""
+    usage, timing = answer.usage, answer.timing
+    first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
+    read = f"read {'earlier in ' if read_earlier else ''}{timing.read_seconds:.1f} s"
+    seconds = f"{read}{first}, answer {timing.total_seconds:.2f} s"
+    chunks = count_chunks(usage.chunks)
+    raw = f" and {count_chunks(len(answer.expanded))} as text" if answer.expanded else ""
+    left_out = f", {count_chunks(answer.left_out)} left out" if answer.left_out else ""
+    rate = "" if usage.rate is None or not usage.soft_tokens else f" (rate {usage.rate})"
+    return (
+        f"[{usage.context_tokens:,} tokens in {chunks} as {usage.soft_tokens:,} soft tokens{rate}"
+        f"{raw}{left_out} ({usage.compression:g}x); {seconds}]"
+    )

@@ -1,0 +1,134 @@
+"""`e2llm chat`: talk about files, or just talk, for as long as you like."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
+from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
+from e2llm.cli.reading.ask import print_piece
+from e2llm.cli.reading.read import refuse_other_file
+
+if TYPE_CHECKING:
+    from e2llm.inference.chat import ChatSession
+
+_COMMANDS = "/add FILE..., /save FILE, /quit"
+
+
+def chat(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE...]", help=FILES_HELP + ", to talk about.")
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="Continue the session in this file, and save it there after each turn."),
+    ] = None,
+    model: Model = "smol",
+    soft_tokens: SoftTokens = None,
+    rate: RateText = None,
+    expand: Annotated[
+        int, typer.Option(min=0, help="Give the raw text of the N chunks that the question points at.")
+    ] = 2,
+    store: Store = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Talk about files, or just talk; each line on standard input is a turn.
+
+    Old turns become chunks, so that a conversation has any length. Lines that begin with / are commands:
+    /add FILE..., /save FILE, /quit.
+
+    Example:
+        e2llm chat examples/anne_of_green_gables.txt --session anne.e2llm
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.inference.chat import ChatSession
+    from e2llm.inference.context_file import is_tensor_file
+
+    options: dict[str, Any] = {
+        "expand": expand,
+        "soft_tokens": soft_tokens,
+        "rate": take_rate(rate),
+        "max_new_tokens": 128,
+    }
+    source = read_source(files) if files else []
+    if session is not None and session.is_dir():
+        raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
+    if session is not None and session.is_file() and not is_tensor_file(session):
+        raise E2LLMError(f"{session} is not a saved session; name one, or a new file")
+    engine = load_engine(model, device, store)
+    if session is not None and session.is_file():
+        keep_as_saved(engine, session)
+        talk = ChatSession.load(session, engine, **options)
+        if isinstance(source, Path):
+            raise typer.BadParameter("a saved session and a saved context exclude each other")
+        known = {(document.name, document.text) for document in talk.context.documents}
+        fresh = [item for item in source if (item.name, item.text) not in known]
+        if fresh:
+            talk.add(fresh)
+    else:
+        context = open_context(engine, source) if source else None
+        talk = ChatSession(engine, context, **options)
+    converse(talk, session, as_json)
+
+
+def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
+    """Take turns until the input ends."""
+    from e2llm.errors import E2LLMError
+
+    is_terminal = sys.stdin.isatty()
+    if is_terminal:
+        typer.echo(f"{talk.context!r}, {len(talk.turns)} turns so far. Commands: {_COMMANDS}", err=True)
+    while True:
+        if is_terminal:
+            typer.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        line = line.strip()
+        if not line:
+            continue
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                run_command(talk, line)
+            elif as_json:
+                typer.echo(json.dumps(dataclasses.asdict(talk.ask(line)), ensure_ascii=False))
+            else:
+                for piece in talk.stream(line):
+                    print_piece(piece)
+                typer.echo()
+            sys.stdout.flush()
+        except (E2LLMError, OSError, typer.BadParameter) as error:
+            if not is_terminal or isinstance(error, BrokenPipeError):  # the pipe of the answers is closed
+                raise
+            typer.echo(f"error: {error}", err=True)  # the conversation continues
+        finally:  # also the turns before an interrupt
+            if session is not None:
+                talk.save(session)
+
+
+def run_command(talk: "ChatSession", line: str) -> None:
+    """Run a line that begins with a slash."""
+    import shlex
+
+    from e2llm.errors import E2LLMError
+
+    try:
+        name, *arguments = shlex.split(line)
+    except ValueError as error:
+        raise E2LLMError(f"{line}: {error}") from error
+    if name == "/add" and arguments:
+        count = talk.add(read_documents(arguments))
+        typer.echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
+    elif name == "/save" and len(arguments) == 1:
+        refuse_other_file(Path(arguments[0]))
+        talk.save(arguments[0])
+        typer.echo(f"saved to {arguments[0]}", err=True)
+    else:
+        raise E2LLMError(f"{line!r} is not a command; the commands are {_COMMANDS}")

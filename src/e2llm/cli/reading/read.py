@@ -1,0 +1,138 @@
+"""`e2llm read`: read files once and save the context."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from e2llm.cli.opening import iter_sources, load_engine, read_documents
+from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
+
+if TYPE_CHECKING:
+    from e2llm.inference.context import Context
+
+
+def read(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files or folders; '-' reads stdin.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Save the context here, such as book.e2llm.")
+    ] = None,
+    model: Model = "smol",
+    chunk_size: ChunkSize = None,
+    finest_rate: FinestRate = None,
+    store: Store = None,
+    device: Device = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fill the store with N processes, on Ray; 0: one per GPU or 4 cores."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster for --workers, as host:port or auto; default: this machine."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read files once and ask later: as a saved context (-o), into a store (--store), or both.
+
+    Examples:
+        e2llm read examples/anne_of_green_gables.txt -o anne.e2llm
+
+        e2llm ask anne.e2llm "Who is Anne's best friend?"
+
+        e2llm read library/ --store library.store --workers 8
+    """
+    if output is None and store is None:
+        raise typer.BadParameter("name a place for the result: -o FILE, --store DIR, or both")
+    if output is not None and output.is_dir():
+        raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
+    refuse_other_file(output)
+    if workers is not None:
+        check_ray_options(store, device, finest_rate)
+        facts, line = read_on_ray(files, output, model, str(store), workers, ray_address, device, chunk_size)
+    elif ray_address is not None:
+        raise typer.BadParameter("--ray-address names a cluster for --workers; add --workers 0 or a number")
+    else:
+        documents = read_documents(files)
+        context = load_engine(model, device, store, finest_rate).read(documents, chunk_size_chars=chunk_size)
+        if output is not None:
+            context.save(output)
+        facts, line = describe(context)
+    size = None if output is None else output.stat().st_size
+    if as_json:
+        facts |= {"saved_to": None if output is None else str(output), "bytes": size}
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo(line if size is None else f"{line}; saved to {output} ({size / 1e6:,.1f} MB)")
+
+
+def describe(context: "Context") -> tuple[dict[str, Any], str]:
+    """Return what was read, as values and as a line."""
+    facts = {
+        "documents": len(context.documents),
+        "chunks": len(context),
+        "chunks_encoded": context.content.num_encoded,
+        "context_tokens": context.num_tokens,
+        "read_seconds": context.read_seconds,
+    }
+    line = (
+        f"read {len(context.documents)} document(s), {context.num_tokens:,} tokens in {len(context):,} "
+        f"chunks ({context.content.num_encoded:,} encoded now) in {context.read_seconds:.1f} s"
+    )
+    return facts, line
+
+
+def check_ray_options(store: str | None, device: str | None, finest_rate: int | None) -> None:
+    """Refuse options that do not go with workers."""
+    if store is None:
+        raise typer.BadParameter("--workers fill a store; name it with --store DIR")
+    if device not in (None, "cpu", "cuda"):
+        raise typer.BadParameter(
+            f"with --workers, --device is cpu or cuda (a GPU for each worker), got {device}"
+        )
+    if finest_rate is not None:
+        raise typer.BadParameter("--workers read at the model's finest rate; leave --finest-rate out")
+
+
+def read_on_ray(
+    files: list[str],
+    output: Path | None,
+    model: str,
+    store: str,
+    workers: int,
+    ray_address: str | None,
+    device: str | None,
+    chunk_size: int | None,
+) -> tuple[dict[str, Any], str]:
+    """Fill a store with many workers, and save a context made from it; return facts and a line."""
+    from e2llm.scale.corpus_reading import read_corpus
+    from e2llm.store.chunk_store import ChunkStore
+
+    documents = None if output is None else read_documents(files)
+    with ChunkStore(store) as kept:
+        report = read_corpus(
+            iter_sources(files) if documents is None else documents,
+            model,
+            kept,
+            num_workers=workers or None,
+            address=ray_address,
+            device=device,
+            chunk_size_chars=chunk_size,
+        )
+    if output is not None and documents is not None:
+        load_engine(model, device, store).read(documents, chunk_size_chars=chunk_size).save(output)
+    line = (
+        f"read {report.documents:,} document(s), {report.chunks:,} chunks, {report.distinct_chunks:,} "
+        f"different ({report.already_there:,} were there, {report.read:,} read by {report.workers} "
+        f"worker(s)), in {report.seconds:.1f} s"
+    )
+    return dataclasses.asdict(report), line
+
+
+def refuse_other_file(file: Path | None) -> None:
+    """Refuse to write a context over a file that holds anything else, such as the text itself."""
+    from e2llm.inference.context_file import is_context_file
+
+    if file is not None and file.is_file() and file.stat().st_size and not is_context_file(file):
+        raise typer.BadParameter(f"{file} exists and is not a saved context; name another file")

@@ -1,0 +1,112 @@
+"""`e2llm store`: look at a store of encoded chunks, check it, free space."""
+
+import dataclasses
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e2llm.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from e2llm.store.chunk_store import ChunkStore
+
+app = typer.Typer(help="Look at a store of encoded chunks, check it, free space.", no_args_is_help=True)
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS.update({"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40})
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The store's folder.")]
+
+
+@app.command()
+def info(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what a store holds.
+
+    Example:
+        e2llm store info ~/.cache/e2llm
+    """
+    with open_store(folder) as store:
+        facts = store.info()
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(facts), indent=2))
+        return
+    typer.echo(
+        f"{facts.num_entries:,} chunks, {facts.num_bytes / 1e6:,.1f} MB "
+        f"({facts.file_bytes / 1e6:,.1f} MB on disk)"
+    )
+    if facts.last_used is not None:
+        oldest, newest = (time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in facts.last_used)
+        typer.echo(f"last used between {oldest} and {newest}")
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove damaged chunks; they are read again when needed.")
+    ] = False,
+) -> None:
+    """Check every chunk of a store; exit code 1 if a damaged chunk remains.
+
+    Example:
+        e2llm store verify ~/.cache/e2llm --repair
+    """
+    with open_store(folder) as store:
+        report = store.verify(repair=repair)
+    typer.echo(
+        f"{report.num_checked:,} chunks checked, {report.num_corrupt:,} damaged, "
+        f"{report.num_removed:,} removed"
+    )
+    if report.num_corrupt > report.num_removed:
+        from e2llm.errors import E2LLMError
+
+        raise E2LLMError(f"{report.num_corrupt} damaged chunk(s) in {folder}; remove them with --repair")
+
+
+@app.command()
+def prune(
+    folder: Folder,
+    max_size: Annotated[
+        str | None, typer.Option(help="Keep the most recently used up to this size: 500MB, 2GB, 1.5GiB.")
+    ] = None,
+    older_than_days: Annotated[
+        float | None, typer.Option(min=0, help="Remove chunks that were not used for N days.")
+    ] = None,
+) -> None:
+    """Remove chunks of a store and free their disk space.
+
+    Example:
+        e2llm store prune ~/.cache/e2llm --max-size 2GB
+    """
+    if max_size is None and older_than_days is None:
+        raise typer.BadParameter("give --max-size or --older-than-days")
+    limit = None if max_size is None else parse_size(max_size)
+    with open_store(folder) as store:
+        removed = store.prune(max_bytes=limit, older_than_days=older_than_days)
+        left = store.info()
+    typer.echo(
+        f"removed {removed:,} chunks; {left.num_entries:,} are left, {left.num_bytes / 1e6:,.1f} MB "
+        f"({left.file_bytes / 1e6:,.1f} MB on disk)"
+    )
+
+
+def open_store(folder: Path) -> "ChunkStore":
+    """Open a store; raises `FileNotFoundError` if the folder has none."""
+    from e2llm.store.chunk_store import ChunkStore
+    from e2llm.store.database import FILE_NAME
+
+    if not (folder / FILE_NAME).is_file():
+        raise FileNotFoundError(f"no store in {folder}; e2llm read FILE --store {folder} makes one")
+    return ChunkStore(folder)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as `500MB`, `1.5GiB` or `1000`."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if not match or match.group(2).lower() not in _UNITS:
+        raise typer.BadParameter(f"{text!r} is not a size; write for example 500MB, 2GB or 1.5GiB")
+    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])

@@ -1,0 +1,1 @@
+"""Commands that prepare data and make or train models."""

@@ -1,0 +1,82 @@
+"""`e2llm realign`: another encoder under a trained model's decoder."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2llm.cli.options import MODEL_HELP, AsJson, Settings
+
+
+def realign(
+    model: Annotated[str, typer.Argument(help=f"The trained model: {MODEL_HELP}")],
+    encoder: Annotated[str, typer.Option(help="The new encoder: hub id or local folder.")],
+    records: Annotated[list[Path], typer.Option(help="Records to learn on; give it again for more files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Records to measure on; else a share of the others.")
+    ] = None,
+    match_steps: Annotated[
+        int, typer.Option(min=0, help="Steps that match the old soft tokens, without the decoder.")
+    ] = 300,
+    steps: Annotated[int, typer.Option(min=1, help="Steps against the decoder.")] = 200,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put another encoder under a model's decoder, which stays the same, and print the loss before and after.
+
+    Example:
+        e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
+    from e2llm.modeling.configuration import E2LLMConfig
+    from e2llm.modeling.processor import E2LLMProcessor
+    from e2llm.training.realigning.realign import realign as run
+    from e2llm.training.recipe import merge, parse_override, validate, with_value
+
+    source = resolve_source(model)
+    if is_folder_name(source) and not Path(source).is_dir():
+        raise E2LLMError(f"{model}: no such folder; name a trained model")
+    config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
+    every = max(1, steps // 5)
+    rates = {"finest_rate": config.finest_rate, "default_rate": config.default_rate}
+    has_rate = config.adapter == "pooling"
+    content = {
+        "name": output.name or "realigned",
+        "output": str(output),
+        "encoder": {"source": encoder, "mode": "frozen"},
+        "decoder": {"source": model, "mode": "frozen"},
+        "adapter": {
+            "kind": config.adapter,
+            "max_soft_tokens": config.max_soft_tokens,
+            **(rates if has_rate else {}),
+        },
+        "chunking": {
+            "chunk_size_chars": processor.chunk_size_chars,
+            "kind": processor.chunk_kind,
+        },
+        "data": {
+            "train": [{"path": str(file.absolute())} for file in records],
+            "validation": [{"path": str(file.absolute())} for file in validation or []],
+        },
+        "objectives": {} if has_rate else {"soft_tokens": [config.max_soft_tokens]},
+        "train": {"steps": steps, "evaluate_every_steps": every, "save_every_steps": every},
+    }
+    for setting in settings or []:
+        _, keys, value = parse_override(setting, [])
+        content = merge(content, with_value(content, keys, value, ".".join(keys)))
+    result = run(validate(content, "realign"), model, match_steps=match_steps)
+    if as_json:
+        typer.echo(json.dumps({**dataclasses.asdict(result), "folder": str(result.folder)}, indent=2))
+        return
+    last = result.trained[max(result.trained)] if result.trained else result.matched
+    typer.echo(f"{result.folder}: held-out loss")
+    for name in result.old:
+        typer.echo(
+            f"  {name.removesuffix('_loss'):<14} was {result.old[name]:.3f}, swapped "
+            f"{result.fresh[name]:.3f}, matched {result.matched[name]:.3f}, trained {last[name]:.3f}: "
+            f"{result.recovered.get(name, 0):.0%} of the loss is back"
+        )

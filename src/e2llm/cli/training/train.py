@@ -1,0 +1,133 @@
+"""`e2llm train`: run a recipe."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from e2llm.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from e2llm.training.recipes.schema import Recipe
+    from e2llm.training.run import TrainResult
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's relative data paths.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a key, such as train.steps=100; STAGE:KEY for one stage.",
+        ),
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Run this stage only.")] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Continue from the newest checkpoint; finished stages are kept.")
+    ] = False,
+    overfit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Learn N records by heart, as a test: their losses must come near zero."),
+    ] = None,
+    as_json: AsJson = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train a step with tiny parts, without data or weights; print the memory of the real size.",
+        ),
+    ] = False,
+) -> None:
+    """Train by a recipe, stage after stage.
+
+    Examples:
+        e2llm train recipes/smoke.yaml
+
+        e2llm train recipes/paper-v2.yaml --data records/ --set train.batch_size=2 --resume
+
+        e2llm train recipes/smoke.yaml --overfit 4
+
+        e2llm train recipes/qlora.yaml --dry-run
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.training.console import is_first_process, say
+    from e2llm.training.recipe import load_recipe
+    from e2llm.training.run import train as run
+
+    if data is not None and not dry_run and not data.is_dir():
+        raise E2LLMError(f"--data {data}: there is no such folder")
+    runs = load_recipe(recipe, settings or [], data)
+    if stage is not None:
+        names = [item.stage for item in runs]
+        if stage not in names:
+            known = ", ".join(filter(None, names)) or "none"
+            raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {known}")
+        runs = [item for item in runs if item.stage == stage]
+    if dry_run:
+        if resume or overfit is not None:
+            other = "--resume" if resume else "--overfit"
+            raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
+        plan(runs, as_json)
+        return
+    if overfit is not None:
+        if resume:
+            raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
+        has_steps = any(setting.partition("=")[0].endswith("train.steps") for setting in settings or [])
+        learn_by_heart(runs[-1], overfit, runs[-1].train.steps if has_steps else None, as_json)
+        return
+    results = []
+    for item in runs:
+        label = " ".join(filter(None, (item.name, item.stage)))
+        say(f"{label}: {item.train.steps} steps into {item.folder}")
+        result = run(item, resume=resume)
+        results.append(result.model_dump(mode="json"))
+        if not as_json and is_first_process():
+            typer.echo(result_line(result))
+    if as_json and is_first_process():
+        typer.echo(json.dumps(results, indent=2))
+
+
+def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: bool) -> None:
+    """Train on a few records alone; an error unless their losses come near zero."""
+    from e2llm.errors import E2LLMError
+    from e2llm.training.console import is_first_process
+    from e2llm.training.planning.overfit import NEAR_ZERO, overfit
+
+    result = overfit(recipe, count, steps)
+    if is_first_process():
+        typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.line())
+    if not result.is_learned:
+        raise E2LLMError(
+            f"the losses of {count} records did not fall below {NEAR_ZERO} in {result.run.steps} steps: "
+            "raise train.learning_rate or train.steps, or train more of the model; else check the records"
+        )
+
+
+def plan(runs: list["Recipe"], as_json: bool) -> None:
+    """Check stages by one tiny step each, and print the memory of their real size."""
+    from e2llm.training.planning.dry_run import dry_run
+
+    checks = dry_run(runs)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(item) for item in checks], indent=2))
+        return
+    for item in checks:
+        typer.echo(item.report())
+
+
+def result_line(result: "TrainResult") -> str:
+    """Return one line: the model's folder, and the first, last and held-out losses."""
+    losses = ", ".join(
+        f"{name.removesuffix('_loss')} {value:.3f} -> {result.last_losses.get(name, value):.3f}"
+        for name, value in result.first_losses.items()
+    )
+    held_out = ", ".join(
+        f"{name.removesuffix('_loss')} {value:.3f}" for name, value in result.eval_losses.items()
+    )
+    return (
+        f"{result.folder}: {result.steps} steps; loss {losses or 'not logged'}; held out {held_out or 'none'}"
+    )

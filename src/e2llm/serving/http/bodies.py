@@ -1,0 +1,173 @@
+"""Bodies and queries of requests: read after the key was checked, refused with their first fault.
+
+Bodies are parsed in a thread, beside the event loop. A body of a megabyte can hold hundreds of thousands of
+faults, and making an error of each would take minutes; so the number of its parts is limited first.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.state import ServerState, owner_of
+from e2llm.validation import Allowed
+
+MAX_PARTS = 100_000  # numbers, texts, lists and mappings in a body
+MAX_FIELDS = 64  # of one mapping
+MAX_BITS = 64  # of a whole number; Python does not even print those of some thousand digits
+RATE_ADVICE = "/v1/models lists the rates of this model"
+_NUMBER = re.compile(r"-?[0-9.]{1,20}")  # as a query has it
+_SHOWN_CHARS = 80
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def json_body(model: type[BaseModel], **more: dict[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of an operation whose body is JSON of a model.
+
+    Args:
+        model: The model.
+        more: Schemas by other media types.
+    """
+    schemas = {"application/json": {"$ref": f"#/components/schemas/{model.__name__}"}, **more}
+    content = {name: {"schema": schema} for name, schema in schemas.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_json(request: Request, state: ServerState, model: type[Model]) -> Model:
+    """Return a request's JSON body as a model.
+
+    Raises:
+        ApiError: 415 for another media type, 400 for a body that does not fit.
+    """
+    if media_type(request) != "application/json":
+        raise ApiError(415, "send application/json", code="unsupported_media_type")
+    raw = await request.body()
+    return await state.admission.in_thread(lambda _: take_json(raw, model))
+
+
+def media_type(request: Request) -> str:
+    """Return the media type that a request states, in lower case and without parameters."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
+
+
+def take_json(raw: bytes, model: type[Model]) -> Model:
+    """Return JSON as a model; raises `ApiError` (400) with the first fault."""
+    if not raw.strip():
+        raise ApiError(400, "the body is empty; send a JSON object")
+    try:
+        content = from_json(raw, allow_inf_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ApiError(400, f"the body must be a JSON object, got {json_kind(content)}")
+    check_parts(content)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise fault_of(model, error) from error
+
+
+def check_parts(content: dict[str, Any]) -> None:
+    """Raise `ApiError` (400) for a body of too many parts, or with numbers that are too long."""
+    count = 0
+    waiting: list[Any] = [content]
+    while waiting:
+        item = waiting.pop()
+        children: Iterable[Any] = item if isinstance(item, list) else item.values()
+        if isinstance(item, list):
+            count += len(item)
+        elif len(item) > MAX_FIELDS:
+            raise ApiError(400, f"a mapping has {len(item)} fields, the most is {MAX_FIELDS}")
+        if count > MAX_PARTS:
+            raise ApiError(400, f"the body has more than {MAX_PARTS:,} parts; send less")
+        for child in children:
+            if isinstance(child, dict | list):
+                waiting.append(child)
+            elif isinstance(child, int) and child.bit_length() > MAX_BITS:
+                raise ApiError(400, f"a number has {child.bit_length()} bits, the most is {MAX_BITS}")
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+def fault_of(model: type[BaseModel], error: ValidationError) -> ApiError:
+    """Return the first fault of a request as an error; of a long value it shows the length alone."""
+    faults = error.errors(include_url=False)
+    # A field that takes several types has a fault for each; the one that is not about the type fits.
+    same = [item for item in faults if item["loc"][:1] == faults[0]["loc"][:1]]
+    first = next((item for item in same if not item["type"].endswith("_type")), faults[0])
+    name = str(first["loc"][0]) if first["loc"] else ""
+    place = _place(first["loc"])
+    field = model.model_fields.get(name)
+    words = [item.words for item in (field.metadata if field else ()) if isinstance(item, Allowed)]
+    own = first.get("ctx", {}).get("error")
+    if first["type"] == "extra_forbidden":
+        message = f"{place} is unknown, or not supported by this server; leave it out"
+    elif isinstance(own, Exception):
+        message = str(own)
+    elif words and len(first["loc"]) <= 2:
+        message = f"{name} must be {words[0]}, got {json_kind(first['input'])}"
+    else:
+        message = f"{place}: {field_problem(first)}" if place else field_problem(first)
+    if name == "rate":
+        message += f"; {RATE_ADVICE}"
+    return ApiError(400, message, param=place or None)
+
+
+def field_problem(fault: Any) -> str:
+    """Return the fault of a field that pydantic found, and the value received."""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return message if fault["type"] == "missing" else f"{message}; got {json_kind(fault['input'])}"
+
+
+def json_kind(value: Any) -> str:
+    """Return a number itself, and the kind of any other value of JSON."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        return value if _NUMBER.fullmatch(value) else f"a text of {len(value):,} characters"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return where a fault is: names of fields and places in lists, without the types that were tried."""
+    kept = [str(item) for item in location]
+    return ".".join(item for number, item in enumerate(kept) if number == 0 or _is_plain(item))
+
+
+def _is_plain(item: str) -> bool:
+    """Names of types are those of Python, or of classes, which begin with a capital."""
+    names_type = item in ("str", "list", "int", "float", "bool") or item[:1].isupper()
+    return item.isdigit() or (item.isidentifier() and not names_type)
+
+
+# --- queries ------------------------------------------------------------------------------------------------
+
+
+def check_query(request: Request, owner: Annotated[str, Depends(owner_of)]) -> None:
+    """Refuse a query with unknown or repeated parameters; a dependency of routes, after the key.
+
+    Raises:
+        ApiError: 400, with the first such parameter and the known ones.
+    """
+    route = request.scope["route"]
+    assert isinstance(route, APIRoute)
+    known = [field.alias for field in route.dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        shown = name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "..."
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes no parameters"
+            message = f"the query has {shown!r}, which is unknown; this address {takes}: leave it out"
+            raise ApiError(400, message, param=shown)
+        if given.count(name) > 1:
+            message = f"the query has {shown!r} {given.count(name)} times; give it once"
+            raise ApiError(400, message, param=shown)

@@ -1,0 +1,141 @@
+"""The middleware that every request passes: host, origin, limits of the body; counts and a log line."""
+
+import asyncio
+import logging
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.metrics import Metrics
+from e2llm.serving.settings import ServerSettings
+
+logger = logging.getLogger("e2llm.serving")
+# Browsers load nothing from other sites into the pages, and show the pages in no frame.
+_SECURITY_HEADERS = {
+    b"content-security-policy": b"default-src 'self'; img-src 'self' data:; object-src 'none'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-opener-policy": b"same-origin",
+}
+
+
+class Gate:
+    """Refuses requests that are too long or too slow, or come from a page or by a name that is not allowed.
+
+    A page on another site can send requests to a server on the same machine. Either its `Origin` shows this,
+    or the `Host`, if the page's own name was made to lead here. Counts and log lines hold sizes and times,
+    never contents.
+
+    Args:
+        app: The application.
+        settings: The limits.
+        metrics: The counters.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        exchange = _Exchange(self._settings, scope, receive, send)
+        try:
+            self._check(Headers(scope=scope))
+            await self._app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:  # in the middle of its body
+            exchange.status = exchange.status or 499
+        except Exception as error:
+            if not isinstance(error, ApiError):  # a fault of the server: a 500, and the connection stays
+                logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+            if exchange.status:
+                raise
+            await ApiError.of(error).response()(scope, receive, exchange.send)
+        finally:
+            seconds, status = time.monotonic() - started, exchange.status or 500
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.count_request(route, status, seconds)
+            line = "%s %s %d, %d bytes in, %d out, %.3f s"
+            logger.info(line, scope["method"], route, status, exchange.num_in, exchange.num_out, seconds)
+
+    def _check(self, headers: Headers) -> None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        allowed = self._settings.allowed_hosts
+        if allowed and _part(f"//{host}", "hostname") not in allowed:
+            raise ApiError(403, "this server does not answer under that name", code="host_not_allowed")
+        is_own = origin is None or origin in self._settings.cors_origins
+        if not is_own and (_part(origin, "netloc") or "").lower() != host.lower():
+            raise ApiError(403, "requests from that page are not allowed", code="origin_not_allowed")
+        length = headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise ApiError(400, "Content-Length must be a number of bytes")
+        if len(length) > 18 or int(length) > self._settings.max_body_bytes:
+            raise _too_long(self._settings)
+
+
+class _Exchange:
+    """A request and its answer on their way; refuses the rest of a body that is too long or too slow."""
+
+    def __init__(self, settings: ServerSettings, scope: Scope, receive: Receive, send: Send) -> None:
+        self.num_in = self.num_out = 0
+        self.status: int | None = None  # of the answer, once it has begun
+        self._settings = settings
+        self._scope, self._receive, self._send = scope, receive, send
+        self._deadline = time.monotonic() + settings.body_seconds
+        self._is_whole = self._is_refused = False
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, or the end of the connection."""
+        if self._is_whole:
+            return await self._receive()
+        try:
+            left = max(0.0, self._deadline - time.monotonic())
+            message = await asyncio.wait_for(self._receive(), left)
+            self._is_whole = not message.get("more_body", False)
+            self.num_in += len(message.get("body", b""))
+            if self.num_in <= self._settings.max_body_bytes:
+                return message
+            problem = _too_long(self._settings)
+        except TimeoutError:
+            limit = self._settings.body_seconds
+            problem = ApiError(
+                408, f"the request body did not arrive within {limit:g} seconds", code="timeout"
+            )
+        if self.status is None:
+            await problem.response()(self._scope, self._receive, self.send)
+        self._is_refused = True
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        if self._is_refused:
+            return  # the refusal has been sent
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            present = {name.lower() for name, _ in message["headers"]}
+            extra = [item for item in _SECURITY_HEADERS.items() if item[0] not in present]
+            message = {**message, "headers": [*message["headers"], *extra]}
+        self.num_out += len(message.get("body", b""))
+        await self._send(message)
+
+
+def _too_long(settings: ServerSettings) -> ApiError:
+    limit = settings.max_body_bytes
+    return ApiError(
+        413, f"the request body is longer than {limit:,} bytes; send less", code="request_too_large"
+    )
+
+
+def _part(url: str | None, name: str) -> str | None:
+    """Return a part of a URL; None if it is not a URL or has no such part."""
+    try:
+        return getattr(urlsplit(url or ""), name) or None
+    except ValueError:
+        return None

@@ -1,0 +1,147 @@
+"""The life of a request: let in or told to wait, worked on in a thread, given up when its client is gone."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing, contextmanager, suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from e2llm.serving.http.errors import ApiError
+
+Result = TypeVar("Result")
+DONE = "data: [DONE]\n\n"
+_GRACE_SECONDS = 5.0  # beyond the time limit, for a client to take the error
+
+
+class Admission:
+    """Lets requests in, up to a number at once.
+
+    Args:
+        most: Requests at work or waiting.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.count = 0
+        self._seconds = 1.0  # a moving mean of the time a request takes
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="e2llm-request")
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Take a place for as long as the block lasts.
+
+        Raises:
+            ApiError: 429 if all places are taken.
+        """
+        if self.count >= self.most:
+            raise ApiError(
+                429,
+                f"{self.count} requests are running or waiting, the most allowed; try again later",
+                code="queue_full",
+                retry_after=max(1, min(60, round(self._seconds))),
+            )
+        self.count += 1
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.count -= 1
+            self._seconds += 0.2 * (time.monotonic() - started - self._seconds)
+
+    async def in_thread(self, work: Callable[[Callable[[], bool]], Result]) -> Result:
+        """Do blocking work in a thread; its argument is a function that says whether it was given up."""
+        cancelled = threading.Event()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancelled.is_set)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancelled.set()
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def unless_gone(request: Request, work: Awaitable[Result], timeout_seconds: float) -> Result:
+    """Do work for a client until it closes the connection or the time is up.
+
+    Raises:
+        ApiError: 499 if the client is gone; nobody reads it.
+        TimeoutError: After `timeout_seconds`.
+    """
+
+    async def until_disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(until_disconnected())
+    try:
+        done, _ = await asyncio.wait(
+            {working, watching}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working in done:
+            return working.result()
+        if watching in done:
+            raise ApiError(499, "the client closed the connection", code="client_closed_request")
+        raise TimeoutError
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+# --- streams ------------------------------------------------------------------------------------------------
+
+
+def event(data: dict[str, Any]) -> str:
+    """Return a server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events as they come; closed when the client is gone, or no longer takes any.
+
+    Args:
+        events: The events; closed in any case.
+        timeout_seconds: Longest time for all of them.
+        place: The request's place among those let in; given up at the end.
+    """
+
+    def __init__(self, events: AsyncIterator[str], timeout_seconds: float, place: ExitStack) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_until(events, deadline), headers=headers, media_type="text/event-stream")
+        self._deadline = deadline + _GRACE_SECONDS
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        limit = self._deadline - time.monotonic()
+        with self._place, suppress(TimeoutError):
+            async with asyncio.timeout(limit), aclosing(self.body_iterator):  # type: ignore[type-var]
+                await super().__call__(scope, receive, send)
+
+
+async def _until(events: AsyncIterator[str], deadline: float) -> AsyncIterator[str]:
+    """Yield events and the mark of their end; an error, or the end of the time, becomes an event too."""
+    async with aclosing(events) as source:  # type: ignore[type-var]
+        try:
+            while True:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    item = await anext(source)
+                yield item
+        except StopAsyncIteration:
+            pass
+        except Exception as error:
+            yield event(ApiError.of(error).body)
+    yield DONE

@@ -1,0 +1,210 @@
+"""`/v1/chat/completions` and `/v1/completions`."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+
+from e2llm.serving.answering import Prepared
+from e2llm.serving.decoding.backend import merge
+from e2llm.serving.http.bodies import check_query, json_body, read_json
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.work import EventStream, event, unless_gone
+from e2llm.serving.schemas.answers import (
+    ChatChoice,
+    ChatIn,
+    ChatMessageOut,
+    ChatOut,
+    CompletionChoice,
+    CompletionIn,
+    CompletionOut,
+    Details,
+    TimingOut,
+    UsageOut,
+)
+from e2llm.serving.state import ServerState, owner_of, state_of
+
+router = APIRouter(tags=["answers"], dependencies=[Depends(check_query)])
+Owner = Annotated[str, Depends(owner_of)]
+State = Annotated[ServerState, Depends(state_of)]
+_STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+class _Answer:
+    """The answers to one request.
+
+    Args:
+        state: The server's.
+        body: The request.
+        owner: The caller.
+    """
+
+    def __init__(self, state: ServerState, body: ChatIn | CompletionIn, owner: str) -> None:
+        self.state, self.body, self.owner = state, body, owner
+        self.started = time.monotonic()
+        self.created = int(time.time())
+        self.first_token_at: float | None = None
+        self.queue_seconds = 0.0
+        self.counts: dict[int, int] = {}
+        self.cached: dict[int, int] = {}
+        kind = "chatcmpl" if isinstance(body, ChatIn) else "cmpl"
+        self.id = f"{kind}-{secrets.token_hex(12)}"
+
+    async def prepare(self) -> Prepared:
+        """Read the texts and lay out the prompts."""
+        work = self.state.answering.prepare
+        prepared = await self.state.admission.in_thread(
+            lambda is_cancelled: work(self.body, self.owner, is_cancelled)
+        )
+        for _, sampling in prepared.prompts:
+            self.state.backend.check(sampling)
+        self.state.metrics.reading.observe(prepared.read_seconds)
+        return prepared
+
+    async def pieces(self, prepared: Prepared) -> AsyncIterator[tuple[int, str, str | None]]:
+        """Yield index, text and reason to finish of each piece, and note counts and times."""
+        backend = self.state.backend
+        answers = [backend.answer(laid, sampling) for laid, sampling in prepared.prompts]
+        async with aclosing(merge(answers)) as parts:  # type: ignore[type-var]
+            async for index, part in parts:
+                if self.first_token_at is None:
+                    self.first_token_at = time.monotonic()
+                    self.queue_seconds = part.queue_seconds or 0.0
+                self.counts[index] = part.num_tokens
+                self.cached.setdefault(index, part.cached_tokens)
+                if part.text or part.finish_reason:
+                    yield index, part.text, part.finish_reason
+
+    def usage(self, prepared: Prepared) -> UsageOut:
+        """Return the cost, once all pieces have come."""
+        # n answers share a prompt, which counts once; its cached positions are those cached for each of them
+        num_prompts = len(prepared.usages)
+        copies = len(prepared.prompts) // num_prompts
+        groups = [range(place * copies, (place + 1) * copies) for place in range(num_prompts)]
+        cached = sum(min(self.cached.get(index, 0) for index in group) for group in groups)
+        usage = prepared.usage(sum(self.counts.values()), cached)
+        self.state.metrics.count(usage)
+        if self.first_token_at is not None:
+            self.state.metrics.first_token.observe(self.first_token_at - self.started)
+        return usage
+
+    def details(self, prepared: Prepared) -> Details:
+        """Return e2llm's additions to the whole answer."""
+        first = None if self.first_token_at is None else self.first_token_at - self.started
+        timing = TimingOut(
+            read_seconds=prepared.read_seconds,
+            queue_seconds=self.queue_seconds,
+            first_token_seconds=first,
+            prompt_seconds=None if first is None else first - prepared.read_seconds - self.queue_seconds,
+            total_seconds=time.monotonic() - self.started,
+        )
+        return Details(expanded=prepared.expanded, timing=timing)
+
+    # --- streams ------------------------------------------------------------------------------------------
+
+    async def events(self, prepared: Prepared) -> AsyncIterator[str]:
+        """Yield the answers as server-sent events."""
+        is_chat = isinstance(self.body, ChatIn)
+        options = self.body.stream_options
+        if is_chat:
+            details = Details(expanded=prepared.expanded).model_dump(mode="json")
+            for index in range(len(prepared.prompts)):
+                choice = _chat_choice(index, {"role": "assistant", "content": ""})
+                yield event(self._chunk([choice], e2llm=details))
+        async with aclosing(self.pieces(prepared)) as pieces:  # type: ignore[type-var]
+            async for index, text, reason in pieces:
+                choice = (
+                    _chat_choice(index, {"content": text} if text else {}, reason)
+                    if is_chat
+                    else {"index": index, "text": text, "finish_reason": reason, "logprobs": None}
+                )
+                yield event(self._chunk([choice]))
+        usage = self.usage(prepared)
+        if options is not None and options.include_usage:
+            whole = self.details(prepared).model_dump(mode="json")
+            yield event(self._chunk([], usage=usage.model_dump(mode="json"), e2llm=whole))
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if isinstance(self.body, ChatIn) else "text_completion"
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.body.model,
+            "choices": choices,
+            **more,
+        }
+
+
+def _chat_choice(index: int, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
+
+
+async def _respond(request: Request, state: ServerState, body: ChatIn | CompletionIn, owner: str) -> Any:
+    answer = _Answer(state, body, owner)
+    limit = state.settings.timeout_seconds
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options goes with stream: true", param="stream_options")
+    with ExitStack() as stack:
+        stack.enter_context(state.admission.enter())
+        if not body.stream:
+            return await unless_gone(request, _collect(answer), limit)
+        prepared = await unless_gone(request, answer.prepare(), limit)
+        place = stack.pop_all()  # kept until the stream ends
+    left = answer.started + limit - time.monotonic()
+    return EventStream(answer.events(prepared), left, place)
+
+
+async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
+    prepared = await answer.prepare()
+    texts: dict[int, list[str]] = {index: [] for index in range(len(prepared.prompts))}
+    reasons: dict[int, Any] = {}
+    async with aclosing(answer.pieces(prepared)) as pieces:  # type: ignore[type-var]
+        async for index, text, reason in pieces:
+            texts[index].append(text)
+            reasons[index] = reason
+    common: dict[str, Any] = {
+        "id": answer.id,
+        "created": answer.created,
+        "model": answer.body.model,
+        "usage": answer.usage(prepared),
+        "e2llm": answer.details(prepared),
+    }
+    if isinstance(answer.body, ChatIn):
+        chats = [
+            ChatChoice(index=i, message=ChatMessageOut(content="".join(text)), finish_reason=reasons[i])
+            for i, text in texts.items()
+        ]
+        return ChatOut(choices=chats, **common)
+    choices = [
+        CompletionChoice(index=i, text="".join(text), finish_reason=reasons[i]) for i, text in texts.items()
+    ]
+    return CompletionOut(choices=choices, **common)
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatOut,
+    responses={200: _STREAM},
+    openapi_extra=json_body(ChatIn),
+)
+async def chat(request: Request, owner: Owner, state: State) -> Any:
+    """Continue a conversation, about contexts or about itself.
+
+    What does not fit the decoder's window is compressed; `usage` says so.
+    """
+    return await _respond(request, state, await read_json(request, state, ChatIn), owner)
+
+
+@router.post(
+    "/v1/completions",
+    response_model=CompletionOut,
+    responses={200: _STREAM},
+    openapi_extra=json_body(CompletionIn),
+)
+async def complete(request: Request, owner: Owner, state: State) -> Any:
+    """Continue one or several texts; contexts and documents come before each."""
+    return await _respond(request, state, await read_json(request, state, CompletionIn), owner)

@@ -1,0 +1,106 @@
+"""`/v1/models`, `/health`, `/metrics` and the pages for people."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from e2llm.inference.dial import UNTRAINED
+from e2llm.serving.answering import check_model
+from e2llm.serving.http.bodies import check_query
+from e2llm.serving.schemas.answers import Health, ModelDetails, ModelList, ModelOut
+from e2llm.serving.state import ServerState, owner_of, state_of
+
+router = APIRouter()
+Owner = Annotated[str, Depends(owner_of)]
+State = Annotated[ServerState, Depends(state_of)]
+_CHECKED = [Depends(check_query)]  # for programs; a page or a probe may add anything
+_STATIC = Path(__file__).parents[1] / "static"
+_KINDS = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+PAGES = {
+    str(file.relative_to(_STATIC)): file.read_bytes()
+    for file in sorted(_STATIC.rglob("*"))
+    if file.suffix.removeprefix(".") in _KINDS
+}
+
+
+def _model(state: ServerState) -> ModelOut:
+    config, dial = state.engine.model.config, state.engine.dial
+    return ModelOut(
+        id=state.settings.model_name,
+        created=state.started_at,
+        e2llm=ModelDetails(
+            dial="rate" if dial.has_rate else "soft_tokens",
+            max_soft_tokens=config.max_soft_tokens,
+            rates=[*dial.rates] if dial.has_rate else [],
+            default_rate=config.default_rate if dial.has_rate else None,
+            note=None if state.engine.model.is_trained else UNTRAINED,
+            window=state.engine.window,
+            chunk_size_chars=state.engine.processor.chunk_size_chars,
+            kv_cache_bytes_per_token=state.engine.model.cache_bytes_per_token,
+        ),
+    )
+
+
+@router.get("/v1/models", response_model=ModelList, tags=["models"], dependencies=_CHECKED)
+async def list_models(owner: Owner, state: State) -> ModelList:
+    """List the model that is served."""
+    return ModelList(data=[_model(state)])
+
+
+@router.get("/v1/models/{name:path}", response_model=ModelOut, tags=["models"], dependencies=_CHECKED)
+async def get_model(name: str, owner: Owner, state: State) -> ModelOut:
+    """Return the model, by its name."""
+    check_model(name, state.settings.model_name)
+    return _model(state)
+
+
+@router.get("/health", response_model=Health, tags=["server"])
+async def health(state: State) -> Health:
+    """Report whether the server works; needs no key."""
+    return Health(
+        status="ok",
+        model=state.settings.model_name,
+        requests=state.admission.count,
+        max_requests=state.admission.most,
+        answers_decoding=state.backend.num_decoding,
+        texts_reading=state.reader.num_waiting,
+    )
+
+
+@router.get("/metrics", tags=["server"], responses={200: {"content": {"text/plain": {}}}})
+async def metrics(owner: Owner, state: State) -> Response:
+    """Return counters for Prometheus."""
+    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _page(name: str) -> Response:
+    return Response(
+        PAGES[name], media_type=_KINDS[name.rsplit(".", 1)[-1]], headers={"Cache-Control": "no-cache"}
+    )
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """The page."""
+    return _page("index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def api_page() -> Response:
+    """The API for people."""
+    return _page("api.html")
+
+
+@router.get("/static/{name:path}", include_in_schema=False)
+async def static(name: str) -> Any:
+    """A file of the pages, read at the start; no path of a request is opened."""
+    return _page(name) if name in PAGES else Response(status_code=404)

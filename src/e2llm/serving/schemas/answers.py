@@ -1,0 +1,299 @@
+"""What is sent for answers and sent back: OpenAI's shapes; see `e2llm.serving.schemas.contexts` for contexts.
+
+Descriptions that begin with "e2llm:" are of fields that OpenAI's API does not have.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from e2llm.chunking import CHUNKERS
+from e2llm.errors import E2LLMError
+from e2llm.inference.options import LayoutOptions
+from e2llm.validation import CheckedModel
+
+_INT64 = 2**63 - 1
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+ContextId = Annotated[str, StringConstraints(pattern=r"^ctx_[0-9a-f]{24}$")]
+Count = Annotated[int, Field(ge=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class Sent(CheckedModel):
+    """A part of a request. Unknown fields are refused; null is the same as leaving a field out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: v for name, v in values.items() if v is not None or name not in cls.model_fields}
+
+
+def _known_kind(kind: str) -> str:
+    if kind not in CHUNKERS:
+        raise E2LLMError(f"kind must be one of {', '.join(CHUNKERS)}, got {kind[:40]!r}")
+    return kind
+
+
+def _list_kinds(schema: dict[str, Any]) -> None:
+    schema["enum"] = [*CHUNKERS]  # looked up when the description is made, so that later kinds are in it
+
+
+class DocumentIn(Sent):
+    """A text with a name."""
+
+    text: str = Field(description="The whole text.")
+    name: Name | None = Field(None, description="Shown beside its chunks; by default `text 1`, `text 2`, ...")
+    kind: Annotated[str, AfterValidator(_known_kind), Field(json_schema_extra=_list_kinds)] | None = Field(
+        None, description="How it is split; by default the model's own way."
+    )
+
+
+# No list is longer than the server can check quickly; the smaller limits are settings.
+Documents = Annotated[list[str | DocumentIn], Field(max_length=1000, fail_fast=True)]
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+class StreamOptions(Sent):
+    """How to stream."""
+
+    include_usage: bool = Field(False, description="Send a last chunk with the usage.")
+
+
+def _mark_options(schema: dict[str, Any]) -> None:
+    for name in LayoutOptions.model_fields:
+        field = schema["properties"][name]
+        field["description"] = f"e2llm: {field['description']}"
+
+
+class AnswerIn(Sent, LayoutOptions):
+    """What chats and completions have in common."""
+
+    model_config = ConfigDict(json_schema_extra=_mark_options)
+
+    model: str = Field(description="The name that /v1/models gives.")
+    max_tokens: Count | None = Field(
+        None, description="Longest answer; by default a quarter of the window, 256 at most."
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="0 for the most likely answer.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    n: Count = Field(1, description="Answers to each prompt.")
+    seed: int | None = Field(None, ge=-_INT64, le=_INT64)
+    stop: str | Annotated[list[str], Field(max_length=4, fail_fast=True)] = Field([])
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: str | None = Field(None, description="Accepted and not used.")
+    metadata: dict[str, str] | None = Field(None, description="Accepted and not used.")
+
+    min_tokens: int = Field(0, ge=0, description="e2llm: shortest answer.")
+    context_ids: Annotated[list[ContextId], Field(max_length=64, fail_fast=True)] = Field(
+        [], description="e2llm: contexts to answer from, in this order."
+    )
+    documents: Documents = Field(
+        [], description="e2llm: texts to answer from; read for this request and not kept as a context."
+    )
+    return_expanded: bool = Field(
+        False, description="e2llm: return the text of the chunks that were given as raw text."
+    )
+
+
+class TextPart(Sent):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class MessageIn(Sent):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)]
+    name: str | None = Field(None, description="Accepted and not used.")
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatIn(AnswerIn):
+    """A conversation to continue; what does not fit the window is compressed, `usage` says so."""
+
+    messages: Annotated[list[MessageIn], Field(min_length=1, max_length=4096, fail_fast=True)]
+    max_completion_tokens: Count | None = Field(None, description="The same as max_tokens.")
+
+
+class CompletionIn(AnswerIn):
+    """A text to continue."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=64, fail_fast=True)]
+
+
+class PromptDetails(BaseModel):
+    """More on the prompt."""
+
+    cached_tokens: int = Field(description="Positions not read again: an earlier prompt began the same.")
+
+
+class UsageOut(BaseModel):
+    """The cost of an answer, in tokens and bytes."""
+
+    prompt_tokens: int = Field(description="Positions of the decoder's window: raw and soft tokens.")
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails = PromptDetails(cached_tokens=0)
+    original_tokens: int = Field(description="e2llm: tokens of the prompt with all text given raw.")
+    context_tokens: int = Field(description="e2llm: tokens of contexts, documents and compressed messages.")
+    soft_tokens: int = Field(description="e2llm: positions of soft tokens.")
+    raw_tokens: int = Field(description="e2llm: positions that are text.")
+    soft_tokens_per_chunk: int = Field(description="e2llm: the mean, rounded up, where chunks differ.")
+    rate: int | str | None = Field(None, description="e2llm: the one rate of all chunks, if there is one.")
+    note: str | None = Field(None, description="e2llm: a warning about this answer.")
+    chunks: int
+    chunks_left_out: int = Field(description="e2llm: chunks that the decoder did not get.")
+    messages_compressed: int = Field(description="e2llm: messages given as soft tokens.")
+    compression: float = Field(description="e2llm: context tokens per position of the context.")
+    kv_cache_bytes: int = Field(description="e2llm: the decoder's cache for this prompt.")
+    original_kv_cache_bytes: int = Field(description="e2llm: the cache with all text given raw.")
+
+
+class ExpandedChunk(BaseModel):
+    """A chunk that the decoder got as text."""
+
+    chunk: int = Field(description="Index among the chunks of all contexts and documents of the request.")
+    context_id: str | None = Field(None, description="Its context, if it is kept in one.")
+    context_chunk: int | None = Field(None, description="Its index there.")
+    document: str
+    start: int
+    end: int
+    text: str | None = Field(None, description="With return_expanded.")
+
+
+class TimingOut(BaseModel):
+    """Seconds that an answer took."""
+
+    read_seconds: float = Field(description="Reading the texts of this request.")
+    queue_seconds: float = Field(description="From the end of reading to the first step of decoding.")
+    first_token_seconds: float | None = Field(description="From the request to its first token.")
+    prompt_seconds: float | None = Field(description="The decoder's time for the prompt.")
+    total_seconds: float
+
+
+class Details(BaseModel):
+    """e2llm's additions to an answer."""
+
+    expanded: list[ExpandedChunk]
+    timing: TimingOut | None = None
+
+
+class Answers(BaseModel):
+    """What answers to chats and completions have in common."""
+
+    id: str
+    created: int
+    model: str
+    usage: UsageOut
+    e2llm: Details
+
+
+class ChatMessageOut(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One of n answers."""
+
+    index: int
+    message: ChatMessageOut
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class ChatOut(Answers):
+    """Answers to a conversation."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class CompletionChoice(BaseModel):
+    """One of n continuations."""
+
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: None = None
+
+
+class CompletionOut(Answers):
+    """Continuations of texts."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+
+
+class ModelDetails(BaseModel):
+    """Facts about the model."""
+
+    dial: Literal["soft_tokens", "rate"] = Field(description="The field that sets the compression.")
+    max_soft_tokens: int = Field(description="Largest `soft_tokens`, where that is the dial.")
+    rates: list[int | str] = Field(description="Values of `rate`, finest first, where that is the dial.")
+    default_rate: int | str | None = None
+    note: str | None = Field(None, description="A warning about the model.")
+    window: int | None
+    chunk_size_chars: int
+    kv_cache_bytes_per_token: int
+
+
+class ModelOut(BaseModel):
+    """The model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "e2llm"
+    e2llm: ModelDetails
+
+
+class ModelList(BaseModel):
+    """The list of models, which has one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
+class ErrorBody(BaseModel):
+    """The error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorOut(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: ErrorBody
+
+
+class Health(BaseModel):
+    """Whether the server works."""
+
+    status: Literal["ok"]
+    model: str
+    requests: int = Field(description="Running or waiting.")
+    max_requests: int
+    answers_decoding: int
+    texts_reading: int

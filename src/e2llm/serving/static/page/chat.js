@@ -1,0 +1,152 @@
+// The conversation about a context, or about nothing.
+
+import { TurnView } from "./answer.js";
+import { isAbort } from "../common/client.js";
+import { announce, byId } from "../common/dom.js";
+import { loadTurns, saveTurns } from "../common/memory.js";
+import { problemText } from "../common/problem.js";
+import { following, goToEnd } from "./scrolling.js";
+
+/** Asks, shows answers as they come, and keeps the conversation. */
+export class Chat {
+  #client;
+  #on;
+  #contextId = null;
+  #turns = [];
+  #answering = null;
+
+  /**
+   * @param {import("../common/client.js").Client} client Asks the server.
+   * @param {{openChunk: (chunk: object) => void, expanded: (chunks: object[]) => void,
+   *     failed: (error: Error) => void, busy: (isBusy: boolean) => void}} on What to do when a chunk is to be
+   *     opened, when it is known which were given as text, when something went wrong, and around an answer.
+   */
+  constructor(client, on) {
+    this.#client = client;
+    this.#on = on;
+    addEventListener("pagehide", () => this.#save(this.#contextId, this.#turns));
+  }
+
+  /** @param {string | null} contextId Whose conversation to show. */
+  show(contextId) {
+    this.stop();
+    this.#contextId = contextId;
+    this.#turns = loadTurns(contextId);
+    byId("turns").replaceChildren(...this.#turns.map((turn) => this.#view(turn).element));
+    this.#on.expanded(this.#turns.at(-1)?.expanded ?? []);
+    this.#tidy();
+  }
+
+  /** @returns {string} The last question; empty if there is none. */
+  get lastQuestion() {
+    return this.#turns.at(-1)?.question ?? "";
+  }
+
+  /** Stop the answer that is coming; the server stops its work as well. */
+  stop() {
+    this.#answering?.abort();
+  }
+
+  /** Forget the conversation. */
+  clear() {
+    this.stop();
+    this.#turns.splice(0); // also for the answer that was stopped, which is kept a moment later
+    saveTurns(this.#contextId, []);
+    this.show(this.#contextId);
+  }
+
+  /**
+   * Ask.
+   *
+   * @param {string} question The next message.
+   * @param {object} settings Fields of the request: model, soft_tokens, expand and so on.
+   * @returns {Promise<boolean>} False if nothing came of it, and the question is to be asked again.
+   */
+  async ask(question, settings) {
+    const turn = { question, answer: "", state: "streaming", expanded: [] };
+    const [contextId, turns] = [this.#contextId, this.#turns];
+    const request = {
+      ...settings,
+      messages: [...messagesOf(turns), { role: "user", content: question }],
+      ...(contextId && { context_ids: [contextId] }),
+      return_expanded: true,
+    };
+    turns.push(turn);
+    const view = this.#view(turn);
+    byId("turns").append(view.element);
+    this.#begin();
+    const answering = (this.#answering = new AbortController());
+    try {
+      for await (const chunk of this.#client.answer(request, answering.signal)) this.#take(chunk, turn, view);
+      turn.state = "done";
+    } catch (error) {
+      turn.state = isAbort(error) ? "stopped" : "broken";
+      if (!isAbort(error)) {
+        turn.problem = `The answer broke off: ${problemText(error)}`;
+        this.#on.failed(error);
+      }
+    }
+    const isEmpty = turn.state === "broken" && !turn.answer;
+    if (isEmpty) {
+      turns.splice(turns.indexOf(turn), 1);
+      view.element.remove();
+    } else following(() => view.finish(turn));
+    this.#save(contextId, turns);
+    if (this.#answering === answering) this.#end(turn, isEmpty);
+    return !isEmpty;
+  }
+
+  #take(chunk, turn, view) {
+    const [choice] = chunk.choices;
+    if (choice?.delta.content) {
+      turn.answer += choice.delta.content;
+      following(() => view.add(choice.delta.content));
+    }
+    if (choice?.finish_reason) turn.finish = choice.finish_reason;
+    if (chunk.e2llm && !turn.usage) {
+      turn.expanded = chunk.e2llm.expanded;
+      view.showExpanded(turn.expanded);
+      this.#on.expanded(turn.expanded);
+    }
+    if (chunk.usage) {
+      turn.usage = chunk.usage;
+      turn.timing = chunk.e2llm.timing;
+    }
+  }
+
+  #view(turn) {
+    return new TurnView(turn, this.#on.openChunk);
+  }
+
+  #begin() {
+    this.#on.busy(true);
+    this.#tidy();
+    announce("Answering.");
+    goToEnd();
+  }
+
+  #end(turn, isEmpty) {
+    this.#answering = null;
+    this.#on.busy(false);
+    this.#tidy();
+    if (!isEmpty) announce(turn.state === "stopped" ? "Stopped." : `Answer: ${turn.answer}`);
+  }
+
+  #tidy() {
+    byId("startOver").hidden = !this.#turns.length;
+    byId("talkHint").hidden = this.#turns.length > 0;
+  }
+
+  #save(contextId, turns) {
+    const kept = turns.map((turn) => (turn.state === "streaming" ? { ...turn, state: "stopped" } : turn));
+    if (saveTurns(contextId, kept)) return;
+    announce("The conversation is too long to be kept when the page is loaded again.");
+  }
+}
+
+function messagesOf(turns) {
+  return turns.flatMap(({ question, answer }) => [
+    { role: "user", content: question },
+    ...(answer ? [{ role: "assistant", content: answer }] : []),
+  ]);
+}

@@ -1,0 +1,262 @@
+"""Decoding by a vLLM server: this process reads and stores, vLLM gets embeddings and returns text.
+
+Every prompt goes to vLLM's `/v1/completions` as laid out here: as token ids, or as `prompt_embeds` if it has
+soft tokens. vLLM adds nothing to either, so the decoder gets the same input as in this process, and text of a
+user never becomes a control token.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import httpx2
+import torch
+
+from e2llm.inference.engine import Engine
+from e2llm.inference.layout import LaidOut
+from e2llm.inference.sampling import Sampling
+from e2llm.modeling.composite import CompositeModel
+from e2llm.serving.decoding.backend import AnswerPart
+from e2llm.serving.http.errors import ApiError
+from e2llm.serving.vllm.server import CONNECT_SECONDS, VllmServer
+
+logger = logging.getLogger("e2llm.serving")
+_RETRY_SECONDS = 5
+_SEEDS = 2**63
+
+
+class VllmBackend:
+    """Decodes with a vLLM server.
+
+    Args:
+        engine: vLLM runs the decoder of its model, with LoRA merged. This process decodes nothing.
+        server: The server.
+    """
+
+    def __init__(self, engine: Engine, server: VllmServer) -> None:
+        self.server = server
+        self._model = engine.model
+        self._placeholder = engine.processor.chunk_token_id
+        ends = engine.model.generation_config.eos_token_id
+        self._ends = [ends] if isinstance(ends, int) else list(ends or ())
+        self._tls = ssl.create_default_context()
+        self._running: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
+        self._closed = False
+
+    def check(self, sampling: Sampling) -> None:
+        """Refuse penalties."""
+        if sampling.has_penalties:
+            name = "presence_penalty" if sampling.presence_penalty else "frequency_penalty"
+            raise ApiError(
+                400,
+                f"{name} is not supported by this server: its decoder runs in vLLM, whose engine may die of "
+                "penalties together with embedded prompts (vllm-project/vllm#57719); leave it out",
+                code="unsupported_value",
+                param=name,
+            )
+
+    async def answer(self, laid: LaidOut, sampling: Sampling) -> AsyncIterator[AnswerPart]:
+        """Answer a prompt with one request to vLLM; see `Backend`."""
+        self.check(sampling)
+        self._check_length(laid, sampling)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = asyncio.get_running_loop()
+        reading = _AnswerReading()
+        try:
+            if self._closed:
+                raise _stopping()
+            prompt = await asyncio.to_thread(write_prompt, self._model, laid)
+            body = {"model": self.server.model, **prompt, **self._choosing(sampling)}
+            with _errors_for_the_caller():
+                async with aclosing(self._events(body)) as events:  # type: ignore[type-var]
+                    async for data in events:
+                        if (part := reading.take(data)) is not None:
+                            yield part
+            yield reading.end()
+        except asyncio.CancelledError:
+            if self._closed:
+                raise _stopping() from None
+            raise
+        finally:
+            del self._running[task]
+
+    async def _events(self, body: dict[str, Any]) -> AsyncIterator[str]:
+        """Send a request, and yield the data of the server-sent events of its answer."""
+        # A client for one request: closing it closes the request for vLLM too.
+        timeout = httpx2.Timeout(self.server.timeout_seconds, connect=CONNECT_SECONDS)
+        options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "verify": self._tls}
+        sent: dict[str, Any] = {"json": body, "headers": self.server.headers}
+        async with (
+            httpx2.AsyncClient(timeout=timeout, **options) as client,
+            client.stream("POST", f"{self.server.url}/v1/completions", **sent) as response,
+        ):
+            if response.status_code != 200:
+                raise _refusal(response.status_code)
+            async for line in response.aiter_lines():
+                if line.startswith("data:") and (data := line.removeprefix("data:").strip()) != "[DONE]":
+                    yield data
+
+    def _check_length(self, laid: LaidOut, sampling: Sampling) -> None:
+        most = self.server.max_positions
+        needed = len(laid.sample.input_ids) + sampling.max_new_tokens
+        if most is not None and needed > most:
+            raise ApiError(
+                400,
+                f"prompt and answer need {needed} positions, the decoding server allows {most}; "
+                "lower max_tokens, send less text, or let overflow be 'select'",
+                code="context_length_exceeded",
+                param="max_tokens",
+            )
+
+    def _choosing(self, sampling: Sampling) -> dict[str, Any]:
+        """Return how tokens are chosen, so that generation settings in the model's folder change nothing."""
+        fields: dict[str, Any] = {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "n": 1,
+            "max_tokens": sampling.max_new_tokens,
+            "min_tokens": sampling.min_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "stop": list(sampling.stop),
+            "logit_bias": {str(self._placeholder): -100},
+            "stop_token_ids": self._ends,
+        }
+        if sampling.seed is not None:
+            fields["seed"] = (sampling.seed + _SEEDS) % (2 * _SEEDS) - _SEEDS
+        return fields
+
+    @property
+    def num_decoding(self) -> int:
+        """Answers under way."""
+        return len(self._running)
+
+    def close(self) -> None:
+        """Give up the answers under way, and begin no more."""
+        self._closed = True
+        for task, loop in list(self._running.items()):
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+
+@torch.inference_mode()
+def write_prompt(model: CompositeModel, laid: LaidOut) -> dict[str, Any]:
+    """Return the prompt of a request to vLLM: ids, or embeddings `[L, D]` if there are soft tokens.
+
+    Embeddings are base64 of `torch.save` in the decoder's dtype. Equal numbers give equal bytes, so that
+    vLLM's prefix cache finds them again.
+    """
+    ids = laid.sample.input_ids
+    if laid.soft_tokens is None:
+        return {"prompt": ids}
+    weight = model.get_input_embeddings().weight
+    tokens = torch.tensor([ids], device=weight.device)
+    embeds: torch.Tensor = model.merge(tokens, chunk_embeds=laid.soft_tokens.to(weight.device))[0]
+    stream = io.BytesIO()
+    torch.save(embeds.to("cpu", weight.dtype).contiguous().clone(), stream)  # a view would bring its base
+    return {"prompt_embeds": base64.b64encode(stream.getvalue()).decode("ascii")}
+
+
+class _AnswerReading:
+    """Turns the events of an answer into its pieces, without white space around the answer."""
+
+    def __init__(self) -> None:
+        self._held = ""  # white space that belongs to the answer only if more comes
+        self._has_text = False
+        self._reason: str | None = None
+        self._stopped_by_text = False
+        self._count = 0
+        self._total: int | None = None
+
+    def take(self, data: str) -> AnswerPart | None:
+        """Take an event, and return its piece if it has one."""
+        try:
+            event = json.loads(data)
+            if "error" in event:
+                logger.error("the decoding server ended an answer with an error")
+                raise _broken()
+            if event.get("usage"):
+                self._total = int(event["usage"]["completion_tokens"])
+            if not event["choices"]:
+                return None
+            choice = event["choices"][0]
+            text, reason = choice["text"], choice.get("finish_reason")
+            if not isinstance(text, str) or not (reason is None or isinstance(reason, str)):
+                raise TypeError(choice)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _broken() from error
+        if reason is not None:
+            self._reason = reason
+            self._stopped_by_text = isinstance(choice.get("stop_reason"), str)
+        if not text:
+            return None
+        self._count += 1
+        whole = self._held + text
+        if not self._has_text:
+            whole = whole.lstrip()
+        piece = whole.rstrip()
+        self._held = whole[len(piece) :]
+        self._has_text = self._has_text or bool(piece)
+        return AnswerPart(piece, self._count) if piece else None
+
+    def end(self) -> AnswerPart:
+        """Return the last piece; raises `ApiError` if the answer is incomplete."""
+        if self._reason not in ("stop", "length"):
+            raise _broken()
+        rest = self._held if self._stopped_by_text and self._has_text else ""
+        count = self._count if self._total is None else self._total
+        return AnswerPart(rest, count, "stop" if self._reason == "stop" else "length")
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _errors_for_the_caller() -> Iterator[None]:
+    """Turn errors on the way to vLLM into what a caller may know of them."""
+    try:
+        yield
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        message = "the decoding server is unreachable; try again later"
+        raise ApiError(503, message, code="backend_unreachable", retry_after=_RETRY_SECONDS) from error
+    except httpx2.TimeoutException as error:
+        message = "the decoding server took too long; try again later"
+        raise ApiError(504, message, code="backend_timeout") from error
+    except httpx2.HTTPError as error:
+        raise _broken() from error
+
+
+def _broken() -> ApiError:
+    return ApiError(502, "the decoding server broke the answer off; try again", code="backend_error")
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "the server is stopping", code="stopping", retry_after=_RETRY_SECONDS)
+
+
+def _refusal(status: int) -> ApiError:
+    """Return the error for a status; vLLM's message may name things that are not public."""
+    logger.error("the decoding server answers with status %d", status)
+    if status in (429, 503):
+        message = "the decoding server is busy or starting; try again later"
+        return ApiError(503, message, code="backend_busy", retry_after=_RETRY_SECONDS)
+    if 400 <= status < 500:
+        message = (
+            f"the decoding server refuses this server's request (status {status}); its operator has to check "
+            "how both were started"
+        )
+        return ApiError(502, message, code="backend_refused")
+    return ApiError(502, f"the decoding server failed (status {status}); try again", code="backend_error")
