@@ -90,11 +90,9 @@ def entry_point(argv: list[str] | None = None) -> int:
         with notes_on_stderr():
             result = app(arguments, prog_name="e2llm", standalone_mode=False)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0  # 130 where Typer caught an interrupt
     except (KeyboardInterrupt, typer.Abort):
-        command = next((item for item in arguments if not item.startswith("-")), "")
-        advice = HOW_TO_CONTINUE.get(command, "")
-        return fail(f"interrupted; everything saved so far is intact{advice}", 130)
+        code = 130
     except (BrokenPipeError, SystemExit):
         # Typer turns a broken pipe into an exit; nothing else exits in there.
         return leave_pipe()
@@ -104,6 +102,11 @@ def entry_point(argv: list[str] | None = None) -> int:
         if debug:
             raise
         return fail(explain(error), 1)
+    if code == 130:
+        command = next((item for item in arguments if not item.startswith("-")), "")
+        advice = HOW_TO_CONTINUE.get(command, "")
+        return fail(f"interrupted; everything saved so far is intact{advice}", 130)
+    return code
 
 
 def explain(error: Exception) -> str:
