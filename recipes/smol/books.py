@@ -4,8 +4,8 @@
 
 The prose of `validation/prose-novels.jsonl` is joined to texts of these lengths. Three sentences, about a
 person, a place and a number, are put at 20, 50 and 80% of each. A question about each is asked with the
-defaults, with one soft token per chunk, and with soft tokens alone. A line of JSON per length counts the right
-answers.
+defaults, with one soft token per chunk, and with soft tokens alone. A line of JSON per length counts the
+right answers.
 """
 
 import argparse
