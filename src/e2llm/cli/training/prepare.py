@@ -14,7 +14,7 @@ from e2llm.data.registry import DATASETS
 
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
-    from e2llm.training.schema import Recipe
+    from e2llm.training.recipes.schema import Recipe
 
 
 def prepare(
@@ -212,8 +212,8 @@ def check_by_recipe(
     files: list[Path], validation: list[Path], recipe: Path, data: Path | None
 ) -> dict[str, DataCheck]:
     """Check files with the parts of a recipe, stage by stage."""
-    from e2llm.training.data_check import read_data
     from e2llm.training.recipe import load_recipe
+    from e2llm.training.samples.data_check import read_data
 
     checks: dict[str, DataCheck] = {}
     parts: tuple[E2LLMProcessor, int | None] | None = None
@@ -230,7 +230,7 @@ def check_by_recipe(
 
 def with_files(recipe: "Recipe", files: list[Path], validation: list[Path]) -> "Recipe":
     """Return a recipe with other data files, for understanding and reasoning."""
-    from e2llm.training.schema import DataFile, DataSection
+    from e2llm.training.recipes.schema import DataFile, DataSection
 
     section = DataSection(
         train=[DataFile(path=str(file)) for file in files],
@@ -244,7 +244,7 @@ def parts_of(
 ) -> "tuple[E2LLMProcessor, int | None] | None":
     """Return the processor and window of a stage or the one before; print a warning if neither has them."""
     from e2llm.training.build import set_chunking
-    from e2llm.training.data_check import open_parts
+    from e2llm.training.samples.data_check import open_parts
 
     try:
         return open_parts(recipe)

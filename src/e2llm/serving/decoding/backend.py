@@ -6,8 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.layout import LaidOut
-from e2llm.inference.sampling import Sampling
 
 
 @dataclass(frozen=True)

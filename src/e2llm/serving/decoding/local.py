@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from e2llm.inference.decoding_batch import DecodingBatch, DecodingRow
+from e2llm.inference.decoding.batch import DecodingBatch, DecodingRow
+from e2llm.inference.decoding.sampling import Sampling
+from e2llm.inference.decoding.streaming import AnswerText
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut
-from e2llm.inference.sampling import Sampling
-from e2llm.inference.streaming import AnswerText
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.serving.decoding.backend import AnswerPart
 

@@ -19,9 +19,9 @@ from typing import Any
 import httpx2
 import torch
 
+from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut
-from e2llm.inference.sampling import Sampling
 from e2llm.modeling.composite import CompositeModel
 from e2llm.serving.decoding.backend import AnswerPart
 from e2llm.serving.http.errors import ApiError
