@@ -218,7 +218,7 @@ def test_text_is_encoded_as_the_tokenizer_does_by_itself(engine):
         ({"max_length": 1}, "max_length: input should be greater than or equal to 2"),
         ({"select": "luck"}, "select: input should be 'bm25' or 'encoder', got 'luck'"),
         ({"overflow": "ignore"}, "overflow: input should be 'compress', 'truncate' or 'error'"),
-        ({"soft_token": 4}, "there is no soft_token; known are soft_tokens, rate"),
+        ({"soft_token": 4}, "there is no soft_token; choose from: soft_tokens, rate"),
         ({"context_field": "passage+"}, "names of fields"),
         ({"raw_tokens": 9, "overflow": "truncate"}, "raw_tokens has no effect with overflow=truncate"),
         ({"soft_tokens": 0, "expand": 2}, "soft_tokens=0 compresses nothing"),

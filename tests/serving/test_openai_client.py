@@ -206,7 +206,7 @@ def test_a_completion_longer_than_the_window_is_compressed(llm):
         (
             {"extra": {"expand": [1]}},
             openai.BadRequestError,
-            "expand names chunks that do not exist: [1]; there are none",
+            "expand names chunks that do not exist: [1]; the context has no chunks",
         ),
         ({"extra": {"context_ids": ["ctx_" + "0" * 24]}}, openai.NotFoundError, "there is no context"),
         ({"extra": {"context_ids": ["../../etc/passwd"]}}, openai.BadRequestError, "context_ids"),

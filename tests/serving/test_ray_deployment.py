@@ -65,7 +65,7 @@ def arguments(tiny_folder, tmp_path):
         ({"allowed_hosts": "example.org"}, "give api_key_file"),
         ({"allowed_hosts": ""}, "give api_key_file"),
         ({"backend_model": "m"}, "give url too"),
-        ({"num_replica": 3}, "there is no num_replica; known are folder, "),
+        ({"num_replica": 3}, "there is no num_replica; choose from: folder, "),
         ({"num_replicas": "none"}, "num_replicas"),
     ],
 )

@@ -310,15 +310,6 @@ def test_a_damaged_chunk_is_read_again(engine, tmp_path):
         assert store.verify().num_corrupt == 0
 
 
-def test_an_entry_of_another_shape_is_read_again(engine, tmp_path):
-    with ChunkStore(tmp_path) as store:
-        first = engine.read(TEXT, store=store, progress=False)
-        row = execute(store, "SELECT key FROM entries WHERE id=2")
-        wrong = encode_entry(row[0], {"soft_tokens": torch.zeros(1, 2), "vector": torch.zeros(32)})
-        execute(store, "UPDATE entries SET value=? WHERE id=2", wrong)
-        assert torch.equal(engine.read(TEXT, store=store, progress=False).kept, first.kept)
-
-
 def test_models_do_not_share_entries(engine, tmp_path):
     with ChunkStore(tmp_path) as store:
         engine.read(TEXT, store=store, progress=False)

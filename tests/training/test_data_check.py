@@ -10,9 +10,10 @@ from e2llm.records import Record, write_records
 from e2llm.training import run
 from e2llm.training.build import build, open_processor
 from e2llm.training.recipes.schema import DataFile
+from e2llm.training.samples import data_check
 from e2llm.training.samples.data_check import open_parts, read_data
 from e2llm.training.samples.positions import Positions
-from e2llm.training.samples.sample_set import SampleSet, data_check
+from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.samples.sources import Source, load_sources
 
 BOTH = ["understanding", "reasoning"]

@@ -140,7 +140,7 @@ def test_a_run_in_which_nothing_trains_is_refused(write):
 
 
 def test_stages_need_names_of_their_own(write):
-    with pytest.raises(E2LLMError, match="needs a name of its own"):
+    with pytest.raises(E2LLMError, match="needs its own name"):
         load_recipe(write(stages=[{"stage": "same"}, {"stage": "same"}]))
 
 

@@ -299,5 +299,5 @@ def _read(file: Path) -> tuple[Facts, list[Document]]:
         raise E2LLMError("it holds no text")
     for item in content.documents:
         if item.kind is not None and item.kind not in CHUNKERS:
-            raise E2LLMError(f"the kind of a document is {item.kind!r}; known are {', '.join(CHUNKERS)}")
+            raise E2LLMError(f"the kind of a document is {item.kind!r}; choose from: {', '.join(CHUNKERS)}")
     return content.about(content.documents), content.documents

@@ -25,7 +25,7 @@ class Sampling:
         min_new_tokens: Shortest answer before an end token, 0 to `max_new_tokens`; stop texts end it sooner.
 
     Raises:
-        E2LLMError: If the shortest answer is longer than the longest.
+        E2LLMError: If the shortest answer is longer than the longest, or a stop text is empty.
     """
 
     max_new_tokens: int
@@ -43,6 +43,8 @@ class Sampling:
                 f"min_new_tokens must be at most max_new_tokens, {self.max_new_tokens}, got "
                 f"{self.min_new_tokens}"
             )
+        if not all(self.stop):
+            raise E2LLMError("a stop text is empty; leave it out")
 
     @property
     def has_penalties(self) -> bool:

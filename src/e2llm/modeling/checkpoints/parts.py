@@ -19,6 +19,7 @@ from e2llm.modeling.checkpoints.sources import (
     MINILM_ID,
     MINILM_SHA256,
     fingerprint,
+    gguf_file,
     how_to_get,
     is_folder_name,
     resolve_source,
@@ -99,7 +100,7 @@ def load_part(
             f"is this a{'n' if part == 'encoder' else ''} {part}?"
         )
     if Path(name).exists():
-        name = str(Path(name).resolve())
+        name = str((gguf_file(name) or Path(name)).resolve())
     loaded.config.name_or_path = name  # not the folder of its files on this machine
     return loaded, PartSource(name, revision, mark)
 

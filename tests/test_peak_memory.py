@@ -13,10 +13,3 @@ def test_memory_that_is_freed_within_the_block_counts():
         pass
     assert memory.extra_bytes > 50_000_000
     assert nothing.extra_bytes < 10_000_000
-
-
-def test_memory_stays_unknown_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("e2llm.inference.peak_memory.resident_bytes", lambda: None)
-    with PeakMemory(torch.device("cpu")) as memory:
-        pass
-    assert memory.extra_bytes is None
