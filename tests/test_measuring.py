@@ -1,9 +1,12 @@
-"""Giving freed memory back to the system."""
+"""Memory of this process: the peak within a block, and returning freed memory to the system."""
 
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from e2llm.measuring import PeakMemory
 
 # Blocks below the C library's own threshold, with a small one that stays behind each: holes.
 FRAGMENT = """
@@ -30,3 +33,15 @@ def test_holes_go_back_to_the_system_once_the_process_has_grown_by_the_slack(sla
     assert trimmed == str(trims)
     assert int(grown) > 100_000_000
     assert (int(left) < 30_000_000) is trims
+
+
+def test_memory_that_is_freed_within_the_block_counts():
+    with PeakMemory(torch.device("cpu")) as memory:
+        block = torch.ones(16_000_000)  # 64 MB
+        for _ in range(8):
+            block.sum()
+        del block
+    with PeakMemory(torch.device("cpu")) as nothing:
+        pass
+    assert memory.extra_bytes > 50_000_000
+    assert nothing.extra_bytes < 10_000_000

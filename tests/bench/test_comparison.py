@@ -5,8 +5,6 @@ from e2llm import Engine
 from e2llm.bench.comparison import compare_with_full_context, format_comparison
 from e2llm.errors import ContextOverflowError
 from e2llm.inference.documents import Document
-from e2llm.measuring import PeakMemory
-from e2llm.modeling.raw_text import longest_prefix
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 QUESTION = "Where is the key?"
@@ -75,34 +73,6 @@ def test_pieces_are_those_of_the_answer_by_soft_tokens(engine):
     pieces = []
     comparison = compare_with_full_context(engine, TEXT, QUESTION, max_new_tokens=8, on_piece=pieces.append)
     assert "".join(pieces) == comparison.e2llm.answer.text
-
-
-@pytest.mark.parametrize(
-    ("text", "limit", "expected"),
-    [
-        ("one two three", 2, "one two "),
-        ("one two three", 3, "one two three"),
-        ("one two three", 99, "one two three"),
-        ("one two three", None, "one two three"),
-        ("one two three", 0, ""),
-        ("a " * 5000, 4000, "a " * 4000),
-    ],
-)
-def test_the_longest_start_of_a_text_is_found(text, limit, expected):
-    prefix = longest_prefix(text, limit, lambda part: len(part.split()))
-    assert prefix == expected
-
-
-def test_memory_that_is_freed_within_the_block_counts():
-    with PeakMemory(torch.device("cpu")) as memory:
-        block = torch.ones(16_000_000)  # 64 MB
-        for _ in range(8):
-            block.sum()
-        del block
-    with PeakMemory(torch.device("cpu")) as nothing:
-        pass
-    assert memory.extra_bytes > 50_000_000
-    assert nothing.extra_bytes < 10_000_000
 
 
 def test_the_table_has_a_column_for_each_way(comparison):
