@@ -87,7 +87,7 @@ def test_the_finest_rate_is_a_setting_and_takes_half_of_the_room(tmp_path):
     [
         (tiny_model, 4, "'attention' adapter .* leave finest_rate out"),
         (tiny_pooling_model, 3, "finest_rate must be a power of two"),
-        (tiny_pooling_model, "one", "finest_rate must be a number of encoder tokens"),
+        (tiny_pooling_model, "one", r"finest_rate must be a power of two \(1, 2, 4, ...\), got 'one'"),
     ],
 )
 def test_a_finest_rate_that_cannot_be_is_refused(model, rate, words):
@@ -241,7 +241,8 @@ def test_fit_takes_the_finest_rate_that_leaves_half_of_the_window_and_ask_takes_
         answer = pooled.ask(read, QUESTION, window=window, max_new_tokens=8, **plan.options)
         assert answer.usage.soft_tokens + answer.usage.raw_tokens == plan.positions
         assert (answer.usage.rate, answer.expanded_chunks) == (plan.rate, plan.expand)
-    assert "chunks at rate" in str(plan)
+        assert str(plan).startswith("5 chunks as raw text: ") == (plan.expand == [0, 1, 2, 3, 4])
+        assert ("chunks at rate" in str(plan)) == (len(plan.expand) < 5)
 
 
 def test_selection_keeps_the_most_relevant_chunks_that_fit_at_the_rate(pooled, read):

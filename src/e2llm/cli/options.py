@@ -97,3 +97,15 @@ def parse_lengths(text: str, option: str, least: int = 1) -> list[int]:
             f"{option} takes whole numbers of {least:,} or more such as 4096,128K,1M; got {text!r}"
         )
     return list(dict.fromkeys(lengths))
+
+
+def parse_layers(text: str, option: str) -> list[int]:
+    """Return the layer numbers between commas.
+
+    Raises:
+        typer.BadParameter: If an item is not a whole number of 0 or more.
+    """
+    layers = split_names(text)
+    if not layers or not all(layer.isdecimal() for layer in layers):
+        raise typer.BadParameter(f"{option} takes layers such as 0,3,6, 0 for the embeddings; got {text!r}")
+    return [int(layer) for layer in layers]

@@ -134,7 +134,7 @@ class Dial:
         """Whether raw text has to answer: the adapter is untrained, and no rate was requested."""
         if self._model.is_trained or rate is not None:
             return False
-        self.warn(f"{UNTRAINED}; train it, or ask for its soft tokens all the same by rate=")
+        self.warn(f"{UNTRAINED}; train it, or choose a rate to get its soft tokens all the same")
         return True
 
     def warn(self, message: str) -> None:

@@ -75,8 +75,9 @@ class Plan:
         level = f"{self.soft_tokens} soft token(s)"
         if self.rate is not None:
             level = f"rate {self.rate} ({sum(self.counts):,} soft tokens)"
+        soft = f"{num_soft:,} chunks at {level}, " if num_soft else ""
         return (
-            f"{num_soft:,} chunks at {level}, {len(self.expand):,} as raw text{left_out}: "
+            f"{soft}{len(self.expand):,} {'' if soft else 'chunks '}as raw text{left_out}: "
             f"{self.positions:,} positions and {self.max_new_tokens:,} for the answer in {window}"
         )
 

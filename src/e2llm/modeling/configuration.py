@@ -6,7 +6,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.rates import ONE_PER_CHUNK, check_rate
+from e2llm.modeling.rates import check_finest_rate, check_rate
 
 PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}  # attributes that hold the parts
 
@@ -76,8 +76,7 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
             raise E2LLMError(f"chunk_token_id must be 0 or more, got {self.chunk_token_id}")
 
     def _check_rates(self) -> None:
-        if check_rate(self.finest_rate, name="finest_rate") == ONE_PER_CHUNK:
-            raise E2LLMError("finest_rate must be a number of encoder tokens, got 'one'")
+        check_finest_rate(self.finest_rate)
         check_rate(self.default_rate, name="default_rate")
 
     def _check_layers(self) -> None:

@@ -55,8 +55,14 @@ def sees_later_tokens(encoder: Any, bidirectional: bool) -> bool:
 
 
 def check_bidirectional(encoder: Any) -> None:
-    """Raise `E2LLMError` if an encoder cannot be run bidirectionally, as models without attention cannot."""
-    subject = f"the encoder ({encoder.config.model_type}) cannot be run bidirectionally"
+    """Raise `E2LLMError` unless bidirectional attention is possible for an encoder and changes something."""
+    kind = encoder.config.model_type
+    if sees_later_tokens(encoder, False):
+        raise E2LLMError(
+            f"the encoder ({kind}) is bidirectional already; 'bidirectional' is for causal encoders, leave "
+            "its attention 'as_trained'"
+        )
+    subject = f"the encoder ({kind}) cannot be run bidirectionally"
     try:
         sees = sees_later_tokens(encoder, True)
     except (TypeError, ValueError, NotImplementedError) as error:

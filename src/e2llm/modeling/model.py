@@ -34,7 +34,7 @@ from e2llm.modeling.placeholders import (
     positions_of,
     reject_unknown_chunk_arguments,
 )
-from e2llm.modeling.rates import check_rate
+from e2llm.modeling.rates import check_finest_rate
 from e2llm.prompts import IGNORE_INDEX, build_template
 
 
@@ -147,9 +147,9 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         for part, implementation in attention.items():
             # a new composite config resets those it is given
             part.config._attn_implementation = implementation
-        model = cls(config, chunk_encoder=encoder, language_model=decoder)
         if config.encoder_attention == "bidirectional":
             check_bidirectional(encoder)
+        model = cls(config, chunk_encoder=encoder, language_model=decoder)
         weight = decoder.get_input_embeddings().weight
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
         model.adapter.to(device=weight.device, dtype=dtype)
@@ -205,9 +205,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
                 f"finest_rate={rate!r} is for models whose dial is the rate; the {self.config.adapter!r} "
                 "adapter of this model keeps soft tokens: leave finest_rate out"
             )
-        if type(check_rate(rate, name="finest_rate")) is not int:
-            raise E2LLMError("finest_rate must be a number of encoder tokens, got 'one'")
-        self.config.finest_rate = rate
+        self.config.finest_rate = check_finest_rate(rate)
         self.adapter.finest_rate = rate  # type: ignore[assignment]
 
     def forward(

@@ -36,6 +36,13 @@ def check_rate(value: Any, finest: int = 1, name: str = "rate") -> Rate:
     return value
 
 
+def check_finest_rate(value: Any) -> int:
+    """Return the finest rate, or raise `E2LLMError` unless it is a power of two."""
+    if type(value) is not int or value < 1 or value & (value - 1):
+        raise E2LLMError(f"finest_rate must be a power of two (1, 2, 4, ...), got {value!r}")
+    return value
+
+
 def parse_rate(text: str) -> Rate:
     """A rate as a user writes it: a number or `one`."""
     return check_rate(int(text) if text.isdecimal() else text)

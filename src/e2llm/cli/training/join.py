@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.cli.options import AsJson, parse_lengths
+from e2llm.cli.options import AsJson, parse_layers
 
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
@@ -46,7 +46,7 @@ def join(
     from e2llm.modeling.ridge import init_adapter
 
     check_new(output)
-    chosen = None if layers is None else parse_lengths(layers, "--layers", least=0)
+    chosen = None if layers is None else parse_layers(layers, "--layers")
     if texts is not None and adapter != "pooling":
         raise E2LLMError(f"--texts fits the pooling adapter only, got --adapter {adapter}; leave it out")
     model = E2LLMForConditionalGeneration.from_parts(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig
 
 from e2llm.errors import CheckpointError, E2LLMError
@@ -82,7 +83,9 @@ def load_model(
         )
     wants_info = kwargs.pop("output_loading_info", False)
     if external or manifest.lora:
-        model, info = load_with_bases(model_class, source, str(name), config, manifest, moved, kwargs), {}
+        with WithoutInit():
+            model = load_with_bases(model_class, source, str(name), config, manifest, moved, kwargs)
+        info: dict[str, Any] = {}
     else:
         with readable_errors(str(name)), quiet_loading():
             kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below, by name
@@ -99,6 +102,17 @@ def load_model(
     check_numbers(model, str(name))
     freeze_parts(model)
     return (model, info) if wants_info else model
+
+
+class WithoutInit(TorchFunctionMode):  # type: ignore[misc]
+    """Leave new tensors as they are, in this thread: loading checks that it overwrites each of them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Skip the functions of `torch.nn.init`."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def check_numbers(model: nn.Module, name: str) -> None:
