@@ -104,7 +104,7 @@ def load_model(
     return (model, info) if wants_info else model
 
 
-class WithoutInit(TorchFunctionMode):  # type: ignore[misc]
+class WithoutInit(TorchFunctionMode):
     """Leave new tensors as they are, in this thread: loading checks that it overwrites each of them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
