@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from e2llm import Engine
-from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_model, tiny_processor
 
@@ -47,17 +47,6 @@ def test_usage_counts_the_positions_of_the_window(engine, context, seen):
     assert usage.context_tokens == expected
     assert usage.compression == round(usage.context_tokens / 10, 2)
     assert usage.new_tokens == 5
-
-
-def test_one_chunk_is_given_as_text_unless_the_window_has_no_room_for_it(engine, context, seen):
-    answer = engine.ask(context, QUESTION, soft_tokens=1, max_new_tokens=1)
-    chosen = engine.ask(context, QUESTION, soft_tokens=1, expand=1, max_new_tokens=1)
-    assert answer.expanded_chunks == chosen.expanded_chunks != []
-    smallest = len(seen.ids) - 1
-    answer = engine.ask(context, QUESTION, soft_tokens=1, window=smallest, max_new_tokens=1)
-    assert answer.expanded_chunks == []
-    with pytest.raises(ContextOverflowError):
-        engine.ask(context, QUESTION, soft_tokens=1, window=smallest, expand=1, max_new_tokens=1)
 
 
 def test_timing_adds_up(engine, context):
@@ -144,8 +133,9 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ),
         ({"expand": -1}, "expand must be a number of chunks, 0 or more, or a list of chunk indices, got -1"),
         ({"expand": "3"}, "expand must be a number of chunks.*, got '3'"),
-        ({"expand": [0], "expand_tokens": 9}, "not with a list of indices"),
-        ({"select": "magic"}, "select must be bm25 or encoder, got 'magic'"),
+        ({"policy": "raw", "soft_tokens": 1}, "policy='raw' gives text alone"),
+        ({"policy": "best"}, "policy must be mixed, raw, soft or uniform, got 'best'"),
+        ({"select": "magic"}, "select must be bm25, encoder or fused, got 'magic'"),
         ({"overflow": "drop"}, "overflow must be error or select, got 'drop'"),
         ({"history": ["ab"]}, r"history must be a list of pairs \(question, answer\), got \['ab'\]"),
         ({"history": [("a", 5)]}, "history must be a list of pairs"),

@@ -16,7 +16,7 @@ def decoded(engine, seen):
 
 
 def test_the_chunks_that_the_question_points_at_are_given_as_text(engine, boats, seen):
-    answer = engine.ask(boats, QUESTION, expand=2, max_new_tokens=2)
+    answer = engine.ask(boats, QUESTION, expand=2, select="bm25", max_new_tokens=2)
     assert len(answer.expanded) == 2
     assert "Boat number 23 is named" in decoded(engine, seen)
     assert answer.expanded == [
@@ -39,52 +39,64 @@ def test_the_encoder_chooses_by_similarity(engine, boats):
     assert answer.expanded_chunks == [7]  # nothing is more similar to a text than itself
 
 
-def test_a_token_budget_takes_the_place_of_a_number(engine, boats):
-    answer = engine.ask(boats, QUESTION, expand_tokens=60, max_new_tokens=1)
-    taken = [boats.content.token_counts[index] for index in answer.expanded_chunks]
-    assert len(taken) >= 1
-    assert sum(taken) <= 60
-    assert engine.ask(boats, QUESTION, expand=1, expand_tokens=1000, max_new_tokens=1).expanded_chunks != []
-
-
-def test_no_shared_word_means_nothing_to_expand(engine, boats):
-    assert engine.ask(boats, "Zebra?", expand=3, max_new_tokens=1).expanded == []
-
-
 def test_streaming_expands_as_asking_does(engine, boats):
     answer = engine.ask(boats, QUESTION, expand=2, max_new_tokens=8)
     assert "".join(engine.stream(boats, QUESTION, expand=2, max_new_tokens=8)) == answer.text
 
 
-def test_a_context_beyond_the_window_is_an_error_or_reports_what_is_left_out(engine, seen):
+def test_a_context_beyond_the_window_leaves_out_what_is_least_relevant(engine, seen):
     context = engine.read(BOATS * 20, progress=False)
-    with pytest.raises(ContextOverflowError, match="overflow='select'"):
-        engine.ask(context, QUESTION, max_new_tokens=8)
-    answer = engine.ask(context, QUESTION, overflow="select", expand=0, max_new_tokens=8)
+    answer = engine.ask(context, QUESTION, max_new_tokens=8)
     assert answer.left_out > 0
-    assert answer.usage.soft_tokens == len(context) - answer.left_out
-    assert len(seen.ids) + 8 == engine.window
-    assert answer.usage.chunks == len(context)
-
-
-def test_chosen_chunks_that_do_not_fit_as_text_are_given_back(engine, boats, seen):
-    with pytest.raises(ContextOverflowError):
-        engine.ask(boats, QUESTION, max_new_tokens=8, expand=500)
-    answer = engine.ask(boats, QUESTION, overflow="select", max_new_tokens=8, expand=500)
     assert answer.expanded_chunks
     assert len(seen.ids) + 8 <= engine.window
-    with pytest.raises(ContextOverflowError):  # those that the user named are not dropped
-        engine.ask(boats, QUESTION, overflow="select", expand=range(len(boats)), max_new_tokens=8)
+    assert answer.usage.chunks == len(context)
+    with pytest.raises(ContextOverflowError, match="overflow='select'"):
+        engine.ask(context, QUESTION, soft_tokens=1, max_new_tokens=8)
+    answer = engine.ask(context, QUESTION, soft_tokens=1, overflow="select", max_new_tokens=8)
+    assert answer.usage.soft_tokens == len(context) - answer.left_out
+    assert len(seen.ids) + 8 == engine.window
 
 
-def test_a_plan_fills_the_window_and_asking_by_it_takes_what_it_says(engine, boats, seen):
-    plan = engine.fit(boats, 400, question=QUESTION, max_new_tokens=10)
-    assert plan.positions + 10 <= 400
-    assert len(plan.expand) >= 1
-    engine.ask(boats, QUESTION, soft_tokens=plan.soft_tokens, expand=plan.expand, max_new_tokens=10)
-    assert len(seen.ids) == plan.positions
+def test_a_number_of_chunks_takes_what_fits_and_named_ones_must_fit(engine, boats, seen):
+    answer = engine.ask(boats, QUESTION, max_new_tokens=8, expand=500)
+    assert answer.expanded_chunks
+    assert len(seen.ids) + 8 <= engine.window
+    with pytest.raises(ContextOverflowError):
+        engine.ask(boats, QUESTION, expand=range(len(boats)), max_new_tokens=8)
 
 
-def test_a_plan_for_a_window_that_is_not_there_is_refused(engine, boats):
-    with pytest.raises(E2LLMError, match="window must be from 1 to the decoder's 512, got 513"):
-        engine.fit(boats, 513)
+def test_a_budget_is_spent_where_the_question_points(engine, boats, seen):
+    answer = engine.ask(boats, QUESTION, budget=200, select="bm25", max_new_tokens=2)
+    assert 150 < len(seen.ids) <= 200
+    scores = engine.rank(boats, QUESTION, select="bm25")
+    assert scores.index(max(scores)) in answer.expanded_chunks
+    assert sum(answer.usage.positions.values()) == answer.usage.soft_tokens + answer.usage.positions["text"]
+    assert answer.usage.positions["text"] > 0 < answer.usage.soft_tokens
+
+
+@pytest.mark.parametrize(
+    ("policy", "has_text", "has_soft"),
+    [("mixed", True, True), ("raw", True, False), ("soft", False, True), ("uniform", False, True)],
+)
+def test_a_policy_says_who_gets_what(engine, boats, seen, policy, has_text, has_soft):
+    answer = engine.ask(boats, QUESTION, budget=250, policy=policy, max_new_tokens=2)
+    assert (bool(answer.expanded), answer.usage.soft_tokens > 0) == (has_text, has_soft)
+    assert len(seen.ids) <= 250
+
+
+def test_a_short_context_is_given_whole_as_text(engine):
+    context = engine.read(BOATS[:200], progress=False)
+    answer = engine.ask(context, QUESTION, max_new_tokens=2)
+    assert (len(answer.expanded), answer.usage.soft_tokens) == (len(context), 0)
+
+
+def test_named_chunks_are_all_the_text_there_is(engine, boats):
+    answer = engine.ask(boats, QUESTION, expand=[0, 5], max_new_tokens=2)
+    assert answer.expanded_chunks == [0, 5]
+    assert answer.left_out == 0
+
+
+def test_a_budget_beyond_the_window_is_refused(engine, boats):
+    with pytest.raises(E2LLMError, match=r"budget is 513 and .* has 512 positions"):
+        engine.ask(boats, QUESTION, budget=513, max_new_tokens=1)

@@ -209,20 +209,18 @@ def test_each_chunk_may_have_its_own_rate_beside_raw_ones(pooled, read):
     assert answer.usage.soft_tokens_per_chunk == -(-sum(laid.plan.counts) // 4)
 
 
-def test_the_default_is_the_models_rate_then_coarser_ones_of_training_then_one(pooled, read):
+def test_uniform_takes_the_finest_rate_of_training_that_fits_then_one(pooled, read):
     lengths = read.content.read.num_tokens.tolist()
-    around = pooled.count_positions(QUESTION) + 8
+    around = pooled.count_positions(QUESTION)
 
     def chosen(room):
-        return lay_out(pooled, read, window=around + room).plan.rate
+        return lay_out(pooled, read, policy="uniform", budget=around + room).plan.rate
 
     def need(rate):
         return sum(count_soft_tokens(length, rate) for length in lengths)
 
-    assert [chosen(need(rate)) for rate in (2, 4, 8, "one")] == [4, 4, 8, "one"]
-    assert [chosen(need(rate) - 1) for rate in (4, 8)] == [8, "one"]
-    with pytest.raises(ContextOverflowError, match=r"5 chunks at one soft token each, .* 1 too many"):
-        chosen(need("one") - 1)
+    assert [chosen(need(rate)) for rate in (2, 4, 8, "one")] == [2, 4, 8, "one"]
+    assert [chosen(need(rate) - 1) for rate in (2, 4, 8)] == [4, 8, "one"]
 
 
 def test_without_a_note_of_training_rates_every_coarser_one_may_be_taken():
@@ -234,26 +232,15 @@ def test_without_a_note_of_training_rates_every_coarser_one_may_be_taken():
     assert [level.rate for level in Dial(model).levels([40])] == [8, 16, 32, "one"]
 
 
-def test_fit_takes_the_finest_rate_that_leaves_half_of_the_window_and_ask_takes_its_options(pooled, read):
-    for window in (100, 150, 200, 400):
-        plan = pooled.fit(read, window, question=QUESTION, max_new_tokens=8)
-        assert plan.positions + 8 <= window
-        answer = pooled.ask(read, QUESTION, window=window, max_new_tokens=8, **plan.options)
-        assert answer.usage.soft_tokens + answer.usage.raw_tokens == plan.positions
-        assert (answer.usage.rate, answer.expanded_chunks) == (plan.rate, plan.expand)
-        assert str(plan).startswith("5 chunks as raw text: ") == (plan.expand == [0, 1, 2, 3, 4])
-        assert ("chunks at rate" in str(plan)) == (len(plan.expand) < 5)
-
-
 def test_selection_keeps_the_most_relevant_chunks_that_fit_at_the_rate(pooled, read):
-    around = pooled.count_positions(QUESTION) + 8
-    laid = lay_out(pooled, read, rate=4, window=around + 21, overflow="select")
+    budget = pooled.count_positions(QUESTION) + 21
+    laid = lay_out(pooled, read, rate=4, budget=budget, overflow="select")
     scores = pooled.rank(read, QUESTION)
     assert laid.plan.left_out == 5 - len(laid.plan.kept) > 0
     assert max(range(5), key=lambda index: scores[index]) in laid.plan.kept
     assert sum(laid.plan.counts) <= 21
-    with pytest.raises(ContextOverflowError, match=r"5 chunks at rate 4, .*use a coarser rate"):
-        lay_out(pooled, read, rate=4, window=around + 21)
+    with pytest.raises(ContextOverflowError, match=r"5 chunks at rate 4 .*use a coarser rate"):
+        lay_out(pooled, read, rate=4, budget=budget)
 
 
 def test_scores_streams_and_restating_take_a_rate(pooled, read):
@@ -311,25 +298,25 @@ def test_a_rate_without_training_is_warned_of_once(read):
         engine.ask(context, QUESTION, rate=8, max_new_tokens=1)
 
 
-@pytest.mark.parametrize(("trained", "expected"), [([8, 16], 8), ([2], 2), ([2, 8, "one"], 8)])
-def test_the_default_is_a_rate_of_training(read, trained, expected):
+@pytest.mark.parametrize("trained", [[8, 16], [2], [2, 8, "one"]])
+def test_a_policy_uses_rates_of_training(trained):
     engine = Engine(tiny_pooling_model(), tiny_processor())
     engine.model.config.trained_on = {str(rate): 9 for rate in trained}
-    assert engine.model.config.default_rate == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        answer = engine.ask(engine.read(TEXT, progress=False), QUESTION, expand=0, max_new_tokens=1)
-    assert (answer.usage.rate, answer.usage.note) == (expected, None)
+        context = engine.read(TEXT, progress=False)
+        answer = engine.ask(context, QUESTION, policy="uniform", expand=0, max_new_tokens=1)
+    assert (answer.usage.rate, answer.usage.note) == (trained[0], None)
 
 
-def test_a_window_that_only_an_untrained_rate_fits_is_told_of_with_the_answer(read):
+def test_a_budget_that_only_an_untrained_rate_fits_is_told_of_with_the_answer(read):
     engine = Engine(tiny_pooling_model(), tiny_processor())
     engine.model.config.trained_on = {"2": 9, "4": 9}
     context = engine.read(TEXT, progress=False)
     positions = engine.ask(context, QUESTION, rate="one", expand=0, max_new_tokens=1).usage
-    window = positions.soft_tokens + positions.raw_tokens + 1
+    budget = positions.soft_tokens + positions.raw_tokens
     for _ in range(2):  # the warning comes once, the note with every answer
-        usage = engine.ask(context, QUESTION, expand=0, max_new_tokens=1, window=window).usage
+        usage = engine.ask(context, QUESTION, expand=0, max_new_tokens=1, budget=budget).usage
         assert usage.rate == "one"
         assert usage.note.startswith("rate one is used, but this model was trained at 2, 4")
 
@@ -348,23 +335,24 @@ def test_the_soft_tokens_of_chunks_are_the_same_whatever_is_asked_with_them(pool
 def test_an_untrained_adapter_is_answered_for_by_the_best_raw_chunks(untrained):
     context = untrained.read(TEXT * 8, progress=False)
     with pytest.warns(UserWarning, match="the adapter of this model is not trained yet"):
-        answer = untrained.ask(context, QUESTION, window=140, max_new_tokens=8)
+        answer = untrained.ask(context, QUESTION, budget=132, max_new_tokens=8)
     assert answer.usage.soft_tokens == 0
     assert 0 < len(answer.expanded_chunks) < len(context)
     assert answer.left_out == len(context) - len(answer.expanded_chunks)
     assert answer.usage.note.startswith("the adapter of this model is not trained yet")
     assert answer.usage.raw_tokens <= 140 - 8
-    best = max(range(len(context)), key=lambda index: (untrained.rank(context, QUESTION)[index], -index))
+    scores = untrained.rank(context, QUESTION)
+    best = max(range(len(context)), key=lambda index: (scores[index], -index))
     assert best in answer.expanded_chunks
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        untrained.ask(context, QUESTION, window=140, max_new_tokens=1)
+        untrained.ask(context, QUESTION, budget=132, max_new_tokens=1)
 
 
 @pytest.mark.filterwarnings("ignore:the adapter of this model")
 def test_a_question_without_a_common_word_gets_the_first_chunks(untrained):
     context = untrained.read(TEXT * 8, progress=False)
-    answer = untrained.ask(context, "Xyz?", window=100, max_new_tokens=8)
+    answer = untrained.ask(context, "Xyz?", select="bm25", budget=92, max_new_tokens=8)
     assert answer.expanded_chunks[:3] == [0, 1, 2]
 
 
@@ -372,12 +360,9 @@ def test_a_question_without_a_common_word_gets_the_first_chunks(untrained):
 def test_named_chunks_and_a_budget_hold_for_an_untrained_adapter_too(untrained):
     context = untrained.read(TEXT, progress=False)
     assert untrained.ask(context, QUESTION, expand=[3, 1], max_new_tokens=1).expanded_chunks == [1, 3]
-    assert len(untrained.ask(context, QUESTION, expand_tokens=40, max_new_tokens=1).expanded_chunks) == 2
-    plan = untrained.fit(context, 120, question=QUESTION, max_new_tokens=8)
-    assert (plan.soft_tokens, plan.rate, plan.kept) == (0, None, plan.expand)
-    assert untrained.ask(context, QUESTION, max_new_tokens=1, **plan.options).expanded_chunks == plan.expand
-    with pytest.raises(ContextOverflowError, match="only raw text can be given"):
-        untrained.ask(context, QUESTION, window=50, max_new_tokens=20)
+    assert len(untrained.ask(context, QUESTION, expand=2, max_new_tokens=1).expanded_chunks) == 2
+    with pytest.raises(ContextOverflowError, match=r"the best chunk takes .* positions as text"):
+        untrained.ask(context, QUESTION, budget=40, max_new_tokens=20)
 
 
 def test_a_rate_may_be_asked_of_an_untrained_adapter_all_the_same(untrained):

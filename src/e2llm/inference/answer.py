@@ -18,6 +18,7 @@ class Usage:
         new_tokens: Tokens of the answer, its end token included.
         compression: Context tokens per decoder position that stands for the context.
         rate: Encoder tokens per soft token, or `one`; None where the chunks differ, or the model has no rate.
+        positions: What the chunks took, by form: `text`, and each rate (or number of soft tokens per chunk).
         note: What the user has to know of this answer, such as that the adapter is not trained; else None.
     """
 
@@ -30,6 +31,7 @@ class Usage:
     compression: float
     rate: Rate | None = None
     note: str | None = None
+    positions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,19 @@ class Level:
         counts: Soft tokens of each chunk.
         soft_tokens: The one number that all chunks have, where the dial is that; else None.
         rate: The one rate of all chunks; None where they differ, or the dial is `soft_tokens`.
+        values: Where the chunks differ, the rate or the number of soft tokens of each.
     """
 
     counts: Sequence[int]
     soft_tokens: int | None = None
     rate: Rate | None = None
+    values: Sequence[Rate] | None = None
+
+    def value_of(self, chunk: int) -> Rate:
+        """The rate of a chunk, or its number of soft tokens where the dial is that."""
+        if self.values is not None:
+            return self.values[chunk]
+        return self.soft_tokens if self.rate is None else self.rate  # type: ignore[return-value]
 
     @property
     def name(self) -> str:
@@ -130,9 +138,9 @@ class Dial:
         self.warn(note)
         return note
 
-    def answers_raw(self, rate: Any) -> bool:
-        """Whether raw text has to answer: the adapter is untrained, and no rate was requested."""
-        if self._model.is_trained or rate is not None:
+    def answers_raw(self, wants_soft: bool) -> bool:
+        """Whether text alone has to answer: the adapter is untrained, and no soft tokens were requested."""
+        if self._model.is_trained or wants_soft:
             return False
         self.warn(f"{UNTRAINED}; train it, or choose a rate to get its soft tokens all the same")
         return True
@@ -169,9 +177,10 @@ class Dial:
         values = one_per_chunk(len(num_tokens), range(len(num_tokens)), soft_tokens, rate)
         if len(set(values)) == 1:
             return [self._at(values[0], num_tokens)]
-        if not self.has_rate:
-            return [Level(values)]
-        return [Level([count_soft_tokens(n, item) for n, item in zip(num_tokens, values, strict=True)])]
+        counts = values
+        if self.has_rate:
+            counts = [count_soft_tokens(n, item) for n, item in zip(num_tokens, values, strict=True)]
+        return [Level(counts, values=values)]
 
     def finest_first(self, num_tokens: Sequence[int]) -> list[Level]:
         """Return all positions of the dial, the one with most soft tokens first."""

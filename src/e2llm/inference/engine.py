@@ -19,7 +19,7 @@ from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.layout import ContextLayout, LaidOut
 from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
-from e2llm.inference.planning import Plan
+from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import ChunkReader
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -168,8 +168,8 @@ class Engine:
             context: What `read` returned.
             question: The instruction.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
-            options: The fields of `AskOptions` (`rate`, `soft_tokens`, `expand`, `expand_tokens`, `select`,
-                `overflow`, `window`, `max_new_tokens`), which describes them; `history`,
+            options: The fields of `AskOptions` (`budget`, `policy`, `rate`, `soft_tokens`, `expand`,
+                `select`, `overflow`, `max_new_tokens`), which describes them; `history`,
                 earlier questions with their answers, oldest first; and arguments of transformers' `generate`
                 (`num_beams`, `do_sample`, ...), by default greedy.
 
@@ -204,6 +204,10 @@ class Engine:
             E2LLMError: As in `ask`.
         """
         return self._layout.lay_out(context, request)
+
+    def plan(self, content: Content, request: AskRequest, room: Room) -> Plan:
+        """Choose the form of each chunk, in a given room (`ContextLayout.plan`)."""
+        return self._layout.plan(content, request, room)
 
     def check_room(
         self, documents: Sequence[Document], request: AskRequest, chunk_size_chars: int | None = None
@@ -240,7 +244,7 @@ class Engine:
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
 
-    def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:
+    def rank(self, context: Context, question: str, *, select: str = "fused") -> list[float]:
         """Relevance of each chunk to a question; higher is more relevant.
 
         Args:
@@ -249,37 +253,6 @@ class Engine:
             select: See `ask`.
         """
         return self._layout.rank(context, AskRequest.take(question, {"select": select}))
-
-    def fit(
-        self,
-        context: Context,
-        window: int | None = None,
-        *,
-        question: str | None = None,
-        max_new_tokens: int = 64,
-        select: str = "bm25",
-        overflow: str = "error",
-    ) -> Plan:
-        """Choose `soft_tokens` or `rate`, and `expand`, so that together they fill a window.
-
-        Args:
-            context: What `read` returned.
-            window: Positions to fill, those of the answer included; by default the decoder's window.
-            question: Chunks most relevant to it are expanded first; without one, the first chunks are.
-            max_new_tokens: Positions kept for the answer.
-            select: See `ask`.
-            overflow: See `ask`.
-
-        Returns:
-            What was chosen: pass its `options` to `ask`. As a string it says so in words.
-
-        Raises:
-            ContextOverflowError: If one soft token per chunk does not fit.
-            E2LLMError: If the window is larger than the decoder's, or neither is known.
-        """
-        options = {"max_new_tokens": max_new_tokens, "select": select, "overflow": overflow}
-        request = AskRequest.take(question or SUMMARY_PROMPT, options)
-        return self._layout.fit(context, request, window, by_question=question is not None)
 
     def restate(
         self,
@@ -313,8 +286,8 @@ class Engine:
         return level
 
     def summarize(self, context: Context, **options: Any) -> Answer:
-        """Summarize a context; options are those of `ask`, by default 256 tokens from soft tokens."""
-        return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, "expand": 0, **options})
+        """Summarize a context; options are those of `ask`, by default 256 tokens, policy `uniform`."""
+        return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, "policy": "uniform", **options})
 
     def fidelity(
         self,

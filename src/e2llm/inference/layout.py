@@ -1,8 +1,9 @@
 """From a question to what the decoder gets: which chunks, in which form, and the ids around them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -10,14 +11,28 @@ from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.answer import Answer, Timing, Usage
 from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
-from e2llm.inference.dial import UNTRAINED, Dial
+from e2llm.inference.dial import UNTRAINED, Dial, Level
 from e2llm.inference.documents import Document
 from e2llm.inference.options import AskRequest
-from e2llm.inference.planning import Plan, choose_expanded, fill_window, make_plan, plan_raw
+from e2llm.inference.planning import (
+    POLICIES,
+    TEXT_FORM,
+    Plan,
+    Policy,
+    Room,
+    Spending,
+    best_first,
+    give_level,
+    give_named,
+    spend,
+    spend_uniformly,
+)
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
-from e2llm.modeling.rates import Rate
+from e2llm.modeling.rates import TEXT_LEVEL
+
+_FUSION_OFFSET = 60
 
 
 @dataclass(frozen=True)
@@ -70,18 +85,13 @@ class ContextLayout:
     def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
         """Choose what is in the window, and lay it out."""
         content = self.content_of(context)
-        counts = content.token_counts
-        if not context.fingerprint:
-            with self.reader.lock:
-                counts = [len(self.processor.encode(text)) for text in content.texts]
         self.dial.check(request.soft_tokens, request.rate)
-        window, note = self._within(request.window), None
-        if context.fingerprint and content.chunks and self.dial.answers_raw(request.rate):
-            plan = self._plan_raw(content, counts, request, window)
-            note = f"{UNTRAINED} of {len(plan.kept):,} of {len(content.chunks):,} chunks"
+        room = self._room(request)
+        if context.fingerprint:
+            plan = self.plan(content, request, room)
+            note = self._note_on(plan, content)
         else:
-            plan = self._plan(content, counts, request, window)
-            note = self.dial.note_on(_rates_used(plan, request))
+            plan, note = self._plan_text(content, room), None
         places = {index: place for place, index in enumerate(plan.kept)}
         with self.reader.lock:
             sample = self.processor.lay_out(
@@ -93,79 +103,77 @@ class ContextLayout:
             )
         return LaidOut(content, plan, sample, self.model, note)
 
-    def _plan(
-        self, content: Content, token_counts: Sequence[int], request: AskRequest, window: int | None
-    ) -> Plan:
-        """Plan soft tokens of all chunks that fit, and the raw text of those that the request expands."""
-        expand = request.indices
-        if request.chooses:
-            expand = choose_expanded(
-                self._rank(content, request),
-                token_counts,
-                count=request.num_expanded or None,
-                max_tokens=request.expand_tokens,
-                only_positive=request.select == "bm25",
+    def plan(self, content: Content, request: AskRequest, room: Room) -> Plan:
+        """Choose the form of each chunk.
+
+        Args:
+            content: The chunks.
+            request: What the user chose, and the question that ranks the chunks.
+            room: Positions for the chunks.
+
+        Raises:
+            ContextOverflowError: If what the user chose does not fit; says by how much and what to turn.
+        """
+        num_chunks, lengths = len(content.chunks), content.read.num_tokens.tolist()
+        policy = self._policy(request)
+        levels = self.dial.finest_first(lengths)
+        if request.has_level:
+            levels = self.dial.levels(lengths, request.soft_tokens, request.rate)
+        spending = Spending(content.token_counts, levels)
+        scores = rank_chunks(self.reader, content, request.question, request.select)
+        order = best_first(scores)
+        if isinstance(request.expand, list):
+            give_named(spending, request.expand, room)
+        elif request.expand:
+            for chunk in order[: request.expand]:
+                if not spending.give(chunk, TEXT_FORM, room.limit):
+                    break
+        budget = max(room.budget, spending.used)
+        if request.has_level:
+            give_level(spending, order, room, select=request.overflow == "select")
+        elif policy.is_uniform or (policy.coarse_share and len(set(scores)) < 2):
+            spend_uniformly(spending, budget, gives_text=policy.gives_text)
+        else:
+            spend(spending, order, budget, policy)
+        plan = spending.plan(room.overhead)
+        if num_chunks and not plan.kept:
+            raise ContextOverflowError(
+                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, and there is room "
+                f"for {max(0, budget):,}; raise budget, use smaller chunks or shorten the question"
             )
-        levels = self.dial.levels(content.read.num_tokens.tolist(), request.soft_tokens, request.rate)
-        overhead = self._overhead(request)
+        return plan
 
-        def plan(expand: list[int]) -> Plan:
-            return make_plan(
-                token_counts,
-                levels,
-                overhead=overhead,
-                expand=expand,
-                window=window,
-                max_new_tokens=request.max_new_tokens,
-                is_wanted=request.soft_tokens is not None or request.rate is not None,
-                overflow=request.overflow,
-                rank=lambda: self._rank(content, request),
-                may_drop=request.chooses,
-            )
+    def _policy(self, request: AskRequest) -> Policy:
+        """The policy that was chosen, or the default one; named chunks are all the text there is."""
+        wants_soft = request.has_level or request.policy not in (None, "raw")
+        name = request.policy or ("raw" if self.dial.answers_raw(wants_soft) else "mixed")
+        if request.expand is None:
+            return POLICIES[name]
+        return replace(POLICIES["soft" if name == "mixed" else name], gives_text=False)
 
-        try:
-            return plan(expand)
-        except ContextOverflowError:
-            if request.expand is not None or request.expand_tokens is not None or not expand:
-                raise
-            return plan([])  # the chunk that does not fit was the default
+    def _room(self, request: AskRequest) -> Room:
+        overhead = self.count_positions(request.question, request.history)
+        return Room.of(request.budget, self.window, overhead, request.max_new_tokens)
 
-    def _plan_raw(
-        self, content: Content, token_counts: Sequence[int], request: AskRequest, window: int | None
-    ) -> Plan:
-        """Plan the best chunks as raw text: those that fit `RAW_TOKENS`, or that the request names."""
-        return plan_raw(
-            token_counts,
-            overhead=self._overhead(request),
-            expand=request.indices,
-            window=window,
-            max_new_tokens=request.max_new_tokens,
-            max_tokens=request.expand_tokens,
-            rank=lambda: self._rank(content, request),
-        )
+    def _note_on(self, plan: Plan, content: Content) -> str | None:
+        """What the user has to know of a plan; warns of it."""
+        rates: list[Any] = [level for level in dict.fromkeys(plan.levels) if level != TEXT_LEVEL]
+        if content.chunks and not rates and not self.model.is_trained:
+            return f"{UNTRAINED} of {len(plan.kept):,} of {len(content.chunks):,} chunks"
+        return self.dial.note_on(rates) if self.dial.has_rate else None
 
-    def fit(self, context: Context, request: AskRequest, window: int | None, *, by_question: bool) -> Plan:
-        """Choose the level and the raw chunks that fill a window; `Engine.fit` describes it."""
-        window = self._within(window)
-        if window is None:
-            raise E2LLMError("the decoder states no window; give window=, the positions to fill")
-        content = self.content_of(context)
-        if self.dial.answers_raw(request.rate):
-            return self._plan_raw(content, content.token_counts, request, window)
-        return fill_window(
-            content.token_counts,
-            self.dial.finest_first(content.read.num_tokens.tolist()),
-            self._rank(content, request) if by_question else [0.0] * len(content.chunks),
-            overhead=self._overhead(request),
-            window=window,
-            max_new_tokens=request.max_new_tokens,
-            overflow=request.overflow,
-        )
+    def _plan_text(self, content: Content, room: Room) -> Plan:
+        """The plan of chunks that nobody read: all as text."""
+        with self.reader.lock:
+            counts = [len(self.processor.encode(text)) for text in content.texts]
+        spending = Spending(counts, [Level(counts)])
+        give_named(spending, range(len(counts)), room)
+        return spending.plan(room.overhead)
 
     def check_room(
         self, documents: Sequence[Document], request: AskRequest, chunk_size_chars: int | None = None
     ) -> None:
-        """Refuse documents whose chunks cannot fit the window, whatever the encoder makes of them.
+        """Refuse documents whose chunks cannot fit at the level that the request names.
 
         Splitting is quick and reading is not. `Engine.ask` may still refuse what passes here: a chunk given
         as text counts as one position, the least that it can take.
@@ -175,31 +183,18 @@ class ContextLayout:
             E2LLMError: If the soft tokens, the rate or the chunk size are out of range.
         """
         self.dial.check(request.soft_tokens, request.rate)
-        window = self.window if request.window is None else request.window
-        if window is None or request.overflow == "select" or not self.model.is_trained:
+        room = self._room(request)
+        if room.limit is None or not request.has_level or request.overflow == "select":
             return
         splitting = Splitting.of(self.processor, chunk_size_chars)
         texts = [text for item in documents for text in chunk_texts(item, splitting, self.processor)]
-        lengths = [1] * len(texts)  # by the default at least one soft token each
-        if request.rate is not None:
-            lengths = [len(row) for row in self.processor.encode_chunk_ids(texts)]
+        lengths = [len(row) for row in self.processor.encode_chunk_ids(texts)]
         levels = self.dial.levels(lengths, request.soft_tokens, request.rate)
-        is_wanted = request.soft_tokens is not None or request.rate is not None
-        num_raw = request.num_expanded + len(request.indices)
-        if request.expand_tokens is not None:
-            num_raw = len(texts)
-        longest_first = sorted(range(len(texts)), key=lambda index: -levels[0].counts[index])
-        make_plan(
-            [1] * len(texts),
-            levels,
-            overhead=self._overhead(request),
-            expand=longest_first[:num_raw] if is_wanted else (),
-            window=window,
-            max_new_tokens=request.max_new_tokens,
-            is_wanted=is_wanted,
-            overflow="error",
-            rank=list,
-        )
+        spending = Spending([1] * len(texts), levels)
+        longest_first = best_first(levels[0].counts)
+        expand = request.expand or 0
+        give_named(spending, longest_first[: len(expand) if isinstance(expand, list) else expand], room)
+        give_level(spending, longest_first, room, select=False)
 
     def rank(self, context: Context, request: AskRequest) -> list[float]:
         """Relevance of each chunk to the question; `Engine.rank` describes it."""
@@ -212,17 +207,6 @@ class ContextLayout:
         """Positions of template, question and history."""
         with self.reader.lock:
             return len(self.processor.lay_out([], question, history=history).input_ids)
-
-    def _overhead(self, request: AskRequest) -> int:
-        return self.count_positions(request.question, request.history)
-
-    def _within(self, window: int | None) -> int | None:
-        """The positions that may be used: the requested window, or the decoder's."""
-        if window is None:
-            return self.window
-        if type(window) is not int or not 1 <= window <= (self.window or window):
-            raise E2LLMError(f"window must be from 1 to the decoder's {self.window}, got {window!r}")
-        return window
 
     def content_of(self, context: Context) -> Content:
         """The content of a context at this moment; raises if another model read it."""
@@ -240,32 +224,34 @@ class ContextLayout:
         return context.content
 
 
-def _rates_used(plan: Plan, request: AskRequest) -> list[Rate]:
-    """Rates of the chunks that a plan gives as soft tokens."""
-    if plan.rate is not None:
-        return [plan.rate] if any(plan.counts) else []
-    rates = request.rate if isinstance(request.rate, list) else []
-    return [rates[index] for index, count in zip(plan.kept, plan.counts, strict=True) if rates and count]
-
-
 def rank_chunks(reader: ChunkReader, content: Content, question: str, select: str) -> list[float]:
-    """Relevance of each chunk to a question, by `bm25` or by the `encoder`.
+    """Relevance of each chunk to a question.
 
     Args:
         reader: Reads the question.
         content: The chunks.
         question: Any text; the encoder reads its first chunk.
-        select: `bm25` or `encoder`.
+        select: `bm25`, `encoder`, or `fused`.
     """
-    if select == "bm25":
+    if select == "bm25" or not content.read.vectors.numel():  # nothing was read
         return content.bm25.scores(question)
-    if not content.read.vectors.numel():  # nothing was read
-        return [0.0] * len(content.chunks)
     with reader.lock:
         first = reader.processor.split(question)[0].text
     vector = reader.read([first], progress=False).vectors
     similarity = torch.nn.functional.cosine_similarity(content.read.vectors.float(), vector.float(), dim=1)
-    return list(similarity.tolist())
+    scores: list[float] = similarity.tolist()
+    if select == "fused" and any(words := content.bm25.scores(question)):
+        return fuse(words, scores)
+    return scores
+
+
+def fuse(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """Return one score for each pair, by the ranks alone (reciprocal rank fusion, Cormack et al. 2009)."""
+    fused = [0.0] * len(first)
+    for scores in (first, second):
+        for rank, index in enumerate(best_first(scores), start=1):
+            fused[index] += 1 / (_FUSION_OFFSET + rank)
+    return fused
 
 
 def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:
@@ -278,16 +264,17 @@ def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answ
 def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:
     """What a laid-out input takes of the decoder's window, and an answer of `new_tokens` tokens."""
     content, plan = laid.content, laid.plan
-    soft = sum(plan.counts)
+    soft = plan.num_soft_tokens
     expanded_tokens = sum(content.token_counts[index] for index in plan.expand)
     return Usage(
         context_tokens=content.num_tokens,
         chunks=len(content.chunks),
-        soft_tokens_per_chunk=plan.soft_tokens,
+        soft_tokens_per_chunk=-(-soft // max(1, len(plan.kept) - len(plan.expand))),
         soft_tokens=soft,
         raw_tokens=len(laid.sample.input_ids) - soft,
         new_tokens=new_tokens,
         compression=round(content.num_tokens / max(1, soft + expanded_tokens), 2),
-        rate=plan.rate,
+        rate=plan.rate if laid.model.adapter.dial == "rate" else None,
         note=laid.note,
+        positions=plan.positions_by_level,
     )

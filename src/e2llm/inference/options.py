@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StrictStr, model_validator
 
 from e2llm.errors import E2LLMError
+from e2llm.inference.planning import DEFAULT_BUDGET
 from e2llm.modeling.rates import Rate, check_rate
 from e2llm.surrogates import reject_lone_surrogates
 from e2llm.validation import Allowed, CheckedModel
@@ -41,7 +42,8 @@ def _check_question(value: str) -> str:
     return value
 
 
-Selector = Literal["bm25", "encoder"]
+Selector = Literal["bm25", "encoder", "fused"]
+PolicyName = Literal["mixed", "raw", "soft", "uniform"]
 Count = Annotated[StrictInt, Field(ge=0)]
 OneOrMore = Annotated[StrictInt, Field(ge=1)]
 Numbers = Annotated[list[StrictInt], Field(fail_fast=True)]
@@ -50,6 +52,18 @@ Numbers = Annotated[list[StrictInt], Field(fail_fast=True)]
 class LayoutOptions(CheckedModel):
     """How a question's context is laid out: what anyone who asks may choose, over the network too."""
 
+    budget: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
+        None,
+        description="Positions of the decoder's window that the input may take; by default "
+        f"{DEFAULT_BUDGET:,}, or more if the chunks and rates that the request names need it.",
+    )
+    policy: Annotated[PolicyName | None, Allowed("mixed, raw, soft or uniform")] = Field(
+        None,
+        description="How the budget is spent: `mixed`, text for the chunks that the question points at and "
+        "a soft token for each other; `raw`, text alone; `soft`, soft tokens alone, finer where the question "
+        "points; `uniform`, the same for each chunk. By default `mixed`, or `raw` if the adapter is "
+        "untrained.",
+    )
     soft_tokens: Annotated[
         StrictInt | Numbers | None,
         BeforeValidator(_as_list),
@@ -57,13 +71,13 @@ class LayoutOptions(CheckedModel):
     ] = Field(
         None,
         description="Soft tokens per chunk, or a list with one number for each chunk, of models with the "
-        "`attention` or `mlp` adapter; by default as many as the window takes.",
+        "`attention` or `mlp` adapter; by default the policy chooses.",
     )
     rate: Annotated[Rate | list[Rate] | None, BeforeValidator(_check_rates), BeforeValidator(_as_list)] = (
         Field(
             None,
             description="Encoder tokens per soft token (a power of two or `one`), or a list with a rate for "
-            "each chunk, of models with the `pooling` adapter; by default the model's, or a coarser one.",
+            "each chunk, of models with the `pooling` adapter; by default the policy chooses.",
         )
     )
     expand: Annotated[
@@ -72,23 +86,18 @@ class LayoutOptions(CheckedModel):
         Allowed("a number of chunks, 0 or more, or a list of chunk indices"),
     ] = Field(
         None,
-        description="Chunks given as raw text instead of soft tokens: a number of chunks, chosen by the "
-        "question, or a list of indices; by default one, or none where the window has no room for it.",
+        description="Chunks given as text: a number of chunks, chosen by the question, or a list of indices; "
+        "by default the policy chooses, and none beside a rate or soft tokens that the request names.",
     )
-    expand_tokens: Annotated[Count | None, Allowed("a whole number, 0 or more")] = Field(
-        None,
-        description="Most decoder tokens of the chunks that the question chooses, instead of a number of "
-        "chunks or beside it.",
-    )
-    select: Annotated[Selector, Allowed("bm25 or encoder")] = Field(
-        "bm25",
-        description="How the question chooses chunks: `bm25`, by shared words (a chunk that shares none is "
-        "not chosen), or `encoder`, by similarity of the encoder's embeddings.",
+    select: Annotated[Selector, Allowed("bm25, encoder or fused")] = Field(
+        "fused",
+        description="How chunks are ranked: `bm25`, by words shared with the question; `encoder`, by "
+        "similarity of the encoder's embeddings; `fused`, by both (reciprocal rank).",
     )
     overflow: Annotated[Literal["error", "select"], Allowed("error or select")] = Field(
         "error",
-        description="What happens if the context does not fit the window: `error`, or `select` to keep the "
-        "chunks most relevant to the question.",
+        description="What happens if chunks do not fit at the rate that the request names: `error`, or "
+        "`select` to keep those most relevant to the question.",
     )
 
     @model_validator(mode="after")
@@ -98,38 +107,19 @@ class LayoutOptions(CheckedModel):
                 f"soft_tokens={self.soft_tokens!r} and rate={self.rate!r} were given; a model takes one of "
                 "them, the rate if its adapter is 'pooling': leave the other out"
             )
-        if self.expand_tokens is not None and isinstance(self.expand, list) and self.expand:
-            raise E2LLMError("expand_tokens goes with a number of chunks, not with a list of indices")
+        if self.policy == "raw" and (self.soft_tokens is not None or self.rate is not None):
+            raise E2LLMError("policy='raw' gives text alone; leave rate and soft_tokens out")
         return self
 
     @property
-    def chooses(self) -> bool:
-        """Whether the question chooses chunks to be given as raw text."""
-        return self.expand_tokens is not None or self.expand is None or self.num_expanded > 0
-
-    @property
-    def num_expanded(self) -> int:
-        """Most chunks that the question chooses; 0 where only `expand_tokens` limits them."""
-        if self.expand is None:
-            return 0 if self.expand_tokens is not None else 1
-        return self.expand if isinstance(self.expand, int) else 0
-
-    @property
-    def indices(self) -> list[int]:
-        """Chunks given as raw text because the user named them."""
-        return self.expand if isinstance(self.expand, list) else []
+    def has_level(self) -> bool:
+        """Whether the request names a rate or a number of soft tokens."""
+        return self.soft_tokens is not None or self.rate is not None
 
 
 class AskOptions(LayoutOptions):
     """How a question's context is laid out, and how long its answer may be."""
 
-    raw_below: Annotated[float | None, Field(ge=0, le=1), Allowed("from 0 to 1")] = Field(
-        None,
-        description="Chunks whose fidelity score (0 to 1) is below this are given as raw text too.",
-    )
-    window: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
-        None, description="Positions that input and answer may take; by default the decoder's window."
-    )
     max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
         64, description="Longest answer, in tokens."
     )

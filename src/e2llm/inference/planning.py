@@ -1,19 +1,52 @@
-"""One plan of the decoder's window: which chunks as raw text, which as soft tokens, and how many of these.
+"""One plan of the decoder's window: which chunks get text, which soft tokens at which rate, which nothing.
 
-All counts are decoder positions. A `Level` is one position of the dial: a number of soft tokens per chunk.
+All sizes are decoder positions. Chunks are ranked against the question. A policy spends a budget in that
+order: text for the first, finer rates for those that follow, one soft token for the rest (chosen here).
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.dial import Level
-from e2llm.modeling.rates import Rate
+from e2llm.modeling.rates import TEXT_LEVEL, Rate
 
-RAW_TOKENS = 2048  # decoder positions of raw text that answer instead of an untrained adapter
+DEFAULT_BUDGET = 2048  # positions of the input, where nobody says
+TEXT_FORM = -1  # a chunk's form beside the indices of levels
 
-Scores = Callable[[], list[float]]
+
+@dataclass(frozen=True)
+class Policy:
+    """How a budget is spent on ranked chunks.
+
+    Attributes:
+        name: Its name among the options of a question.
+        gives_text: Whether the best chunks are given as text.
+        widths: For each level of the dial, finest first: for one chunk given as text, how many of the chunks
+            that follow it in rank are given at that level. All others have the coarsest level.
+        coarse_share: Most of the room that the coarsest level takes before anything finer is given, 0 to 1;
+            the chunks that find no place in it get nothing.
+        is_uniform: One form for all chunks, the finest that fits.
+    """
+
+    name: str
+    gives_text: bool = True
+    widths: tuple[int, ...] = ()
+    coarse_share: float = 0.5
+    is_uniform: bool = False
+
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("mixed"),
+        Policy("raw", coarse_share=0.0),
+        Policy("soft", gives_text=False, widths=(1, 2, 4, 8), coarse_share=1.0),
+        Policy("uniform", coarse_share=1.0, is_uniform=True),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -21,36 +54,40 @@ class Plan:
     """What is in the window.
 
     Attributes:
-        expand: Indices of the chunks given as raw text, in document order.
         kept: Indices of all chunks that the decoder gets, in document order.
-        counts: Soft tokens of each chunk of `kept`, 0 for those given as raw text.
-        level: The chosen position of the dial; None where raw text alone answers.
+        levels: What each of these gets: `text`, its rate, or its number of soft tokens.
+        sizes: Positions that each takes.
         num_chunks: Chunks of the context.
-        num_text: Positions of template, question, history and expanded chunks.
-        window: Positions of the window; None if the decoder states none.
-        max_new_tokens: Positions kept for the answer.
+        overhead: Positions of template, question and history.
     """
 
-    expand: list[int]
     kept: list[int] = field(repr=False)
-    counts: list[int] = field(repr=False)
-    level: Level | None
+    levels: list[Rate | str] = field(repr=False)
+    sizes: list[int] = field(repr=False)
     num_chunks: int
-    num_text: int
-    window: int | None
-    max_new_tokens: int
+    overhead: int
+
+    @cached_property
+    def expand(self) -> list[int]:
+        """Indices of the chunks given as text."""
+        return [index for index, level in zip(self.kept, self.levels, strict=True) if level == TEXT_LEVEL]
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Soft tokens of each chunk of `kept`, 0 for those given as text."""
+        pairs = zip(self.levels, self.sizes, strict=True)
+        return [0 if level == TEXT_LEVEL else size for level, size in pairs]
 
     @property
     def rate(self) -> Rate | None:
-        """The one rate of the chunks; None where they differ, or the model's dial is `soft_tokens`."""
-        return None if self.level is None else self.level.rate
+        """The one rate or number of soft tokens of the chunks that are not text; None where they differ."""
+        found = set(self.levels) - {TEXT_LEVEL}
+        return found.pop() if len(found) == 1 else None  # type: ignore[return-value]
 
     @property
-    def soft_tokens(self) -> int:
-        """Soft tokens of each chunk that is not expanded; their mean, rounded up, where the chunks differ."""
-        if self.level is not None and self.level.soft_tokens is not None:
-            return self.level.soft_tokens
-        return -(-sum(self.counts) // max(1, len(self.kept) - len(self.expand)))
+    def num_soft_tokens(self) -> int:
+        """Soft tokens of all chunks."""
+        return sum(self.counts)
 
     @property
     def left_out(self) -> int:
@@ -60,26 +97,64 @@ class Plan:
     @property
     def positions(self) -> int:
         """Positions that the input takes, the answer not included."""
-        return self.num_text + sum(self.counts)
+        return self.overhead + sum(self.sizes)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of `Engine.ask` that lay a context out like this."""
-        dial = {"soft_tokens": self.soft_tokens} if self.rate is None else {"rate": self.rate}
-        return {**(dial if self.level is not None else {}), "expand": self.expand}
+    @cached_property
+    def positions_by_level(self) -> dict[str, int]:
+        """Positions of the chunks by what they get."""
+        found: dict[str, int] = {}
+        for level, size in zip(self.levels, self.sizes, strict=True):
+            found[str(level)] = found.get(str(level), 0) + size
+        return found
 
     def __str__(self) -> str:
-        window = "no stated window" if self.window is None else f"a window of {self.window:,}"
-        left_out = f", {self.left_out:,} chunks left out" if self.left_out else ""
-        num_soft = len(self.kept) - len(self.expand)
-        level = f"{self.soft_tokens} soft token(s)"
-        if self.rate is not None:
-            level = f"rate {self.rate} ({sum(self.counts):,} soft tokens)"
-        soft = f"{num_soft:,} chunks at {level}, " if num_soft else ""
-        return (
-            f"{soft}{len(self.expand):,} {'' if soft else 'chunks '}as raw text{left_out}: "
-            f"{self.positions:,} positions and {self.max_new_tokens:,} for the answer in {window}"
-        )
+        forms = "".join(f", {count:,} as {level}" for level, count in Counter(self.levels).items())
+        left_out = f", {self.left_out:,} left out" if self.left_out else ""
+        return f"{self.num_chunks:,} chunks{forms}{left_out}: {self.positions:,} positions"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Positions for chunks, beside template, question, history and answer.
+
+    Attributes:
+        budget: What the policy may spend.
+        limit: What the chunks may take that the user chose himself; None if the decoder states no window.
+        overhead: Positions of template, question and history.
+    """
+
+    budget: int
+    limit: int | None
+    overhead: int
+
+    @classmethod
+    def of(cls, budget: int | None, window: int | None, overhead: int, max_new_tokens: int) -> "Room":
+        """Return the room of a question.
+
+        Args:
+            budget: Positions of the input that the user allows; None for `DEFAULT_BUDGET`, and for chosen
+                chunks the whole window.
+            window: Positions that the decoder takes; None if it states none.
+            overhead: Positions of template, question and history.
+            max_new_tokens: Positions kept for the answer.
+
+        Raises:
+            ContextOverflowError: If the question itself does not fit.
+        """
+        fitting = None if window is None else window - max_new_tokens
+        if fitting is not None and budget is not None and budget > fitting:
+            raise E2LLMError(
+                f"budget is {budget:,} and the answer may take {max_new_tokens:,}; the decoder's window has "
+                f"{window:,} positions: lower budget or max_new_tokens"
+            )
+        limit = fitting if budget is None else budget
+        if limit is not None and overhead > limit:
+            raise ContextOverflowError(
+                f"question, history and template take {overhead:,} positions, and there is room for "
+                f"{limit:,}; raise budget, shorten the question or lower max_new_tokens"
+            )
+        most = DEFAULT_BUDGET if limit is None else min(limit, DEFAULT_BUDGET if budget is None else budget)
+        return cls(max(0, most - overhead), None if limit is None else limit - overhead, overhead)
 
 
 def best_first(scores: Sequence[float]) -> list[int]:
@@ -87,219 +162,161 @@ def best_first(scores: Sequence[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda index: (-scores[index], index))
 
 
-def choose_expanded(
-    scores: Sequence[float],
-    token_counts: Sequence[int],
-    *,
-    count: int | None,
-    max_tokens: int | None,
-    only_positive: bool,
-) -> list[int]:
-    """Choose the chunks to expand: the best first, within a number and a budget.
-
-    Args:
-        scores: One per chunk; higher is more relevant.
-        token_counts: Decoder tokens of each chunk.
-        count: Most chunks; None for any number.
-        max_tokens: Most tokens of them all; None for any number. A chunk that exceeds what is left is passed
-            over, and shorter ones after it still count.
-        only_positive: Leave out chunks that share no word with the question, as BM25 scores them 0.
-
-    Returns:
-        Indices in document order.
-    """
-    chosen: list[int] = []
-    room = max_tokens
-    for index in best_first(scores):
-        if (only_positive and scores[index] <= 0) or len(chosen) == count:
-            break
-        if room is not None:
-            if token_counts[index] > room:
-                continue
-            room -= token_counts[index]
-        chosen.append(index)
-    return sorted(chosen)
-
-
-def make_plan(
-    token_counts: Sequence[int],
-    levels: Sequence[Level],
-    *,
-    overhead: int,
-    expand: Sequence[int],
-    window: int | None,
-    max_new_tokens: int,
-    is_wanted: bool,
-    overflow: str,
-    rank: Scores,
-    may_drop: bool = False,
-) -> Plan:
-    """Lay out a context around chosen raw chunks.
+class Spending:
+    """Gives chunks their forms and counts what these take.
 
     Args:
         token_counts: Decoder tokens of each chunk.
-        levels: Positions of the dial to try; the first that fits is taken, and the last where none does.
-        overhead: Positions of template, question and history.
-        expand: Chunks to give as raw text.
-        window: Positions that the decoder takes; None if it states none.
-        max_new_tokens: Positions kept for the answer.
-        is_wanted: Whether the user chose the level.
-        overflow: `error`, or `select` to keep the chunks most relevant to the question.
-        rank: Scores of the chunks, called if some must be left out.
-        may_drop: Whether `select` may also take chunks out of `expand`, the least relevant first: those that
-            were chosen for the user, not those that the user named.
+        levels: Positions of the dial that may be used, finest first; at least one.
 
-    Raises:
-        ContextOverflowError: If the input does not fit; says by how much and what to turn.
+    Attributes:
+        forms: Of each chunk: None for nothing, -1 for text, or the index of its level.
+        used: Positions that all chunks take.
     """
-    expanded = check_expanded(expand, len(token_counts))
-    room = None if window is None else window - overhead - max_new_tokens
-    if room is not None and overflow == "select" and may_drop:
-        expanded = _keep_best(expanded, token_counts, room, rank)
-    raw = sum(token_counts[index] for index in expanded)
-    is_raw = set(expanded)
-    soft = [index for index in range(len(token_counts)) if index not in is_raw]
-    level, need = levels[-1], 0
-    for level in levels:
-        need = sum(level.counts[index] for index in soft)
-        if room is None or raw + need <= room:
-            break
-    if room is not None and raw + need > room:
-        if overflow != "select" or raw > room:
-            raise _overflow(level, len(soft), need, overhead + raw, max_new_tokens, room - raw, is_wanted)
-        soft = _keep_best(soft, level.counts, room - raw, rank)
-    kept = sorted([*expanded, *soft])
-    counts = [0 if index in is_raw else level.counts[index] for index in kept]
-    return Plan(expanded, kept, counts, level, len(token_counts), overhead + raw, window, max_new_tokens)
 
+    def __init__(self, token_counts: Sequence[int], levels: Sequence[Level]) -> None:
+        self.token_counts = token_counts
+        self.levels = levels
+        self.forms: list[int | None] = [None] * len(token_counts)
+        self.used = 0
 
-def check_expanded(expand: Sequence[int], num_chunks: int) -> list[int]:
-    """Return the chunks to expand in document order; raises `E2LLMError` if one does not exist."""
-    expanded = sorted(set(expand))
-    if expanded and not (expanded[0] >= 0 and expanded[-1] < num_chunks):
-        there_are = f"there are 0 to {num_chunks - 1}" if num_chunks else "the context has no chunks"
-        raise E2LLMError(f"expand names chunks that do not exist: {expanded}; {there_are}")
-    return expanded
+    def size(self, chunk: int, form: int | None) -> int:
+        """Positions of a chunk in a form."""
+        if form is None:
+            return 0
+        return self.token_counts[chunk] if form == TEXT_FORM else self.levels[form].counts[chunk]
 
+    def give(self, chunk: int, form: int, room: int | None) -> bool:
+        """Give a chunk a form if all chunks then take `room` positions at most; returns whether."""
+        used = self.used + self.size(chunk, form) - self.size(chunk, self.forms[chunk])
+        if room is not None and used > room:
+            return False
+        self.forms[chunk], self.used = form, used
+        return True
 
-def _keep_best(indices: list[int], sizes: Sequence[int], room: int, rank: Scores) -> list[int]:
-    """Return those of some chunks that fit, the most relevant first, in document order."""
-    if sum(sizes[index] for index in indices) <= room:
-        return indices
-    scores = rank()
-    chosen = choose_expanded(
-        [scores[index] for index in indices],
-        [sizes[index] for index in indices],
-        count=None,
-        max_tokens=room,
-        only_positive=False,
-    )
-    return [indices[place] for place in chosen]
-
-
-def _overflow(
-    level: Level, num_soft: int, need: int, text: int, max_new_tokens: int, room: int, is_wanted: bool
-) -> ContextOverflowError:
-    """Return the error of `num_soft` chunks that need more positions than the `room` beside the text."""
-    remedies = []
-    if num_soft and room >= num_soft and is_wanted:
-        fewer = f"use at most {room // num_soft} soft token(s) per chunk"
-        remedies.append("use a coarser rate" if level.rate else fewer)
-    elif num_soft and room > 0:
-        fitting = room * num_soft // need
-        remedies.append(f"use overflow='select' to keep the {fitting} most relevant chunks")
-        remedies.append("use larger chunks")
-    remedies.append("lower max_new_tokens, shorten the question or expand fewer chunks")
-    return ContextOverflowError(
-        f"{num_soft} chunks at {level.name}, {text} tokens of text, question and template, and "
-        f"{max_new_tokens} new tokens need {need + text + max_new_tokens} positions; the decoder's window "
-        f"has {room + text + max_new_tokens}: {need - room} too many; {', or '.join(remedies)}"
-    )
-
-
-def plan_raw(
-    token_counts: Sequence[int],
-    *,
-    overhead: int,
-    expand: Sequence[int],
-    window: int | None,
-    max_new_tokens: int,
-    max_tokens: int | None,
-    rank: Scores,
-) -> Plan:
-    """Answer from raw text alone, as long as an adapter is untrained: the best chunks, the others left out.
-
-    Args:
-        token_counts: Decoder tokens of each chunk.
-        overhead: Positions of template, question and history.
-        expand: Chunks that the user named: these and no other; empty to choose.
-        window: Positions that the decoder takes; None if it states none.
-        max_new_tokens: Positions kept for the answer.
-        max_tokens: Most positions of chosen chunks; None for `RAW_TOKENS`.
-        rank: Scores of the chunks. Where none shares a word with the question, the first chunks are given.
-
-    Raises:
-        ContextOverflowError: If the named chunks do not fit, or not one chunk does.
-    """
-    chosen = check_expanded(expand, len(token_counts))
-    room = window - overhead - max_new_tokens if window is not None else None
-    most = RAW_TOKENS if max_tokens is None else max_tokens
-    most = most if room is None else min(most, room)
-    if not chosen:
-        chosen = choose_expanded(rank(), token_counts, count=None, max_tokens=most, only_positive=False)
-    raw = sum(token_counts[index] for index in chosen)
-    if (room is not None and raw > room) or (token_counts and not chosen):
-        raise ContextOverflowError(
-            "the adapter of this model is not trained, so that only raw text can be given: the chunks take "
-            f"{raw or min(token_counts)} positions, and there is room for {max(0, most)}; use smaller or "
-            "fewer chunks, lower max_new_tokens or shorten the question"
+    def plan(self, overhead: int) -> Plan:
+        """Return the plan of the forms given so far, beside `overhead` positions of other text."""
+        kept = [index for index, form in enumerate(self.forms) if form is not None]
+        return Plan(
+            kept,
+            [self._name(index, self.forms[index]) for index in kept],
+            [self.size(index, self.forms[index]) for index in kept],
+            len(self.forms),
+            overhead,
         )
-    counts = [0] * len(chosen)
-    return Plan(chosen, chosen, counts, None, len(token_counts), overhead + raw, window, max_new_tokens)
+
+    def _name(self, chunk: int, form: int | None) -> Rate | str:
+        return TEXT_LEVEL if form in (None, TEXT_FORM) else self.levels[form].value_of(chunk)
 
 
-def fill_window(
-    token_counts: Sequence[int],
-    levels: Sequence[Level],
-    scores: Sequence[float],
-    *,
-    overhead: int,
-    window: int,
-    max_new_tokens: int,
-    overflow: str,
-) -> Plan:
-    """Choose the level and the raw chunks so that together they fill a window (chosen here).
+def spend(spending: Spending, order: Sequence[int], room: int, policy: Policy) -> None:
+    """Spend a budget as a policy says.
 
-    Soft tokens take at most half of the room, so the level is the finest that allows; they take more only
-    where the coarsest does. The rest goes to the raw text of the best chunks, each instead of its soft
-    tokens. If chunks remain soft and positions free after that, a finer level takes them.
+    The chunks are upgraded one by one, in an order that does not depend on the budget, until one does not
+    fit. So a larger budget never takes text or soft tokens away from a chunk.
 
     Args:
-        token_counts: Decoder tokens of each chunk.
-        levels: Positions of the dial, most soft tokens first.
-        scores: Relevance of each chunk; equal ones favour the earlier chunk.
-        overhead: Positions of template and question.
-        window: Positions to fill.
-        max_new_tokens: Positions kept for the answer.
-        overflow: `error`, or `select` for contexts that do not fit at one soft token per chunk.
+        spending: Chunks that have a form already keep it.
+        order: The chunks, most relevant first.
+        room: Positions that all chunks may take.
+        policy: How to spend them.
+    """
+    open_chunks = [chunk for chunk in order if spending.forms[chunk] is None]
+    coarsest = len(spending.levels) - 1
+    coarse_room = max(spending.used + int(policy.coarse_share * (room - spending.used)), 0)
+    if policy.coarse_share:
+        for chunk in open_chunks:
+            if not spending.give(chunk, coarsest, coarse_room):
+                break
+    for chunk, form in _upgrades(open_chunks, policy, coarsest):
+        if spending.give(chunk, form, room):
+            continue
+        if policy.coarse_share:  # what is left buys this chunk the finest form that fits
+            any(spending.give(chunk, finer, room) for finer in range(coarsest) if finer > form)
+        break
+
+
+def _upgrades(order: Sequence[int], policy: Policy, coarsest: int) -> Iterator[tuple[int, int]]:
+    """Yield chunks and the form that each gets next: ever more text, and ever more at each finer level."""
+    widths = [(TEXT_FORM, 1 if policy.gives_text else 0), *enumerate(policy.widths[:coarsest])]
+    ends = [0] * len(widths)
+    for step in range(1, len(order) + 1):
+        end, before = 0, list(ends)
+        for place, (form, width) in enumerate(widths):
+            start, end = max(before[place], end), min(len(order), end + step * width)
+            for rank in range(start, end):
+                yield order[rank], form
+            ends[place] = end
+        if ends == before:
+            return
+
+
+def spend_uniformly(spending: Spending, room: int, *, gives_text: bool) -> None:
+    """Give all chunks without a form the same one: text if that fits, else the finest level that does.
+
+    If even the coarsest does not fit, the first chunks get it.
+    """
+    chunks = [index for index, form in enumerate(spending.forms) if form is None]
+    coarsest = len(spending.levels) - 1
+    for form in range(TEXT_FORM if gives_text else 0, coarsest + 1):
+        need = sum(spending.size(chunk, form) for chunk in chunks)
+        if spending.used + need <= room or form == coarsest:
+            for chunk in chunks:
+                if not spending.give(chunk, form, room):
+                    return
+            return
+
+
+def give_named(spending: Spending, expand: Sequence[int], room: Room) -> None:
+    """Give the chunks that the user named as text.
 
     Raises:
-        ContextOverflowError: If one soft token per chunk does not fit.
+        E2LLMError: If one does not exist.
+        ContextOverflowError: If they do not fit.
     """
-    room = max(0, window - overhead - max_new_tokens)
-    level = next((item for item in levels if sum(item.counts) <= room // 2), levels[-1])
-    free = room - sum(level.counts)
-    if free < 0 and overflow == "select":
-        free = room // 2
-    costs = [size - count for size, count in zip(token_counts, level.counts, strict=True)]
-    return make_plan(
-        token_counts,
-        levels,
-        overhead=overhead,
-        expand=choose_expanded(scores, costs, count=None, max_tokens=free, only_positive=False),
-        window=window,
-        max_new_tokens=max_new_tokens,
-        is_wanted=False,
-        overflow=overflow,
-        rank=lambda: list(scores),
-    )
+    num_chunks = len(spending.forms)
+    if expand and not (min(expand) >= 0 and max(expand) < num_chunks):
+        there_are = f"there are 0 to {num_chunks - 1}" if num_chunks else "the context has no chunks"
+        raise E2LLMError(f"expand names chunks that do not exist: {sorted(set(expand))}; {there_are}")
+    for chunk in expand:
+        if not spending.give(chunk, TEXT_FORM, room.limit):
+            need = sum(spending.token_counts[index] for index in set(expand))
+            raise ContextOverflowError(
+                f"the text takes {need:,} positions, and there is room for {room.limit:,}: "
+                f"{need - (room.limit or 0):,} too many; {_LESS}"
+            )
+
+
+def give_level(spending: Spending, order: Sequence[int], room: Room, *, select: bool) -> None:
+    """Give all chunks without a form the level that the user chose.
+
+    Args:
+        spending: Has this level alone.
+        order: The chunks, most relevant first.
+        room: Positions for them.
+        select: Leave out the least relevant ones if they do not fit.
+
+    Raises:
+        ContextOverflowError: If they do not fit; says by how much and what to turn.
+    """
+    chunks = [chunk for chunk in order if spending.forms[chunk] is None]
+    need = sum(spending.size(chunk, 0) for chunk in chunks)
+    if room.limit is not None and spending.used + need > room.limit and not select:
+        level, left = spending.levels[0], room.limit - spending.used
+        remedies = [_LESS]
+        if chunks and left >= len(chunks):
+            fewer = f"use at most {left // len(chunks)} soft token(s) per chunk"
+            remedies.insert(0, fewer if level.rate is None else "use a coarser rate")
+        elif left > 0:
+            fitting = left * len(chunks) // need
+            remedies.insert(0, f"use overflow='select' to keep the {fitting} most relevant chunks")
+        raise ContextOverflowError(
+            f"{len(chunks)} chunks at {level.name} take {need} positions, and there is room for {left}: "
+            f"{need - left} too many; {', or '.join(remedies)}"
+        )
+    for chunk in chunks:
+        if not spending.give(chunk, 0, room.limit):
+            return
+
+
+_LESS = "raise budget, lower max_new_tokens, shorten the question or expand fewer chunks"

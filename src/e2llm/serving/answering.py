@@ -12,9 +12,9 @@ from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.options import AskRequest, LayoutOptions
-from e2llm.inference.planning import RAW_TOKENS
+from e2llm.inference.planning import DEFAULT_BUDGET
 from e2llm.inference.shared_reader import SharedReader
-from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
+from e2llm.modeling.rates import Rate
 from e2llm.serving.contexts import KeptContexts
 from e2llm.serving.conversation import Compressor, Conversation, take_turns
 from e2llm.serving.http.errors import ApiError
@@ -214,19 +214,11 @@ class Answering:
 
     def _positions(self, body: AnswerIn, contents: Sequence[Content]) -> int:
         """Estimate the positions that contexts and documents need."""
-        dial, rate = self._engine.dial, body.rate
         counts = [count for content in contents for count in content.token_counts]
-        raw = body.expand_tokens or 0
-        if isinstance(body.expand, int):
-            raw += max(counts, default=0) * body.expand
-        raw += sum(counts[index] for index in body.indices if 0 <= index < len(counts))
-        if dial.answers_raw(rate):
-            return max(raw, min(RAW_TOKENS, sum(counts)))
-        if dial.has_rate and isinstance(rate, int | str):
+        if body.has_level:
             lengths = [int(length) for content in contents for length in content.read.num_tokens]
-            return raw + sum(count_soft_tokens(length, check_rate(rate)) for length in lengths)
-        per_chunk = body.soft_tokens if isinstance(body.soft_tokens, int) else 1
-        return raw + len(counts) * per_chunk
+            return sum(self._engine.dial.levels(lengths, body.soft_tokens, body.rate)[0].counts)
+        return min(body.budget or DEFAULT_BUDGET, sum(counts))
 
     def _without_answer_mark(self, laid: LaidOut, prompt: str) -> LaidOut:
         """Return a text to continue: nothing comes between it and the answer."""

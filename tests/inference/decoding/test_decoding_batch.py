@@ -105,7 +105,9 @@ def test_what_prompts_begin_with_alike_is_read_once_and_changes_no_answer(family
     rows = [
         DecodingRow(laid.sample.input_ids, laid.soft_tokens, Sampling(6))
         for laid in (
-            engine.lay_out(context, AskRequest(question=question, expand=0, max_new_tokens=8))
+            engine.lay_out(
+                context, AskRequest(question=question, policy="uniform", expand=0, max_new_tokens=8)
+            )
             for question in QUESTIONS
         )
     ]

@@ -35,13 +35,12 @@ def test_scoring_refuses_what_is_no_option_and_no_answer(engine, context):
         engine.score(context, "Where?", ["here"], num_beams=2)
 
 
-def test_a_smaller_window_holds_for_asking(engine, context, seen):
-    engine.ask(context, "Where is the key?", window=60, overflow="select", max_new_tokens=8)
-    assert len(seen.ids) + 8 <= 60
-    with pytest.raises(ContextOverflowError):
-        engine.ask(context, "Where is the key?", window=30, max_new_tokens=8)
-    with pytest.raises(E2LLMError, match="window must be from 1 to the decoder's 512, got 513"):
-        engine.ask(context, "Where is the key?", window=513)
+def test_a_budget_holds_for_asking_and_scoring(engine, context, seen):
+    engine.ask(context, "Where is the key?", budget=52, max_new_tokens=8)
+    assert len(seen.ids) <= 52
+    for call in (engine.ask, lambda *args, **options: engine.score(*args, ["here"], **options)):
+        with pytest.raises(ContextOverflowError):
+            call(context, "Where is the key?", budget=20)
 
 
 def test_ranks_are_those_that_choose_what_is_expanded(engine, context):

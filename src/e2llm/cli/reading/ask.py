@@ -40,15 +40,22 @@ def ask(
         int | None,
         typer.Option(
             min=0,
-            help="Give the N chunks that the question points at as raw text; by default one, if there is "
-            "room. 0: soft tokens alone.",
+            help="Give just the N chunks that the question points at as text. 0: soft tokens alone.",
         ),
     ] = None,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Choose soft tokens and raw chunks so that they fill the window.")
-    ] = False,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Positions that the input may take; by default 2,048.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="How they are spent: mixed (text where the question points, soft tokens elsewhere), raw "
+            "(text alone), soft, or uniform (all chunks alike)."
+        ),
+    ] = None,
+    select: Annotated[str, typer.Option(help="How chunks are ranked: bm25, encoder, or fused.")] = "fused",
     overflow: Annotated[
-        str, typer.Option(help="If the context exceeds the window: error, or select (leave chunks out).")
+        str, typer.Option(help="If chunks do not fit at --rate: error, or select (leave chunks out).")
     ] = "error",
     max_new_tokens: NewTokens = 64,
     store: Store = None,
@@ -76,12 +83,13 @@ def ask(
     from e2llm.inference.options import AskRequest
 
     paths, question = split_arguments(arguments)
-    if fit and any(item is not None for item in (soft_tokens, rate, expand)):
-        raise typer.BadParameter("--fit chooses --soft-tokens or --rate, and --expand; leave them out")
     options: dict[str, Any] = {
         "soft_tokens": soft_tokens,
         "rate": take_rate(rate),
         "expand": expand,
+        "budget": budget,
+        "policy": policy,
+        "select": select,
         "overflow": overflow,
         "max_new_tokens": max_new_tokens,
     }
@@ -90,8 +98,8 @@ def ask(
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert)
-    if compare and (isinstance(source, Path) or fit):
-        raise typer.BadParameter("--compare measures reading: give texts, not a saved context, and no --fit")
+    if compare and isinstance(source, Path):
+        raise typer.BadParameter("--compare measures reading: give texts, not a saved context")
     engine = load_engine(model, device, store)
     if not isinstance(source, Path):
         engine.check_room(source, request)
@@ -102,16 +110,10 @@ def ask(
         comparison = compare_with_full_context(engine, source, question, **options)
         answer = comparison.e2llm.answer
     else:
-        context = open_context(engine, source)
-        if fit:
-            plan = engine.fit(context, question=question, max_new_tokens=max_new_tokens, overflow=overflow)
-            options.update(plan.options)
-            if not as_json:
-                typer.echo(f"[{plan}]", err=True)
-        answer = engine.ask(context, question, **options)
+        answer = engine.ask(open_context(engine, source), question, **options)
     show_answer(answer, comparison, isinstance(source, Path), as_json)
     if not as_json and not answer.text.strip():
-        raise E2LLMError("the answer is empty; give more chunks as text with --expand")
+        raise E2LLMError("the answer is empty; give more chunks as text with --budget or --expand")
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], str]:

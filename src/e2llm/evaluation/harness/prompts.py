@@ -17,8 +17,8 @@ from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.harness.settings import HarnessSettings
 from e2llm.inference.content import Content
 from e2llm.inference.engine import Engine
-from e2llm.inference.layout import rank_chunks
-from e2llm.inference.planning import Plan, choose_expanded, make_plan, plan_raw
+from e2llm.inference.options import AskRequest
+from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import soft_tokens_of
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.surrogates import reject_lone_surrogates
@@ -212,60 +212,21 @@ class PromptLayout:
         """Choose the form of each chunk so that all fits, and lay it out."""
         settings = self.settings
         content = self.read(parts.context).content
-        question = f"{parts.before}\n{parts.after}"
-        expand: list[int] = []
-        if settings.expand:
-            expand = choose_expanded(
-                self._rank(content, question),
-                content.token_counts,
-                count=settings.expand,
-                max_tokens=None,
-                only_positive=settings.select == "bm25",
-            )
+        request = AskRequest(
+            question=f"{parts.before}\n{parts.after}",
+            **{name: getattr(settings, name) for name in ("soft_tokens", "rate", "expand", "select")},
+            overflow="error" if settings.overflow == "error" else "select",
+        )
         around = self.encoder.encode(parts.before, at_start=True) + self.encoder.encode(parts.after)
-        window, lengths = room, content.read.num_tokens.tolist()
-        is_raw = self.engine.dial.answers_raw(settings.rate)
-        levels = self.engine.dial.levels(lengths, settings.soft_tokens, settings.rate)
+        budget = room
         while True:
-            plan = (
-                self._plan_raw(content, len(around), window, question)
-                if is_raw
-                else make_plan(
-                    content.token_counts,
-                    levels,
-                    overhead=len(around),
-                    expand=expand,
-                    window=window,
-                    max_new_tokens=0,
-                    is_wanted=settings.soft_tokens is not None or settings.rate is not None,
-                    overflow="error" if settings.overflow == "error" else "select",
-                    rank=lambda: self._rank(content, question),
-                    may_drop=True,
-                )
-            )
-            if not plan.kept:
-                raise ContextOverflowError("the text around the context leaves no room for any chunk of it")
+            fitting = Room.of(budget, None, len(around), 0)
+            plan = self.engine.plan(content, request, fitting)
             laid = self._place(parts, content, plan, way)
             excess = len(laid.head) + len(self.encoder.encode(laid.tail, at_start=not laid.head)) - room
             if excess <= 0:
                 return laid
-            window -= excess  # texts encoded together may take other tokens than each by itself
-
-    def _plan_raw(self, content: Content, overhead: int, window: int, question: str) -> Plan:
-        """Plan the best chunks as text, for a model whose adapter is not trained."""
-        return plan_raw(
-            content.token_counts,
-            overhead=overhead,
-            expand=(),
-            window=window,
-            max_new_tokens=0,
-            max_tokens=None,
-            rank=lambda: self._rank(content, question),
-        )
-
-    def _rank(self, content: Content, question: str) -> list[float]:
-        """Return the relevance of each chunk to the rest of the prompt."""
-        return rank_chunks(self.engine.reader, content, question, self.settings.select)
+            budget -= excess  # texts encoded together may take other tokens than each by itself
 
     def _place(self, parts: PromptParts, content: Content, plan: Plan, way: Way) -> LaidPrompt:
         """Put the chunks at the place of the context; adjacent raw texts are encoded as one."""

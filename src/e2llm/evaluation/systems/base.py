@@ -128,7 +128,7 @@ class System(ABC):
             answer = self.engine.ask(
                 view.context,
                 item.prompt,
-                window=self.budget,
+                budget=self.input_budget(max_new_tokens),
                 max_new_tokens=max_new_tokens,
                 **view.options,
             )
@@ -142,7 +142,12 @@ class System(ABC):
         """
         longest = max(len(answer_ids(self.engine.processor, text)) for text in texts)
         view = self.view(item, longest)
-        return self.engine.score(view.context, item.prompt, texts, window=self.budget, **view.options)
+        budget = self.input_budget(longest)
+        return self.engine.score(view.context, item.prompt, texts, budget=budget, **view.options)
+
+    def input_budget(self, max_new_tokens: int) -> int | None:
+        """Positions that the input may take, or None without a budget."""
+        return None if self.budget is None else max(1, self.budget - max_new_tokens)
 
     @property
     def positions(self) -> int | None:

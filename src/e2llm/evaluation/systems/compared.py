@@ -20,14 +20,14 @@ class SoftSystem(System):
     Attributes:
         soft_tokens: Per chunk; None for the most that fits.
         expand: Number of chunks, chosen by the question, to give as text.
-        select: How they are chosen, `bm25` or `encoder`.
+        select: How they are chosen, `bm25`, `encoder` or `fused`.
         rate: Encoder tokens per soft token, instead of their number; None for the model's, or a coarser one
             that fits.
     """
 
     soft_tokens: Annotated[int, Field(ge=1)] | None = None
     expand: Annotated[int, Field(ge=0)] = 0
-    select: Selector = "bm25"
+    select: Selector = "fused"
     rate: Annotated[Rate, BeforeValidator(parse_rate)] | None = None
     name: ClassVar[str] = "e2llm"
 
@@ -55,29 +55,21 @@ class SoftSystem(System):
 
 @dataclass
 class HybridSystem(System):
-    """Soft tokens of all chunks in half of the room or less, text of the most relevant ones in the rest.
+    """The policy `mixed`: text of the chunks that the question points at, soft tokens of the others.
 
     Attributes:
-        select: How these are chosen, `bm25` or `encoder`.
+        select: How these are chosen, `bm25`, `encoder` or `fused`.
     """
 
-    select: Selector = "bm25"
+    select: Selector = "fused"
     name: ClassVar[str] = "hybrid"
     gives_text: ClassVar[bool] = True
     chooses_by_question = True
 
     def view(self, item: Item, max_new_tokens: int) -> View:
-        """Give the context with the plan that fills the budget."""
+        """Give the context as it was read."""
         reading = self.readings.context(item.context)
-        plan = self.engine.fit(
-            reading.context,
-            self.budget,
-            question=item.prompt,
-            max_new_tokens=max_new_tokens,
-            select=self.select,
-            overflow="select",
-        )
-        options = {**plan.options, "select": self.select, "overflow": "select"}
+        options = {"policy": "mixed", "select": self.select}
         return View(reading.context, options, reading.seconds, reading.peak_bytes)
 
 

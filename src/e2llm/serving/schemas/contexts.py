@@ -35,7 +35,7 @@ class RelevanceIn(Sent):
     """A question to compare the chunks with."""
 
     question: str
-    select: Selector = Field("bm25", description="By shared words, or by similarity of embeddings.")
+    select: Selector = Field("fused", description="By shared words, by similarity of embeddings, or by both.")
 
 
 class DocumentOut(BaseModel):
