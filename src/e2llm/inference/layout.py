@@ -138,8 +138,8 @@ class ContextLayout:
         plan = spending.plan(room.overhead)
         if num_chunks and not plan.kept:
             raise ContextOverflowError(
-                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, and there is room "
-                f"for {max(0, budget):,}; raise budget, use smaller chunks or shorten the question"
+                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, and there is "
+                f"room for {budget:,}; raise budget, use smaller chunks or shorten the question"
             )
         return plan
 
