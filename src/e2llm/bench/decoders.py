@@ -95,9 +95,9 @@ def build_engine(
 
 
 def level_options(engine: Engine, soft_tokens: int) -> dict[str, Any]:
-    """Return the option of `Engine.ask` that sets the level: the model's default rate, or the soft tokens."""
+    """Return the option of `Engine.ask` that sets the level: the coarsest rate, or the soft tokens."""
     if engine.dial.has_rate:
-        return {"rate": engine.model.config.default_rate}
+        return {"rate": engine.dial.rates[-1]}
     return {"soft_tokens": soft_tokens}
 
 

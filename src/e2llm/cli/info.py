@@ -103,7 +103,7 @@ def dial_facts(engine: Any) -> dict[str, Any]:
     config = engine.model.config
     if not engine.dial.has_rate:
         return {"max_soft_tokens": config.max_soft_tokens}
-    facts = {"finest_rate": config.finest_rate, "default_rate": config.default_rate}
+    facts: dict[str, Any] = {"finest_rate": config.finest_rate}
     if not engine.model.is_trained:
         return {**facts, "trained_on": f"nothing: {UNTRAINED}"}
     return {**facts, "trained_on": ", ".join(f"{name} ({n:,})" for name, n in config.trained_on.items())}

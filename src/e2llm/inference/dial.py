@@ -151,12 +151,8 @@ class Dial:
             self._warned.add(message)
             warnings.warn(message, E2LLMWarning, stacklevel=2)
 
-    def levels(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> list[Level]:
-        """Return the positions of the dial to try in a window, the first that fits being the right one.
-
-        A given value is the only one. Otherwise: the default rate if the model was trained at it, then the
-        coarser ones of training, then one soft token per chunk; or the largest number of soft tokens, then
-        fewer.
+    def level(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> Level:
+        """Return the given position of the dial; by default the one with most soft tokens.
 
         Args:
             num_tokens: Encoder tokens of each chunk; not used where the dial is the number of soft tokens.
@@ -168,29 +164,23 @@ class Dial:
         """
         given = rate if self.has_rate else soft_tokens
         if given is None:
-            config = self._model.config
-            first = max(encoder_tokens(config.default_rate), config.finest_rate)
-            coarser = [item for item in self.rates if encoder_tokens(item) >= first] or self.rates[-1:]
-            return [self._at(value, num_tokens) for value in self._with_last(coarser)]
+            return self.finest_first(num_tokens)[0]
         if _is_one(given):
-            return [self._at(given, num_tokens)]
+            return self._at(given, num_tokens)
         values = one_per_chunk(len(num_tokens), range(len(num_tokens)), soft_tokens, rate)
         if len(set(values)) == 1:
-            return [self._at(values[0], num_tokens)]
+            return self._at(values[0], num_tokens)
         counts = values
         if self.has_rate:
             counts = [count_soft_tokens(n, item) for n, item in zip(num_tokens, values, strict=True)]
-        return [Level(counts, values=values)]
+        return Level(counts, values=values)
 
     def finest_first(self, num_tokens: Sequence[int]) -> list[Level]:
-        """Return all positions of the dial, the one with most soft tokens first."""
-        return [self._at(value, num_tokens) for value in self._with_last(self.rates)]
-
-    def _with_last(self, rates: list[Rate]) -> Sequence[Any]:
-        """Rates with `one` as the last; every number of soft tokens where the dial is that."""
-        if not self.has_rate:
-            return range(self._model.config.max_soft_tokens, 0, -1)
-        return rates if ONE_PER_CHUNK in rates else [*rates, ONE_PER_CHUNK]
+        """Return all positions of the dial, the one with most soft tokens first; the last has one each."""
+        values: Sequence[Any] = range(self._model.config.max_soft_tokens, 0, -1)
+        if self.has_rate:
+            values = self.rates if ONE_PER_CHUNK in self.rates else [*self.rates, ONE_PER_CHUNK]
+        return [self._at(value, num_tokens) for value in values]
 
     def _at(self, value: Any, num_tokens: Sequence[int]) -> Level:
         """The position of the dial at one value for all chunks."""

@@ -267,8 +267,8 @@ class Engine:
         Args:
             context: What `read` returned.
             chunks: Indices.
-            soft_tokens: Per chunk; by default the model's most.
-            rate: Instead of a number, for models with the `pooling` adapter; by default the model's.
+            soft_tokens: Per chunk; by default as many as the model makes.
+            rate: Instead of a number, for models with the `pooling` adapter; by default the finest of its training.
 
         Raises:
             E2LLMError: If a chunk does not exist.
@@ -279,9 +279,9 @@ class Engine:
         return [restate(self.reader, content, index, counts[index]) for index in indices]
 
     def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
-        """The requested position of the dial, or the default one."""
+        """The requested position of the dial, or the finest one."""
         self.dial.check(soft_tokens, rate)
-        level = self.dial.levels(content.read.num_tokens.tolist(), soft_tokens, rate)[0]
+        level = self.dial.level(content.read.num_tokens.tolist(), soft_tokens, rate)
         self.dial.note_on([] if level.rate is None else [level.rate])
         return level
 

@@ -118,7 +118,7 @@ class ContextLayout:
         policy = self._policy(request)
         levels = self.dial.finest_first(lengths)
         if request.has_level:
-            levels = self.dial.levels(lengths, request.soft_tokens, request.rate)
+            levels = [self.dial.level(lengths, request.soft_tokens, request.rate)]
         spending = Spending(content.token_counts, levels)
         scores = rank_chunks(self.reader, content, request.question, request.select)
         order = best_first(scores)
@@ -189,9 +189,9 @@ class ContextLayout:
         splitting = Splitting.of(self.processor, chunk_size_chars)
         texts = [text for item in documents for text in chunk_texts(item, splitting, self.processor)]
         lengths = [len(row) for row in self.processor.encode_chunk_ids(texts)]
-        levels = self.dial.levels(lengths, request.soft_tokens, request.rate)
-        spending = Spending([1] * len(texts), levels)
-        longest_first = best_first(levels[0].counts)
+        level = self.dial.level(lengths, request.soft_tokens, request.rate)
+        spending = Spending([1] * len(texts), [level])
+        longest_first = best_first(level.counts)
         expand = request.expand or 0
         give_named(spending, longest_first[: len(expand) if isinstance(expand, list) else expand], room)
         give_level(spending, longest_first, room, select=False)

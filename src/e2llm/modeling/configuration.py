@@ -6,7 +6,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.rates import check_finest_rate, check_rate
+from e2llm.modeling.rates import check_finest_rate
 
 PART_MODULES = {"encoder": "chunk_encoder", "decoder": "language_model"}  # attributes that hold the parts
 
@@ -24,7 +24,6 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
         encoder_attention: `as_trained`, or `bidirectional` to let a causal encoder see later tokens, too.
         finest_rate: Encoder tokens per state that the `pooling` adapter keeps of a chunk, a power of two;
             finer rates are unavailable.
-        default_rate: The rate of chunks where nobody says: a power of two from `finest_rate` on, or `one`.
         trained_on: How often training gave a chunk at each rate (keys such as `4` and `one`) or as `text`,
             in chunks; empty for a model that was never trained.
         max_soft_tokens: Soft tokens that `attention` and `mlp` can make of one chunk, 1 or more; the
@@ -50,7 +49,6 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
     encoder_layers: list[int] | None = None
     encoder_attention: Literal["as_trained", "bidirectional"] = "as_trained"
     finest_rate: int = 2
-    default_rate: int | str = 4
     trained_on: dict[str, int] | None = None
     max_soft_tokens: int = 8
     adapter_num_heads: int = 4
@@ -68,16 +66,12 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
             raise E2LLMError(
                 f"max_soft_tokens must be a whole number of 1 or more, got {self.max_soft_tokens!r}"
             )
-        self._check_rates()
+        check_finest_rate(self.finest_rate)
         self._check_layers()
         if self.encoder_batch_tokens < 1:
             raise E2LLMError(f"encoder_batch_tokens must be 1 or more, got {self.encoder_batch_tokens}")
         if self.chunk_token_id < 0:
             raise E2LLMError(f"chunk_token_id must be 0 or more, got {self.chunk_token_id}")
-
-    def _check_rates(self) -> None:
-        check_finest_rate(self.finest_rate)
-        check_rate(self.default_rate, name="default_rate")
 
     def _check_layers(self) -> None:
         if self.encoder_layers is None:

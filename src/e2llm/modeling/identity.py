@@ -47,13 +47,13 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
 def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
     """SHA-256 over what the answers of a model depend on, wherever it was loaded from.
 
-    That is all of `reading_fingerprint`, the rest of the adapter, which rates it was trained on and the
-    default one, and the decoder: its configuration, weights (LoRA deltas included) with their precision,
+    That is all of `reading_fingerprint`, the rest of the adapter, which rates it was trained on,
+    and the decoder: its configuration, weights (LoRA deltas included) with their precision,
     tokenizer, template and the defaults of generation.
     """
     settings = {
         "reading": reading_fingerprint(model, processor),
-        "rates": [model.config.default_rate, model.config.trained_on],
+        "rates": model.config.trained_on,
         "decoder": _plain(model.config.text_config.to_dict()),
         "generation": _plain(model.generation_config.to_dict()),
         "tokenizer": _tokenizing(processor.tokenizer),

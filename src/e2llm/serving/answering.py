@@ -31,7 +31,13 @@ from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
 _DEFAULT_NEW_TOKENS = 256
-_MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression"}  # of the first prompt; all else is summed
+_MEANS = {
+    "soft_tokens_per_chunk",
+    "rate",
+    "note",
+    "compression",
+    "positions",
+}  # of the first prompt; all else is summed
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,7 @@ class Answering:
         counts = [count for content in contents for count in content.token_counts]
         if body.has_level:
             lengths = [int(length) for content in contents for length in content.read.num_tokens]
-            return sum(self._engine.dial.levels(lengths, body.soft_tokens, body.rate)[0].counts)
+            return sum(self._engine.dial.level(lengths, body.soft_tokens, body.rate).counts)
         return min(body.budget or DEFAULT_BUDGET, sum(counts))
 
     def _without_answer_mark(self, laid: LaidOut, prompt: str) -> LaidOut:

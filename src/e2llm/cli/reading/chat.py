@@ -31,8 +31,9 @@ def chat(
     soft_tokens: SoftTokens = None,
     rate: RateText = None,
     expand: Annotated[
-        int, typer.Option(min=0, help="Give the raw text of the N chunks that the question points at.")
-    ] = 2,
+        int | None,
+        typer.Option(min=0, help="Give just the N chunks that the question points at as text."),
+    ] = None,
     store: Store = None,
     device: Device = None,
     as_json: AsJson = False,

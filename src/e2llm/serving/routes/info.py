@@ -41,7 +41,6 @@ def _model(state: ServerState) -> ModelOut:
             dial="rate" if dial.has_rate else "soft_tokens",
             max_soft_tokens=config.max_soft_tokens,
             rates=[*dial.rates] if dial.has_rate else [],
-            default_rate=config.default_rate if dial.has_rate else None,
             note=None if state.engine.model.is_trained else UNTRAINED,
             window=state.engine.window,
             chunk_size_chars=state.engine.processor.chunk_size_chars,

@@ -153,6 +153,9 @@ class UsageOut(BaseModel):
     context_tokens: int = Field(description="e2llm: tokens of contexts, documents and compressed messages.")
     soft_tokens: int = Field(description="e2llm: positions of soft tokens.")
     raw_tokens: int = Field(description="e2llm: positions that are text.")
+    positions: dict[str, int] = Field(
+        description="e2llm: positions of chunks by what they get: `text`, a rate, a number of soft tokens."
+    )
     soft_tokens_per_chunk: int = Field(description="e2llm: the mean, rounded up, where chunks differ.")
     rate: int | str | None = Field(None, description="e2llm: the one rate of all chunks, if there is one.")
     note: str | None = Field(None, description="e2llm: a warning about this answer.")
@@ -249,7 +252,6 @@ class ModelDetails(BaseModel):
     dial: Literal["soft_tokens", "rate"] = Field(description="The field that sets the compression.")
     max_soft_tokens: int = Field(description="Largest `soft_tokens`, where that is the dial.")
     rates: list[int | str] = Field(description="Values of `rate`, finest first, where that is the dial.")
-    default_rate: int | str | None = None
     note: str | None = Field(None, description="A warning about the model.")
     window: int | None
     chunk_size_chars: int
