@@ -100,3 +100,28 @@ def test_named_chunks_are_all_the_text_there_is(engine, boats):
 def test_a_budget_beyond_the_window_is_refused(engine, boats):
     with pytest.raises(E2LLMError, match=r"budget is 513 and .* has 512 positions"):
         engine.ask(boats, QUESTION, budget=513, max_new_tokens=1)
+
+
+def test_sources_are_the_most_relevant_chunks_given_as_text_with_their_places(engine, boats):
+    answer = engine.ask(boats, QUESTION, budget=200, select="bm25", max_new_tokens=2)
+    first = answer.sources[0]
+    assert "Boat number 23 is named" in first.text
+    assert first.text == BOATS[first.start : first.end] == boats.chunks[first.chunk].text
+    assert {item.chunk for item in answer.sources} == set(answer.expanded_chunks[:5])
+    relevance = [item.relevance for item in answer.sources]
+    assert relevance == sorted(relevance, reverse=True)
+    assert (first.level, str(first)) == ("text", "text, line 1")
+
+
+def test_without_text_the_sources_are_soft(engine, boats):
+    answer = engine.ask(boats, QUESTION, soft_tokens=2, select="bm25", max_new_tokens=2)
+    assert [item.level for item in answer.sources] == [2] * 5
+    assert "Boat number 23 is named" in answer.sources[0].text
+
+
+def test_a_source_counts_lines(engine):
+    context = engine.read("One.\n\nTwo of them.\n" * 6, progress=False)
+    answer = engine.ask(context, "Two?", max_new_tokens=1)
+    document = context.documents[0].text
+    for source in answer.sources:
+        assert document.splitlines()[source.line - 1].startswith(source.text.splitlines()[0].strip() or "")

@@ -50,11 +50,41 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A chunk that an answer may rest on.
+
+    Attributes:
+        chunk: Its index in the context.
+        document: Name of its document.
+        line: Line of the document at which it begins, from 1.
+        start: Its first character in the document.
+        end: The character after its last one.
+        text: Its text.
+        level: What the decoder got of it: `text`, a rate, or a number of soft tokens.
+        relevance: To the question; higher is more relevant.
+    """
+
+    chunk: int
+    document: str
+    line: int
+    start: int
+    end: int
+    text: str
+    level: Rate | str
+    relevance: float
+
+    def __str__(self) -> str:
+        return f"{self.document}, line {self.line:,}"
+
+
+@dataclass(frozen=True)
 class Answer:
-    """An answer with its cost.
+    """An answer with its sources and its cost.
 
     Attributes:
         text: The answer.
+        sources: At most five chunks that it may rest on, the most relevant first: those given as text, or if
+            there are none, those given as soft tokens.
         usage: Positions.
         timing: Seconds.
         expanded: Character spans `(start, end)` of the chunks that were given as raw text, in document order.
@@ -68,3 +98,4 @@ class Answer:
     expanded: list[tuple[int, int]] = field(default_factory=list)
     expanded_chunks: list[int] = field(default_factory=list)
     left_out: int = 0
+    sources: list[Source] = field(default_factory=list)

@@ -268,7 +268,7 @@ class Engine:
             context: What `read` returned.
             chunks: Indices.
             soft_tokens: Per chunk; by default as many as the model makes.
-            rate: Instead of a number, for models with the `pooling` adapter; by default the finest of its training.
+            rate: Instead of a number, for models with the `pooling` adapter; by default the finest one.
 
         Raises:
             E2LLMError: If a chunk does not exist.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.answer import Answer, Timing, Usage
+from e2llm.inference.answer import Answer, Source, Timing, Usage
 from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
 from e2llm.inference.dial import UNTRAINED, Dial, Level
@@ -33,6 +33,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL
 
 _FUSION_OFFSET = 60
+_MOST_SOURCES = 5
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class ContextLayout:
             spend_uniformly(spending, budget, gives_text=policy.gives_text)
         else:
             spend(spending, order, budget, policy)
-        plan = spending.plan(room.overhead)
+        plan = spending.plan(room.overhead, scores)
         if num_chunks and not plan.kept:
             raise ContextOverflowError(
                 f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, and there is "
@@ -258,7 +259,26 @@ def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answ
     """An answer with what it took."""
     content, plan = laid.content, laid.plan
     spans = [(content.chunks[index].start, content.chunks[index].end) for index in plan.expand]
-    return Answer(text, usage_of(laid, new_tokens), timing, spans, list(plan.expand), plan.left_out)
+    return Answer(
+        text, usage_of(laid, new_tokens), timing, spans, list(plan.expand), plan.left_out, sources_of(laid)
+    )
+
+
+def sources_of(laid: LaidOut) -> list[Source]:
+    """The chunks that an answer may rest on (`Answer.sources`)."""
+    content, plan = laid.content, laid.plan
+    places = [place for place, count in enumerate(plan.counts) if not count] or range(len(plan.kept))
+    best = sorted(places, key=lambda place: -plan.relevance[place])[:_MOST_SOURCES]
+    sources = []
+    for place in best:
+        index = plan.kept[place]
+        chunk, document = content.chunks[index], content.documents[content.owners[index]]
+        line = document.text.count("\n", 0, chunk.start) + 1
+        level, relevance = plan.levels[place], plan.relevance[place]
+        sources.append(
+            Source(index, document.name, line, chunk.start, chunk.end, chunk.text, level, relevance)
+        )
+    return sources
 
 
 def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:

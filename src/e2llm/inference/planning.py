@@ -57,6 +57,7 @@ class Plan:
         kept: Indices of all chunks that the decoder gets, in document order.
         levels: What each of these gets: `text`, its rate, or its number of soft tokens.
         sizes: Positions that each takes.
+        relevance: Of each to the question.
         num_chunks: Chunks of the context.
         overhead: Positions of template, question and history.
     """
@@ -64,6 +65,7 @@ class Plan:
     kept: list[int] = field(repr=False)
     levels: list[Rate | str] = field(repr=False)
     sizes: list[int] = field(repr=False)
+    relevance: list[float] = field(repr=False)
     num_chunks: int
     overhead: int
 
@@ -194,13 +196,15 @@ class Spending:
         self.forms[chunk], self.used = form, used
         return True
 
-    def plan(self, overhead: int) -> Plan:
+    def plan(self, overhead: int = 0, relevance: Sequence[float] | None = None) -> Plan:
         """Return the plan of the forms given so far, beside `overhead` positions of other text."""
+        relevance = [0.0] * len(self.forms) if relevance is None else relevance
         kept = [index for index, form in enumerate(self.forms) if form is not None]
         return Plan(
             kept,
             [self._name(index, self.forms[index]) for index in kept],
             [self.size(index, self.forms[index]) for index in kept],
+            [relevance[index] for index in kept],
             len(self.forms),
             overhead,
         )

@@ -31,13 +31,14 @@ from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
 _DEFAULT_NEW_TOKENS = 256
+# Of the first prompt; all else is summed.
 _MEANS = {
     "soft_tokens_per_chunk",
     "rate",
     "note",
     "compression",
     "positions",
-}  # of the first prompt; all else is summed
+}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,6 +138,8 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
         typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
         return
     typer.echo()
+    for number, source in enumerate(answer.sources[:3], start=1):
+        typer.echo(f"[{number}] {source}: {shorten(source.text, 80, placeholder='...')}")
     typer.echo(cost_line(answer, read_earlier=read_earlier), err=True)
     if comparison is not None:
         from e2llm.bench.comparison import format_comparison
