@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from e2llm.data.registry import DATASETS
-from e2llm.evaluation.tasks.sources import sample_file, write_sample
+from e2llm.evaluation.tasks.record_sources import sample_file, write_sample
 
 NAMES = ("fairytaleqa", "qmsum")
 SPLIT = "validation"

@@ -4,7 +4,7 @@ import pytest
 
 from e2llm.errors import ContextOverflowError
 from e2llm.evaluation.items import Item
-from e2llm.evaluation.run.answering import answer_item, likeliest_option
+from e2llm.evaluation.runner import answer_item, likeliest_option
 from e2llm.evaluation.systems import SoftSystem
 from e2llm.evaluation.systems.readings import Readings
 from e2llm.evaluation.tasks.likelihood import PerplexityTask, RestatementTask

@@ -8,6 +8,7 @@ from e2llm import Record
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
+from e2llm.evaluation.tasks.record_sources import evaluation_split, find_records, spread_records
 from e2llm.evaluation.tasks.records import (
     AnswersTask,
     CovidQATask,
@@ -19,7 +20,6 @@ from e2llm.evaluation.tasks.records import (
     TriviaQATask,
     length_group,
 )
-from e2llm.evaluation.tasks.sources import evaluation_split, find_records, spread_records
 from e2llm.records import write_records
 
 TEN_STORIES = [Record(f"Story {story}.", f"Q{number}?", "A") for story in range(10) for number in range(5)]

@@ -7,7 +7,8 @@ import pytest
 from e2llm import Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation import runner
-from e2llm.evaluation.run.files import PredictionFile, read_run
+from e2llm.evaluation.run.predictions import open_predictions
+from e2llm.evaluation.run.scores import read_run
 from e2llm.evaluation.runner import RunRequest
 from e2llm.evaluation.tasks.records import RecallTask
 from e2llm.records import write_records
@@ -287,7 +288,7 @@ def test_what_cannot_work_fails_before_anything_is_answered(evaluate, request_, 
 
 def test_two_processes_do_not_write_into_one_folder(evaluate, request_, tmp_path):
     evaluate(request_, tmp_path / "run")
-    with PredictionFile(tmp_path / "run"), pytest.raises(E2LLMError, match="in use by another process"):
+    with open_predictions(tmp_path / "run"), pytest.raises(E2LLMError, match="in use by another process"):
         evaluate(request_, tmp_path / "run")
 
 

@@ -5,8 +5,8 @@ from statistics import fmean
 import pytest
 
 from e2llm.evaluation.metrics import perplexity
-from e2llm.evaluation.run.files import Prediction
-from e2llm.evaluation.run.summary import summarize
+from e2llm.evaluation.run.predictions import Prediction
+from e2llm.evaluation.run.scores import summarize
 from e2llm.evaluation.statistics import bootstrap_interval, holm, paired_test
 from e2llm.evaluation.tasks.likelihood import PerplexityTask
 from e2llm.evaluation.tasks.records import FairytaleQATask, QMSumTask

@@ -28,7 +28,7 @@ from e2llm.evaluation.metrics import (
     trivia_f1,
 )
 from e2llm.evaluation.tasks.likelihood import MAX_RESTATED_TOKENS, restatement_scores
-from e2llm.evaluation.tasks.sources import RecordSource, find_place, find_records, spread_records
+from e2llm.evaluation.tasks.record_sources import RecordSource, find_place, find_records, spread_records
 from e2llm.evaluation.tasks.stretches import runs_of_chunks
 from e2llm.prompts import OPTION_LETTERS, UNDERSTANDING_PROMPT
 from e2llm.records import Record, missing_file, read_records
