@@ -6,7 +6,7 @@ import pytest
 from e2llm import Engine
 from e2llm.bench import decoders, speed
 from e2llm.bench.decoders import build_engine, text_of_length
-from e2llm.bench.processes import Worker
+from e2llm.bench.harness import Worker
 from e2llm.bench.speed import format_speed, make_row, measure_speed, ratio
 from e2llm.errors import E2LLMError
 from tiny_models import tiny_model, tiny_processor

@@ -13,12 +13,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2llm.bench.table import format_table
+from e2llm.bench.harness import OnProgress, format_table
 from e2llm.errors import E2LLMError, MissingExtraError
 
 MAX_BATCH = 16
@@ -40,7 +40,7 @@ def measure_serving(
     requests_per_client: int = 8,
     new_tokens: int = 64,
     compared_clients: int = COMPARED_CLIENTS,
-    on_progress: Callable[[str], Any] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a server that decodes in batches, then one that decodes one answer at a time.
 
