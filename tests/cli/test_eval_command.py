@@ -12,7 +12,7 @@ QUESTION = "Where is the key?"
 
 @pytest.fixture
 def records(tmp_path, monkeypatch):
-    monkeypatch.setattr("e2llm.evaluation.tasks.records.AnswersTask.max_new_tokens", 6)
+    monkeypatch.setattr("e2llm.evaluation.tasks.record_tasks.AnswersTask.max_new_tokens", 6)
     write_records(
         tmp_path / "records.jsonl",
         [Record(TEXT, QUESTION, "under the stone", id="a"), Record(TEXT[:60], "Who?", "Mira", id="b")],

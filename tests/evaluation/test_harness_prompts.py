@@ -5,8 +5,14 @@ import torch
 
 from e2llm import Engine
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness.prompts import PromptEncoder, PromptLayout, PromptParts, find_document
-from e2llm.evaluation.harness.settings import CONTEXT_FIELDS, HarnessSettings
+from e2llm.evaluation.harness.prompt_layout import (
+    CONTEXT_FIELDS,
+    HarnessSettings,
+    PromptEncoder,
+    PromptLayout,
+    PromptParts,
+    find_document,
+)
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 STORY = TEXT.strip()  # 5 chunks of the tiny processor

@@ -10,7 +10,7 @@ from e2llm.evaluation import runner
 from e2llm.evaluation.run.predictions import open_predictions
 from e2llm.evaluation.run.scores import read_run
 from e2llm.evaluation.runner import RunRequest
-from e2llm.evaluation.tasks.records import RecallTask
+from e2llm.evaluation.tasks.record_tasks import RecallTask
 from e2llm.records import write_records
 from tiny_models import TEXT
 
@@ -245,7 +245,7 @@ def test_changed_records_are_refused_by_the_hash_of_their_file(evaluate, request
 def test_an_item_that_is_another_question_now_is_refused(evaluate, request_, tmp_path, monkeypatch):
     request = replace(request_, tasks=["perplexity"], limit=1)
     evaluate(request, tmp_path / "run")
-    monkeypatch.setattr("e2llm.evaluation.tasks.likelihood.CONTINUATION_PROMPT", "Go on.")
+    monkeypatch.setattr("e2llm.evaluation.tasks.continuations.CONTINUATION_PROMPT", "Go on.")
     with pytest.raises(E2LLMError, match="item 64-0, with another context, prompt or reference"):
         evaluate(request, tmp_path / "run")
 

@@ -18,7 +18,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.raw_text import longest_prefix
 
-QUESTION = "What did the master of the house say about the garden?"
+BENCH_QUESTION = "What did the master of the house say about the garden?"
 
 # The published dimensions; everything else is the default of the type.
 SHAPES: dict[str, dict[str, Any]] = {

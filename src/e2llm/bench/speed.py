@@ -10,7 +10,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from e2llm.bench.decoders import QUESTION, build_engine, level_options, text_of_length
+from e2llm.bench.decoders import BENCH_QUESTION, build_engine, level_options, text_of_length
 from e2llm.bench.harness import OnProgress, Worker, format_table, measure_in_turns, peak_bytes, spread
 from e2llm.inference.context import Context
 from e2llm.measuring import release_memory, reset_peak
@@ -44,10 +44,10 @@ class Side:
         if settings["side"] == "full":
             self.engine.model.chunk_encoder.to("meta")
             self.engine.model.adapter.to("meta")
-            self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
+            self.engine.ask(Context.of_text(short), BENCH_QUESTION, expand=[0], max_new_tokens=2)
         else:
             context = self.engine.read(short, progress=False)
-            self.engine.ask(context, QUESTION, **self.level, max_new_tokens=2)
+            self.engine.ask(context, BENCH_QUESTION, **self.level, max_new_tokens=2)
         reset_peak()  # building takes more than measuring
 
     def describe(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Side:
             if store is not None and not len(store):
                 engine.read(self.text, store=store, progress=False)
             context = engine.read(self.text, store=store, progress=False)
-        answer = engine.ask(context, QUESTION, **options, max_new_tokens=NEW_TOKENS)
+        answer = engine.ask(context, BENCH_QUESTION, **options, max_new_tokens=NEW_TOKENS)
         first = answer.timing.first_token_seconds or 0.0
         positions = answer.usage.soft_tokens + answer.usage.raw_tokens
         return {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from e2llm.data.data_set import Conversion, Records, data_set
-from e2llm.data.needles import generate_needles
+from e2llm.data.needles.generator import generate_needles
 from e2llm.data.sets.parquet import parquet
 from e2llm.data.sets.text import text
 from e2llm.records import read_records

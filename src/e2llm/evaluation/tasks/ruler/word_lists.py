@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from e2llm.data.needles import (
+from e2llm.data.needles.hiding import Passage
+from e2llm.data.needles.wording import (
     ADJECTIVES,
     LEAST_CODED_WORDS,
     NOUNS,
-    Passage,
     coded_vocabulary,
     made_up_word,
     numbered,
     zipf_words,
 )
 from e2llm.evaluation.items import TaskRequest
-from e2llm.evaluation.tasks.ruler.base import Draft, DraftStream, RulerTask
+from e2llm.evaluation.tasks.ruler.ruler_task import Draft, DraftStream, RulerTask
 
 WORD_LIST = "This is a numbered list of words, some of which stand in it more often than the others.\n"
 COMMON_QUESTION = "What are the 10 most common words in the above list?"
@@ -44,10 +44,10 @@ class CommonWords(RulerTask):
     num_common: ClassVar[int] = 10
 
     def _prepare(self, request: TaskRequest) -> DraftStream:
-        vocabulary = Vocabulary(request.haystacks)
+        vocabulary = EndlessWords(request.haystacks)
         return self._endless(request, lambda rng, length, _: self._draft(rng, vocabulary, length))
 
-    def _draft(self, rng: random.Random, vocabulary: "Vocabulary", length: int) -> Draft:
+    def _draft(self, rng: random.Random, vocabulary: "EndlessWords", length: int) -> Draft:
         is_short = length < SHORT_LENGTH_TOKENS
         num_example, example_repeats = (20, (3, 1)) if is_short else (40, (10, 3))
         num_answer_repeats, num_other_repeats = (6, 1) if is_short else (30, 3)
@@ -117,7 +117,7 @@ class FrequentWords(RulerTask):
         return Draft(build, length // 2, FREQUENT_QUESTION, answers, smallest_size=LEAST_CODED_WORDS)
 
 
-class Vocabulary:
+class EndlessWords:
     """Words without end: those of the needles, then those of the haystacks, then made-up ones.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from e2llm.data.needles import Passage
+from e2llm.data.needles.hiding import Passage
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.metrics import string_match
@@ -60,7 +60,10 @@ class RulerTask(Task):
             E2LLMError: If the request cannot be served: no haystack, no data, a length that is too short.
             FileNotFoundError: If a file of the data is missing.
         """
-        _check(request)
+        if request.limit < 1 or not request.lengths or min(request.lengths) < 1:
+            raise E2LLMError(
+                f"limit and lengths must be at least 1, got {request.limit} and {list(request.lengths)}"
+            )
         stream = self._prepare(request)
         streams = {length: stream(length) for length in dict.fromkeys(request.lengths)}
         sizes: dict[int, int] = {}
@@ -71,7 +74,7 @@ class RulerTask(Task):
                     raise E2LLMError(f"{self.name}: no question fits in {length} tokens; ask for more tokens")
                 if draft is None:
                     continue
-                passage, sizes[length] = fit(
+                passage, sizes[length] = longest_context(
                     draft, request.count_tokens, length, sizes.get(length), self.name
                 )
                 yield self._item(draft, passage, length, index)
@@ -124,7 +127,7 @@ def depth_percent(passage: Passage) -> int:
     return 10 * round(10 * start / rest) if rest else 0
 
 
-def fit(
+def longest_context(
     draft: Draft, count_tokens: Callable[[str], int], length: int, size: int | None, task: str
 ) -> tuple[Passage, int]:
     """Return the longest context of a draft that a few counts find below a length.
@@ -190,10 +193,3 @@ def _on_line(counts: Sequence[tuple[int, int]], goal: int) -> int:
             slope = (its_tokens - tokens) / (other - size)
             break
     return size + round((goal - tokens) / slope) if slope > 0 else 2 * size + 1
-
-
-def _check(request: TaskRequest) -> None:
-    if request.limit < 1:
-        raise E2LLMError(f"limit must be at least 1, got {request.limit}")
-    if not request.lengths or min(request.lengths) < 1:
-        raise E2LLMError(f"lengths must be numbers of tokens of at least 1, got {list(request.lengths)}")

@@ -41,13 +41,10 @@ class LikelihoodTask(Task):
         """Make `limit` items of each length.
 
         Raises:
-            E2LLMError: If a length is too short, or the haystacks hold too little text.
+            E2LLMError: If a length is too short, or the haystacks have too little text.
         """
         check_lengths(self.name, request, _MIN_LENGTH_TOKENS)
         haystacks = [text.strip() for text in request.haystacks if text.strip()]
-        return self._made(request, haystacks)
-
-    def _made(self, request: TaskRequest, haystacks: Sequence[str]) -> Iterator[Item]:
         lengths = [min(length, self.longest or length) for length in request.lengths]
         for length in dict.fromkeys(lengths):
             for index in range(request.limit):

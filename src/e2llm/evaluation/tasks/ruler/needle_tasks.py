@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
-from e2llm.data.needles import Passage, draw_number, draw_uuid, draw_words, hide
+from e2llm.data.needles.hiding import Passage, draw_number, draw_uuid, draw_words, hide
 from e2llm.evaluation.items import TaskRequest
-from e2llm.evaluation.tasks.ruler.base import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 from e2llm.evaluation.tasks.ruler.haystacks import Haystack, essay, noise
+from e2llm.evaluation.tasks.ruler.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 
 Kind = Literal["words", "numbers", "uuids"]
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."

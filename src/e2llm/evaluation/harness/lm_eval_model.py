@@ -16,8 +16,7 @@ import torch
 from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness.prompts import LaidPrompt, PromptLayout
-from e2llm.evaluation.harness.settings import HarnessSettings
+from e2llm.evaluation.harness.prompt_layout import HarnessSettings, LaidPrompt, PromptLayout
 from e2llm.inference.decoding.generation import generate_ids
 from e2llm.inference.engine import Engine
 from e2llm.version import __version__

@@ -1,4 +1,4 @@
-"""Which part of a prompt becomes context, and how the decoder's input is laid out around it.
+"""How a prompt is laid out: settings, which part of it becomes context, and the decoder's input around it.
 
 lm_eval gives strings. Soft tokens replace the part of a prompt that the encoder reads; the text before and
 after it stays raw.
@@ -9,27 +9,100 @@ Shapes: R soft tokens in all, D decoder width.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import BeforeValidator, Field, model_validator
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness.settings import HarnessSettings
 from e2llm.inference.content import Content
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import rank_chunks
+from e2llm.inference.options import Selector
 from e2llm.inference.planning import Plan, choose_expanded, make_plan, plan_raw
 from e2llm.inference.reader import soft_tokens_of
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import Rate, check_rate
 from e2llm.surrogates import reject_lone_surrogates
+from e2llm.validation import CheckedModel
 
-Way = Literal["raw", "document", "overflow"]
-
+_Way = Literal["raw", "document", "overflow"]
 _MAX_CONTEXTS = 8  # kept read: requests on one document follow each other
 
+# Fields with the document of a task in lm_eval 0.4.13: LongBench, InfiniteBench and SQuAD (context), RULER
+# and BABILong (input), BoolQ and DROP (passage), RACE (article), SCROLLS (text), CoQA (story), ...
+CONTEXT_FIELDS = (
+    *("context", "input", "passage", "article", "document", "story", "text", "report", "transcript"),
+    *("dialogue", "book", "content"),
+)
 
-@dataclass(frozen=True)
-class PromptParts:
+
+def _fields(value: Any) -> Any:
+    """Return field names from `a+b`, a list, or None for the usual ones."""
+    if value is None:
+        return CONTEXT_FIELDS
+    names = value.split("+") if isinstance(value, str) else list(value)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise E2LLMError(
+            f"context_field takes names of fields, such as context or passage+text; got {value!r}"
+        )
+    return tuple(name.strip() for name in names)
+
+
+def _rate(value: Any) -> Any:
+    """Return a checked rate; lm_eval's command line gives numbers as numbers or as text."""
+    text = isinstance(value, str) and value.isdecimal()
+    return value if value is None else check_rate(int(value) if text else value)
+
+
+class HarnessSettings(CheckedModel):
+    """How prompts are laid out; docs/harness.md describes each setting with examples.
+
+    Attributes:
+        soft_tokens: Per chunk, from 1 to the model's most; None for as many as fit; 0 compresses nothing.
+        rate: Encoder tokens per soft token, for models with the `pooling` adapter; None for the model's.
+        expand: Number of chunks, chosen by the rest of the prompt, to give as text instead of soft tokens.
+        select: How they are chosen.
+        context_field: Fields of a task's row that may hold its document; a dot leads into a nested row.
+        min_context_tokens: Shorter documents stay raw, in decoder tokens (chosen here: about one chunk).
+        raw_tokens: With `overflow="compress"`, tokens at the end of a prompt without a known document that
+            stay raw; the text before them is compressed even where the prompt would fit. None for half of
+            the room, and only in prompts that do not fit.
+        max_length: Positions to use; None for the decoder's window.
+        max_gen_toks: Longest answer in tokens, for tasks that name none (lm_eval's default).
+        overflow: A prompt without a known document that does not fit: compress its older part, cut it off as
+            lm_eval's `hf` does, or raise an error. With `error`, chunks that do not fit are an error, too;
+            otherwise the most relevant ones are kept.
+    """
+
+    soft_tokens: Annotated[int, Field(ge=0)] | None = None
+    rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    expand: Annotated[int, Field(ge=0)] = 0
+    select: Selector = "bm25"
+    context_field: Annotated[tuple[str, ...], BeforeValidator(_fields)] = CONTEXT_FIELDS
+    min_context_tokens: Annotated[int, Field(ge=0)] = 128
+    raw_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_gen_toks: Annotated[int, Field(ge=1)] = 256
+    overflow: Literal["compress", "truncate", "error"] = "compress"
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "HarnessSettings":
+        if self.raw_tokens is not None and self.overflow != "compress":
+            raise E2LLMError(f"raw_tokens has no effect with overflow={self.overflow}; leave one of them out")
+        if self.rate is not None and self.soft_tokens is not None:
+            raise E2LLMError("soft_tokens and rate were given; a model takes one of them: leave one out")
+        if self.soft_tokens == 0 and (self.expand or self.raw_tokens is not None):
+            raise E2LLMError("soft_tokens=0 compresses nothing; expand and raw_tokens have no effect with it")
+        return self
+
+    @property
+    def compresses(self) -> bool:
+        """Whether any text becomes soft tokens."""
+        return self.soft_tokens != 0
+
+
+class PromptParts(NamedTuple):
     """A prompt cut in three: the text before the context, the context, and the text after it."""
 
     before: str
@@ -53,7 +126,7 @@ class LaidPrompt:
         num_context_positions: Positions that it takes here.
     """
 
-    way: Way
+    way: _Way
     head: list[int]
     tail: str
     soft_tokens: torch.Tensor | None = None
@@ -74,20 +147,19 @@ def find_document(prompt: str, row: Mapping[str, Any], fields: Sequence[str]) ->
         row: The task's row.
         fields: Names of fields; `a.b` is the field b of the row that is the field a.
     """
-    texts = [text for name in fields if (text := _field_text(row, name))]
-    found = [text for text in texts if text in prompt and text != prompt.strip()]
-    if not found:
+    texts = []
+    for name in fields:
+        value: Any = row
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        text = value.strip() if isinstance(value, str) else ""
+        if text and text in prompt and text != prompt.strip():
+            texts.append(text)
+    if not texts:
         return None
-    context = max(found, key=len)
+    context = max(texts, key=len)
     start = prompt.rfind(context)
     return PromptParts(prompt[:start], context, prompt[start + len(context) :])
-
-
-def _field_text(row: Mapping[str, Any], name: str) -> str:
-    value: Any = row
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value.strip() if isinstance(value, str) else ""
 
 
 class PromptEncoder:
@@ -208,7 +280,7 @@ class PromptLayout:
         except ContextOverflowError:
             return None  # the raw end alone fills the room
 
-    def _with_context(self, parts: PromptParts, way: Way, room: int) -> LaidPrompt:
+    def _with_context(self, parts: PromptParts, way: _Way, room: int) -> LaidPrompt:
         """Choose the form of each chunk so that all fits, and lay it out."""
         settings = self.settings
         content = self.read(parts.context).content
@@ -226,23 +298,25 @@ class PromptLayout:
         window, lengths = room, content.read.num_tokens.tolist()
         is_raw = self.engine.dial.answers_raw(settings.rate)
         levels = self.engine.dial.levels(lengths, settings.soft_tokens, settings.rate)
+
+        def rank() -> list[float]:
+            return self._rank(content, question)
+
         while True:
-            plan = (
-                self._plan_raw(content, len(around), window, question)
-                if is_raw
-                else make_plan(
+            options: dict[str, Any] = {"overhead": len(around), "window": window, "max_new_tokens": 0}
+            if is_raw:  # the adapter is not trained: the best chunks as text
+                plan = plan_raw(content.token_counts, **options, expand=(), max_tokens=None, rank=rank)
+            else:
+                plan = make_plan(
                     content.token_counts,
                     levels,
-                    overhead=len(around),
+                    **options,
                     expand=expand,
-                    window=window,
-                    max_new_tokens=0,
                     is_wanted=settings.soft_tokens is not None or settings.rate is not None,
                     overflow="error" if settings.overflow == "error" else "select",
-                    rank=lambda: self._rank(content, question),
+                    rank=rank,
                     may_drop=True,
                 )
-            )
             if not plan.kept:
                 raise ContextOverflowError("the text around the context leaves no room for any chunk of it")
             laid = self._place(parts, content, plan, way)
@@ -251,23 +325,11 @@ class PromptLayout:
                 return laid
             window -= excess  # texts encoded together may take other tokens than each by itself
 
-    def _plan_raw(self, content: Content, overhead: int, window: int, question: str) -> Plan:
-        """Plan the best chunks as text, for a model whose adapter is not trained."""
-        return plan_raw(
-            content.token_counts,
-            overhead=overhead,
-            expand=(),
-            window=window,
-            max_new_tokens=0,
-            max_tokens=None,
-            rank=lambda: self._rank(content, question),
-        )
-
     def _rank(self, content: Content, question: str) -> list[float]:
         """Return the relevance of each chunk to the rest of the prompt."""
         return rank_chunks(self.engine.reader, content, question, self.settings.select)
 
-    def _place(self, parts: PromptParts, content: Content, plan: Plan, way: Way) -> LaidPrompt:
+    def _place(self, parts: PromptParts, content: Content, plan: Plan, way: _Way) -> LaidPrompt:
         """Put the chunks at the place of the context; adjacent raw texts are encoded as one."""
         expanded = set(plan.expand)
         head: list[int] = []
