@@ -20,9 +20,8 @@ from e2llm.inference.content import Splitting, chunk_key, chunk_texts
 from e2llm.inference.documents import Document
 from e2llm.inference.loading import choose_device, choose_dtype
 from e2llm.inference.reader import ChunkReader
-from e2llm.scale.chunk_worker import ChunkWorker, WorkerSettings, load_reader
 from e2llm.scale.ray_session import WorkerPlan, plan_workers, ray_session
-from e2llm.scale.shards import hold_shards, merge_shards
+from e2llm.scale.workers import ChunkWorker, WorkerSettings, hold_shards, load_reader, merge_shards
 from e2llm.store.chunk_store import ChunkStore
 
 BATCH_CHUNKS = 128
@@ -91,12 +90,13 @@ def read_corpus(
         raise E2LLMError(f"{store.path}: the store has a limit of {store.max_bytes} bytes; open it without")
     place, dtype = choose_place(device)
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    num_found = 0
     with hold_shards(store) as shards:
         merge_shards(store)
         reader = load_reader(name, "cpu", dtype)
         corpus = CorpusChunks(documents, Splitting.of(reader.processor, chunk_size_chars), reader, store)
         del reader  # the weights; the corpus keeps the processor
-        texts, found_workers = iter(corpus), 0
+        texts = iter(corpus)
         first = next(texts, None)
         if first is not None:  # else there is nothing to read, and Ray need not start
             settings = WorkerSettings(name, place, dtype, corpus.fingerprint, shards)
@@ -104,22 +104,13 @@ def read_corpus(
                 with ray_session(address, num_workers) as ray:
                     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                     plan = plan_workers(nodes, num_workers, place)
-                    found_workers = plan.num_workers
+                    num_found = plan.num_workers
                     batches = put_batches(ray, chain([first], texts), batch_chunks)
                     run_workers(ray, batches, corpus.num_lacking, plan, settings, worker_class, progress)
             finally:
                 merge_shards(store)
         corpus.check()
-    return CorpusReport(
-        corpus.num_documents,
-        corpus.num_chunks,
-        len(corpus.keys),
-        len(corpus.keys) - corpus.num_lacking,
-        corpus.num_lacking,
-        found_workers,
-        corpus.seconds,
-        time.perf_counter() - started,
-    )
+    return corpus.report(num_found, time.perf_counter() - started)
 
 
 class CorpusChunks:
@@ -190,6 +181,12 @@ class CorpusChunks:
                 f"{self._store.path}: {num_gone:,} of {len(self.keys):,} chunks are missing, since entries "
                 "were removed or damaged meanwhile; run the command again to read them"
             )
+
+    def report(self, num_workers: int, seconds: float) -> CorpusReport:
+        """Return what was done."""
+        num_known = len(self.keys) - self.num_lacking
+        counts = (self.num_documents, self.num_chunks, len(self.keys), num_known, self.num_lacking)
+        return CorpusReport(*counts, num_workers, self.seconds, seconds)
 
 
 def put_batches(ray: Any, texts: Iterable[str], size: int) -> list[Any]:

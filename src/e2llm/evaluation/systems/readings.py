@@ -13,7 +13,7 @@ _KEPT = 4  # texts of a kind; questions on one text come one after the other
 
 
 @dataclass(frozen=True)
-class Reading:
+class TimedContext:
     """A context that was read, with time and peak memory of reading (None where unknown)."""
 
     context: Context
@@ -54,10 +54,10 @@ class Readings:
     def _lay_out(self, prompt: str) -> list[int]:
         return self.engine.processor.lay_out([], prompt).input_ids
 
-    def _read(self, text: str) -> Reading:
+    def _read(self, text: str) -> TimedContext:
         with PeakMemory(self.engine.device) as memory:
             context = self.engine.read(text, progress=False) if text.strip() else Context.empty()
-        return Reading(context, context.read_seconds, memory.extra_bytes)
+        return TimedContext(context, context.read_seconds, memory.extra_bytes)
 
     def _cut(self, text: str) -> Cutting:
         started = time.perf_counter()
