@@ -76,7 +76,7 @@ def test_records_without_a_question_are_passed_over():
 
 
 def test_prepared_records_come_before_the_authors_files_and_those_before_the_sample(tmp_path):
-    shipped = next(find_records("fairytaleqa", tmp_path)())
+    shipped = next(find_records("fairytaleqa", tmp_path)[1]())
     questions, stories = (
         tmp_path / "fairytaleqa" / name / "val" for name in ("questions", "section-stories")
     )
@@ -86,9 +86,9 @@ def test_prepared_records_come_before_the_authors_files_and_those_before_the_sam
         "question_id,cor_section,question,answer1\n1,1,Who?,a king\n"
     )
     (stories / "made-story.csv").write_text("section,text\n1,Once a made king lived.\n")
-    authors = next(find_records("fairytaleqa", tmp_path)())
+    authors = next(find_records("fairytaleqa", tmp_path)[1]())
     write(tmp_path / "fairytaleqa-validation.jsonl", Record("Prepared.", "Q?", "A"))
-    prepared = next(find_records("fairytaleqa", tmp_path)())
+    prepared = next(find_records("fairytaleqa", tmp_path)[1]())
     assert shipped.source == "fairytaleqa"
     assert authors.context == "Once a made king lived."
     assert prepared.context == "Prepared."

@@ -12,8 +12,7 @@ from e2llm.evaluation.systems import (
     SoftSystem,
     TruncateSystem,
 )
-from e2llm.evaluation.systems.cache import StreamingSystem, StreamingWindow, turn_back
-from e2llm.evaluation.systems.kvpress import KvPressSystem
+from e2llm.evaluation.systems.cache import KvPressSystem, StreamingSystem, StreamingWindow, turn_back
 from e2llm.evaluation.systems.llmlingua import LlmLingua2System
 from e2llm.evaluation.systems.readings import Readings
 from tiny_models import TEXT

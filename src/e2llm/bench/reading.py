@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from e2llm.bench.decoders import make_text, text_of_length
-from e2llm.bench.harness import OnProgress, measure_in_turns, spread
+from e2llm.bench.decoders import make_text
+from e2llm.bench.timing import OnProgress, measure_in_turns, spread
 from e2llm.errors import MissingExtraError
 from e2llm.inference.engine import Engine
 from e2llm.measuring import peak_resident_bytes
@@ -32,7 +32,7 @@ def measure_reading(engine: Engine, num_tokens: int, on_progress: OnProgress) ->
     Raises:
         MissingExtraError: If sentence-transformers is not installed.
     """
-    text = text_of_length(engine, num_tokens)
+    text = make_text(engine, num_tokens)
     texts = [chunk.text for chunk in engine.processor.split(text)]
     num_encoder_tokens = sum(len(row) for row in engine.processor.encode_chunk_ids(texts))
     encode = load_rival(engine)

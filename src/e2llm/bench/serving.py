@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2llm.bench.harness import OnProgress, format_table
+from e2llm.bench.timing import OnProgress, format_table
 from e2llm.errors import E2LLMError, MissingExtraError
 
 MAX_BATCH = 16
-COMPARED_CLIENTS = 8  # that ask the server which decodes one answer at a time, too
 _NAME = "benched"
 _START_SECONDS = 300
 _COLUMNS = {
@@ -39,7 +38,7 @@ def measure_serving(
     *,
     requests_per_client: int = 8,
     new_tokens: int = 64,
-    compared_clients: int = COMPARED_CLIENTS,
+    compared_clients: int = 8,
     on_progress: OnProgress = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a server that decodes in batches, then one that decodes one answer at a time.
@@ -50,7 +49,7 @@ def measure_serving(
         clients: Numbers of clients, which each wait for an answer before they ask again.
         requests_per_client: Questions of each.
         new_tokens: Length of each answer.
-        compared_clients: Clients of the second server.
+        compared_clients: Clients of the second server, which the first one measures as well.
         on_progress: Called with a line before each measurement.
 
     Returns:

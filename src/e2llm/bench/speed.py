@@ -10,8 +10,8 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from e2llm.bench.decoders import BENCH_QUESTION, build_engine, level_options, text_of_length
-from e2llm.bench.harness import OnProgress, Worker, format_table, measure_in_turns, peak_bytes, spread
+from e2llm.bench.decoders import BENCH_QUESTION, build_engine, level_options, make_text
+from e2llm.bench.timing import OnProgress, Worker, format_table, measure_in_turns, peak_bytes, spread
 from e2llm.inference.context import Context
 from e2llm.measuring import release_memory, reset_peak
 from e2llm.store.chunk_store import ChunkStore
@@ -38,7 +38,7 @@ class Side:
         self.engine = build_engine(**settings["engine"])
         self.engine.model.generation_config.eos_token_id = None  # every answer gets its full length
         self.level = level_options(self.engine, settings["soft_tokens"])
-        self.text = text_of_length(self.engine, settings["context_tokens"])
+        self.text = make_text(self.engine, settings["context_tokens"])
         self.store = ChunkStore(settings["store"])
         short = self.text[:2000]
         if settings["side"] == "full":

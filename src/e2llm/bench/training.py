@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from e2llm.bench.decoders import build_engine, text_of_length
-from e2llm.bench.harness import OnProgress, Worker, format_table, peak_bytes
+from e2llm.bench.decoders import build_engine, make_text
+from e2llm.bench.timing import OnProgress, Worker, format_table, peak_bytes
 from e2llm.inference.engine import Engine
 from e2llm.measuring import reset_peak
 from e2llm.modeling.lora import merge_lora
@@ -123,7 +123,7 @@ def make_samples(engine: Engine, settings: dict[str, Any]) -> list[Sample]:
     """Return samples of contexts of equal length with questions on what follows some of their words."""
     count = settings["steps"] * settings["batch_size"]
     num_contexts = -(-count // _QUESTIONS)
-    text = text_of_length(engine, num_contexts * settings["context_tokens"])
+    text = make_text(engine, num_contexts * settings["context_tokens"])
     size = len(text) // num_contexts
     records = []
     for number in range(num_contexts):

@@ -28,7 +28,7 @@ from e2llm.evaluation.run.run_settings import (
     hash_of_texts,
     read_settings,
 )
-from e2llm.evaluation.run.scores import SCORES_NAME, Scores, TaskFacts, summarize
+from e2llm.evaluation.run.scores import SCORES_NAME, RunScores, TaskFacts, summarize
 from e2llm.evaluation.systems import System, create_systems, parse_systems
 from e2llm.evaluation.tasks import create_task
 from e2llm.evaluation.tasks.record_sources import default_haystacks
@@ -148,7 +148,7 @@ def evaluate(
         name: TaskFacts(task.metric, task.description, task.kind, task.max_new_tokens)
         for name, task in run.tasks.items()
     }
-    scores = asdict(Scores(run.settings.provenance(notes_of(run)), facts, rows, tests))
+    scores = asdict(RunScores(run.settings.provenance(notes_of(run)), facts, rows, tests))
     content = json.dumps(scores, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / SCORES_NAME, content.encode("utf-8", "surrogatepass"))
     write_report(folder)

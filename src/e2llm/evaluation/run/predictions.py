@@ -19,7 +19,7 @@ PREDICTIONS_NAME = "predictions.jsonl"
 
 Text = Annotated[str, PlainValidator(str)]
 """Any text. Pydantic's own check refuses lone surrogates, which an answer may contain."""
-Checked = TypeVar("Checked")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_predictions(file: Path) -> Iterator[Prediction]:
                 ) from error
 
 
-def read_file(kind: type[Checked], file: Path) -> Checked:
+def read_file(kind: type[_T], file: Path) -> _T:
     """Read a JSON file of a run.
 
     Raises:
@@ -82,7 +82,7 @@ def read_file(kind: type[Checked], file: Path) -> Checked:
         raise E2LLMError(f"{file} is damaged ({error}); restore the file, or name another folder") from error
 
 
-def parse_json(kind: type[Checked], content: bytes) -> Checked:
+def parse_json(kind: type[_T], content: bytes) -> _T:
     """Return JSON as an object of a dataclass; a `ValueError` says in a few words what is wrong."""
     try:
         return TypeAdapter(kind).validate_python(json.loads(content))

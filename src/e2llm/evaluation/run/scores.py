@@ -97,7 +97,7 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
-class Scores:
+class RunScores:
     """The content of scores.json: provenance, tasks by name, scores by task and system, and paired tests."""
 
     provenance: dict[Text, Any]
@@ -107,7 +107,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Run(Scores):
+class Run(RunScores):
     """A finished run: its scores and all predictions."""
 
     predictions: list[Prediction]
@@ -138,7 +138,7 @@ def read_run(folder: Path) -> Run:
         raise E2LLMError(
             f"{folder} has no {SCORES_NAME}: the run is not finished; give its 'e2llm eval' command again"
         )
-    return Run(**vars(read_file(Scores, scores)), predictions=list(read_predictions(predictions)))
+    return Run(**vars(read_file(RunScores, scores)), predictions=list(read_predictions(predictions)))
 
 
 def summarize(

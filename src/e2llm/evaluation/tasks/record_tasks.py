@@ -28,7 +28,7 @@ from e2llm.evaluation.metrics import (
     trivia_f1,
 )
 from e2llm.evaluation.tasks.continuations import MAX_RESTATED_TOKENS, restatement_scores
-from e2llm.evaluation.tasks.record_sources import RecordSource, find_place, find_records, spread_records
+from e2llm.evaluation.tasks.record_sources import RecordSource, find_records, spread_records
 from e2llm.evaluation.tasks.stretches import runs_of_chunks
 from e2llm.prompts import OPTION_LETTERS, UNDERSTANDING_PROMPT
 from e2llm.records import Record, missing_file, read_records
@@ -96,12 +96,11 @@ class DataSetTask(RecordTask):
 
     def source(self, request: TaskRequest) -> RecordSource:
         """Find the records in the data folder or the package (`find_records`)."""
-        return find_records(self.name, request.data)
+        return find_records(self.name, request.data)[1]
 
     def data_file(self, data: Path | None) -> Path | None:
         """Return the file or folder of the records; raises as `find_records`."""
-        find_records(self.name, data)
-        return find_place(self.name, data)
+        return find_records(self.name, data)[0]
 
 
 class SummaryTask(DataSetTask):

@@ -39,7 +39,7 @@ class CommonWords(RulerTask):
     """
 
     name: ClassVar[str] = "cwe"
-    description: ClassVar[str] = "RULER: the ten words that stand most often in a long list"
+    description: ClassVar[str] = "RULER: the ten most frequent words of a long list"
     max_new_tokens: ClassVar[int] = 120
     num_common: ClassVar[int] = 10
 
@@ -97,7 +97,7 @@ class FrequentWords(RulerTask):
     """
 
     name: ClassVar[str] = "fwe"
-    description: ClassVar[str] = "RULER: the three coded words that stand most often in a long text"
+    description: ClassVar[str] = "RULER: the three most frequent coded words of a long text"
     max_new_tokens: ClassVar[int] = 50
     num_answers: ClassVar[int] = 3
 
