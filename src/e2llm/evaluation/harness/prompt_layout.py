@@ -6,6 +6,7 @@ after it stays raw.
 Shapes: R soft tokens in all, D decoder width.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from e2llm.inference.planning import Plan, choose_expanded, make_plan, plan_raw
 from e2llm.inference.reader import soft_tokens_of
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate, check_rate
+from e2llm.modeling.raw_text import longest_suffix
 from e2llm.surrogates import reject_lone_surrogates
 from e2llm.validation import CheckedModel
 
@@ -173,7 +175,8 @@ class PromptEncoder:
 
     def __init__(self, processor: E2LLMProcessor) -> None:
         self._tokenizer = processor.tokenizer
-        self._placeholder = processor.chunk_token
+        first, rest = processor.chunk_token[:1], processor.chunk_token[1:]
+        self._within_placeholder = re.compile(f"(?<={re.escape(first)})(?={re.escape(rest)})")
         plain = self._tokenizer("a", add_special_tokens=False).input_ids
         whole = list(self._tokenizer("a").input_ids)
         places = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]
@@ -181,37 +184,17 @@ class PromptEncoder:
         self._start_text = self._tokenizer.decode(self.start_ids) if self.start_ids else ""
 
     def encode(self, text: str, *, at_start: bool = False) -> list[int]:
-        """Return the ids of a text; at the start of the input after `start_ids`, unless the text has them."""
-        ids = self.encode_with_places(text, offsets=False)[0]
-        has_start = self._start_text and text.startswith(self._start_text)
-        return [*self.start_ids, *ids] if at_start and not has_start else ids
-
-    def encode_with_places(self, text: str, *, offsets: bool = True) -> tuple[list[int], list[int]]:
-        """Return the ids of a text, and with `offsets` the character at which each begins.
+        """Return the ids of a text; at the start of the input after `start_ids`, unless the text has them.
 
         Raises:
-            E2LLMError: If the text holds a lone surrogate, or the tokenizer does not report where its tokens
-                begin.
+            E2LLMError: If the text contains a lone surrogate.
         """
         reject_lone_surrogates(text, "the prompt")
-        if offsets and not self._tokenizer.is_fast:
-            raise E2LLMError(
-                "this decoder's tokenizer does not report where its tokens begin; use overflow=truncate"
-            )
-        pieces = text.split(self._placeholder)
-        for place in range(1, len(pieces)):  # cut within each, so that none becomes a control token
-            pieces[place - 1] += self._placeholder[:1]
-            pieces[place] = self._placeholder[1:] + pieces[place]
-        ids: list[int] = []
-        places: list[int] = []
-        start = 0
-        for piece in pieces:
-            options = {"add_special_tokens": False, "verbose": False}
-            encoded = self._tokenizer(piece, return_offsets_mapping=offsets, **options)
-            ids += encoded.input_ids
-            places += [start + begin for begin, _ in encoded.offset_mapping] if offsets else []
-            start += len(piece)
-        return ids, places
+        pieces = self._within_placeholder.split(text)
+        rows = [self._tokenizer(piece, add_special_tokens=False, verbose=False).input_ids for piece in pieces]
+        ids = [token for row in rows for token in row]
+        has_start = self._start_text and text.startswith(self._start_text)
+        return [*self.start_ids, *ids] if at_start and not has_start else ids
 
 
 class PromptLayout:
@@ -261,12 +244,12 @@ class PromptLayout:
                     raise
         if settings.overflow != "compress":
             return raw
-        ids, places = self.encoder.encode_with_places(prompt)
-        num_raw = settings.raw_tokens or max(1, room // 2)
+        num_tokens, num_raw = len(self.encoder.encode(prompt)), settings.raw_tokens or max(1, room // 2)
         limit = room - len(self.encoder.start_ids) if settings.raw_tokens is None else min(num_raw, room)
-        if len(ids) <= limit or num_raw >= len(ids):
+        if num_tokens <= limit or num_raw >= num_tokens:
             return raw
-        return self._with_older_part(prompt, places[-num_raw], room) or raw
+        tail = longest_suffix(prompt, num_raw, lambda text: len(self.encoder.encode(text)))
+        return self._with_older_part(prompt, len(prompt) - len(tail), room) or raw
 
     def _with_older_part(self, prompt: str, cut: int, room: int) -> LaidPrompt | None:
         """Compress the prompt up to a character; None if that leaves no text to read."""

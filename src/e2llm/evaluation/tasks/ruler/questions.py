@@ -19,7 +19,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
 from e2llm.evaluation.metrics import string_match_any
 from e2llm.evaluation.tasks.ruler.haystacks import cut_words, passages
-from e2llm.evaluation.tasks.ruler.ruler_task import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
+from e2llm.evaluation.tasks.ruler.ruler_task import CHARS_PER_TOKEN, Draft, RulerTask
 from e2llm.records import Record, read_records
 
 _PROMPT = (
@@ -59,6 +59,13 @@ class Library:
     questions: list[Question]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    library: Library
+    questions: dict[int, Iterator[Question]]  # by length
+    haystacks: Sequence[str]
+
+
 class QuestionTask(RulerTask):
     """Questions with their golden documents among as many others as the length holds.
 
@@ -81,7 +88,7 @@ class QuestionTask(RulerTask):
         """Read the data set."""
         raise NotImplementedError
 
-    def _prepare(self, request: TaskRequest) -> DraftStream:
+    def _prepare(self, request: TaskRequest) -> _Asked:
         wanted = f"{self.name} needs {' or '.join(self.files)} of {self.wanted}; name its folder with --data"
         if request.data is None:
             raise E2LLMError(f"no folder with data was given; {wanted}")
@@ -91,19 +98,20 @@ class QuestionTask(RulerTask):
         library = self.read(file)
         if not library.questions:
             raise E2LLMError(f"{file}: has no question with an answer; {self.name} needs {self.wanted}")
-        order = list(library.questions)
-        random.Random(f"{request.seed}/{self.name}").shuffle(order)
+        random.Random(f"{request.seed}/{self.name}").shuffle(library.questions)
 
-        def drafts(length: int) -> Iterator[Draft]:
-            index = 0
-            for question in order:
+        def fitting(length: int) -> Iterator[Question]:
+            for question in library.questions:
                 gold = _JOINT.join(library.documents[number] for number in question.gold)
                 if request.count_tokens(gold) <= _MAX_GOLD_FRACTION * length:
-                    rng = self._rng(request, length, index)
-                    yield _draft(rng, library, question, request.haystacks, length)
-                    index += 1
+                    yield question
 
-        return drafts
+        streams = {length: fitting(length) for length in request.lengths}
+        return _Asked(library, streams, request.haystacks)
+
+    def _draft(self, shared: _Asked, rng: random.Random, length: int, index: int) -> Draft | None:
+        question = next(shared.questions[length], None)
+        return question and _draft(rng, shared.library, question, shared.haystacks, length)
 
 
 class SquadQuestions(QuestionTask):
