@@ -6,7 +6,7 @@ from e2llm.errors import ContextOverflowError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.runner import answer_item, likeliest_option
 from e2llm.evaluation.systems import SoftSystem
-from e2llm.evaluation.systems.readings import Readings
+from e2llm.evaluation.systems.base import Readings
 from e2llm.evaluation.tasks import TASKS
 from e2llm.evaluation.tasks.continuations import PerplexityTask, RestatementTask
 from e2llm.inference.decoding.likelihood import Likelihood

@@ -61,7 +61,7 @@ def test_soft_tokens_stand_where_the_document_stood(engine, layout):
     assert laid.head == [*before, *[engine.processor.chunk_token_id] * 2 * len(context)]
     assert laid.tail == "\n\nQuestion: Where is the key?\nAnswer:"
     assert torch.equal(laid.soft_tokens, context.kept[:, :2].flatten(0, 1))
-    assert (laid.way, laid.left_out, laid.num_context_positions) == ("document", 0, 2 * len(context))
+    assert (laid.way, laid.num_left_out, laid.num_context_positions) == ("document", 0, 2 * len(context))
 
 
 def test_a_named_field_is_taken_and_no_other(layout):
@@ -108,7 +108,7 @@ def test_chunks_that_do_not_fit_are_left_out_least_relevant_first(engine, layout
     laid = layout(soft_tokens=4).lay_out(PROMPT, ROW, around + 9)
     scores = engine.read(STORY, progress=False).content.bm25.scores(PROMPT.replace(STORY, ""))
     assert sorted(laid.chunks[1]) == sorted(sorted(range(5), key=lambda index: -scores[index])[:2])
-    assert laid.left_out == 3
+    assert laid.num_left_out == 3
 
 
 def test_chunks_that_do_not_fit_are_an_error_if_that_is_asked_for(layout):

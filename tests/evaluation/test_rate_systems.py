@@ -7,7 +7,7 @@ from e2llm import Engine
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import HybridSystem, SoftSystem, create_systems, parse_systems
-from e2llm.evaluation.systems.readings import Readings
+from e2llm.evaluation.systems.base import Readings
 from tiny_models import TEXT, tiny_pooling_model, tiny_processor
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))

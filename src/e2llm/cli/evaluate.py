@@ -66,17 +66,9 @@ def evaluate_command(
     sizes = parse_lengths(lengths, "--lengths")
     from e2llm.evaluation.runner import RunRequest
 
-    request = RunRequest(
-        tasks=split_names(tasks),
-        systems=split_names(systems),
-        model=model,
-        limit=limit,
-        lengths=sizes,
-        seed=seed,
-        budget=budget,
-        data=data,
-        command=shlex.join(["e2llm", *sys.argv[1:]]),
-    )
+    names = split_names(tasks), split_names(systems)
+    command = shlex.join(["e2llm", *sys.argv[1:]])
+    request = RunRequest(*names, model, limit, sizes, seed, budget, data, command)
     run_into(output, request, device, as_json)
 
 

@@ -223,7 +223,7 @@ def answer_all(run: PreparedRun, predictions: PredictionFile, progress: bool) ->
     Raises:
         E2LLMError: If an item fails in another way than by being refused; the message names it.
     """
-    most = {name: task.most_items(run.items) * len(run.systems) for name, task in run.tasks.items()}
+    most = {name: task.max_items(run.items) * len(run.systems) for name, task in run.tasks.items()}
     with tqdm(total=sum(most.values()), unit="answer", disable=not progress, dynamic_ncols=True) as bar:
         for name, task in run.tasks.items():
             bar.set_description(name)

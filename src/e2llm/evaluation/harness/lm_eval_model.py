@@ -174,7 +174,7 @@ class HarnessModel:
             )
         self.counts["prompts"] += 1
         self.counts["cut off" if excess > 0 else laid.way] += 1
-        self.counts["chunks left out"] += laid.left_out
+        self.counts["chunks left out"] += laid.num_left_out
         self.counts["context tokens"] += laid.num_context_tokens
         self.counts["context positions"] += laid.num_context_positions
 

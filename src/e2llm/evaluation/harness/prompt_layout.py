@@ -123,7 +123,7 @@ class LaidPrompt:
         tail: The raw text after it; the whole prompt without soft tokens.
         soft_tokens: `[R, D]` for the placeholders; None without any.
         chunks: Context, and indices of its chunks that are given as soft tokens.
-        left_out: Chunks given neither as soft tokens nor as text.
+        num_left_out: Chunks given neither as soft tokens nor as text.
         num_context_tokens: Decoder tokens that the context's text would take.
         num_context_positions: Positions that it takes here.
     """
@@ -133,7 +133,7 @@ class LaidPrompt:
     tail: str
     soft_tokens: torch.Tensor | None = None
     chunks: tuple[str, tuple[int, ...]] = ("", ())
-    left_out: int = 0
+    num_left_out: int = 0
     num_context_tokens: int = 0
     num_context_positions: int = 0
 

@@ -53,7 +53,7 @@ class ReadCache:
         room: Positions of the cache that may be of the context.
 
     Attributes:
-        most: The most positions that the cache held at a time, between two calls.
+        max_length: The most positions that the cache held at a time, between two calls.
     """
 
     block_tokens: int | None = None
@@ -63,7 +63,7 @@ class ReadCache:
         self.decoder, self.room = decoder, room
         self.device = decoder.get_input_embeddings().weight.device
         self.cache = DynamicCache(config=decoder.config)
-        self.most = 0
+        self.max_length = 0
 
     @property
     def length(self) -> int:
@@ -92,7 +92,7 @@ class ReadCache:
                 logits_to_keep=0 if all_logits else 1,
                 **self.positions(block.shape[1]),
             )
-            self.most = max(self.most, self.length)
+            self.max_length = max(self.max_length, self.length)
             logits = [*(logits if all_logits else []), output.logits[0].float()]
         return torch.cat(logits)
 
@@ -133,7 +133,7 @@ class CacheSystem(System):
             rest = time.perf_counter() - started - first
         tokens = self.readings.count_tokens(item.context)
         cost = Cost(
-            decoder_positions=cache.most,
+            decoder_positions=cache.max_length,
             context_tokens=min(tokens, cache.room),
             context_fraction=min(1.0, cache.room / max(1, tokens)),
             read_seconds=read_seconds,

@@ -34,7 +34,7 @@ class LikelihoodTask(Task):
 
     kind: ClassVar[TaskKind] = "continue"
     generates: ClassVar[bool] = False
-    longest: ClassVar[int | None] = None
+    max_length_tokens: ClassVar[int | None] = None
     """Longest length of an item in tokens; None without a limit."""
 
     def items(self, request: TaskRequest) -> Iterator[Item]:
@@ -45,7 +45,7 @@ class LikelihoodTask(Task):
         """
         check_lengths(self.name, request, _MIN_LENGTH_TOKENS)
         haystacks = [text.strip() for text in request.haystacks if text.strip()]
-        lengths = [min(length, self.longest or length) for length in request.lengths]
+        lengths = [min(length, self.max_length_tokens or length) for length in request.lengths]
         for length in dict.fromkeys(lengths):
             for index in range(request.limit):
                 rng = random.Random(f"{request.seed}/{self.name}/{index}")
@@ -75,7 +75,7 @@ class RestatementTask(LikelihoodTask):
     metric = "token_accuracy"
     max_new_tokens = MAX_RESTATED_TOKENS
     generates = True
-    longest = MAX_RESTATED_TOKENS
+    max_length_tokens = MAX_RESTATED_TOKENS
 
     def draw(
         self, rng: random.Random, request: TaskRequest, haystacks: Sequence[str], length: int

@@ -70,7 +70,7 @@ class RecordTask(Task):
         """Score a prediction against the best reference."""
         return {name: metric(prediction, item.references) for name, metric in self.scored_by.items()}
 
-    def most_items(self, request: TaskRequest) -> int:
+    def max_items(self, request: TaskRequest) -> int:
         """Return the limit: records have their own lengths."""
         return request.limit
 
