@@ -5,10 +5,9 @@ import pytest
 from sample_files import write_json_lines, write_text
 
 from e2llm.data.needles import wording
-from e2llm.data.needles.generator import KINDS, generate_needles
 from e2llm.data.needles.wording import LISTED, NAMES, NOUNS
 from e2llm.data.registry import DATASETS
-from e2llm.data.sets.needles import read_haystacks
+from e2llm.data.sets.needles import KINDS, generate_needles, read_haystacks
 from e2llm.errors import E2LLMError
 
 HAYSTACKS = [f"The made walk number {number} was long. We rested. " * 400 for number in range(3)]

@@ -1,1 +1,1 @@
-"""Needles: short sentences hidden in long texts, for training (`generator`) and for RULER's tasks."""
+"""Needles: short sentences hidden in long texts, for training and for RULER's tasks."""
