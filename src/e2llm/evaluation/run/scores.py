@@ -238,7 +238,6 @@ def _tests(task: Task, present: Mapping[str, Sequence[Prediction]]) -> list[Pair
                 [found_b[name].scores[metric] for name in shared],
                 clusters=[found_a[name].context_sha256 for name in shared],
             )
-            facts = {"task": task.name, "metric": metric, "system_a": system_a, "system_b": system_b}
-            tests.append(PairTest(**facts, **vars(test), p_holm=None))
+            tests.append(PairTest(task.name, metric, system_a, system_b, p_holm=None, **vars(test)))
     corrected = holm([test.p_value for test in tests if test.p_value is not None])
     return [replace(test, p_holm=value) for test, value in zip(tests, corrected, strict=True)]

@@ -111,7 +111,7 @@ class QuestionTask(RulerTask):
 
     def _draft(self, shared: _Asked, rng: random.Random, length: int, index: int) -> Draft | None:
         question = next(shared.questions[length], None)
-        return question and _draft(rng, shared.library, question, shared.haystacks, length)
+        return None if question is None else _draft(rng, shared.library, question, shared.haystacks, length)
 
 
 class SquadQuestions(QuestionTask):
