@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskKind, TaskRequest
@@ -145,63 +145,67 @@ class ChoiceTask(DataSetTask):
         return {"accuracy": float(choice == item.gold)}
 
 
-def _answers(
-    name: str, description: str, max_new_tokens: int, **scored_by: AnswerMetric
-) -> type[DataSetTask]:
-    """Return the task of a data set with short answers; the first score is its metric."""
-    facts = {"name": name, "description": description, "max_new_tokens": max_new_tokens}
-    metric = next(iter(scored_by))
-    return type(f"{name}_task", (DataSetTask,), {**facts, "metric": metric, "scored_by": scored_by})
-
-
-def _summaries(name: str, description: str, max_new_tokens: int) -> type[SummaryTask]:
-    """Return the task of a data set with summaries."""
-    facts = {"name": name, "description": description, "max_new_tokens": max_new_tokens}
-    return type(f"{name}_task", (SummaryTask,), facts)
-
-
-def _choices(name: str, description: str) -> type[ChoiceTask]:
-    """Return the task of a data set with options."""
-    return type(f"{name}_task", (ChoiceTask,), {"name": name, "description": description})
+def _task(base: type[DataSetTask], name: str, description: str, **facts: Any) -> type[DataSetTask]:
+    """Return the task of a data set: a kind of task with some of its attributes."""
+    return type(f"{name}_task", (base,), {"name": name, "description": description, **facts})
 
 
 # COVID-QA, SciSummNet and LongBench v2 have no validation part, so all of them is asked. NarrativeQA's F1 is
 # as in SCROLLS; any alias counts in TriviaQA, the best of four references in SQuALITY.
 DATA_SET_TASKS: tuple[type[DataSetTask], ...] = (
-    _answers(
+    _task(
+        DataSetTask,
         "fairytaleqa",
         "questions on whole fairy tales, answered in a few words",
-        48,
-        rouge_l=rouge_l,
-        f1=token_f1,
+        metric="rouge_l",
+        max_new_tokens=48,
+        scored_by={"rouge_l": rouge_l, "f1": token_f1},
     ),
-    _answers(
+    _task(
+        DataSetTask,
         "narrativeqa",
         "questions on whole books and film scripts, answered in a few words",
-        48,
-        f1=token_f1,
-        rouge_l=rouge_l,
+        metric="f1",
+        max_new_tokens=48,
+        scored_by={"rouge_l": rouge_l, "f1": token_f1},
     ),
-    _answers(
+    _task(
+        DataSetTask,
         "triviaqa",
         "trivia questions on whole Wikipedia pages, answered in a few words",
-        32,
-        f1=trivia_f1,
-        em=trivia_exact_match,
+        metric="f1",
+        max_new_tokens=32,
+        scored_by={"f1": trivia_f1, "em": trivia_exact_match},
     ),
-    _answers(
+    _task(
+        DataSetTask,
         "covid_qa",
         "questions on whole papers about coronaviruses, answered by a passage",
-        64,
-        f1=token_f1,
-        em=exact_match,
+        metric="f1",
+        scored_by={"f1": token_f1, "em": exact_match},
     ),
-    _summaries("qmsum", "queries on whole meetings, answered by a summary", 192),
-    _summaries("squality", "questions on whole short stories, answered by a summary of about 200 words", 384),
-    _summaries("govreport", "reports of the United States' government, summarized in about 500 words", 768),
-    _summaries("scisummnet", "scientific papers without their abstract, summarized", 256),
-    _choices("quality", "questions with four options on whole short stories and articles"),
-    _choices("longbench_v2", "hard questions with four options on texts of 8 thousand to 2 million words"),
+    _task(SummaryTask, "qmsum", "queries on whole meetings, answered by a summary", max_new_tokens=192),
+    _task(
+        SummaryTask,
+        "squality",
+        "questions on whole short stories, answered by a summary of about 200 words",
+        max_new_tokens=384,
+    ),
+    _task(
+        SummaryTask,
+        "govreport",
+        "reports of the United States' government, summarized in about 500 words",
+        max_new_tokens=768,
+    ),
+    _task(
+        SummaryTask, "scisummnet", "scientific papers without their abstract, summarized", max_new_tokens=256
+    ),
+    _task(ChoiceTask, "quality", "questions with four options on whole short stories and articles"),
+    _task(
+        ChoiceTask,
+        "longbench_v2",
+        "hard questions with four options on texts of 8 thousand to 2 million words",
+    ),
 )
 
 
