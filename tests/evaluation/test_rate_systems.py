@@ -128,8 +128,8 @@ def test_settings_that_do_not_work_are_refused(pooled, settings, words):
 def test_an_untrained_adapter_leaves_the_prompt_as_text(untrained):
     model = model_of(untrained)
     laid = model.layout.lay_out(PROMPT, ROW, 400)
-    assert (laid.soft_tokens, laid.left_out) == (None, 0)
+    assert (laid.soft_tokens, laid.num_left_out) == (None, 0)
     assert STORY.split()[-1] in laid.tail
     short = model.layout.lay_out(PROMPT, ROW, 60)
     assert short.soft_tokens is None
-    assert short.left_out > 0
+    assert short.num_left_out > 0
