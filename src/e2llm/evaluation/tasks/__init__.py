@@ -10,6 +10,8 @@ from e2llm.evaluation.tasks.dialogue_recall import DialogueRecallTask
 from e2llm.evaluation.tasks.record_tasks import DATA_SET_TASKS, FILE_TASKS
 from e2llm.evaluation.tasks.ruler import RULER_TASKS
 
+__all__ = ["FILE_TASKS", "TASKS", "create_task"]
+
 _TASKS: tuple[type[Task], ...] = (
     *RULER_TASKS,
     *DATA_SET_TASKS,
