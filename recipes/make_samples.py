@@ -7,15 +7,35 @@ are to be had, the README.md beside the samples from which commits. The licences
 """
 
 import argparse
+import json
+import lzma
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from e2llm.data.registry import DATASETS
-from e2llm.evaluation.tasks.sources import sample_file, write_sample
+from e2llm.evaluation.tasks.record_sources import sample_file
+from e2llm.files import replacing
+from e2llm.records import Record, record_to_dict
 
 NAMES = ("fairytaleqa", "qmsum")
 SPLIT = "validation"
+
+
+def write_sample(file: Path, records: Iterable[Record]) -> int:
+    """Write records as a sample; returns their number."""
+    context = None
+    count = 0
+    with replacing(file) as raw, lzma.open(raw, "wb", preset=9 | lzma.PRESET_EXTREME) as stream:
+        for record in records:
+            row = record_to_dict(record)
+            if record.context == context:
+                del row["context"]
+            context = record.context
+            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            count += 1
+    return count
 
 
 def main() -> int:

@@ -14,14 +14,14 @@ from pathlib import Path
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.report.plots import cost_figure
 from e2llm.evaluation.report.report import build_report
-from e2llm.evaluation.run.files import Run, read_run
+from e2llm.evaluation.run.scores import Run, read_run
 from e2llm.files import put_between, write_atomically
 
 DOCS = Path(__file__).parents[1] / "docs"
 PLOTS_NAME = "plots"
 BEGIN = "<!-- made by recipes/publish_results.py: begin -->"
 END = "<!-- made by recipes/publish_results.py: end -->"
-LEFT_OUT = ("examples", "tests", "breakdowns")  # they are in the run's own report
+LEFT_OUT = ("Examples", "Paired tests", "Breakdowns")  # they are in the run's own report
 README_PLOT = "smol.png"
 README_TASKS = ("fairytaleqa", "qmsum", "squality")
 
@@ -32,10 +32,10 @@ def published(folder: Path, docs: Path) -> str:
     report = build_report(run)
     prefix = f"smol-{folder.name}"
     write_readme_plot(run, docs)
-    left_out = LEFT_OUT if "niah_heatmap" in run.tasks else (*LEFT_OUT, "needles")
+    left_out = LEFT_OUT if "niah_heatmap" in run.tasks else (*LEFT_OUT, "Needles by depth and length")
     sections = []
     for section in report.sections:
-        if section.name not in left_out:
+        if section.title not in left_out:
             figures = [replace(figure, name=f"{prefix}-{figure.name}") for figure in section.figures]
             for figure in figures:
                 write_atomically(docs / PLOTS_NAME / f"{figure.name}.png", figure.png)
@@ -47,8 +47,7 @@ def published(folder: Path, docs: Path) -> str:
 def write_readme_plot(run: Run, docs: Path) -> None:
     """Draw score against cost for the tasks that the README shows, if the run has them."""
     tasks = {name: facts for name, facts in run.tasks.items() if name in README_TASKS}
-    figure = cost_figure(replace(run, tasks=tasks)) if tasks else None
-    if figure is not None:
+    for figure in cost_figure(replace(run, tasks=tasks)):
         write_atomically(docs / PLOTS_NAME / README_PLOT, figure.png)
 
 

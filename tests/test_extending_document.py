@@ -161,7 +161,7 @@ def test_the_task_asks_for_what_stands_in_its_items_and_the_system_answers_them(
 
 def test_the_system_skips_passages_and_goes_back_to_them_last(engine):
     from e2llm.evaluation.items import Item
-    from e2llm.evaluation.systems.readings import Readings
+    from e2llm.evaluation.systems.base import Readings
 
     item = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))
     first, later = (

@@ -11,7 +11,7 @@ from smol_raw import Raw
 from smol_sets import Named
 from smol_text import pieces, unwrap
 
-from e2llm.data.needles import generate_needles
+from e2llm.data.sets.needles import generate_needles
 from e2llm.records import Record
 
 HELD_OUT_AUTHOR = "Montgomery"  # Anne of Green Gables is read in the examples and in the demo

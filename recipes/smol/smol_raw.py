@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from e2llm.data.source_files import check_keys
 from e2llm.errors import E2LLMError
 from e2llm.records import Record
 
@@ -65,8 +64,11 @@ class Raw:
             with lzma.open(path, "rt", encoding="utf-8") as stream:
                 for number, line in enumerate(stream, start=1):
                     row = json.loads(line)
-                    check_keys(row, keys, f"{path}:{number}")
+                    if not isinstance(row, dict) or not row.keys() >= set(keys):
+                        raise E2LLMError(f"{path}:{number}: expected an object with {', '.join(keys)}")
                     yield number, row
+        except E2LLMError:
+            raise
         except (ValueError, lzma.LZMAError, EOFError) as error:
             raise E2LLMError(f"{path}: not an xz file of JSON lines: {error}") from error
 

@@ -17,7 +17,7 @@ def test_a_server_is_asked_at_the_address_that_it_gives(tmp_path):
     tiny_model().save_pretrained(tmp_path / "tiny")
     tiny_processor().save_pretrained(tmp_path / "tiny")
     result = measure_serving(
-        str(tmp_path / "tiny"), TEXT, [1], requests_per_client=1, new_tokens=2, compared_clients=1
+        str(tmp_path / "tiny"), TEXT, [1], num_requests=1, num_new_tokens=2, num_compared_clients=1
     )
     assert [(row["max_batch"], row["clients"], row["requests"]) for row in result["rows"]] == [
         (16, 1, 1),

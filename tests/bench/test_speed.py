@@ -5,9 +5,9 @@ import pytest
 
 from e2llm import Engine
 from e2llm.bench import decoders, speed
-from e2llm.bench.decoders import build_engine, text_of_length
-from e2llm.bench.processes import Worker
+from e2llm.bench.decoders import build_engine, make_text
 from e2llm.bench.speed import format_speed, make_row, measure_speed, ratio
+from e2llm.bench.timing import Worker
 from e2llm.errors import E2LLMError
 from tiny_models import tiny_model, tiny_processor
 
@@ -171,15 +171,9 @@ def test_a_warm_run_reads_nothing_new(make_side):
 
 
 @pytest.mark.parametrize("num_tokens", [64, 65, 1000])
-def test_a_text_is_repeated_and_cut_to_the_exact_length(num_tokens):
+def test_a_text_is_cut_to_the_exact_length(num_tokens):
     engine = Engine(tiny_model(), tiny_processor())
-    for text in (None, "A key under a stone."):
-        assert engine.count_tokens(text_of_length(engine, num_tokens, text)) == num_tokens
-
-
-def test_an_empty_text_is_refused():
-    with pytest.raises(E2LLMError, match="empty"):
-        text_of_length(Engine(tiny_model(), tiny_processor()), 64, "")
+    assert engine.count_tokens(make_text(engine, num_tokens)) == num_tokens
 
 
 def test_a_shape_is_built_with_its_dimensions_and_room_for_the_context(monkeypatch):
@@ -192,7 +186,7 @@ def test_a_shape_is_built_with_its_dimensions_and_room_for_the_context(monkeypat
     monkeypatch.setitem(decoders.SHAPES, "tiny", tiny)
     engine = build_engine(shape="tiny", model=None, least_window=40_000, device="cpu")
     assert engine.window == 40_000
-    text = text_of_length(engine, 500)
+    text = make_text(engine, 500)
     assert engine.count_tokens(text) == 500
     assert 4 <= len(text) / 500 <= 6
 

@@ -2,7 +2,7 @@ import pytest
 
 from e2llm import Engine
 from e2llm.bench import training
-from e2llm.bench.training import WAYS, Way, format_training, measure_training
+from e2llm.bench.training import LOOPS, Loop, format_training, measure_training
 from tiny_models import tiny_model, tiny_processor
 
 
@@ -18,7 +18,7 @@ def settings(monkeypatch):
 
 
 def test_both_ways_train_the_same_samples_to_the_same_loss(settings):
-    rows = [Way({**settings, "way": way}).measure() for way in WAYS]
+    rows = [Loop({**settings, "loop": loop}).measure() for loop in LOOPS]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
     assert all(row["context_tokens_per_s"] > 0 and row["peak_bytes"] > 0 for row in rows)
 
@@ -28,10 +28,10 @@ def test_a_way_that_failed_is_a_note_below_the_table(monkeypatch):
 
     class FakeWorker:
         def __init__(self, make, settings):
-            self.way = settings["way"]
+            self.loop = settings["loop"]
 
         def ask(self, method):
-            return dict(answers.get(self.way, {"error": "no room"}))
+            return dict(answers.get(self.loop, {"error": "no room"}))
 
         def __enter__(self):
             return self

@@ -12,7 +12,7 @@ QUESTION = "Where is the key?"
 
 @pytest.fixture
 def records(tmp_path, monkeypatch):
-    monkeypatch.setattr("e2llm.evaluation.tasks.records.AnswersTask.max_new_tokens", 6)
+    monkeypatch.setattr("e2llm.evaluation.tasks.record_tasks.AnswersTask.max_new_tokens", 6)
     write_records(
         tmp_path / "records.jsonl",
         [Record(TEXT, QUESTION, "under the stone", id="a"), Record(TEXT[:60], "Who?", "Mira", id="b")],
@@ -76,7 +76,7 @@ def test_an_interrupted_run_says_how_to_go_on(evaluate, tmp_path, monkeypatch):
         patch.setattr("e2llm.evaluation.runner.answer_item", interrupt)
         result = evaluate()
     assert (result.code, result.out) == (130, "")
-    assert f"continue by the same command with -o {tmp_path / 'out'}]" in result.err
+    assert f"resume with the same command and -o {tmp_path / 'out'}]" in result.err
     assert evaluate().code == 0
 
 

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 RUNNER = "e2llm.evaluation.runner"
 # Where, and how many whole lines there are then, and how many are begun.
 MOMENTS = {
-    "before the settings are written": (("e2llm.evaluation.run.settings", "RunSettings.write", 1), 0, 0),
+    "before the settings are written": (("e2llm.evaluation.run.run_settings", "RunSettings.write", 1), 0, 0),
     "in an answer": ((RUNNER, "answer_item", 4), 3, 0),
-    "in the middle of a line": (("e2llm.evaluation.run.files", "PredictionFile.add", 6), 5, 1),
+    "in the middle of a line": (("e2llm.evaluation.run.predictions", "PredictionFile.add", 6), 5, 1),
     "before the scores are written": ((RUNNER, "summarize", 1), 8, 0),
 }
 TIMES = ("read_seconds", "first_token_seconds", "ms_per_token", "peak_extra_bytes")

@@ -253,9 +253,9 @@ Nevada. The Buyer may audit the books.
 
 
 def make_cuad(root: Path) -> Path:
-    from e2llm.data.sets.cuad import QUESTIONS
+    from e2llm.data.sets.cuad import CATEGORIES
 
-    row = dict.fromkeys(QUESTIONS, "[]") | {f"{category}-Answer": "" for category in QUESTIONS}
+    row = dict.fromkeys(CATEGORIES, "[]") | {f"{category}-Answer": "" for category in CATEGORIES}
     row |= {
         "Filename": "MADE & CO_EX-10.pdf'",
         "Document Name": "['MADE AGREEMENT']",

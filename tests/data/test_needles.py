@@ -4,10 +4,10 @@ import re
 import pytest
 from sample_files import write_json_lines, write_text
 
-from e2llm.data.needles import KINDS, generate_needles, wording
-from e2llm.data.needles.words import LISTED, NAMES, NOUNS
+from e2llm.data.needles import wording
+from e2llm.data.needles.wording import LISTED, NAMES, NOUNS
 from e2llm.data.registry import DATASETS
-from e2llm.data.sets.needles import read_haystacks
+from e2llm.data.sets.needles import KINDS, generate_needles, read_haystacks
 from e2llm.errors import E2LLMError
 
 HAYSTACKS = [f"The made walk number {number} was long. We rested. " * 400 for number in range(3)]
@@ -54,7 +54,7 @@ RULER = (
 def test_no_training_needle_says_what_ruler_says():
     said = [re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(text))) for text in RULER]
     texts = [text for record in generate(2000) for text in (record.context, record.prompt)]
-    forms = [value for name, value in vars(wording).items() if name.isupper()]
+    forms = [value for name, value in vars(wording).items() if name.isupper() and isinstance(value, tuple)]
     texts += [text for form in forms for item in form for text in ([item] if isinstance(item, str) else item)]
     assert len(texts) > 4000
     assert not [text for text in texts for pattern in said if pattern.search(text)]

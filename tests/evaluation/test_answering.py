@@ -4,11 +4,11 @@ import pytest
 
 from e2llm.errors import ContextOverflowError
 from e2llm.evaluation.items import Item
-from e2llm.evaluation.run.answering import answer_item, likeliest_option
+from e2llm.evaluation.runner import answer_item, likeliest_option
 from e2llm.evaluation.systems import SoftSystem
-from e2llm.evaluation.systems.readings import Readings
-from e2llm.evaluation.tasks.likelihood import PerplexityTask, RestatementTask
-from e2llm.evaluation.tasks.records import QualityTask
+from e2llm.evaluation.systems.base import Readings
+from e2llm.evaluation.tasks import TASKS
+from e2llm.evaluation.tasks.continuations import PerplexityTask, RestatementTask
 from e2llm.inference.decoding.likelihood import Likelihood
 from tiny_models import TEXT
 
@@ -31,7 +31,7 @@ def test_a_choice_is_made_by_words_and_by_the_likelihood_of_a_token(system, monk
     asked = []
     monkeypatch.setattr(SoftSystem, "score", lambda self, item, texts: asked.append(texts) or found)
     monkeypatch.setattr(system.engine.processor, "decode_answer", lambda ids: "C")
-    entry = answered(QualityTask(), "mine", system, CHOICE)
+    entry = answered(TASKS["quality"](), "mine", system, CHOICE)
     assert entry["scores"] == {"accuracy": 0.0, "accuracy_likelihood": 1.0}
     assert asked == [("boat", "a long stone", "key")]
     assert entry["likelihoods"][1] == {"log_likelihood": -5.0, "num_tokens": 5, "num_greedy": 1}
@@ -71,6 +71,6 @@ def test_a_refusal_of_either_way_is_one_of_the_item(system, monkeypatch, method)
         raise ContextOverflowError("too long")
 
     monkeypatch.setattr(SoftSystem, method, refuse)
-    entry = answered(QualityTask(), "mine", system, CHOICE)
+    entry = answered(TASKS["quality"](), "mine", system, CHOICE)
     assert (entry["error"], entry["scores"], entry["prediction"]) == ("too long", {}, "")
     assert (entry["cost"], entry["likelihoods"]) == (None, [])

@@ -6,7 +6,6 @@ from e2llm.evaluation.tasks.code_completion import (
     CodeCompletionTask,
     SourceFile,
     completable_lines,
-    first_line,
     read_repository,
 )
 
@@ -123,7 +122,8 @@ def test_code_that_python_cannot_read_is_used_as_far_as_it_goes():
     ],
 )
 def test_the_first_line_of_code_counts(prediction, line):
-    assert first_line(prediction) == line
+    item = Item("code_completion", "1", "", "", (line,))
+    assert CodeCompletionTask().score(item, prediction)["exact_match"] == 1.0
 
 
 def test_a_line_is_scored_by_equality_and_edit_similarity():
@@ -140,12 +140,12 @@ def test_too_little_code_for_a_length_is_an_error(repository):
 
 def test_a_folder_without_code_is_an_error(tmp_path):
     with pytest.raises(E2LLMError, match=r"has 0 Python file\(s\)"):
-        CodeCompletionTask().items(request(code=tmp_path))
+        list(CodeCompletionTask().items(request(code=tmp_path)))
 
 
 def test_a_length_too_short_is_an_error(repository):
     with pytest.raises(E2LLMError, match="lengths of at least 64 tokens, got 10"):
-        CodeCompletionTask().items(request(code=repository, lengths=(100, 10)))
+        list(CodeCompletionTask().items(request(code=repository, lengths=(100, 10))))
 
 
 def test_paths_in_a_package_begin_with_its_name(tmp_path):

@@ -5,8 +5,14 @@ import torch
 
 from e2llm import Engine
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness.prompts import PromptEncoder, PromptLayout, PromptParts, find_document
-from e2llm.evaluation.harness.settings import CONTEXT_FIELDS, HarnessSettings
+from e2llm.evaluation.harness.prompt_layout import (
+    CONTEXT_FIELDS,
+    HarnessSettings,
+    PromptEncoder,
+    PromptLayout,
+    PromptParts,
+    find_document,
+)
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 STORY = TEXT.strip()  # 5 chunks of the tiny processor
@@ -55,7 +61,7 @@ def test_soft_tokens_stand_where_the_document_stood(engine, layout):
     assert laid.head == [*before, *[engine.processor.chunk_token_id] * 2 * len(context)]
     assert laid.tail == "\n\nQuestion: Where is the key?\nAnswer:"
     assert torch.equal(laid.soft_tokens, context.kept[:, :2].flatten(0, 1))
-    assert (laid.way, laid.left_out, laid.num_context_positions) == ("document", 0, 2 * len(context))
+    assert (laid.way, laid.num_left_out, laid.num_context_positions) == ("document", 0, 2 * len(context))
 
 
 def test_a_named_field_is_taken_and_no_other(layout):
@@ -102,7 +108,7 @@ def test_chunks_that_do_not_fit_are_left_out_least_relevant_first(engine, layout
     laid = layout(soft_tokens=4).lay_out(PROMPT, ROW, around + 9)
     scores = engine.read(STORY, progress=False).content.bm25.scores(PROMPT.replace(STORY, ""))
     assert sorted(laid.chunks[1]) == sorted(sorted(range(5), key=lambda index: -scores[index])[:2])
-    assert laid.left_out == 3
+    assert laid.num_left_out == 3
 
 
 def test_chunks_that_do_not_fit_are_an_error_if_that_is_asked_for(layout):
@@ -196,10 +202,9 @@ def test_only_the_latest_eight_documents_are_kept(layout, texts_read):
 def test_the_placeholder_never_comes_out_of_a_text(engine):
     encoder = PromptEncoder(engine.processor)
     text = f"before{engine.processor.chunk_token}after{engine.processor.chunk_token}"
-    ids, places = encoder.encode_with_places(text)
+    ids = encoder.encode(text)
     assert engine.processor.chunk_token_id not in ids
     assert engine.processor.tokenizer.decode(ids) == text
-    assert [text[place] for place in places[:2]] == ["b", engine.processor.tokenizer.decode(ids[1:2])[0]]
 
 
 def test_text_is_encoded_as_the_tokenizer_does_by_itself(engine):

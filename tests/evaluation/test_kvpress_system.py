@@ -16,8 +16,8 @@ from e2llm import Engine
 from e2llm.errors import ContextOverflowError, E2LLMError, MissingExtraError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import FullSystem
-from e2llm.evaluation.systems.kvpress import KvPressSystem, PressName, load_kvpress
-from e2llm.evaluation.systems.readings import Readings
+from e2llm.evaluation.systems.base import Readings
+from e2llm.evaluation.systems.cache import KvPressSystem, PressName, load_kvpress
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 LONG = Item("made", "1", TEXT * 4, "Where is the key?", ("under the stone",))

@@ -2,7 +2,7 @@ import pytest
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
-from e2llm.evaluation.tasks.likelihood import NEXT_TOKENS, PerplexityTask, RestatementTask
+from e2llm.evaluation.tasks.continuations import NEXT_TOKENS, PerplexityTask, RestatementTask
 from e2llm.prompts import UNDERSTANDING_PROMPT
 
 LONG = " ".join(f"Sentence {number} of the long text tells a little more." for number in range(2000))

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForTokenClassification, PreTrained
 from e2llm.errors import CheckpointError, ContextOverflowError, MissingExtraError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import FullSystem
+from e2llm.evaluation.systems.base import Readings
 from e2llm.evaluation.systems.llmlingua import DecoderCounter, LlmLingua2System, make_compressor
-from e2llm.evaluation.systems.readings import Readings
 from tiny_models import ENCODERS, TEXT, tiny_encoder_tokenizer
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))

@@ -7,7 +7,7 @@ from e2llm import Engine
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import HybridSystem, SoftSystem, create_systems, parse_systems
-from e2llm.evaluation.systems.readings import Readings
+from e2llm.evaluation.systems.base import Readings
 from tiny_models import TEXT, tiny_pooling_model, tiny_processor
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))
@@ -128,8 +128,8 @@ def test_settings_that_do_not_work_are_refused(pooled, settings, words):
 def test_an_untrained_adapter_leaves_the_prompt_as_text(untrained):
     model = model_of(untrained)
     laid = model.layout.lay_out(PROMPT, ROW, 400)
-    assert (laid.soft_tokens, laid.left_out) == (None, 0)
+    assert (laid.soft_tokens, laid.num_left_out) == (None, 0)
     assert STORY.split()[-1] in laid.tail
     short = model.layout.lay_out(PROMPT, ROW, 60)
     assert short.soft_tokens is None
-    assert short.left_out > 0
+    assert short.num_left_out > 0

@@ -8,18 +8,13 @@ from e2llm import Record
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
-from e2llm.evaluation.tasks.records import (
+from e2llm.evaluation.tasks import TASKS
+from e2llm.evaluation.tasks.record_sources import evaluation_split, find_records, spread_records
+from e2llm.evaluation.tasks.record_tasks import (
     AnswersTask,
-    CovidQATask,
-    FairytaleQATask,
-    LongBenchV2Task,
-    QMSumTask,
-    QualityTask,
     RecallTask,
-    TriviaQATask,
     length_group,
 )
-from e2llm.evaluation.tasks.sources import evaluation_split, find_records, spread_records
 from e2llm.records import write_records
 
 TEN_STORIES = [Record(f"Story {story}.", f"Q{number}?", "A") for story in range(10) for number in range(5)]
@@ -81,7 +76,7 @@ def test_records_without_a_question_are_passed_over():
 
 
 def test_prepared_records_come_before_the_authors_files_and_those_before_the_sample(tmp_path):
-    shipped = next(find_records("fairytaleqa", tmp_path)())
+    shipped = next(find_records("fairytaleqa", tmp_path)[1]())
     questions, stories = (
         tmp_path / "fairytaleqa" / name / "val" for name in ("questions", "section-stories")
     )
@@ -91,16 +86,16 @@ def test_prepared_records_come_before_the_authors_files_and_those_before_the_sam
         "question_id,cor_section,question,answer1\n1,1,Who?,a king\n"
     )
     (stories / "made-story.csv").write_text("section,text\n1,Once a made king lived.\n")
-    authors = next(find_records("fairytaleqa", tmp_path)())
+    authors = next(find_records("fairytaleqa", tmp_path)[1]())
     write(tmp_path / "fairytaleqa-validation.jsonl", Record("Prepared.", "Q?", "A"))
-    prepared = next(find_records("fairytaleqa", tmp_path)())
+    prepared = next(find_records("fairytaleqa", tmp_path)[1]())
     assert shipped.source == "fairytaleqa"
     assert authors.context == "Once a made king lived."
     assert prepared.context == "Prepared."
 
 
 def test_without_a_data_folder_the_sample_is_asked():
-    items = list(QMSumTask().items(request(limit=3)))
+    items = list(TASKS["qmsum"]().items(request(limit=3)))
     assert len({item.context for item in items}) == 3
     assert all(item.task == "qmsum" and item.references and item.prompt for item in items)
 
@@ -116,7 +111,7 @@ def test_a_data_set_that_is_not_here_is_told_how_to_get(tmp_path, with_folder):
 
 def test_a_folder_of_data_sets_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no such folder of data sets: {tmp_path}/gone"):
-        FairytaleQATask().items(request(data=tmp_path / "gone"))
+        TASKS["fairytaleqa"]().items(request(data=tmp_path / "gone"))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +127,7 @@ def test_an_item_is_its_record_with_a_group_for_its_length(tmp_path):
         "one two three", "Q?", "A", references=("B",), evidence=((0, 3),), id="x", groups={"domain": "law"}
     )
     write(tmp_path / "triviaqa-validation.jsonl", record)
-    assert list(TriviaQATask().items(request(data=tmp_path))) == [
+    assert list(TASKS["triviaqa"]().items(request(data=tmp_path))) == [
         Item(
             task="triviaqa",
             id="x",
@@ -155,7 +150,7 @@ def test_lengths_are_grouped_by_powers_of_two(num_tokens, group):
 def test_a_context_is_measured_once_for_all_its_questions(tmp_path):
     write(tmp_path / "triviaqa-validation.jsonl", *TEN_STORIES)
     calls = []
-    items = TriviaQATask().items(TaskRequest(lambda text: calls.append(text) or 3, 50, 0, tmp_path))
+    items = TASKS["triviaqa"]().items(TaskRequest(lambda text: calls.append(text) or 3, 50, 0, tmp_path))
     assert (len(list(items)), len(calls)) == (50, 10)
 
 
@@ -163,30 +158,30 @@ def test_a_multiple_choice_item_has_its_options_and_the_right_one(tmp_path):
     groups = {"difficulty": "hard", "length": "short", "domain": "law"}
     record = Record("T.", "Q? A. x B. y", "B", options=("x", "y"), groups=groups, id="1")
     write(tmp_path / "longbench_v2-validation.jsonl", record)
-    (item,) = LongBenchV2Task().items(request(data=tmp_path))
+    (item,) = TASKS["longbench_v2"]().items(request(data=tmp_path))
     assert (item.prompt, item.options, item.gold, item.references) == ("Q? A. x B. y", ("x", "y"), 1, ("y",))
     assert item.groups == {**groups, "length_tokens": 1}
-    assert LongBenchV2Task.kind == "choose"
+    assert TASKS["longbench_v2"].kind == "choose"
 
 
 def test_a_multiple_choice_record_without_options_is_an_error(tmp_path):
     write(tmp_path / "quality-validation.jsonl", Record("T.", "Q?", "B", id="7"))
     with pytest.raises(E2LLMError, match="quality, record 7: no 'options'"):
-        list(QualityTask().items(request(data=tmp_path)))
+        list(TASKS["quality"]().items(request(data=tmp_path)))
 
 
 def test_accuracy_is_whether_the_right_option_is_meant():
     item = Item("quality", "1", "T.", "Q?", ("y",), options=("x", "y"), gold=1)
-    scores = [QualityTask().score(item, prediction)["accuracy"] for prediction in ("B", " y ", "A", "x", "C")]
+    scores = [TASKS["quality"]().score(item, text)["accuracy"] for text in ("B", " y ", "A", "x", "C")]
     assert scores == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
     ("task", "prediction", "scores"),
     [
-        (FairytaleQATask, "nine", {"rouge_l": 1.0, "f1": 1.0}),
-        (CovidQATask, "a blue stone and mud", {"f1": 0.75, "em": 0.0}),
-        (TriviaQATask, "Blue-stone and sand!", {"f1": 1.0, "em": 1.0}),
+        (TASKS["fairytaleqa"], "nine", {"rouge_l": 1.0, "f1": 1.0}),
+        (TASKS["covid_qa"], "a blue stone and mud", {"f1": 0.75, "em": 0.0}),
+        (TASKS["triviaqa"], "Blue-stone and sand!", {"f1": 1.0, "em": 1.0}),
     ],
 )
 def test_answers_are_scored_by_the_metrics_of_their_set_and_the_best_reference(task, prediction, scores):
@@ -196,7 +191,7 @@ def test_answers_are_scored_by_the_metrics_of_their_set_and_the_best_reference(t
 
 def test_summaries_are_scored_by_rouge_and_its_geometric_mean():
     item = Item("qmsum", "1", "T.", "Q?", ("the cat sat on the mat",))
-    scores = QMSumTask().score(item, "the cat sat on a mat")
+    scores = TASKS["qmsum"]().score(item, "the cat sat on a mat")
     assert list(scores) == ["g_mean", "rouge_1", "rouge_2", "rouge_l", "rouge_lsum"]
     assert scores["g_mean"] == pytest.approx(
         (scores["rouge_1"] * scores["rouge_2"] * scores["rouge_l"]) ** (1 / 3)

@@ -3,7 +3,7 @@ import pytest
 from e2llm import Record
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.metrics import token_f1
-from e2llm.evaluation.tasks.records import RestatedRecordsTask
+from e2llm.evaluation.tasks.record_tasks import RestatedRecordsTask
 from e2llm.evaluation.tasks.stretches import runs_of_chunks
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import write_records

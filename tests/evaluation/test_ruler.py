@@ -4,12 +4,12 @@ import random
 import pytest
 from ruler_samples import HAYSTACKS, count_pieces, count_smol, count_words, request, write_hotpot, write_squad
 
-from e2llm.data.needles import Passage
+from e2llm.data.needles.hiding import Passage
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.metrics import string_match_any
 from e2llm.evaluation.tasks.ruler import RULER_TASKS
-from e2llm.evaluation.tasks.ruler.base import Draft, fit
+from e2llm.evaluation.tasks.ruler.ruler_task import Draft, longest_context
 
 TASKS = {task.name: task for task in RULER_TASKS}
 PUBLISHED_TASKS = {name: task for name, task in TASKS.items() if name != "niah_heatmap"}
@@ -121,9 +121,9 @@ def test_a_length_without_room_is_refused(name, data):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"lengths": ()}, r"lengths must be numbers of tokens of at least 1, got \[\]"),
-        ({"lengths": (1024, 0)}, r"got \[1024, 0\]"),
+        ({"limit": 0}, "limit and lengths must be at least 1, got 0"),
+        ({"lengths": ()}, r"lengths must be at least 1, got 3 and \[\]"),
+        ({"lengths": (1024, 0)}, r"and \[1024, 0\]"),
         ({"haystacks": ["", " \n"]}, "no haystack holds text; give at least"),
         ({"count_tokens": lambda text: 1}, "found no context of 1024 tokens; does count_tokens grow"),
     ],
@@ -135,10 +135,10 @@ def test_a_request_that_cannot_be_served_is_refused(options, words):
 
 def test_a_rough_count_still_ends_at_the_longest_context():
     steps = Draft(lambda size: Passage("x" * size), first_size=1, prompt="", references=("x",))
-    passage, size = fit(steps, lambda text: 300 * (len(text) // 37), 1024, None, "made")
+    passage, size = longest_context(steps, lambda text: 300 * (len(text) // 37), 1024, None, "made")
     assert (len(passage.text), size) == (size, size)
     assert 3 * 37 <= size < 4 * 37
-    exact, _ = fit(steps, len, 1024, 5000, "made")
+    exact, _ = longest_context(steps, len, 1024, 5000, "made")
     assert 1023 <= len(exact.text) <= 1024
 
 

@@ -3,10 +3,10 @@ import re
 import pytest
 from ruler_samples import HAYSTACKS, evidence_of, request
 
-from e2llm.data.needles import hide
+from e2llm.data.needles.hiding import hide
 from e2llm.evaluation.tasks import TASKS
 from e2llm.evaluation.tasks.ruler.haystacks import NOISE, essay
-from e2llm.evaluation.tasks.ruler.needles import NeedleHeatMap
+from e2llm.evaluation.tasks.ruler.needle_tasks import NeedleHeatMap
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 WORDS, NUMBER = r"[a-z]+-[a-z]+", r"[1-9]\d{6}"

@@ -153,11 +153,11 @@ def test_missing_data_are_named_with_their_home(tmp_path, name, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}", "expected a list of questions, got dict"),
-        ("[{}]", "question 0: missing key"),
+        ("{}", r"not HotpotQA's layout \(Input should be a valid array"),
+        ("[{}]", r"not HotpotQA's layout \(0.question Field required"),
         (
             '[{"question": "Q", "answer": "A", "context": [["T", ["s"]]], "supporting_facts": [["U", 0]]}]',
-            "question 0: not HotpotQA's layout",
+            r"not HotpotQA's layout \(no paragraph 'U'",
         ),
     ],
 )
@@ -173,7 +173,7 @@ def test_another_layout_than_hotpots_is_refused_with_the_place(tmp_path, text, w
     [
         ("squad.jsonl", "nonsense\n", "squad.jsonl:1: not a line of JSON"),
         ("squad.jsonl", '{"id": "a"}\n', "squad.jsonl:1: missing key"),
-        ("dev-v2.0.json", '{"data": []}', "holds no question with an answer; qa_1 needs SQuAD"),
+        ("dev-v2.0.json", '{"data": []}', "has no question with an answer; qa_1 needs SQuAD"),
     ],
 )
 def test_bad_squad_files_are_refused_with_the_place(tmp_path, name, text, words):

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 from ruler_samples import HAYSTACKS, count_words, request
 
-from e2llm.data.needles import ADJECTIVES, NOUNS
+from e2llm.data.needles.wording import ADJECTIVES, NOUNS
 from e2llm.evaluation.tasks import TASKS
-from e2llm.evaluation.tasks.ruler.words import Vocabulary
+from e2llm.evaluation.tasks.ruler.word_lists import EndlessWords
 
 
 def items(name, **options):
@@ -66,7 +66,7 @@ def test_common_words_are_shuffled_among_the_others():
 
 
 def test_words_come_from_the_needles_then_the_haystacks_then_are_made_up():
-    words = list(itertools.islice(Vocabulary(HAYSTACKS).shuffled(random.Random(1)), 4000))
+    words = list(itertools.islice(EndlessWords(HAYSTACKS).shuffled(random.Random(1)), 4000))
     assert len(set(words)) == 4000
     first = set(words[:2000])
     assert set(ADJECTIVES) | set(NOUNS) <= first
@@ -76,10 +76,10 @@ def test_words_come_from_the_needles_then_the_haystacks_then_are_made_up():
 
 
 def test_words_do_not_depend_on_what_was_drawn_before():
-    vocabulary = Vocabulary(HAYSTACKS)
+    vocabulary = EndlessWords(HAYSTACKS)
     list(itertools.islice(vocabulary.shuffled(random.Random(2)), 5000))
     later = list(itertools.islice(vocabulary.shuffled(random.Random(1)), 2500))
-    assert later == list(itertools.islice(Vocabulary(HAYSTACKS).shuffled(random.Random(1)), 2500))
+    assert later == list(itertools.islice(EndlessWords(HAYSTACKS).shuffled(random.Random(1)), 2500))
 
 
 @pytest.mark.parametrize("length", [1024, 4096, 16384])

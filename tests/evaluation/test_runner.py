@@ -7,9 +7,10 @@ import pytest
 from e2llm import Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation import runner
-from e2llm.evaluation.run.files import PredictionFile, read_run
+from e2llm.evaluation.run.predictions import open_predictions
+from e2llm.evaluation.run.scores import read_run
 from e2llm.evaluation.runner import RunRequest
-from e2llm.evaluation.tasks.records import RecallTask
+from e2llm.evaluation.tasks.record_tasks import RecallTask
 from e2llm.records import write_records
 from tiny_models import TEXT
 
@@ -244,7 +245,7 @@ def test_changed_records_are_refused_by_the_hash_of_their_file(evaluate, request
 def test_an_item_that_is_another_question_now_is_refused(evaluate, request_, tmp_path, monkeypatch):
     request = replace(request_, tasks=["perplexity"], limit=1)
     evaluate(request, tmp_path / "run")
-    monkeypatch.setattr("e2llm.evaluation.tasks.likelihood.CONTINUATION_PROMPT", "Go on.")
+    monkeypatch.setattr("e2llm.evaluation.tasks.continuations.CONTINUATION_PROMPT", "Go on.")
     with pytest.raises(E2LLMError, match="item 64-0, with another context, prompt or reference"):
         evaluate(request, tmp_path / "run")
 
@@ -287,7 +288,7 @@ def test_what_cannot_work_fails_before_anything_is_answered(evaluate, request_, 
 
 def test_two_processes_do_not_write_into_one_folder(evaluate, request_, tmp_path):
     evaluate(request_, tmp_path / "run")
-    with PredictionFile(tmp_path / "run"), pytest.raises(E2LLMError, match="in use by another process"):
+    with open_predictions(tmp_path / "run"), pytest.raises(E2LLMError, match="in use by another process"):
         evaluate(request_, tmp_path / "run")
 
 

@@ -5,11 +5,11 @@ from statistics import fmean
 import pytest
 
 from e2llm.evaluation.metrics import perplexity
-from e2llm.evaluation.run.files import Prediction
-from e2llm.evaluation.run.summary import summarize
+from e2llm.evaluation.run.predictions import Prediction
+from e2llm.evaluation.run.scores import summarize
 from e2llm.evaluation.statistics import bootstrap_interval, holm, paired_test
-from e2llm.evaluation.tasks.likelihood import PerplexityTask
-from e2llm.evaluation.tasks.records import FairytaleQATask, QMSumTask
+from e2llm.evaluation.tasks import TASKS
+from e2llm.evaluation.tasks.continuations import PerplexityTask
 
 COST = {"decoder_positions": 100, "read_seconds": 1.0, "peak_extra_bytes": None}
 
@@ -19,7 +19,7 @@ def entry(system, number, scores, task="fairytaleqa", **changes):
     return Prediction(task, system, str(number), "?", **facts)
 
 
-def row_of(entries, task=FairytaleQATask):
+def row_of(entries, task=TASKS["fairytaleqa"]):
     (row,), _ = summarize([task()], ["a"], entries)
     return asdict(row)
 
@@ -47,7 +47,7 @@ def test_the_g_mean_of_a_set_is_that_of_the_mean_scores():
         entry("a", number, {"g_mean": 0.0, **scores}, task="qmsum", groups={"kind": "all"})
         for number, scores in enumerate(rouge * 4)
     ]
-    row = row_of(entries, QMSumTask)
+    row = row_of(entries, TASKS["qmsum"])
     assert row["values"]["g_mean"] == pytest.approx((0.4 * 0.1 * 0.3) ** (1 / 3))
     low, high = row["intervals_95"]["g_mean"]
     assert 0 < low < row["values"]["g_mean"] < high
@@ -111,7 +111,7 @@ def test_each_pair_of_systems_is_tested_on_the_items_of_both_and_corrected_withi
         for system, values in scores.items()
         for number, value in enumerate(values)
     ]
-    _, tests = summarize([FairytaleQATask()], ["a", "b", "c"], entries)
+    _, tests = summarize([TASKS["fairytaleqa"]()], ["a", "b", "c"], entries)
     tests = [asdict(test) for test in tests]
     assert [(test["system_a"], test["system_b"], test["num_pairs"]) for test in tests] == [
         ("a", "b", 6),
@@ -130,7 +130,7 @@ def test_tasks_and_systems_come_in_the_order_of_the_run():
         entry("a", 1, {"rouge_l": 1.0}),
         entry("a", 1, {"g_mean": 1.0}, "qmsum"),
     ]
-    rows, _ = summarize([QMSumTask(), FairytaleQATask()], ["a", "b"], entries)
+    rows, _ = summarize([TASKS["qmsum"](), TASKS["fairytaleqa"]()], ["a", "b"], entries)
     assert [(row.task, row.system) for row in rows] == [
         ("qmsum", "a"),
         ("fairytaleqa", "a"),

@@ -1,4 +1,4 @@
-from e2llm.evaluation.report.terminal import format_scores
+from e2llm.evaluation.report.tables import format_scores
 
 
 def row(system, **changes):
@@ -11,6 +11,7 @@ def row(system, **changes):
         "values": {"recall": 0.25},
         "intervals_95": {"recall": (0.125, 0.375)},
         "cost": {"decoder_positions": 1024.0, "first_token_seconds": 0.0625},
+        "groups": {},
         **changes,
     }
 

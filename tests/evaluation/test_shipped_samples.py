@@ -1,12 +1,14 @@
 import lzma
+import runpy
 from pathlib import Path
 
 import pytest
 
 from e2llm import Record
 from e2llm.data.registry import DATASETS
-from e2llm.evaluation.tasks.sources import default_haystacks, read_sample, sample_file, write_sample
+from e2llm.evaluation.tasks.record_sources import default_haystacks, read_sample, sample_file
 
+write_sample = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "make_samples.py"))["write_sample"]
 RECORDS = [
     Record("One.", "Q?", "A", references=("B",), evidence=((0, 3),), id="1", source="s"),
     Record("One.", "R?", "A"),

@@ -12,10 +12,9 @@ from e2llm.evaluation.systems import (
     SoftSystem,
     TruncateSystem,
 )
-from e2llm.evaluation.systems.cache import StreamingSystem, StreamingWindow, turn_back
-from e2llm.evaluation.systems.kvpress import KvPressSystem
+from e2llm.evaluation.systems.base import Readings
+from e2llm.evaluation.systems.cache import KvPressSystem, StreamingSystem, StreamingWindow, turn_back
 from e2llm.evaluation.systems.llmlingua import LlmLingua2System
-from e2llm.evaluation.systems.readings import Readings
 from tiny_models import TEXT
 
 LONG = Item("made", "1", TEXT * 6, "Where is the key?", ("under the stone",))
@@ -106,7 +105,7 @@ def test_a_stream_keeps_its_first_and_its_last_tokens(engine):
     window.feed(ids[:20])
     first = window.cache.layers[0].values[:, :, :4].clone()
     window.feed(ids[20:])
-    assert window.most <= 40
+    assert window.max_length <= 40
     assert torch.equal(window.cache.layers[0].values[:, :, :4], first)
 
 

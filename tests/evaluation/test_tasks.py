@@ -8,9 +8,9 @@ from e2llm import Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import TaskRequest
 from e2llm.evaluation.tasks import FILE_TASKS, TASKS, create_task
-from e2llm.evaluation.tasks.records import AnswersTask, DataSetTask, RecallTask
-from e2llm.evaluation.tasks.ruler.base import RulerTask
-from e2llm.evaluation.tasks.sources import default_haystacks
+from e2llm.evaluation.tasks.record_sources import default_haystacks
+from e2llm.evaluation.tasks.record_tasks import AnswersTask, DataSetTask, RecallTask
+from e2llm.evaluation.tasks.ruler.ruler_task import RulerTask
 from e2llm.records import write_records
 
 # Tasks that make their items themselves, those of RULER aside, and two whose data come with the package.

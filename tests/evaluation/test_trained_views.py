@@ -4,7 +4,7 @@ import pytest
 
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems import Bm25System, ClosedBookSystem, TruncateSystem
-from e2llm.evaluation.systems.readings import Readings
+from e2llm.evaluation.systems.base import Readings
 from e2llm.inference.decoding.likelihood import likelihood
 from e2llm.records import Record
 from e2llm.training.recipes.objectives import ReasoningObjective

@@ -5,7 +5,7 @@ import torch
 
 from e2llm import ChunkStore
 from e2llm.errors import E2LLMError
-from e2llm.scale.shards import hold_shards, merge_shards, open_shard
+from e2llm.scale.workers import hold_shards, merge_shards, open_shard
 
 
 def entries(*numbers):

@@ -18,7 +18,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.raw_text import longest_prefix
 
-QUESTION = "What did the master of the house say about the garden?"
+BENCH_QUESTION = "What did the master of the house say about the garden?"
 
 # The published dimensions; everything else is the default of the type.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -106,17 +106,3 @@ def make_text(engine: Engine, num_tokens: int, seed: int = 0) -> str:
     words = random.Random(seed).choices(_WORDS.split(), k=num_tokens)
     sentences = (" ".join(words[at : at + 12]).capitalize() + "." for at in range(0, num_tokens, 12))
     return longest_prefix(" ".join(sentences), num_tokens, engine.count_tokens)
-
-
-def text_of_length(engine: Engine, num_tokens: int, text: str | None = None) -> str:
-    """Return a text cut to a number of decoder tokens, repeated if it is shorter; made up without one.
-
-    Raises:
-        E2LLMError: If the text is empty.
-    """
-    if text is None:
-        return make_text(engine, num_tokens)
-    if not (count := engine.count_tokens(text)):
-        raise E2LLMError("the text to measure with is empty; give one with words in it")
-    text = "\n\n".join([text] * (2 + num_tokens // count))
-    return longest_prefix(text, num_tokens, engine.count_tokens)

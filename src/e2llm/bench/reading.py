@@ -8,20 +8,17 @@ from typing import Any
 
 import torch
 
-from e2llm.bench.decoders import make_text, text_of_length
+from e2llm.bench.decoders import make_text
+from e2llm.bench.timing import OnProgress, measure_in_turns, spread
 from e2llm.errors import MissingExtraError
 from e2llm.inference.engine import Engine
 from e2llm.measuring import peak_resident_bytes
 from e2llm.modeling.checkpoints.sources import MINILM_ID, resolve_source
 
+_REPEATS = 5
 
-def measure_reading(
-    engine: Engine,
-    num_tokens: int,
-    text: str | None = None,
-    repeats: int = 5,
-    on_progress: Callable[[str], Any] = lambda _: None,
-) -> dict[str, Any]:
+
+def measure_reading(engine: Engine, num_tokens: int, on_progress: OnProgress) -> dict[str, Any]:
     """Read the same chunks by this library and by sentence-transformers, in turns; then edit single chunks.
 
     Both start from the chunks' texts and end with one mean-pooled vector per chunk; ours makes the soft
@@ -30,44 +27,44 @@ def measure_reading(
     Args:
         engine: Its encoder must be MiniLM, unchanged.
         num_tokens: Decoder tokens of the text.
-        text: Instead of one made up; repeated and cut to the number of tokens.
-        repeats: Of each side, after one to warm up.
         on_progress: Called with a line before each measurement.
 
     Raises:
         MissingExtraError: If sentence-transformers is not installed.
     """
-    text = text_of_length(engine, num_tokens, text)
+    text = make_text(engine, num_tokens)
     texts = [chunk.text for chunk in engine.processor.split(text)]
-    num_tokens = sum(len(row) for row in engine.processor.encode_chunk_ids(texts))
+    num_encoder_tokens = sum(len(row) for row in engine.processor.encode_chunk_ids(texts))
     encode = load_rival(engine)
-    vectors: dict[str, torch.Tensor] = {}
     sides: dict[str, Callable[[], torch.Tensor]] = {
         "ours": lambda: engine.reader.read(texts, progress=False).vectors,
         "sentence_transformers": lambda: encode(texts),
     }
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(repeats + 1):
-        for name, run in sides.items():
-            on_progress(f"{name}, {number} of {repeats}")
-            started = time.perf_counter()
-            vectors[name] = run()
-            if number:
-                times[name].append(time.perf_counter() - started)
+    vectors = {name: read() for name, read in sides.items()}  # a warm-up, too
+    measured = {name: lambda read=read: {"seconds": seconds_of(read)} for name, read in sides.items()}
+    found, _ = measure_in_turns(measured, _REPEATS, on_progress)
+    times = {name: [item["seconds"] for item in items] for name, items in found.items()}
     ours, theirs = (statistics.median(times[name]) for name in sides)
     return {
         "context_tokens": engine.count_tokens(text),
         "chunks": len(texts),
-        "encoder_tokens": num_tokens,
+        "encoder_tokens": num_encoder_tokens,
         "ours_s": ours,
         "sentence_transformers_s": theirs,
         "speedup": theirs / ours,
-        "ours_tokens_per_s": num_tokens / ours,
+        "ours_tokens_per_s": num_encoder_tokens / ours,
         "max_difference": (vectors["ours"] - vectors["sentence_transformers"]).abs().max().item(),
-        "spread": {name: [min(values), max(values)] for name, values in times.items()},
+        "spread": {name: spread(values) for name, values in times.items()},
         **measure_edits(engine, text),
         "peak_bytes": peak_resident_bytes(),
     }
+
+
+def seconds_of(action: Callable[[], Any]) -> float:
+    """Return the time that an action takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
 
 
 def load_rival(engine: Engine) -> Callable[[list[str]], torch.Tensor]:
@@ -82,9 +79,8 @@ def load_rival(engine: Engine) -> Callable[[list[str]], torch.Tensor]:
     rival = SentenceTransformer(modules=[words, pooling], device=str(engine.device))
 
     def encode(texts: list[str]) -> torch.Tensor:
-        found: torch.Tensor = rival.encode(
-            texts, batch_size=32, convert_to_tensor=True, show_progress_bar=False
-        )
+        options = {"batch_size": 32, "convert_to_tensor": True, "show_progress_bar": False}
+        found: torch.Tensor = rival.encode(texts, **options)
         return found.float().cpu()
 
     return encode

@@ -13,16 +13,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2llm.bench.table import format_table
+from e2llm.bench.timing import OnProgress, format_table
 from e2llm.errors import E2LLMError, MissingExtraError
 
 MAX_BATCH = 16
-COMPARED_CLIENTS = 8  # that ask the server which decodes one answer at a time, too
 _NAME = "benched"
 _START_SECONDS = 300
 _COLUMNS = {
@@ -37,10 +36,10 @@ def measure_serving(
     text: str,
     clients: Sequence[int] = (1, 2, 4, 8, 16),
     *,
-    requests_per_client: int = 8,
-    new_tokens: int = 64,
-    compared_clients: int = COMPARED_CLIENTS,
-    on_progress: Callable[[str], Any] = lambda _: None,
+    num_requests: int = 8,
+    num_new_tokens: int = 64,
+    num_compared_clients: int = 8,
+    on_progress: OnProgress = lambda _: None,
 ) -> dict[str, Any]:
     """Measure a server that decodes in batches, then one that decodes one answer at a time.
 
@@ -48,32 +47,32 @@ def measure_serving(
         model: Folder, hub id, or the name of an embedded model.
         text: What all questions are about.
         clients: Numbers of clients, which each wait for an answer before they ask again.
-        requests_per_client: Questions of each.
-        new_tokens: Length of each answer.
-        compared_clients: Clients of the second server.
+        num_requests: Questions of each.
+        num_new_tokens: Length of each answer.
+        num_compared_clients: Clients of the second server, which the first one measures as well.
         on_progress: Called with a line before each measurement.
 
     Returns:
         `rows`, the last one of the second server, and `batching_gain`: requests per second of batches over
-        those of one at a time, at `compared_clients`.
+        those of one at a time, at `num_compared_clients`.
 
     Raises:
         E2LLMError: If the server does not start or answer.
     """
     rows: list[dict[str, Any]] = []
-    counts = sorted({*clients, compared_clients})
+    counts = sorted({*clients, num_compared_clients})
     with tempfile.TemporaryDirectory(prefix="e2llm-bench-") as folder:
-        for batch, numbers in ((MAX_BATCH, counts), (1, [compared_clients])):
+        for batch, numbers in ((MAX_BATCH, counts), (1, [num_compared_clients])):
             with _server(model, Path(folder), batch) as url:
-                load = _Load(url, text, new_tokens)
+                load = _Load(url, text, num_new_tokens)
                 for number in numbers:
                     on_progress(f"{number} clients, batches of {batch}")
-                    row = asyncio.run(load.run(number, requests_per_client))
+                    row = asyncio.run(load.run(number, num_requests))
                     rows.append({"max_batch": batch, "clients": number, **row})
-    together = next(row for row in rows if row["clients"] == compared_clients)
+    together = next(row for row in rows if row["clients"] == num_compared_clients)
     return {
         "rows": rows,
-        "new_tokens": new_tokens,
+        "new_tokens": num_new_tokens,
         **load.usage,
         "batching_gain": together["requests_per_second"] / rows[-1]["requests_per_second"],
     }
@@ -115,10 +114,10 @@ class _Load:
     Args:
         url: The server's.
         text: The context; questions ask for its words.
-        new_tokens: Length of each answer.
+        num_new_tokens: Length of each answer.
     """
 
-    def __init__(self, url: str, text: str, new_tokens: int) -> None:
+    def __init__(self, url: str, text: str, num_new_tokens: int) -> None:
         try:
             import httpx2
         except ImportError as error:
@@ -126,7 +125,7 @@ class _Load:
         response = httpx2.post(f"{url}/v1/contexts", json={"text": text}, timeout=3600, trust_env=False)
         if response.status_code != 201:
             raise E2LLMError(f"the server could not read the text: {response.text}")
-        self._url, self._new_tokens = url, new_tokens
+        self._url, self._num_new_tokens = url, num_new_tokens
         self._context_id = response.json()["id"]
         self._words = sorted(set(re.findall(r"[A-Za-z]{6,}", text))) or ["anything"]
         self.usage: dict[str, int] = {}
@@ -151,7 +150,7 @@ class _Load:
         return {
             "requests": count,
             "requests_per_second": count / seconds,
-            "new_tokens_per_second": count * self._new_tokens / seconds,
+            "new_tokens_per_second": count * self._num_new_tokens / seconds,
             "first_token_p50": statistics.median(first),
             "first_token_p95": first[min(count - 1, int(0.95 * count))],
             "total_p50": statistics.median(total),
@@ -164,8 +163,8 @@ class _Load:
             "model": _NAME,
             "messages": [{"role": "user", "content": f"What is said of {word}?"}],
             "context_ids": [self._context_id],
-            "max_tokens": self._new_tokens,
-            "min_tokens": self._new_tokens,
+            "max_tokens": self._num_new_tokens,
+            "min_tokens": self._num_new_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }

@@ -1,22 +1,19 @@
 """The main table: time to the first token, per further token, and memory, by length of context.
 
-Each side, full context and soft tokens, has a process; both use the same decoder and wording. Repeats are
-interleaved, one side at work at a time, so that a slow spell of the machine affects both. Attention is the
-decoder's default (SDPA), and the prompt's pass computes the logits of its last position only.
+Each side, full context and soft tokens, has a process; both use the same decoder and wording. Attention is
+the decoder's default (SDPA), and the prompt's pass computes the logits of its last position only.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from e2llm.bench.decoders import QUESTION, build_engine, level_options, text_of_length
-from e2llm.bench.processes import Worker
-from e2llm.bench.table import format_table
+from e2llm.bench.decoders import BENCH_QUESTION, build_engine, level_options, make_text
+from e2llm.bench.timing import OnProgress, Worker, format_table, measure_in_turns, peak_bytes, spread
 from e2llm.inference.context import Context
-from e2llm.measuring import peak_resident_bytes, release_memory, reset_peak
+from e2llm.measuring import release_memory, reset_peak
 from e2llm.store.chunk_store import ChunkStore
 
 WAYS = ("full", "cold", "warm")  # the text in the window; read and ask; ask from a store
@@ -41,16 +38,16 @@ class Side:
         self.engine = build_engine(**settings["engine"])
         self.engine.model.generation_config.eos_token_id = None  # every answer gets its full length
         self.level = level_options(self.engine, settings["soft_tokens"])
-        self.text = text_of_length(self.engine, settings["context_tokens"])
+        self.text = make_text(self.engine, settings["context_tokens"])
         self.store = ChunkStore(settings["store"])
         short = self.text[:2000]
         if settings["side"] == "full":
             self.engine.model.chunk_encoder.to("meta")
             self.engine.model.adapter.to("meta")
-            self.engine.ask(Context.of_text(short), QUESTION, expand=[0], max_new_tokens=2)
+            self.engine.ask(Context.of_text(short), BENCH_QUESTION, expand=[0], max_new_tokens=2)
         else:
             context = self.engine.read(short, progress=False)
-            self.engine.ask(context, QUESTION, **self.level, max_new_tokens=2)
+            self.engine.ask(context, BENCH_QUESTION, **self.level, max_new_tokens=2)
         reset_peak()  # building takes more than measuring
 
     def describe(self) -> dict[str, Any]:
@@ -69,16 +66,15 @@ class Side:
             if store is not None and not len(store):
                 engine.read(self.text, store=store, progress=False)
             context = engine.read(self.text, store=store, progress=False)
-        answer = engine.ask(context, QUESTION, **options, max_new_tokens=NEW_TOKENS)
+        answer = engine.ask(context, BENCH_QUESTION, **options, max_new_tokens=NEW_TOKENS)
         first = answer.timing.first_token_seconds or 0.0
         positions = answer.usage.soft_tokens + answer.usage.raw_tokens
-        on_gpu = engine.device.type == "cuda"
         return {
             "ttft_s": context.read_seconds + first,
             "ms_per_token": (answer.timing.total_seconds - first) / (NEW_TOKENS - 1) * 1e3,
             "positions": positions,
             "kv_bytes": positions * int(engine.model.cache_bytes_per_token),
-            "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes(),
+            "peak_bytes": peak_bytes(engine.device),
         }
 
 
@@ -88,7 +84,7 @@ def measure_speed(
     contexts: Sequence[int],
     soft_tokens: int,
     repeats: int,
-    on_progress: Callable[[str], Any] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Measure rows, one per length.
 
@@ -96,7 +92,7 @@ def measure_speed(
         engine: Arguments of `build_engine`.
         contexts: Lengths in decoder tokens.
         soft_tokens: Soft tokens per chunk; a model with a rate is measured at its default rate.
-        repeats: Measurements of each way; the row holds their medians.
+        repeats: Measurements of each way; the row contains their medians.
         on_progress: Called with a line before each measurement.
 
     Returns:
@@ -116,32 +112,19 @@ def measure_speed(
                 Worker(Side, {**settings, "side": "ours"}) as ours,
                 Worker(Side, {**settings, "side": "full"}) as full,
             ):
+                on_progress(f"contexts of {length:,} tokens")
                 workers = {"full": full, "cold": ours, "warm": ours}
-                rows.append(_measure_row(length, workers, repeats, on_progress))
+                described = [worker.ask("describe") for worker in (full, ours)]
+                sides = {way: partial(worker.ask, "measure", way) for way, worker in workers.items()}
+                found, errors = measure_in_turns(sides, repeats, on_progress)
+            known = next((item for item in described if "error" not in item), {})
+            rows.append({**make_row(length, found, errors), **known})
     return rows
 
 
-def _measure_row(
-    length: int, workers: dict[str, Worker], repeats: int, on_progress: Callable[[str], Any]
+def make_row(
+    length: int, found: Mapping[str, list[dict[str, Any]]], errors: dict[str, str]
 ) -> dict[str, Any]:
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    started = {way: workers[way].ask("describe") for way in WAYS}
-    errors = {way: item["error"] for way, item in started.items() if "error" in item}
-    for number in range(repeats):
-        for way in WAYS:
-            if way in errors:
-                continue
-            on_progress(f"{length:,} tokens, {way}, {number + 1} of {repeats}")
-            result = workers[way].ask("measure", way)
-            if "error" in result:
-                errors[way] = result["error"]
-            else:
-                found[way].append(result)
-    described = next((item for item in started.values() if "error" not in item), {})
-    return {**make_row(length, found, errors), **described}
-
-
-def make_row(length: int, found: dict[str, list[dict[str, Any]]], errors: dict[str, str]) -> dict[str, Any]:
     """Return a row of the table from the measurements of each way.
 
     Peaks are those of a process after its warm-up. KV bytes are those of the prompt.
@@ -152,22 +135,18 @@ def make_row(length: int, found: dict[str, list[dict[str, Any]]], errors: dict[s
         return statistics.median(values) if values else None
 
     row: dict[str, Any] = {"context_tokens": length}
-    for way in WAYS:
-        row[f"ttft_{way}_s"] = median(way, "ttft_s")
+    row |= {f"ttft_{way}_s": median(way, "ttft_s") for way in WAYS}
     for side, ways in (("full", ["full"]), ("ours", ["cold", "warm"])):
         row[f"{side}_ms_per_token"] = median(ways[0], "ms_per_token")
         row[f"positions_{side}"] = median(ways[0], "positions")
         row[f"kv_bytes_{side}"] = median(ways[0], "kv_bytes")
-        peaks = [item["peak_bytes"] for way in ways for item in found[way]]
-        row[f"peak_bytes_{side}"] = max(peaks, default=None)
+        row[f"peak_bytes_{side}"] = max((m["peak_bytes"] for way in ways for m in found[way]), default=None)
     row["speedup_cold"] = ratio(row["ttft_full_s"], row["ttft_cold_s"])
     row["speedup_warm"] = ratio(row["ttft_full_s"], row["ttft_warm_s"])
     row["kv_ratio"] = ratio(row["kv_bytes_full"], row["kv_bytes_ours"])
-    times = {way: [item["ttft_s"] for item in items] for way, items in found.items() if items}
-    row["spread"] = {way: [min(values), max(values)] for way, values in times.items()}
+    row["spread"] = {way: spread(item["ttft_s"] for item in items) for way, items in found.items() if items}
     row["repeats"] = {way: len(items) for way, items in found.items()}
-    row["errors"] = errors
-    return row
+    return {**row, "errors": errors}
 
 
 def ratio(above: float | None, below: float | None) -> float | None:

@@ -1,15 +1,11 @@
 """Training beside a plain loop: the same model, the same samples, context tokens per second, memory.
 
-Ways, each in a separate process:
-
-- `plain`: one record at a time; its chunks padded to the longest and read in one pass; a separate row in the
-  decoder. The loop that one writes first.
-- `e2llm`: the trainer of this library.
+`plain` is the loop that one writes first: one record at a time, with a separate row in the decoder; its
+chunks are padded to the longest and read in one pass. `e2llm` is the trainer of this library.
 """
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,10 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from e2llm.bench.decoders import build_engine, text_of_length
-from e2llm.bench.processes import Worker
-from e2llm.bench.table import format_table
+from e2llm.bench.decoders import build_engine, make_text
+from e2llm.bench.timing import OnProgress, Worker, format_table, peak_bytes
 from e2llm.inference.engine import Engine
-from e2llm.measuring import peak_resident_bytes, reset_peak
+from e2llm.measuring import reset_peak
 from e2llm.modeling.lora import merge_lora
 from e2llm.records import Record
 from e2llm.training.arguments import resolve_precision, training_arguments
@@ -30,7 +25,7 @@ from e2llm.training.recipes.schema import Recipe
 from e2llm.training.samples.sample_set import OBJECTIVES, Sample
 from e2llm.training.trainer import E2LLMTrainer
 
-WAYS = ("plain", "e2llm")
+LOOPS = ("plain", "e2llm")
 _QUESTIONS = 4  # of each context
 _QUOTED_WORDS = 8
 _ANSWER_WORDS = 16
@@ -42,36 +37,35 @@ _COLUMNS = {
 
 
 def measure_training(
-    settings: dict[str, Any], on_progress: Callable[[str], Any] = lambda _: None
+    settings: dict[str, Any], on_progress: OnProgress = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Measure both ways of training, one process after the other.
+    """Measure both loops, one process after the other.
 
     Args:
-        settings: Those of `Way`, without `way`.
+        settings: Those of `Loop`, without `loop`.
         on_progress: Called with a line before each.
 
     Returns:
-        One result per way; one that failed has `errors` instead of figures.
+        One result per loop; one that failed has `errors` instead of figures.
     """
     rows: list[dict[str, Any]] = []
-    for way in WAYS:
-        on_progress(f"training, {way}, contexts of {settings['context_tokens']:,} tokens")
-        with Worker(Way, {**settings, "way": way}) as worker:
+    for loop in LOOPS:
+        on_progress(f"training, {loop}, contexts of {settings['context_tokens']:,} tokens")
+        with Worker(Loop, {**settings, "loop": loop}) as worker:
             result = worker.ask("measure")
         if "error" in result:
-            tokens = settings["context_tokens"]
-            result = {"way": way, "context_tokens": tokens, "errors": {way: result["error"]}}
-        elif "context_tokens_per_s" in (rows or [{}])[0]:
+            result = {"errors": {loop: result["error"]}}
+        elif rows and "errors" not in rows[0]:
             result["ratio"] = result["context_tokens_per_s"] / rows[0]["context_tokens_per_s"]
-        rows.append(result)
+        rows.append({"way": loop, "context_tokens": settings["context_tokens"], **result})
     return rows
 
 
-class Way:
+class Loop:
     """One way of training.
 
     Args:
-        settings: `way`, `engine` (arguments of `build_engine`), `context_tokens`, `batch_size` and `steps`
+        settings: `loop`, `engine` (arguments of `build_engine`), `context_tokens`, `batch_size` and `steps`
             (the first is not timed).
     """
 
@@ -79,7 +73,7 @@ class Way:
         self.settings = settings
 
     def measure(self) -> dict[str, Any]:
-        """Return tokens of contexts per second (each question's counted), step time, peaks and first loss."""
+        """Return tokens of contexts per second (each question's counted), step time, peak and first loss."""
         settings = self.settings
         with tempfile.TemporaryDirectory() as folder:
             recipe = make_recipe(settings, Path(folder))
@@ -88,15 +82,12 @@ class Way:
             set_modes(merge_lora(engine.model), recipe)
             samples = make_samples(engine, settings)
             reset_peak()
-            on_gpu = engine.device.type == "cuda"
-            run = train_plainly if settings["way"] == "plain" else train_by_trainer
-            seconds, loss = run(engine, recipe, samples)
-            peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
+            train = train_plainly if settings["loop"] == "plain" else train_by_trainer
+            seconds, loss = train(engine, recipe, samples)
+            peak = peak_bytes(engine.device)
         timed = samples[settings["batch_size"] :]
         num_tokens = sum(engine.count_tokens(chunk) for item in timed for chunk in item.decoder_input.chunks)
         return {
-            "way": settings["way"],
-            "context_tokens": settings["context_tokens"],
             "context_tokens_per_s": num_tokens / seconds,
             "step_s": seconds / (settings["steps"] - 1),
             "peak_bytes": peak,
@@ -105,7 +96,7 @@ class Way:
 
 
 def make_recipe(settings: dict[str, Any], folder: Path) -> Recipe:
-    """Return the recipe of both ways: one soft token per chunk, LoRA on the decoder."""
+    """Return the recipe of both loops: one soft token per chunk, LoRA on the decoder."""
     return Recipe.model_validate(
         {
             "name": "bench",
@@ -132,7 +123,7 @@ def make_samples(engine: Engine, settings: dict[str, Any]) -> list[Sample]:
     """Return samples of contexts of equal length with questions on what follows some of their words."""
     count = settings["steps"] * settings["batch_size"]
     num_contexts = -(-count // _QUESTIONS)
-    text = text_of_length(engine, num_contexts * settings["context_tokens"])
+    text = make_text(engine, num_contexts * settings["context_tokens"])
     size = len(text) // num_contexts
     records = []
     for number in range(num_contexts):
@@ -145,14 +136,9 @@ def make_samples(engine: Engine, settings: dict[str, Any]) -> list[Sample]:
             prompt = f"Question {question}: what follows '{quoted}'?"
             records.append(Record(context, prompt, answer or "Nothing."))
     samples = []
-    for index in range(count):
-        record = records[index]
-        made = engine.processor.lay_out(
-            [chunk.text for chunk in engine.processor.split(record.context)],
-            record.prompt,
-            record.answer,
-            num_soft_tokens=1,
-        )
+    for index, record in enumerate(records[:count]):
+        chunks = [chunk.text for chunk in engine.processor.split(record.context)]
+        made = engine.processor.lay_out(chunks, record.prompt, record.answer, num_soft_tokens=1)
         samples.append(Sample(made, OBJECTIVES.index("reasoning"), index))
     return samples
 

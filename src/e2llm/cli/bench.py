@@ -67,7 +67,7 @@ def read(
     from e2llm.bench.reading import measure_reading
 
     engine = build_engine(shape="smollm2-135m", model=None, device=None)
-    result = measure_reading(engine, tokens, None, on_progress=show_progress)
+    result = measure_reading(engine, tokens, show_progress)
     lines = [
         f"{name}: {f'{value:,.4g}' if isinstance(value, float) else value}" for name, value in result.items()
     ]

@@ -5,15 +5,18 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from e2llm.cli.options import AsJson, Device, Model, parse_lengths, split_names
 from e2llm.errors import E2LLMError
 
+if TYPE_CHECKING:
+    from e2llm.evaluation.runner import RunRequest
 
-def evaluate(
+
+def evaluate_command(
     tasks: Annotated[
         str | None, typer.Option(help="Names with commas between them; --list shows them.")
     ] = None,
@@ -22,7 +25,7 @@ def evaluate(
     ] = "e2llm,truncate,bm25",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; a run in it is continued. Default: runs/eval-TIME."),
+        typer.Option("--output", "-o", help="Folder; a run in it is resumed. Default: runs/eval-TIME."),
     ] = None,
     model: Model = "smol",
     limit: Annotated[
@@ -61,29 +64,31 @@ def evaluate(
     if not tasks:
         raise typer.BadParameter("give --tasks, such as --tasks fairytaleqa,vt; --list shows them all")
     sizes = parse_lengths(lengths, "--lengths")
-    from e2llm.evaluation.report.terminal import format_scores
-    from e2llm.evaluation.runner import Engines, RunRequest
-    from e2llm.evaluation.runner import evaluate as run
+    from e2llm.evaluation.runner import RunRequest
+
+    names = split_names(tasks), split_names(systems)
+    command = shlex.join(["e2llm", *sys.argv[1:]])
+    request = RunRequest(*names, model, limit, sizes, seed, budget, data, command)
+    run_into(output, request, device, as_json)
+
+
+def run_into(output: Path | None, request: "RunRequest", device: str | None, as_json: bool) -> None:
+    """Run an evaluation into a folder and print its scores.
+
+    Raises:
+        E2LLMError: If every item was refused.
+    """
+    from e2llm.evaluation.report.tables import format_scores
+    from e2llm.evaluation.runner import Engines, evaluate
 
     folder = output or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S")
-    request = RunRequest(
-        tasks=split_names(tasks),
-        systems=split_names(systems),
-        model=model,
-        limit=limit,
-        lengths=sizes,
-        seed=seed,
-        budget=budget,
-        data=data,
-        command=shlex.join(["e2llm", *sys.argv[1:]]),
-    )
     if output is None:
         typer.echo(f"[writing to {folder}]", err=True)
     try:
-        scores = run(request, folder, Engines(model, device))
+        scores = evaluate(request, folder, Engines(request.model, device))
     except KeyboardInterrupt:
         typer.echo(
-            f"[stopped; the answers so far are in {folder}: continue by the same command with -o {folder}]",
+            f"[stopped; the answers so far are in {folder}: resume with the same command and -o {folder}]",
             err=True,
         )
         raise
@@ -119,8 +124,8 @@ def list_choices(as_json: bool) -> None:
 
 def compare_folders(before: Path, after: Path, as_json: bool) -> None:
     """Print what changed from one run to another."""
-    from e2llm.evaluation.report.comparison import compare_runs, format_comparison
+    from e2llm.evaluation.report.run_changes import compare_runs, format_changes
 
-    comparison = compare_runs(before, after)
-    content: Any = comparison.as_json() if as_json else None
-    typer.echo(json.dumps(content, indent=2) if as_json else format_comparison(comparison).rstrip("\n"))
+    changes = compare_runs(before, after)
+    content: Any = changes.as_json() if as_json else None
+    typer.echo(json.dumps(content, indent=2) if as_json else format_changes(changes).rstrip("\n"))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.bench import app as bench
-from e2llm.cli.evaluate import evaluate
+from e2llm.cli.evaluate import evaluate_command
 from e2llm.cli.export import export
 from e2llm.cli.info import info
 from e2llm.cli.reading.ask import ask
@@ -59,7 +59,7 @@ def options(
 
 for command in (ask, chat, read, restate, fidelity, prepare, join, train, realign, serve, info, export):
     app.command()(command)
-app.command("eval")(evaluate)
+app.command("eval")(evaluate_command)
 app.add_typer(store, name="store")
 app.add_typer(bench, name="bench")
 

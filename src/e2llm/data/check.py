@@ -112,9 +112,6 @@ class DataCheck:
         self.parts: dict[Part, PartTally] = {}
         self.findings: dict[str, Finding] = {}
         self.window: int | None = None
-        self._last_context = ("", 0)
-
-    # --- reading ------------------------------------------------------------------------------------------
 
     def read(self, path: str | os.PathLike[str], part: Part) -> Iterator[tuple[int, Record]]:
         """Yield the good records of a file with their line numbers, and keep what is wrong as findings.
@@ -139,7 +136,7 @@ class DataCheck:
 
         for number, record in read_numbered(path, on_bad_line):
             num_good += 1
-            place, context = f"{file}:{number}", self._context_hash(record.context)
+            place, context = f"{file}:{number}", _context_hash(record.context)
             leak = held_out.get(context)
             if leak is None:
                 if is_new:
@@ -175,14 +172,6 @@ class DataCheck:
         if not record.options and not is_in_text(record.answer, record.context):
             self.add("answer_not_in_context", place)
 
-    def _context_hash(self, context: str) -> int:
-        """Return a hash that ignores white space; the questions of one context usually follow each other."""
-        if context != self._last_context[0]:
-            self._last_context = (context, _hash(" ".join(context.split())))
-        return self._last_context[1]
-
-    # --- with a decoder -----------------------------------------------------------------------------------
-
     def check_window(
         self,
         path: str,
@@ -213,8 +202,6 @@ class DataCheck:
             if needed > window:
                 self.add("overflow", f"{path}:{number}", f"needs {needed} of {window} positions")
         return fits
-
-    # --- the report ---------------------------------------------------------------------------------------
 
     def level(self, finding: Finding) -> Literal["error", "warning", "note"]:
         """Return how bad a finding is: missing answers are a warning if they are most of the questions."""
@@ -280,6 +267,11 @@ def _part_line(part: str, tally: PartTally) -> str:
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+@lru_cache(maxsize=1)  # the questions of one context follow each other
+def _context_hash(context: str) -> int:
+    return _hash(" ".join(context.split()))  # white space does not count
 
 
 def normalize(text: str) -> str:

@@ -4,6 +4,9 @@ The function gets a `Conversion`, which finds and reads files and counts the ent
 keyword-only parameters are the options of `e2llm prepare NAME --set OPTION=VALUE`.
 """
 
+import csv
+import io
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +15,13 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 from xml.etree import ElementTree
 
-from e2llm.data import source_files
-from e2llm.errors import E2LLMError
+from e2llm.data.source_files import read_text
+from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.records import Record
 
 Records = Iterator[Record | None]  # None: an entry that was left out
 Reader = Callable[..., Records]
+_ROWS_PER_BATCH = 16  # of Parquet: a row may be a whole book
 DATASETS: dict[str, "DataSet"] = {}
 """The data sets by name; import it from `e2llm.data.registry`, which loads those of the package."""
 
@@ -141,8 +145,6 @@ class Conversion:
         except (AttributeError, IndexError, TypeError) as error:
             raise self.error(f"a value has the wrong type ({error})") from error
 
-    # --- records and errors -------------------------------------------------------------------------------
-
     def record(self, context: str, prompt: str = "", answer: str = "", **more: Any) -> Record:
         """Return a record of this data set."""
         return Record(context, prompt, answer, source=self.dataset.name, **more)
@@ -178,8 +180,6 @@ class Conversion:
         """Return an error for a file or folder that does not exist."""
         return FileNotFoundError(f"not found: {path}; {self.dataset.name} expects {self.dataset.layout}")
 
-    # --- files --------------------------------------------------------------------------------------------
-
     def file(self, *names: str) -> Path:
         """Return the source if it is a file, else the first of these files in it.
 
@@ -210,12 +210,15 @@ class Conversion:
         if not path.is_file():
             raise self.missing(path)
         self.place = str(path)
-        return source_files.read_text(path, encoding)
+        return read_text(path, encoding)
 
     def json(self, path: Path) -> Any:
         """Return the JSON document of a file."""
-        self.place = str(path)
-        return source_files.read_json(path)
+        text = self.text(path)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:  # also a number of too many digits, nesting too deep
+            raise self.error(f"not valid JSON: {error}") from error
 
     def xml(self, path: Path) -> ElementTree.Element:
         """Return the root element of an XML file."""
@@ -226,21 +229,68 @@ class Conversion:
             raise self.error(f"not valid XML ({error})") from error
 
     def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the objects of a JSON Lines file with their line numbers."""
-        for number, row in source_files.read_json_lines(path):
-            self.place = f"{path}:{number}"
-            yield number, row
+        """Yield the objects of a JSON Lines file with their line numbers; blank lines are skipped."""
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                self.place = f"{path}:{number}"
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except (ValueError, RecursionError) as error:  # also a number of too many digits
+                    raise self.error(f"not a line of UTF-8 JSON: {error}") from error
+                if not isinstance(row, dict):
+                    raise self.error(f"expected a JSON object, got {type(row).__name__}")
+                yield number, row
 
     def csv(self, path: Path, *columns: str) -> Iterator[dict[str, str]]:
-        """Yield the rows of a CSV file that has these columns."""
-        if not path.is_file():
-            raise self.missing(path)
-        for row in source_files.read_csv_rows(path, columns):
-            self.place = str(path)
-            yield row
+        """Yield the rows of a CSV file that has these columns; missing cells are empty strings."""
+        # splitlines() would also break at form feeds and other separators inside a cell
+        reader = csv.DictReader(io.StringIO(self.text(path), newline=""))
+        found = reader.fieldnames or ()
+        if missing := [column for column in columns if column not in found]:
+            raise self.error(f"no column {', '.join(missing)}; found {', '.join(found)}")
+        try:
+            for row in reader:
+                self.place = str(path)
+                yield {key: value or "" for key, value in row.items() if isinstance(key, str)}
+        except csv.Error as error:
+            self.place = f"{path}:{reader.reader.line_num}"
+            raise self.error(f"not a row of CSV: {error}") from error
 
     def parquet(self, path: Path, *columns: str, optional: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the rows of a Parquet file with their numbers; see `read_parquet_rows`."""
-        for number, row in source_files.read_parquet_rows(path, columns, optional):
-            self.place = f"{path}: row {number}"
-            yield number, row
+        """Yield the rows of a Parquet file with their numbers from 1.
+
+        Args:
+            path: The file.
+            columns: Columns of strings that the file must have; a cell may be None.
+            optional: A column of any type that is read if the file has it.
+
+        Raises:
+            E2LLMError: If the file is not Parquet, or lacks a column of strings.
+            MissingExtraError: If pyarrow is not installed.
+        """
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise MissingExtraError("pyarrow", "data") from error
+        self.place = str(path)
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise self.error(f"not a Parquet file ({error})") from error
+        with file:
+            names = file.schema_arrow.names
+            for column in columns:
+                if column not in names:
+                    raise self.error(f"no column {column!r}, found {', '.join(names)}")
+                kind = file.schema_arrow.field(column).type
+                if kind not in (pa.string(), pa.large_string()):
+                    raise self.error(f"column {column!r} holds {kind}, not strings")
+            wanted = [*columns, *({optional} & {*names} - {*columns})]
+            batches = file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=wanted)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                self.place = f"{path}: row {number}"
+                yield number, row

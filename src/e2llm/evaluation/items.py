@@ -92,7 +92,7 @@ class Task(ABC):
     def score(self, item: Item, prediction: str) -> dict[str, float]:
         """Return the scores of a prediction by name, each from 0 to 1 unless its name has a unit."""
 
-    def most_items(self, request: TaskRequest) -> int:
+    def max_items(self, request: TaskRequest) -> int:
         """Return the most items that there are, for a progress bar."""
         return request.limit * len(request.lengths)
 

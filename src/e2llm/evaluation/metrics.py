@@ -144,15 +144,18 @@ def choice_from_text(prediction: str, num_options: int, *, lenient: bool = True)
 def _lenient_choice(text: str, letters: str) -> int | None:
     either = letters + letters.lower()
     first_line = text.split("\n", 1)[0]
-    for pattern in (rf"[\W_]*([{either}])[\W_]*\Z", rf"[(\[]?([{either}])[)\]]|([{either}])[.:](?=\s)"):
+    for pattern in (
+        rf"[\W_]*([{either}])[\W_]*\Z",
+        rf"[(\[]?([{either}])[)\]]",
+        rf"([{either}])[.:](?=\s)",
+    ):
         if match := re.match(pattern, first_line):
-            return letters.index((match[1] or match[2] if match.re.groups > 1 else match[1]).upper())
+            return letters.index(match[1].upper())
     for pattern in (
         rf"(?i:\b(?:answer|option|choice)(?:\s+is|\s+was)?\s*:?\s*)[(\[\"']?([{letters}])\b(?!['’])",
         rf"[(\[]([{letters}])[)\]]",
     ):
-        found = set(re.findall(pattern, text))
-        if found:
+        if found := set(re.findall(pattern, text)):
             return letters.index(found.pop()) if len(found) == 1 else None
     return None
 
@@ -179,24 +182,20 @@ def rouge_scores(prediction: str, references: Sequence[str]) -> dict[str, float]
     Raises:
         MissingExtraError: If the package is not installed.
     """
-    return _rouge(tuple(_ROUGE_NAMES), prediction, references)
-
-
-def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """Return the ROUGE-L F-measure of the best reference, as `rouge_scores` does."""
-    return _rouge(("rougeL",), prediction, references)["rouge_l"]
-
-
-def _rouge(names: Sequence[str], prediction: str, references: Sequence[str]) -> dict[str, float]:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise MissingExtraError("rouge_score", "eval") from error
     check_references(references)
-    scorer = RougeScorer(list(names), use_stemmer=True)
+    scorer = RougeScorer(list(_ROUGE_NAMES), use_stemmer=True)
     lines = ["\n".join(split_sentences(reference)) for reference in references]
     best = scorer.score_multi(lines, "\n".join(split_sentences(prediction)))
-    return {_ROUGE_NAMES[name]: float(best[name].fmeasure) for name in names}
+    return {name: float(best[key].fmeasure) for key, name in _ROUGE_NAMES.items()}
+
+
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """Return the ROUGE-L F-measure of the best reference, as `rouge_scores` does."""
+    return rouge_scores(prediction, references)["rouge_l"]
 
 
 def split_sentences(text: str) -> list[str]:

@@ -5,6 +5,7 @@ all its questions and all systems of a model.
 """
 
 import gc
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +16,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.report.report import write_report
-from e2llm.evaluation.run.answering import answer_item, asked_of
-from e2llm.evaluation.run.files import SCORES_NAME, Prediction, PredictionFile, Scores, TaskFacts
-from e2llm.evaluation.run.settings import (
+from e2llm.evaluation.run.predictions import Prediction, PredictionFile, open_predictions, read_predictions
+from e2llm.evaluation.run.run_settings import (
     RunSettings,
     check_same,
     describe_session,
@@ -28,16 +28,17 @@ from e2llm.evaluation.run.settings import (
     hash_of_texts,
     read_settings,
 )
-from e2llm.evaluation.run.summary import summarize
-from e2llm.evaluation.systems import create_systems, parse_systems
-from e2llm.evaluation.systems.base import System
+from e2llm.evaluation.run.scores import SCORES_NAME, RunScores, TaskFacts, summarize
+from e2llm.evaluation.systems import System, create_systems, parse_systems
 from e2llm.evaluation.tasks import create_task
-from e2llm.evaluation.tasks.sources import default_haystacks
+from e2llm.evaluation.tasks.record_sources import default_haystacks
 from e2llm.files import write_atomically
+from e2llm.inference.decoding.likelihood import Likelihood, answer_ids
 from e2llm.inference.engine import Engine
 from e2llm.modeling.identity import model_fingerprint
 
 EngineOf = Callable[[str | None], Engine]
+_RESTATED_EXTRA_TOKENS = 8  # beyond half as many again, as `Engine.restate` allows
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run an evaluation, or resume the one in the folder, and write its files.
 
-    A folder that holds a run with the same settings is resumed where it stopped; tasks, systems and items
+    A folder that has a run with the same settings is resumed where it stopped; tasks, systems and items
     that it does not have yet are added to it. docs/evaluation.md describes each file.
 
     Args:
@@ -115,7 +116,7 @@ def evaluate(
         The content of scores.json.
 
     Raises:
-        E2LLMError: If the request cannot be served, the folder holds a run with other settings, or an item
+        E2LLMError: If the request cannot be served, the folder has a run with other settings, or an item
             fails; everything answered so far stays in the folder.
         FileNotFoundError: If a file or folder is missing.
     """
@@ -126,14 +127,14 @@ def evaluate(
             tasks=list(dict.fromkeys([*before.tasks, *request.tasks])),
             systems=list(dict.fromkeys([*before.systems, *request.systems])),
         )
-    run = prepare(request, engine_of)
+    run = prepare_run(request, engine_of)
     if before is not None:
         check_same(before, run.settings, folder)
         sessions = [*before.sessions, *run.settings.sessions]
         run = replace(run, settings=replace(run.settings, model=before.model, sessions=sessions))
     check_items(run)
     folder.mkdir(parents=True, exist_ok=True)
-    with PredictionFile(folder) as predictions:
+    with open_predictions(folder) as predictions:
         if read_settings(folder) != before:
             raise E2LLMError(
                 f"another run wrote to {folder} just now; give the command again, or name another folder"
@@ -141,19 +142,20 @@ def evaluate(
         run.settings.write(folder)
         with cheap_collections():
             answer_all(run, predictions, sys.stderr.isatty() if progress is None else progress)
-        rows, tests = summarize(list(run.tasks.values()), list(run.systems), predictions.entries())
+        entries = list(read_predictions(predictions.file))
+        rows, tests = summarize(list(run.tasks.values()), list(run.systems), entries)
     facts = {
         name: TaskFacts(task.metric, task.description, task.kind, task.max_new_tokens)
         for name, task in run.tasks.items()
     }
-    scores = asdict(Scores(run.settings.provenance(notes_of(run)), facts, rows, tests))
+    scores = asdict(RunScores(run.settings.provenance(notes_of(run)), facts, rows, tests))
     content = json.dumps(scores, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / SCORES_NAME, content.encode("utf-8", "surrogatepass"))
     write_report(folder)
     return scores
 
 
-def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
+def prepare_run(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
     """Make tasks and systems, and collect the settings that their answers depend on.
 
     Raises:
@@ -169,14 +171,11 @@ def prepare(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
     data_files = {name: task.data_file(request.data) for name, task in tasks.items()}
     haystacks = default_haystacks()
     engine = engine_of(None)
+    others = {spec.model: engine_of(spec.model) for spec in specs if spec.model is not None}
     settings = RunSettings(
         model=request.model,
         model_sha256=model_fingerprint(engine.model, engine.processor),
-        other_models={
-            spec.model: model_fingerprint(engine_of(spec.model).model, engine_of(spec.model).processor)
-            for spec in specs
-            if spec.model is not None
-        },
+        other_models={name: model_fingerprint(one.model, one.processor) for name, one in others.items()},
         tasks={
             name: {"max_new_tokens": task.max_new_tokens, "data_sha256": hash_of_file(data_files[name])}
             for name, task in tasks.items()
@@ -222,19 +221,29 @@ def answer_all(run: PreparedRun, predictions: PredictionFile, progress: bool) ->
     """Answer every item without an answer so far, in the order of tasks, items and systems.
 
     Raises:
-        E2LLMError: If an item fails in another way than by being refused; it is named.
+        E2LLMError: If an item fails in another way than by being refused; the message names it.
     """
-    most = {name: task.most_items(run.items) * len(run.systems) for name, task in run.tasks.items()}
+    most = {name: task.max_items(run.items) * len(run.systems) for name, task in run.tasks.items()}
     with tqdm(total=sum(most.values()), unit="answer", disable=not progress, dynamic_ncols=True) as bar:
         for name, task in run.tasks.items():
             bar.set_description(name)
             start = bar.n
             for item in task.items(run.items):
                 for label, system in run.systems.items():
-                    if not predictions.holds(asked_of(task, label, item)):
+                    if asked_of(task, label, item) not in predictions:
                         predictions.add(_answer(task, label, system, item))
                     bar.update()
             bar.total += bar.n - start - most[name]
+
+
+def _answer(task: Task, label: str, system: System, item: Item) -> Prediction:
+    try:
+        return answer_item(task, label, system, item)
+    except Exception as error:
+        what = str(error) if isinstance(error, E2LLMError) else f"{type(error).__name__}: {error}"
+        raise E2LLMError(
+            f"{task.name}, item {item.id}, system {label}: {what}; everything answered so far is kept"
+        ) from error
 
 
 @contextmanager
@@ -251,32 +260,90 @@ def cheap_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
+def asked_of(task: Task, label: str, item: Item) -> Prediction:
+    """Return the prediction of a system on an item, without an answer so far."""
+    digest = hashlib.sha256(item.context.encode("utf-8", "surrogatepass")).hexdigest()
+    return Prediction(
+        task.name, label, item.id, item.prompt, digest, list(item.references), dict(item.groups)
+    )
+
+
+def answer_item(task: Task, label: str, system: System, item: Item) -> Prediction:
+    """Have a system answer an item and score it.
+
+    Tasks of kind `choose` are answered twice: by words, and by the option with the highest likelihood per
+    token (`accuracy_likelihood`; per token, so that long options are not at a disadvantage; of equal ones
+    the first). Those of kind `continue` are scored by the likelihood of the first reference.
+
+    Args:
+        task: Task of the item.
+        label: Name of the system in the files.
+        system: Answers.
+        item: Question and context.
+
+    Returns:
+        The prediction. If the system refuses the item, `error` has the reason.
+    """
+    asked = asked_of(task, label, item)
+    try:
+        likelihoods, scores = _score_likelihoods(task, system, item)
+        numbers = [
+            {name: getattr(found, name) for name in ("log_likelihood", "num_tokens", "num_greedy")}
+            for found in likelihoods
+        ]
+        if not task.generates:
+            return replace(asked, scores=scores, likelihoods=numbers)
+        output = system.answer(item, _longest_answer(task, system, item))
+    except ContextOverflowError as error:
+        return replace(asked, error=str(error))
+    return replace(
+        asked,
+        prediction=output.text,
+        scores={**task.score(item, output.text), **scores},
+        likelihoods=numbers,
+        cost=asdict(output.cost),
+        given=output.given,
+    )
+
+
+def _score_likelihoods(task: Task, system: System, item: Item) -> tuple[list[Likelihood], dict[str, float]]:
+    """Return the likelihoods that a task asks for, and the scores made of them."""
+    if task.kind == "choose":
+        options = system.score(item, item.options)
+        return options, {"accuracy_likelihood": float(likeliest_option(options) == item.gold)}
+    if task.kind == "continue":
+        (found,) = system.score(item, item.references[:1])
+        return [found], {"token_accuracy": found.token_accuracy, "loss_nats": found.mean_loss_nats}
+    return [], {}
+
+
+def likeliest_option(likelihoods: list[Likelihood]) -> int:
+    """Return the index of the option with the highest log-likelihood per token; of equal ones the first."""
+    return min(range(len(likelihoods)), key=lambda index: likelihoods[index].mean_loss_nats)
+
+
+def _longest_answer(task: Task, system: System, item: Item) -> int:
+    """Return the most tokens of an answer; a restated text gets half as many again as it has, and a few."""
+    if task.kind != "continue":
+        return task.max_new_tokens
+    length = len(answer_ids(system.engine.processor, item.references[0]))
+    return min(task.max_new_tokens, length * 3 // 2 + _RESTATED_EXTRA_TOKENS)
+
+
 def notes_of(run: PreparedRun) -> list[str]:
     """Return notes about tasks without a question, where systems choose by it or can copy the text."""
-    choosing = [label for label, system in run.systems.items() if system.chooses_by_question]
-    showing = [label for label, system in run.systems.items() if system.gives_text]
+    choosing = ", ".join(label for label, system in run.systems.items() if system.chooses_by_question)
+    showing = ", ".join(label for label, system in run.systems.items() if system.gives_text)
     notes = []
     for name, task in run.tasks.items():
-        if task.kind != "continue":
-            continue
-        if not task.generates and choosing:
+        if task.kind == "continue" and not task.generates and choosing:
             notes.append(
-                f"{name} asks no question: {', '.join(choosing)} chose passages by the words of its prompt "
-                "alone, so its scores do not show how well they choose."
+                f"{name} asks no question: {choosing} chose passages by the words of its prompt alone, so "
+                "its scores do not show how well they choose."
             )
-        if task.generates and showing:
+        if task.kind == "continue" and task.generates and showing:
             notes.append(
-                f"{name}: {', '.join(showing)} had the text itself in the input and could copy it, which is "
-                "another task than restating it from soft tokens."
+                f"{name}: {showing} had the text itself in the input and could copy it, which is another "
+                "task than restating it from soft tokens."
             )
     return notes
-
-
-def _answer(task: Task, label: str, system: System, item: Item) -> Prediction:
-    try:
-        return answer_item(task, label, system, item)
-    except Exception as error:
-        what = str(error) if isinstance(error, E2LLMError) else f"{type(error).__name__}: {error}"
-        raise E2LLMError(
-            f"{task.name}, item {item.id}, system {label}: {what}; everything answered so far is kept"
-        ) from error

@@ -18,7 +18,7 @@ _BLOCK_ENTRIES = 1_000_000
 _MAX_EXACT_UNITS = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PairedTest:
     """A paired test of two systems.
 
@@ -36,21 +36,23 @@ class PairedTest:
 
 
 def bootstrap_interval(
-    values: Sequence[float],
-    *,
+    *columns: Sequence[float],
+    figure: Callable[..., float] = float,
     num_draws: int = 1000,
     seed: int = 0,
     clusters: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
-    """Return the 95% percentile interval of the mean.
+    """Return the 95% percentile interval of a mean, or of a figure made of several means.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Deterministic. Equal values
     have an interval without width: their spread is unknown, the mean is not certain. The interval of few
-    values is somewhat narrow: of 10 or 20 normally distributed ones it holds the true mean 90 or 93 times of
-    100.
+    values is somewhat narrow: of 10 or 20 normally distributed values it contains the true mean in 90% or
+    93% of cases.
 
     Args:
-        values: Scores, at least one.
+        columns: Scores, at least one; or several scores of the same items. Every draw takes the same items
+            of each column.
+        figure: Makes the figure of the columns' means, such as their geometric mean.
         num_draws: Resamples.
         seed: Fixes the draws.
         clusters: For each value its cluster, such as its context: the values of one cluster are drawn
@@ -59,31 +61,13 @@ def bootstrap_interval(
     Raises:
         E2LLMError: If there are no values, one is not finite, or clusters are not one per value.
     """
-    means = _drawn_means(values, num_draws, seed, clusters)
-    if len(set(values)) == 1:
-        return float(values[0]), float(values[0])
-    return _percentiles(means)
-
-
-def bootstrap_interval_of(
-    columns: Sequence[Sequence[float]],
-    figure: Callable[..., float],
-    *,
-    num_draws: int = 1000,
-    seed: int = 0,
-    clusters: Sequence[Hashable] | None = None,
-) -> tuple[float, float]:
-    """Return the 95% percentile interval of a figure made of means, such as the geometric mean of three.
-
-    Args:
-        columns: Several scores of the same items; every draw takes the same items of each.
-        figure: Makes the figure of the columns' means, given one by one.
-        num_draws: As in `bootstrap_interval`.
-        seed: Fixes the draws.
-        clusters: As in `bootstrap_interval`.
-    """
     means = [_drawn_means(column, num_draws, seed, clusters) for column in columns]
-    return _percentiles(numpy.array([figure(*map(float, draw)) for draw in zip(*means, strict=True)]))
+    if all(len(set(column)) == 1 for column in columns):
+        only = float(figure(*(float(column[0]) for column in columns)))
+        return only, only
+    ordered = sorted(figure(*map(float, draw)) for draw in zip(*means, strict=True))
+    left_out = int(0.025 * len(ordered))
+    return ordered[left_out], ordered[-1 - left_out]
 
 
 def paired_test(
@@ -145,12 +129,6 @@ def _drawn_means(
         drawn = rng.randint(0, len(sums), size=(num_rows, len(sums)), dtype=numpy.int64)
         means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     return numpy.concatenate(means)
-
-
-def _percentiles(figures: Floats) -> tuple[float, float]:
-    ordered = numpy.sort(figures)
-    left_out = int(0.025 * len(ordered))
-    return float(ordered[left_out]), float(ordered[len(ordered) - 1 - left_out])
 
 
 def _unit_sums(values: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[Floats, Floats]:

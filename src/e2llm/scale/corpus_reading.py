@@ -20,9 +20,8 @@ from e2llm.inference.content import Splitting, chunk_key, chunk_texts
 from e2llm.inference.documents import Document
 from e2llm.inference.loading import choose_device, choose_dtype
 from e2llm.inference.reader import ChunkReader
-from e2llm.scale.chunk_worker import ChunkWorker, WorkerSettings, load_reader
 from e2llm.scale.ray_session import WorkerPlan, plan_workers, ray_session
-from e2llm.scale.shards import hold_shards, merge_shards
+from e2llm.scale.workers import ChunkWorker, WorkerSettings, hold_shards, load_reader, merge_shards
 from e2llm.store.chunk_store import ChunkStore
 
 BATCH_CHUNKS = 128
@@ -30,7 +29,7 @@ _LOOK_UP_CHUNKS = 256
 _MAX_STARTS_PER_WORKER = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class CorpusReport:
     """The result of filling a store.
 
@@ -45,14 +44,14 @@ class CorpusReport:
         seconds: For the whole.
     """
 
-    documents: int
-    chunks: int
-    distinct_chunks: int
-    already_there: int
-    read: int
-    workers: int
-    split_seconds: float
-    seconds: float
+    documents: int = 0
+    chunks: int = 0
+    distinct_chunks: int = 0
+    already_there: int = 0
+    read: int = 0
+    workers: int = 0
+    split_seconds: float = 0.0
+    seconds: float = 0.0
 
 
 def read_corpus(
@@ -96,7 +95,7 @@ def read_corpus(
         reader = load_reader(name, "cpu", dtype)
         corpus = CorpusChunks(documents, Splitting.of(reader.processor, chunk_size_chars), reader, store)
         del reader  # the weights; the corpus keeps the processor
-        texts, found_workers = iter(corpus), 0
+        texts = iter(corpus)
         first = next(texts, None)
         if first is not None:  # else there is nothing to read, and Ray need not start
             settings = WorkerSettings(name, place, dtype, corpus.fingerprint, shards)
@@ -104,56 +103,40 @@ def read_corpus(
                 with ray_session(address, num_workers) as ray:
                     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                     plan = plan_workers(nodes, num_workers, place)
-                    found_workers = plan.num_workers
+                    corpus.report.workers = plan.num_workers
                     batches = put_batches(ray, chain([first], texts), batch_chunks)
-                    run_workers(ray, batches, corpus.num_lacking, plan, settings, worker_class, progress)
+                    run_workers(ray, batches, corpus.report.read, plan, settings, worker_class, progress)
             finally:
                 merge_shards(store)
         corpus.check()
-    return CorpusReport(
-        corpus.num_documents,
-        corpus.num_chunks,
-        len(corpus.keys),
-        len(corpus.keys) - corpus.num_lacking,
-        corpus.num_lacking,
-        found_workers,
-        corpus.seconds,
-        time.perf_counter() - started,
-    )
+    corpus.report.seconds = time.perf_counter() - started
+    return corpus.report
 
 
 class CorpusChunks:
     """The different chunk texts of a corpus that a store lacks, made as they are taken.
 
-    Memory holds one document and a key (32 bytes) of every different chunk.
+    Memory has one document and a key (32 bytes) of every different chunk.
 
     Attributes:
         fingerprint: Of the model that reads them.
-        keys: Of all different chunks so far.
-        num_documents: Documents so far.
-        num_chunks: Chunks so far.
-        num_lacking: Different chunks so far that the store lacked.
-        seconds: Time so far for reading documents, splitting and looking up.
+        report: Counts and time so far.
     """
 
     def __init__(
         self, documents: Iterable[Document], splitting: Splitting, reader: ChunkReader, store: ChunkStore
     ) -> None:
-        self.fingerprint = reader.fingerprint
-        self.keys: set[bytes] = set()
-        self.num_documents = self.num_chunks = self.num_lacking = 0
-        self.seconds = 0.0
-        self._documents = documents
-        self._splitting = splitting
-        self._processor = reader.processor
+        self.fingerprint, self.report = reader.fingerprint, CorpusReport()
+        self._documents, self._splitting, self._processor = documents, splitting, reader.processor
         self._store = store
+        self._keys: set[bytes] = set()
 
     def __iter__(self) -> Iterator[str]:
         batches = self._batches()
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
-            self.seconds += time.perf_counter() - started
+            self.report.split_seconds += time.perf_counter() - started
             if batch is None:
                 break
             yield from batch
@@ -161,33 +144,35 @@ class CorpusChunks:
     def _batches(self) -> Iterator[list[str]]:
         waiting: dict[bytes, str] = {}
         for document in self._documents:
-            self.num_documents += 1
+            self.report.documents += 1
             for text in chunk_texts(document, self._splitting, self._processor):
-                self.num_chunks += 1
+                self.report.chunks += 1
                 key = chunk_key(self.fingerprint, text)
-                if key in self.keys:
+                if key in self._keys:
                     continue
-                self.keys.add(key)
+                self._keys.add(key)
                 waiting[key] = text
                 if len(waiting) == _LOOK_UP_CHUNKS:
                     yield self._lacking(waiting)
                     waiting = {}
         yield self._lacking(waiting)
-        if not self.keys:
+        if not self._keys:
             raise E2LLMError("the corpus is empty; give a text to read")
 
     def _lacking(self, texts: dict[bytes, str]) -> list[str]:
         found = self._store.get_many(list(texts))
         lacking = [text for key, text in texts.items() if key not in found]
-        self.num_lacking += len(lacking)
+        self.report.distinct_chunks += len(texts)
+        self.report.already_there += len(texts) - len(lacking)
+        self.report.read += len(lacking)
         return lacking
 
     def check(self) -> None:
         """Look every key up; raises `E2LLMError` if one is missing."""
-        num_gone = sum(key not in self._store for key in self.keys)
+        num_gone = sum(key not in self._store for key in self._keys)
         if num_gone:
             raise E2LLMError(
-                f"{self._store.path}: {num_gone:,} of {len(self.keys):,} chunks are missing, since entries "
+                f"{self._store.path}: {num_gone:,} of {len(self._keys):,} chunks are missing, since entries "
                 "were removed or damaged meanwhile; run the command again to read them"
             )
 

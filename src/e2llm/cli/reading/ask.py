@@ -24,7 +24,7 @@ from e2llm.cli.options import (
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
-    from e2llm.bench.comparison import Comparison
+    from e2llm.bench.full_context import Comparison
     from e2llm.inference.answer import Answer
     from e2llm.inference.documents import Document
 
@@ -106,7 +106,7 @@ def ask(
         engine.check_room(source, request)
     comparison = None
     if compare:
-        from e2llm.bench.comparison import compare_with_full_context
+        from e2llm.bench.full_context import compare_with_full_context
 
         comparison = compare_with_full_context(engine, source, question, **options)
         answer = comparison.e2llm.answer
@@ -142,7 +142,7 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
         typer.echo(f"[{number}] {source}: {shorten(source.text, 80, placeholder='...')}")
     typer.echo(cost_line(answer, read_earlier=read_earlier), err=True)
     if comparison is not None:
-        from e2llm.bench.comparison import format_comparison
+        from e2llm.bench.full_context import format_comparison
 
         typer.echo(format_comparison(comparison))
 

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from e2llm.data.needles.words import ADJECTIVES, NOUNS
+from e2llm.data.needles.wording import ADJECTIVES, NOUNS
 
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s)|[。！？]")
 _LINE_END = re.compile(r"(?=\n)")

@@ -58,7 +58,7 @@ CLAUSES: dict[str, str] = {
     "Covenant Not To Sue": "Does a party promise not to sue or not to contest the other party's rights?",
     "Third Party Beneficiary": "Does a third party benefit from the contract and may enforce it?",
 }
-QUESTIONS = {**TERMS, **CLAUSES}
+CATEGORIES = {**TERMS, **CLAUSES}
 
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -73,7 +73,7 @@ _BLANK = re.compile(r"[\[\]●•*_]")
     licence="CC BY 4.0",
     home="https://www.atticusprojectai.org/cuad",
     layout=f"the folder CUAD_v1 with {_TABLE} and {_TEXTS}/*.txt",
-    published_counts={"train": 510 * len(QUESTIONS)},
+    published_counts={"train": 510 * len(CATEGORIES)},
 )
 def cuad(run: Conversion) -> Records:
     """Yield one record per contract and category; the context is the whole contract.
@@ -82,13 +82,13 @@ def cuad(run: Conversion) -> Records:
     keeps its lines; runs of spaces and of empty lines are reduced to one.
     """
     texts = {_file_key(path.stem): path for path in run.files(f"{_TEXTS}/*.txt")}
-    for row in run.csv(run.source / _TABLE, "Filename", *QUESTIONS):
+    for row in run.csv(run.source / _TABLE, "Filename", *CATEGORIES):
         title = re.sub(r"\.pdf'?$", "", row["Filename"].strip(), flags=re.IGNORECASE).strip()
         if (path := texts.get(_file_key(title))) is None:
-            run.skip("contract without its text", len(QUESTIONS))
+            run.skip("contract without its text", len(CATEGORIES))
             continue
         context = _tidy(run.text(path))
-        for category in QUESTIONS:
+        for category in CATEGORIES:
             clauses = list(dict.fromkeys(_clauses(run, title, row[category])))
             derived = (row.get(f"{category}-Answer") or row.get(f"{category}- Answer", "")).strip()
             if category in CLAUSES:
@@ -98,7 +98,7 @@ def cuad(run: Conversion) -> Records:
             if answer:
                 spans = dict.fromkeys(span for clause in clauses for span in _spans(context, clause))
                 evidence, name = tuple(spans), f"{title}:{category}"
-                yield run.record(context, QUESTIONS[category], answer, evidence=evidence, id=name)
+                yield run.record(context, CATEGORIES[category], answer, evidence=evidence, id=name)
             else:
                 run.skip("term is left blank or has no short answer")
 

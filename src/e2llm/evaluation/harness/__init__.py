@@ -19,7 +19,7 @@ from e2llm.errors import MissingExtraError
 def harness_class() -> type[Any]:
     """Return the class `E2LLMHarness`, registered with lm_eval as `e2llm`.
 
-    It takes the arguments of `e2llm.evaluation.harness.model.HarnessModel`.
+    It takes the arguments of `e2llm.evaluation.harness.lm_eval_model.HarnessModel`.
 
     Raises:
         MissingExtraError: If lm_eval is not installed.
@@ -32,7 +32,7 @@ def harness_class() -> type[Any]:
         if error.name is not None and error.name.split(".")[0] != "lm_eval":
             raise
         raise MissingExtraError("lm_eval", "harness") from error
-    from e2llm.evaluation.harness.model import HarnessModel
+    from e2llm.evaluation.harness.lm_eval_model import HarnessModel
 
     @register_model("e2llm")
     class E2LLMHarness(HarnessModel, HFLM):  # type: ignore[misc]

@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.systems.base import System, View, raw_view
-from e2llm.evaluation.systems.cache import StreamingSystem
+from e2llm.evaluation.systems.base import Readings, System, View, raw_view
+from e2llm.evaluation.systems.cache import KvPressSystem, StreamingSystem
 from e2llm.evaluation.systems.compared import (
     Bm25System,
     ClosedBookSystem,
@@ -20,9 +20,7 @@ from e2llm.evaluation.systems.compared import (
     SoftSystem,
     TruncateSystem,
 )
-from e2llm.evaluation.systems.kvpress import KvPressSystem
 from e2llm.evaluation.systems.llmlingua import LlmLingua2System
-from e2llm.evaluation.systems.readings import Readings
 from e2llm.inference.engine import Engine
 from e2llm.validation import explain
 

@@ -4,20 +4,25 @@ Streaming after Xiao et al., "Efficient Streaming Language Models with Attention
 keys and values of the first few tokens (the sinks) and of the most recent ones stay, others are dropped.
 Positions count within the cache, so keys are turned back when older ones before them are dropped.
 
+Presses are those of NVIDIA's kvpress that need no further weights, download nothing and drop the same number
+of positions in every head. The package is optional; docs/systems.md says which versions work.
+
 Shapes: V vocabulary, H key heads, S cached positions, d width of a head.
 """
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from transformers import DynamicCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError, MissingExtraError
 from e2llm.evaluation.items import Item
 from e2llm.evaluation.systems.base import Cost, Output, System, View, raw_view
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood_of
@@ -28,6 +33,17 @@ NUM_SINKS = 4
 _BLOCK_TOKENS = 256
 _STATIC_ROTARY = ("default", "linear", "llama3")
 
+PressName = Literal["expected-attention", "keydiff", "knorm", "snapkv", "tova"]
+_LEAST_KEPT = 8  # presses keep a few first or last positions in any case
+_SNAPKV_WINDOW = 64
+_CLASSES = {
+    "expected-attention": "ExpectedAttentionPress",
+    "keydiff": "KeyDiffPress",
+    "knorm": "KnormPress",
+    "snapkv": "SnapKVPress",
+    "tova": "TOVAPress",
+}
+
 
 class ReadCache:
     """A decoder with a cache.
@@ -37,7 +53,7 @@ class ReadCache:
         room: Positions of the cache that may be of the context.
 
     Attributes:
-        most: The most positions that the cache held at a time, between two calls.
+        max_length: The most positions that the cache held at a time, between two calls.
     """
 
     block_tokens: int | None = None
@@ -47,7 +63,7 @@ class ReadCache:
         self.decoder, self.room = decoder, room
         self.device = decoder.get_input_embeddings().weight.device
         self.cache = DynamicCache(config=decoder.config)
-        self.most = 0
+        self.max_length = 0
 
     @property
     def length(self) -> int:
@@ -76,7 +92,7 @@ class ReadCache:
                 logits_to_keep=0 if all_logits else 1,
                 **self.positions(block.shape[1]),
             )
-            self.most = max(self.most, self.length)
+            self.max_length = max(self.max_length, self.length)
             logits = [*(logits if all_logits else []), output.logits[0].float()]
         return torch.cat(logits)
 
@@ -117,7 +133,7 @@ class CacheSystem(System):
             rest = time.perf_counter() - started - first
         tokens = self.readings.count_tokens(item.context)
         cost = Cost(
-            decoder_positions=cache.most,
+            decoder_positions=cache.max_length,
             context_tokens=min(tokens, cache.room),
             context_fraction=min(1.0, cache.room / max(1, tokens)),
             read_seconds=read_seconds,
@@ -246,3 +262,116 @@ def reject_sliding_window(config: Any, user: str) -> None:
     """Raise `E2LLMError` for a decoder whose attention drops old positions."""
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         raise E2LLMError(f"{config.model_type} has a sliding window; {user} needs full attention")
+
+
+def load_kvpress() -> Any:
+    """Import the package kvpress, and restore the attention functions that it wraps on import.
+
+    It wraps every attention function of transformers, for presses that are not offered here.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    functions = dict(ALL_ATTENTION_FUNCTIONS.items())
+    try:
+        import kvpress
+    except ImportError as error:
+        raise MissingExtraError("kvpress", "kvpress") from error
+    for name, function in functions.items():
+        ALL_ATTENTION_FUNCTIONS[name] = function
+    return kvpress
+
+
+class PressedCache(ReadCache):
+    """A decoder whose cache was pressed after it had read a context.
+
+    Positions are those of the whole text: further tokens count on from its end.
+
+    Args:
+        decoder: A causal LM of a family that kvpress supports.
+        ids: Ids of the context.
+        room: Positions of the context to keep; all are kept where they fit.
+        press: The press made for that number; None keeps all.
+    """
+
+    def __init__(self, decoder: Any, ids: Sequence[int], room: int, press: Any) -> None:
+        super().__init__(decoder, room)
+        self._position = 0
+        with pressing(decoder, press):
+            self.feed(ids)
+
+    def positions(self, count: int) -> dict[str, torch.Tensor]:
+        """Return the positions in the whole text."""
+        start, self._position = self._position, self._position + count
+        found = torch.arange(start, self._position, device=self.device)
+        return {"position_ids": found[None], "cache_position": found}  # kvpress looks for the latter
+
+
+@contextmanager
+def pressing(decoder: Any, press: Any) -> Iterator[None]:
+    """Press what the decoder reads, unless the press is None."""
+    if press is None:
+        yield
+        return
+    layers = [layer.self_attn for layer in decoder.model.layers]
+    own = [hasattr(layer, "rotary_emb") for layer in layers]
+    try:
+        with press(decoder):
+            yield
+    finally:
+        for layer, had in zip(layers, own, strict=True):
+            if not had and hasattr(layer, "rotary_emb"):  # set by kvpress, and left behind
+                del layer.rotary_emb
+
+
+@dataclass
+class KvPressSystem(CacheSystem):
+    """The whole text is read, and a press keeps as many of its cached positions as the budget leaves.
+
+    The press does not know the question. The text must fit the decoder's window.
+
+    Attributes:
+        press: Name of the press.
+    """
+
+    press: PressName = "expected-attention"
+    name: ClassVar[str] = "kvpress"
+
+    def __post_init__(self) -> None:
+        """Refuse a decoder that cannot work before any text is read.
+
+        Raises:
+            MissingExtraError: If kvpress is not installed.
+            E2LLMError: If kvpress does not support the decoder.
+        """
+        self._kvpress = load_kvpress()
+        decoder = self.engine.model.language_model
+        if not isinstance(decoder, self._kvpress.SUPPORTED_MODELS):
+            names = ", ".join(kind.__name__ for kind in self._kvpress.SUPPORTED_MODELS)
+            raise E2LLMError(f"kvpress supports {names}; the decoder is a {type(decoder).__name__}")
+        reject_sliding_window(decoder.config, "kvpress")
+
+    def prefill(self, context_ids: list[int], question_ids: list[int], max_new_tokens: int) -> PressedCache:
+        """Read the context and press it."""
+        after, window, budget = len(question_ids) + max_new_tokens, self.engine.window, self.positions
+        needed = len(context_ids) + after
+        if window is not None and needed > window:
+            raise ContextOverflowError(
+                f"context, question and answer need {needed:,} positions, the decoder's window has "
+                f"{window:,}; kvpress reads the whole text before it presses"
+            )
+        room = len(context_ids) if budget is None else budget - after
+        if room < min(_LEAST_KEPT, len(context_ids)):
+            raise ContextOverflowError(
+                f"question and answer need {after} of {budget} positions, and a press keeps at least "
+                f"{_LEAST_KEPT} of the context; raise --budget"
+            )
+        press = self._press(room, len(context_ids)) if room < len(context_ids) else None
+        return PressedCache(self.engine.model.language_model, context_ids, room, press)
+
+    def _press(self, kept: int, count: int) -> Any:
+        """Return a press that keeps `kept` of `count` positions."""
+        options: dict[str, Any] = {"compression_ratio": 1 - (kept + 0.5) / count}  # it rounds down
+        if self.press == "snapkv":
+            options["window_size"] = min(_SNAPKV_WINDOW, kept // 2)
+        return getattr(self._kvpress, _CLASSES[self.press])(**options)

@@ -31,16 +31,6 @@ _MAX_CHUNK_TOKENS = 512
 _CHUNKS_PER_PASS = 16
 
 
-@dataclass(frozen=True)
-class Compressed:
-    """A compressed text with its decoder tokens, and time and peak memory that it took."""
-
-    text: str
-    num_tokens: int
-    seconds: float
-    peak_bytes: int | None
-
-
 class DecoderCounter:
     """Counts tokens for the package as the decoder does, instead of a tokenizer that it downloads."""
 
@@ -130,25 +120,22 @@ class LlmLingua2System(FullSystem):
         count = self.readings.count_tokens(item.context)
         percent, seconds = 100 * room // count, 0.0
         while percent > 0:
-            compressed = self._compress(item.context, percent)
-            seconds += compressed.seconds
-            if compressed.num_tokens <= room:
-                return raw_view(
-                    RawText(compressed.text),
-                    read_seconds=seconds,
-                    read_peak_bytes=compressed.peak_bytes,
-                    rewritten={"kept_percent": percent},
-                )
-            percent = min(percent - 1, percent * room // compressed.num_tokens)
+            text, more_seconds, peak_bytes = self._compress(item.context, percent)
+            seconds += more_seconds
+            num_tokens = self.engine.count_tokens(text)
+            if num_tokens <= room:
+                facts = {"kept_percent": percent}
+                reading = {"read_seconds": seconds, "read_peak_bytes": peak_bytes}
+                return raw_view(RawText(text), **reading, rewritten=facts)
+            percent = min(percent - 1, percent * room // num_tokens)
         raise ContextOverflowError(
             f"the context has {count:,} tokens, there is room for {room:,}; LLMLingua-2 keeps 1% or more"
         )
 
-    def _compressed(self, text: str, percent: int) -> Compressed:
-        """Keep a percentage of a text."""
+    def _compressed(self, text: str, percent: int) -> tuple[str, float, int | None]:
+        """Keep a percentage of a text; returns the text with the seconds and peak memory that it took."""
         started = time.perf_counter()
         with PeakMemory(self.engine.device) as memory:
             # The package rounds to a whole percentile; the half keeps it from rounding to the next one.
             result = self._compressor.compress_prompt_llmlingua2([text], rate=(percent + 0.5) / 100)
-        kept, seconds = result["compressed_prompt"], time.perf_counter() - started
-        return Compressed(kept, self.engine.count_tokens(kept), seconds, memory.extra_bytes)
+        return result["compressed_prompt"], time.perf_counter() - started, memory.extra_bytes

@@ -5,38 +5,16 @@ from pathlib import Path
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Task
 from e2llm.evaluation.tasks.code_completion import CodeCompletionTask
+from e2llm.evaluation.tasks.continuations import PerplexityTask, RestatementTask
 from e2llm.evaluation.tasks.dialogue_recall import DialogueRecallTask
-from e2llm.evaluation.tasks.likelihood import PerplexityTask, RestatementTask
-from e2llm.evaluation.tasks.records import (
-    AnswersTask,
-    CovidQATask,
-    FairytaleQATask,
-    FileTask,
-    GovReportTask,
-    LongBenchV2Task,
-    NarrativeQATask,
-    QMSumTask,
-    QualityTask,
-    RecallTask,
-    RestatedRecordsTask,
-    SciSummNetTask,
-    SqualityTask,
-    TriviaQATask,
-)
+from e2llm.evaluation.tasks.record_tasks import DATA_SET_TASKS, FILE_TASKS
 from e2llm.evaluation.tasks.ruler import RULER_TASKS
+
+__all__ = ["FILE_TASKS", "TASKS", "create_task"]
 
 _TASKS: tuple[type[Task], ...] = (
     *RULER_TASKS,
-    FairytaleQATask,
-    NarrativeQATask,
-    TriviaQATask,
-    CovidQATask,
-    QMSumTask,
-    SqualityTask,
-    GovReportTask,
-    SciSummNetTask,
-    QualityTask,
-    LongBenchV2Task,
+    *DATA_SET_TASKS,
     CodeCompletionTask,
     DialogueRecallTask,
     RestatementTask,
@@ -44,16 +22,12 @@ _TASKS: tuple[type[Task], ...] = (
 )
 TASKS = {task.name: task for task in _TASKS}
 
-FILE_TASKS: dict[str, type[FileTask]] = {
-    task.name: task for task in (AnswersTask, RecallTask, RestatedRecordsTask)
-}
-
 
 def create_task(name: str) -> Task:
     """Make a task by its name, or by `answers=FILE`, `recall=FILE` or `restatement=FILE` one of records.
 
     Raises:
-        E2LLMError: If there is no such task; the message lists all tasks.
+        E2LLMError: If the name is unknown; the message lists all tasks.
     """
     kind, equals, file = name.partition("=")
     if equals and kind in FILE_TASKS and file:

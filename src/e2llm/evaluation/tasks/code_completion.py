@@ -54,7 +54,7 @@ class CodeCompletionTask(Task):
         """Make `limit` items of each length.
 
         Raises:
-            E2LLMError: If a length is below 64 tokens, or the folder holds too little code for it.
+            E2LLMError: If a length is below 64 tokens, or the folder has too little code for it.
         """
         check_lengths(self.name, request, 64)
         folder = request.code or Path(e2llm.__file__).parent
@@ -65,19 +65,6 @@ class CodeCompletionTask(Task):
                 f"{folder} has {len(files)} Python file(s) with {len(targets)} line(s) to complete; code "
                 "completion needs at least 2 files and a line; name another folder"
             )
-        return self._made(request, files, targets)
-
-    def score(self, item: Item, prediction: str) -> dict[str, float]:
-        """Return exact match and edit similarity of the prediction's first line, stripped."""
-        line, reference = first_line(prediction), item.references[0]
-        return {
-            "exact_match": float(line == reference),
-            "edit_similarity": edit_similarity(line, reference),
-        }
-
-    def _made(
-        self, request: TaskRequest, files: Sequence[SourceFile], targets: Sequence[tuple[SourceFile, int]]
-    ) -> Iterator[Item]:
         for length in request.lengths:
             for index in range(request.limit):
                 rng = random.Random(f"{request.seed}/{self.name}/{index}")
@@ -96,15 +83,25 @@ class CodeCompletionTask(Task):
                     groups={"length_tokens": length},
                 )
 
+    def score(self, item: Item, prediction: str) -> dict[str, float]:
+        """Return exact match and edit similarity of the prediction's first line of code, stripped."""
+        lines = (line.strip() for line in prediction.splitlines())
+        line = next((line for line in lines if line and not line.startswith("```")), "")
+        reference = item.references[0]
+        return {
+            "exact_match": float(line == reference),
+            "edit_similarity": edit_similarity(line, reference),
+        }
+
 
 def _context(request: TaskRequest, length: int, file: SourceFile, others: Sequence[SourceFile]) -> str:
     """Join the other files up to a length, or raise `E2LLMError` if they are too short."""
     joined = "".join(other.text for other in others)[: length * _MAX_CHARS_PER_TOKEN]
     context = first_lines(joined, length, request.count_tokens)
-    if context == joined and request.count_tokens(joined) < length * _MIN_FILLED_FRACTION:
+    if context == joined and (found := request.count_tokens(joined)) < length * _MIN_FILLED_FRACTION:
         raise E2LLMError(
-            f"there are {request.count_tokens(joined)} tokens of code beside {file.path}, but a context of "
-            f"{length} was requested; name a shorter length"
+            f"there are {found} tokens of code beside {file.path}, but a context of {length} was requested; "
+            "name a shorter length"
         )
     return context.rstrip()
 
@@ -141,9 +138,3 @@ def completable_lines(file: SourceFile) -> list[int]:
         and len(file.lines[place].strip()) >= _MIN_LINE_CHARS
         and sum(map(str.isalpha, file.lines[place])) >= _MIN_LETTERS
     ]
-
-
-def first_line(prediction: str) -> str:
-    """Return the first line with text that is no fence of a code block, stripped."""
-    lines = (line.strip() for line in prediction.splitlines())
-    return next((line for line in lines if line and not line.startswith("```")), "")

@@ -6,7 +6,7 @@ reply; 1 is the last one before the question.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from e2llm.evaluation.items import Item, Task, TaskRequest
@@ -17,6 +17,11 @@ MIN_LENGTH_TOKENS = 512
 
 _TOKENS_PER_FACT = 250  # about seven turns, so that small talk outweighs facts
 _MIN_FACTS, _MAX_FACTS = 2, 60
+_TURN = "User: {said}\nAssistant: {reply}"
+
+
+def _listed(text: str, mark: str | None = None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(mark))
 
 
 # Small talk has no names, numbers, dates or places, so a dialogue holds a value only where it is stated.
@@ -39,7 +44,8 @@ SMALL_TALK = (  # (what the user says, what the assistant says); {thing} and {mo
     ("Nothing beats {thing} after a long week.", "I can see why. It must leave you {mood}."),
 )
 
-_THINGS = """
+THINGS = _listed(
+    """
 baking bread, cleaning the kitchen, old detective films, growing tomatoes, learning the guitar,
 long walks in the woods, board games, repairing bicycles, bird watching, crossword puzzles, cooking soup,
 painting the fence, yoga in the morning, jazz records, knitting scarves, sorting old photographs,
@@ -48,14 +54,14 @@ writing letters by hand, singing in a choir, polishing shoes, watching the stars
 drawing with charcoal, stand-up comedy, sewing curtains, roasting coffee, reading ghost stories,
 table tennis, pottery, folding paper animals, picking mushrooms, silent films, carving wood,
 dancing in the living room, making playlists
-"""
-THINGS = tuple(thing.strip() for thing in _THINGS.split(","))
+""",
+    ",",
+)
 
-_MOODS = """
+MOODS = _listed("""
 cheerful tired calm restless proud curious grumpy hopeful sleepy content puzzled amused nervous relaxed
 inspired bored grateful thoughtful hungry surprised
-"""
-MOODS = tuple(_MOODS.split())
+""")
 
 OWNERS = ("my", "my sister's", "my brother's", "my neighbour's", "my boss's", "my aunt's", "my flatmate's")
 
@@ -78,44 +84,40 @@ SUBJECTS = (  # (kind of value, what it is of; {owner} is one of OWNERS)
     ("place", "the town of {owner} summer course"),
 )
 
-STATEMENTS = (
+_STATEMENTS = (
     "By the way, {subject} is {value}.",
     "Before I forget, {subject} is {value}.",
     "Please remember that {subject} is {value}.",
     "Just so you know, {subject} is {value}.",
 )
 
-UPDATES = (
+_UPDATES = (
     "I have to correct myself: {subject} is now {value}.",
     "Something has changed, {subject} is {value} from now on.",
     "Forget what I said before, {subject} is {value} now.",
 )
 
-REPLIES = ("Thanks, I will keep that in mind.", "Noted.", "All right, I will remember it.", "Good to know.")
+_REPLIES = ("Thanks, I will keep that in mind.", "Noted.", "All right, I will remember it.", "Good to know.")
 
-QUESTION = "What is {subject}? Give what I told you last, and nothing else."
+_QUESTION = "What is {subject}? Give what I told you last, and nothing else."
 
-_FIRST_NAMES = """
+FIRST_NAMES = _listed("""
 Adela Bruno Clara Dario Edith Felix Greta Hugo Irene Jonas Klara Leon Mathilda Nils Olga Pavel Rosa Stefan
 Thea Ulrich Vera Walter Yvonne Zoltan
-"""
-FIRST_NAMES = tuple(_FIRST_NAMES.split())
-_LAST_NAMES = """
+""")
+LAST_NAMES = _listed("""
 Abbott Barlow Castell Drummond Eastman Fairfax Goodwin Hartley Ingram Jessop Kendall Lockwood Merton Norwood
 Osborne Pemberton Quigley Radcliffe Sheldon Thornton Underhill Vaughan Whitaker Yardley
-"""
-LAST_NAMES = tuple(_LAST_NAMES.split())
-_MONTHS = """
+""")
+MONTHS = _listed("""
 January February March April May June July August September October November December
-"""
-MONTHS = tuple(_MONTHS.split())
-_TOWNS = """
+""")
+TOWNS = _listed("""
 Aberdeen Bergen Bologna Cordoba Dresden Edmonton Fukuoka Galway Hobart Innsbruck Jaipur Krakow Lausanne
 Malaga Nantes Odense Porto Quebec Rotterdam Salzburg Tampere Utrecht Valencia Windhoek Yokohama Zagreb
 Adelaide Bruges Cusco Dundee Exeter Florence Ghent Havana Izmir Kyoto Lucerne Montreal Naples Oxford Palermo
 Ravenna Seville Turin Uppsala Verona Warsaw Zurich
-"""
-TOWNS = tuple(_TOWNS.split())
+""")
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ class DialogueRecallTask(Task):
             E2LLMError: If a length is below 512 tokens.
         """
         check_lengths(self.name, request, MIN_LENGTH_TOKENS)
-        return (
-            self._item(request, length, index) for length in request.lengths for index in range(request.limit)
-        )
+        for length in request.lengths:
+            for index in range(request.limit):
+                yield self._item(request, length, index)
 
     def score(self, item: Item, prediction: str) -> dict[str, float]:
         """Return whether the prediction contains the latest value, case-insensitively."""
@@ -154,10 +156,12 @@ class DialogueRecallTask(Task):
         rng = random.Random(f"{request.seed}/{self.name}/{length}/{index}")
         is_updated = index % 2 == 1
         asked, *others = _facts(rng, length, is_updated)
-        num_tokens = sum(_count(turn, request) for fact in (asked, *others) for turn in fact.turns)
-        small_talk = _small_talk(rng, length - num_tokens, request)
-        num_turns = len(small_talk) + sum(len(fact.turns) for fact in (asked, *others))
-        turns_ago = rng.choice(_powers_of_two(num_turns - len(asked.turns) + 1))
+        stated = [turn for fact in (asked, *others) for turn in fact.turns]
+        room = length - sum(request.count_tokens(turn + "\n") for turn in stated)
+        small_talk = _small_talk(rng, room, request.count_tokens)
+        num_turns = len(small_talk) + len(stated)
+        most = num_turns - len(asked.turns) + 1
+        turns_ago = rng.choice([1 << exponent for exponent in range(most.bit_length())])
         turns = _lay_out(rng, asked, others, small_talk, num_turns - turns_ago)
         start = sum(len(turn) + 1 for turn in turns[:-turns_ago])
         statement = asked.turns[-1].partition("\n")[0]
@@ -165,7 +169,7 @@ class DialogueRecallTask(Task):
             task=self.name,
             id=f"{length}-{index}",
             context="\n".join(turns),
-            prompt=QUESTION.format(subject=asked.subject),
+            prompt=_QUESTION.format(subject=asked.subject),
             references=(asked.value,),
             evidence=((start, start + len(statement)),),
             groups={
@@ -177,18 +181,18 @@ class DialogueRecallTask(Task):
 
 
 def _facts(rng: random.Random, length: int, is_updated: bool) -> list[_Fact]:
-    """Make facts of distinct subjects and values; the first is updated if asked for, the others by chance."""
+    """Make facts of distinct subjects and values; the first is updated if wanted, the others by chance."""
     count = max(_MIN_FACTS, min(_MAX_FACTS, length // _TOKENS_PER_FACT))
     subjects = [(kind, text.format(owner=owner)) for owner in OWNERS for kind, text in SUBJECTS]
     taken: set[str] = set()
     facts = []
     for number, (kind, subject) in enumerate(rng.sample(subjects, count)):
-        templates = [rng.choice(STATEMENTS)]
+        templates = [rng.choice(_STATEMENTS)]
         if rng.random() < 0.5 if number else is_updated:
-            templates.append(rng.choice(UPDATES))
+            templates.append(rng.choice(_UPDATES))
         values = [_value(rng, kind, taken) for _ in templates]
         turns = [
-            _turn(template.format(subject=subject, value=value), rng.choice(REPLIES))
+            _TURN.format(said=template.format(subject=subject, value=value), reply=rng.choice(_REPLIES))
             for template, value in zip(templates, values, strict=True)
         ]
         facts.append(_Fact(subject, turns, values[-1]))
@@ -197,29 +201,28 @@ def _facts(rng: random.Random, length: int, is_updated: bool) -> list[_Fact]:
 
 def _value(rng: random.Random, kind: str, taken: set[str]) -> str:
     """Draw a value that no other fact has."""
-    while True:
-        if kind == "number":
-            value = str(rng.randrange(10_000, 100_000))
-        elif kind == "name":
-            value = f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
-        elif kind == "date":
-            value = f"{rng.randrange(10, 29)} {rng.choice(MONTHS)}"
-        else:
-            value = rng.choice(TOWNS)
-        if value not in taken:
-            taken.add(value)
-            return value
+    draws = {
+        "number": lambda: str(rng.randrange(10_000, 100_000)),
+        "name": lambda: f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}",
+        "date": lambda: f"{rng.randrange(10, 29)} {rng.choice(MONTHS)}",
+        "place": lambda: rng.choice(TOWNS),
+    }
+    value = draws[kind]()
+    while value in taken:
+        value = draws[kind]()
+    taken.add(value)
+    return value
 
 
-def _small_talk(rng: random.Random, num_tokens: int, request: TaskRequest) -> list[str]:
+def _small_talk(rng: random.Random, num_tokens: int, count_tokens: Callable[[str], int]) -> list[str]:
     """Make turns without facts, of at most `num_tokens` together."""
     turns: list[str] = []
     while True:
         said, reply = rng.choice(SMALL_TALK)
         thing, mood = rng.choice(THINGS), rng.choice(MOODS)
         words = {"thing": thing, "Thing": thing[0].upper() + thing[1:], "mood": mood}
-        turn = _turn(said.format(**words), reply.format(**words))
-        num_tokens -= _count(turn, request)
+        turn = _TURN.format(said=said.format(**words), reply=reply.format(**words))
+        num_tokens -= count_tokens(turn + "\n")
         if num_tokens < 0:
             return turns
         turns.append(turn)
@@ -240,15 +243,3 @@ def _lay_out(
             free.remove(number)
     turns.update(zip(free, small_talk, strict=True))
     return [turns[number] for number in range(num_turns)]
-
-
-def _powers_of_two(most: int) -> list[int]:
-    return [1 << exponent for exponent in range(most.bit_length())]
-
-
-def _turn(said: str, reply: str) -> str:
-    return f"User: {said}\nAssistant: {reply}"
-
-
-def _count(turn: str, request: TaskRequest) -> int:
-    return request.count_tokens(turn + "\n")

@@ -20,7 +20,7 @@ def check_lengths(task: str, request: TaskRequest, least: int) -> None:
         )
 
 
-def fit(
+def _longest_piece(
     take: Callable[[int], str], most_chars: int, num_tokens: int, count_tokens: Callable[[str], int]
 ) -> str:
     """Return the longest piece of at most `num_tokens` that a few guesses find, rarely more than 1% below.
@@ -51,13 +51,15 @@ def fit(
 
 def first_tokens(text: str, num_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """Return the beginning of a text, in whole words, of at most `num_tokens`."""
-    return fit(lambda chars: text[: _word_end(text, chars)], len(text), num_tokens, count_tokens)
+    return _longest_piece(lambda chars: text[: _word_end(text, chars)], len(text), num_tokens, count_tokens)
 
 
 def last_tokens(text: str, num_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """Return the end of a text, in whole words, of at most `num_tokens`."""
     size = len(text)
-    return fit(lambda chars: text[_word_start(text, size - chars) :], size, num_tokens, count_tokens)
+    return _longest_piece(
+        lambda chars: text[_word_start(text, size - chars) :], size, num_tokens, count_tokens
+    )
 
 
 def first_lines(text: str, num_tokens: int, count_tokens: Callable[[str], int]) -> str:
@@ -66,7 +68,7 @@ def first_lines(text: str, num_tokens: int, count_tokens: Callable[[str], int]) 
     def take(chars: int) -> str:
         return text if chars >= len(text) else text[: text.rfind("\n", 0, chars + 1) + 1]
 
-    return fit(take, len(text), num_tokens, count_tokens)
+    return _longest_piece(take, len(text), num_tokens, count_tokens)
 
 
 def runs_of_chunks(text: str, num_tokens: int, count_tokens: Callable[[str], int]) -> Iterator[str]:

@@ -3,10 +3,10 @@
 docs/ruler.md describes each task, and the differences from the published code.
 """
 
-from e2llm.evaluation.tasks.ruler.base import RulerTask
-from e2llm.evaluation.tasks.ruler.needles import NEEDLE_TASKS, NeedleHeatMap, VariableTracking
+from e2llm.evaluation.tasks.ruler.needle_tasks import NEEDLE_TASKS, NeedleHeatMap, VariableTracking
 from e2llm.evaluation.tasks.ruler.questions import HotpotQuestions, SquadQuestions
-from e2llm.evaluation.tasks.ruler.words import CommonWords, FrequentWords
+from e2llm.evaluation.tasks.ruler.ruler_task import RulerTask
+from e2llm.evaluation.tasks.ruler.word_lists import CommonWords, FrequentWords
 
 RULER_TASKS: tuple[type[RulerTask], ...] = (
     *NEEDLE_TASKS,

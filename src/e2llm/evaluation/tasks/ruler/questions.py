@@ -9,19 +9,20 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from e2llm.data.needles import Passage
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from e2llm.data.needles.hiding import Passage
 from e2llm.data.sets.squad import squad
-from e2llm.data.source_files import check_keys, read_json
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, TaskRequest
 from e2llm.evaluation.metrics import string_match_any
-from e2llm.evaluation.tasks.ruler.base import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 from e2llm.evaluation.tasks.ruler.haystacks import cut_words, passages
+from e2llm.evaluation.tasks.ruler.ruler_task import CHARS_PER_TOKEN, Draft, RulerTask
 from e2llm.records import Record, read_records
 
-QUESTION = (
+_PROMPT = (
     "Answer the question based on the given documents. Only give me the answer and do not output any other "
     "words.\n\nQuestion: {question}"
 )
@@ -58,6 +59,13 @@ class Library:
     questions: list[Question]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    library: Library
+    questions: dict[int, Iterator[Question]]  # by length
+    haystacks: Sequence[str]
+
+
 class QuestionTask(RulerTask):
     """Questions with their golden documents among as many others as the length holds.
 
@@ -80,36 +88,30 @@ class QuestionTask(RulerTask):
         """Read the data set."""
         raise NotImplementedError
 
-    def _file(self, data: Path | None) -> Path:
-        """Return the first file of the data set that is found at any depth of the data folder."""
+    def _prepare(self, request: TaskRequest) -> _Asked:
         wanted = f"{self.name} needs {' or '.join(self.files)} of {self.wanted}; name its folder with --data"
-        if data is None:
+        if request.data is None:
             raise E2LLMError(f"no folder with data was given; {wanted}")
-        found = (path for name in self.files for path in sorted(data.rglob(name)) if path.is_file())
+        found = (path for name in self.files for path in sorted(request.data.rglob(name)) if path.is_file())
         if (file := next(found, None)) is None:
-            raise FileNotFoundError(f"not found in {data}; {wanted}")
-        return file
-
-    def _prepare(self, request: TaskRequest) -> DraftStream:
-        file = self._file(request.data)
+            raise FileNotFoundError(f"not found in {request.data}; {wanted}")
         library = self.read(file)
         if not library.questions:
-            raise E2LLMError(f"{file}: holds no question with an answer; {self.name} needs {self.wanted}")
-        order = list(library.questions)
-        random.Random(f"{request.seed}/{self.name}").shuffle(order)
+            raise E2LLMError(f"{file}: has no question with an answer; {self.name} needs {self.wanted}")
+        random.Random(f"{request.seed}/{self.name}").shuffle(library.questions)
 
-        def drafts(length: int) -> Iterator[Draft]:
-            most = _MAX_GOLD_FRACTION * length
-            fitting = (
-                question
-                for question in order
-                if request.count_tokens(_JOINT.join(library.documents[gold] for gold in question.gold))
-                <= most
-            )
-            for index, question in enumerate(fitting):
-                yield _draft(self._rng(request, length, index), library, question, request.haystacks, length)
+        def fitting(length: int) -> Iterator[Question]:
+            for question in library.questions:
+                gold = _JOINT.join(library.documents[number] for number in question.gold)
+                if request.count_tokens(gold) <= _MAX_GOLD_FRACTION * length:
+                    yield question
 
-        return drafts
+        streams = {length: fitting(length) for length in request.lengths}
+        return _Asked(library, streams, request.haystacks)
+
+    def _draft(self, shared: _Asked, rng: random.Random, length: int, index: int) -> Draft | None:
+        question = next(shared.questions[length], None)
+        return None if question is None else _draft(rng, shared.library, question, shared.haystacks, length)
 
 
 class SquadQuestions(QuestionTask):
@@ -168,7 +170,7 @@ def _draft(
         order = sorted(range(len(texts)), key=places.__getitem__)
         return _laid_out(texts, order, question)
 
-    return Draft(build, CHARS_PER_TOKEN * length, QUESTION.format(question=question.text), question.answers)
+    return Draft(build, CHARS_PER_TOKEN * length, _PROMPT.format(question=question.text), question.answers)
 
 
 def _laid_out(texts: Sequence[str], order: Sequence[int], question: Question) -> Passage:
@@ -181,11 +183,10 @@ def _laid_out(texts: Sequence[str], order: Sequence[int], question: Question) ->
         starts[which] = length + len(head)
         parts.append(head + texts[which])
         length += len(parts[-1]) + len(_JOINT)
-    spans = (
-        (starts[question.gold.index(document)] + start, starts[question.gold.index(document)] + end)
-        for document, start, end in question.evidence
+    at = [(starts[question.gold.index(document)], start, end) for document, start, end in question.evidence]
+    return Passage(
+        _JOINT.join(parts), tuple(sorted((place + start, place + end) for place, start, end in at))
     )
-    return Passage(_JOINT.join(parts), tuple(sorted(spans)))
 
 
 def _others(
@@ -242,38 +243,45 @@ def _squad_records(file: Path) -> Iterator[Record]:
     return squad(context="paragraph").convert(file, "all")
 
 
+class _HotpotRow(BaseModel):
+    question: str
+    answer: str
+    context: list[tuple[str, list[str]]]
+    supporting_facts: list[tuple[str, int]]
+
+
 def read_hotpot(file: Path) -> Library:
     """Read paragraphs and questions from HotpotQA's JSON; a document is a title and its sentences.
 
     Raises:
         E2LLMError: If the file has another layout.
     """
-    rows = read_json(file)
-    if not isinstance(rows, list):
-        raise E2LLMError(f"{file}: expected a list of questions, got {type(rows).__name__}")
     numbers: dict[str, int] = {}
     questions: list[Question] = []
-    for place, row in enumerate(rows):
-        check_keys(row, ("question", "answer", "context", "supporting_facts"), f"{file}: question {place}")
-        try:
+    try:
+        for row in TypeAdapter(list[_HotpotRow]).validate_json(file.read_bytes()):
             questions.append(_hotpot_question(row, numbers))
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            raise E2LLMError(
-                f"{file}: question {place}: not HotpotQA's layout ({error!r}): context is "
-                "[[title, [sentence, ...]], ...], supporting_facts is [[title, sentence number], ...]"
-            ) from error
+    except (ValidationError, KeyError) as error:
+        fault = f"no paragraph {error}"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            fault = f"{'.'.join(map(str, first['loc']))} {first['msg']}"
+        raise E2LLMError(
+            f"{file}: not HotpotQA's layout ({fault.strip()}); it is a list of questions with question, "
+            "answer, context as [[title, [sentence, ...]], ...] and supporting_facts as [[title, int], ...]"
+        ) from error
     return Library(list(numbers), questions)
 
 
-def _hotpot_question(row: dict[str, Any], numbers: dict[str, int]) -> Question:
-    documents = {title: (f"{title}\n{''.join(lines)}", lines) for title, lines in row["context"]}
+def _hotpot_question(row: _HotpotRow, numbers: dict[str, int]) -> Question:
+    documents = {title: (f"{title}\n{''.join(lines)}", lines) for title, lines in row.context}
     own = {title: numbers.setdefault(text, len(numbers)) for title, (text, _) in documents.items()}
     evidence = []
-    for title, sentence in row["supporting_facts"]:
+    for title, sentence in row.supporting_facts:
         lines = documents[title][1]
         if sentence < len(lines):  # some facts of the published file name a sentence that does not exist
             start = len(title) + 1 + sum(map(len, lines[:sentence]))
             evidence.append((own[title], start, start + len(lines[sentence])))
-    gold = tuple(dict.fromkeys(own[title] for title, _ in row["supporting_facts"]))
+    gold = tuple(dict.fromkeys(own[title] for title, _ in row.supporting_facts))
     near = tuple(number for number in own.values() if number not in gold)
-    return Question(row["question"], (row["answer"],), gold, near, tuple(evidence))
+    return Question(row.question, (row.answer,), gold, near, tuple(evidence))

@@ -1,4 +1,4 @@
-"""Which part of a prompt becomes context, and how the decoder's input is laid out around it.
+"""How a prompt is laid out: settings, which part of it becomes context, and the decoder's input around it.
 
 lm_eval gives strings. Soft tokens replace the part of a prompt that the encoder reads; the text before and
 after it stays raw.
@@ -6,30 +6,107 @@ after it stays raw.
 Shapes: R soft tokens in all, D decoder width.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import BeforeValidator, Field, model_validator
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness.settings import HarnessSettings
 from e2llm.inference.content import Content
 from e2llm.inference.engine import Engine
-from e2llm.inference.options import AskRequest
+from e2llm.inference.options import AskRequest, PolicyName, Selector
 from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import soft_tokens_of
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import Rate, check_rate
+from e2llm.modeling.raw_text import longest_suffix
 from e2llm.surrogates import reject_lone_surrogates
+from e2llm.validation import CheckedModel
 
-Way = Literal["raw", "document", "overflow"]
-
+_LAYOUT_OPTIONS = ("policy", "soft_tokens", "rate", "expand", "select")
+_Way = Literal["raw", "document", "overflow"]
 _MAX_CONTEXTS = 8  # kept read: requests on one document follow each other
 
+# Fields with the document of a task in lm_eval 0.4.13: LongBench, InfiniteBench and SQuAD (context), RULER
+# and BABILong (input), BoolQ and DROP (passage), RACE (article), SCROLLS (text), CoQA (story), ...
+CONTEXT_FIELDS = (
+    *("context", "input", "passage", "article", "document", "story", "text", "report", "transcript"),
+    *("dialogue", "book", "content"),
+)
 
-@dataclass(frozen=True)
-class PromptParts:
+
+def _fields(value: Any) -> Any:
+    """Return field names from `a+b`, a list, or None for the usual ones."""
+    if value is None:
+        return CONTEXT_FIELDS
+    names = value.split("+") if isinstance(value, str) else list(value)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise E2LLMError(
+            f"context_field takes names of fields, such as context or passage+text; got {value!r}"
+        )
+    return tuple(name.strip() for name in names)
+
+
+def _rate(value: Any) -> Any:
+    """Return a checked rate; lm_eval's command line gives numbers as numbers or as text."""
+    text = isinstance(value, str) and value.isdecimal()
+    return value if value is None else check_rate(int(value) if text else value)
+
+
+class HarnessSettings(CheckedModel):
+    """How prompts are laid out; docs/harness.md describes each setting with examples.
+
+    Attributes:
+        policy: How the room is spent, as in `Engine.ask`; the rest of the prompt is the question.
+        soft_tokens: Per chunk, from 1 to the model's most; None for the policy's choice; 0 compresses nothing.
+        rate: Encoder tokens per soft token, for models with the `pooling` adapter; None for the policy's choice.
+        expand: Number of chunks to give as text; None for the policy's choice.
+        select: How chunks are ranked.
+        context_field: Fields of a task's row that may hold its document; a dot leads into a nested row.
+        min_context_tokens: Shorter documents stay raw, in decoder tokens (chosen here: about one chunk).
+        raw_tokens: With `overflow="compress"`, tokens at the end of a prompt without a known document that
+            stay raw; the text before them is compressed even where the prompt would fit. None for half of
+            the room, and only in prompts that do not fit.
+        max_length: Positions to use; None for the decoder's window.
+        max_gen_toks: Longest answer in tokens, for tasks that name none (lm_eval's default).
+        overflow: A prompt without a known document that does not fit: compress its older part, cut it off as
+            lm_eval's `hf` does, or raise an error. With `error`, chunks that do not fit are an error, too;
+            otherwise the most relevant ones are kept.
+    """
+
+    policy: PolicyName | None = None
+    soft_tokens: Annotated[int, Field(ge=0)] | None = None
+    rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    expand: Annotated[int, Field(ge=0)] | None = None
+    select: Selector = "fused"
+    context_field: Annotated[tuple[str, ...], BeforeValidator(_fields)] = CONTEXT_FIELDS
+    min_context_tokens: Annotated[int, Field(ge=0)] = 128
+    raw_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_gen_toks: Annotated[int, Field(ge=1)] = 256
+    overflow: Literal["compress", "truncate", "error"] = "compress"
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "HarnessSettings":
+        if self.raw_tokens is not None and self.overflow != "compress":
+            raise E2LLMError(f"raw_tokens has no effect with overflow={self.overflow}; leave one of them out")
+        if self.rate is not None and self.soft_tokens is not None:
+            raise E2LLMError("soft_tokens and rate were given; a model takes one of them: leave one out")
+        if self.soft_tokens == 0 and (self.expand or self.raw_tokens is not None):
+            raise E2LLMError("soft_tokens=0 compresses nothing; expand and raw_tokens have no effect with it")
+        return self
+
+    @property
+    def compresses(self) -> bool:
+        """Whether any text becomes soft tokens."""
+        return self.soft_tokens != 0
+
+
+class PromptParts(NamedTuple):
     """A prompt cut in three: the text before the context, the context, and the text after it."""
 
     before: str
@@ -48,17 +125,17 @@ class LaidPrompt:
         tail: The raw text after it; the whole prompt without soft tokens.
         soft_tokens: `[R, D]` for the placeholders; None without any.
         chunks: Context, and indices of its chunks that are given as soft tokens.
-        left_out: Chunks given neither as soft tokens nor as text.
+        num_left_out: Chunks given neither as soft tokens nor as text.
         num_context_tokens: Decoder tokens that the context's text would take.
         num_context_positions: Positions that it takes here.
     """
 
-    way: Way
+    way: _Way
     head: list[int]
     tail: str
     soft_tokens: torch.Tensor | None = None
     chunks: tuple[str, tuple[int, ...]] = ("", ())
-    left_out: int = 0
+    num_left_out: int = 0
     num_context_tokens: int = 0
     num_context_positions: int = 0
 
@@ -74,20 +151,19 @@ def find_document(prompt: str, row: Mapping[str, Any], fields: Sequence[str]) ->
         row: The task's row.
         fields: Names of fields; `a.b` is the field b of the row that is the field a.
     """
-    texts = [text for name in fields if (text := _field_text(row, name))]
-    found = [text for text in texts if text in prompt and text != prompt.strip()]
-    if not found:
+    texts = []
+    for name in fields:
+        value: Any = row
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        text = value.strip() if isinstance(value, str) else ""
+        if text and text in prompt and text != prompt.strip():
+            texts.append(text)
+    if not texts:
         return None
-    context = max(found, key=len)
+    context = max(texts, key=len)
     start = prompt.rfind(context)
     return PromptParts(prompt[:start], context, prompt[start + len(context) :])
-
-
-def _field_text(row: Mapping[str, Any], name: str) -> str:
-    value: Any = row
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value.strip() if isinstance(value, str) else ""
 
 
 class PromptEncoder:
@@ -101,7 +177,8 @@ class PromptEncoder:
 
     def __init__(self, processor: E2LLMProcessor) -> None:
         self._tokenizer = processor.tokenizer
-        self._placeholder = processor.chunk_token
+        first, rest = processor.chunk_token[:1], processor.chunk_token[1:]
+        self._within_placeholder = re.compile(f"(?<={re.escape(first)})(?={re.escape(rest)})")
         plain = self._tokenizer("a", add_special_tokens=False).input_ids
         whole = list(self._tokenizer("a").input_ids)
         places = [at for at in range(len(whole)) if whole[at : at + len(plain)] == plain]
@@ -109,37 +186,17 @@ class PromptEncoder:
         self._start_text = self._tokenizer.decode(self.start_ids) if self.start_ids else ""
 
     def encode(self, text: str, *, at_start: bool = False) -> list[int]:
-        """Return the ids of a text; at the start of the input after `start_ids`, unless the text has them."""
-        ids = self.encode_with_places(text, offsets=False)[0]
-        has_start = self._start_text and text.startswith(self._start_text)
-        return [*self.start_ids, *ids] if at_start and not has_start else ids
-
-    def encode_with_places(self, text: str, *, offsets: bool = True) -> tuple[list[int], list[int]]:
-        """Return the ids of a text, and with `offsets` the character at which each begins.
+        """Return the ids of a text; at the start of the input after `start_ids`, unless the text has them.
 
         Raises:
-            E2LLMError: If the text holds a lone surrogate, or the tokenizer does not report where its tokens
-                begin.
+            E2LLMError: If the text contains a lone surrogate.
         """
         reject_lone_surrogates(text, "the prompt")
-        if offsets and not self._tokenizer.is_fast:
-            raise E2LLMError(
-                "this decoder's tokenizer does not report where its tokens begin; use overflow=truncate"
-            )
-        pieces = text.split(self._placeholder)
-        for place in range(1, len(pieces)):  # cut within each, so that none becomes a control token
-            pieces[place - 1] += self._placeholder[:1]
-            pieces[place] = self._placeholder[1:] + pieces[place]
-        ids: list[int] = []
-        places: list[int] = []
-        start = 0
-        for piece in pieces:
-            options = {"add_special_tokens": False, "verbose": False}
-            encoded = self._tokenizer(piece, return_offsets_mapping=offsets, **options)
-            ids += encoded.input_ids
-            places += [start + begin for begin, _ in encoded.offset_mapping] if offsets else []
-            start += len(piece)
-        return ids, places
+        pieces = self._within_placeholder.split(text)
+        rows = [self._tokenizer(piece, add_special_tokens=False, verbose=False).input_ids for piece in pieces]
+        ids = [token for row in rows for token in row]
+        has_start = self._start_text and text.startswith(self._start_text)
+        return [*self.start_ids, *ids] if at_start and not has_start else ids
 
 
 class PromptLayout:
@@ -189,12 +246,12 @@ class PromptLayout:
                     raise
         if settings.overflow != "compress":
             return raw
-        ids, places = self.encoder.encode_with_places(prompt)
-        num_raw = settings.raw_tokens or max(1, room // 2)
+        num_tokens, num_raw = len(self.encoder.encode(prompt)), settings.raw_tokens or max(1, room // 2)
         limit = room - len(self.encoder.start_ids) if settings.raw_tokens is None else min(num_raw, room)
-        if len(ids) <= limit or num_raw >= len(ids):
+        if num_tokens <= limit or num_raw >= num_tokens:
             return raw
-        return self._with_older_part(prompt, places[-num_raw], room) or raw
+        tail = longest_suffix(prompt, num_raw, lambda text: len(self.encoder.encode(text)))
+        return self._with_older_part(prompt, len(prompt) - len(tail), room) or raw
 
     def _with_older_part(self, prompt: str, cut: int, room: int) -> LaidPrompt | None:
         """Compress the prompt up to a character; None if that leaves no text to read."""
@@ -208,13 +265,13 @@ class PromptLayout:
         except ContextOverflowError:
             return None  # the raw end alone fills the room
 
-    def _with_context(self, parts: PromptParts, way: Way, room: int) -> LaidPrompt:
+    def _with_context(self, parts: PromptParts, way: _Way, room: int) -> LaidPrompt:
         """Choose the form of each chunk so that all fits, and lay it out."""
         settings = self.settings
         content = self.read(parts.context).content
         request = AskRequest(
             question=f"{parts.before}\n{parts.after}",
-            **{name: getattr(settings, name) for name in ("soft_tokens", "rate", "expand", "select")},
+            **{name: getattr(settings, name) for name in _LAYOUT_OPTIONS},
             overflow="error" if settings.overflow == "error" else "select",
         )
         around = self.encoder.encode(parts.before, at_start=True) + self.encoder.encode(parts.after)
@@ -228,7 +285,7 @@ class PromptLayout:
                 return laid
             budget -= excess  # texts encoded together may take other tokens than each by itself
 
-    def _place(self, parts: PromptParts, content: Content, plan: Plan, way: Way) -> LaidPrompt:
+    def _place(self, parts: PromptParts, content: Content, plan: Plan, way: _Way) -> LaidPrompt:
         """Put the chunks at the place of the context; adjacent raw texts are encoded as one."""
         expanded = set(plan.expand)
         head: list[int] = []

@@ -34,21 +34,18 @@ class LikelihoodTask(Task):
 
     kind: ClassVar[TaskKind] = "continue"
     generates: ClassVar[bool] = False
-    longest: ClassVar[int | None] = None
+    max_length_tokens: ClassVar[int | None] = None
     """Longest length of an item in tokens; None without a limit."""
 
     def items(self, request: TaskRequest) -> Iterator[Item]:
         """Make `limit` items of each length.
 
         Raises:
-            E2LLMError: If a length is too short, or the haystacks hold too little text.
+            E2LLMError: If a length is too short, or the haystacks have too little text.
         """
         check_lengths(self.name, request, _MIN_LENGTH_TOKENS)
         haystacks = [text.strip() for text in request.haystacks if text.strip()]
-        return self._made(request, haystacks)
-
-    def _made(self, request: TaskRequest, haystacks: Sequence[str]) -> Iterator[Item]:
-        lengths = [min(length, self.longest or length) for length in request.lengths]
+        lengths = [min(length, self.max_length_tokens or length) for length in request.lengths]
         for length in dict.fromkeys(lengths):
             for index in range(request.limit):
                 rng = random.Random(f"{request.seed}/{self.name}/{index}")
@@ -78,7 +75,7 @@ class RestatementTask(LikelihoodTask):
     metric = "token_accuracy"
     max_new_tokens = MAX_RESTATED_TOKENS
     generates = True
-    longest = MAX_RESTATED_TOKENS
+    max_length_tokens = MAX_RESTATED_TOKENS
 
     def draw(
         self, rng: random.Random, request: TaskRequest, haystacks: Sequence[str], length: int

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
-from e2llm.data.needles import Passage, draw_number, draw_uuid, draw_words, hide
+from e2llm.data.needles.hiding import Passage, draw_number, draw_uuid, draw_words, hide
 from e2llm.evaluation.items import TaskRequest
-from e2llm.evaluation.tasks.ruler.base import CHARS_PER_TOKEN, Draft, DraftStream, RulerTask
 from e2llm.evaluation.tasks.ruler.haystacks import Haystack, essay, noise
+from e2llm.evaluation.tasks.ruler.ruler_task import CHARS_PER_TOKEN, Draft, RulerTask
 
 Kind = Literal["words", "numbers", "uuids"]
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
@@ -51,13 +51,11 @@ class NeedleTask(RulerTask):
     num_values: ClassVar[int] = 1
     num_queries: ClassVar[int] = 1
 
-    def _prepare(self, request: TaskRequest) -> DraftStream:
-        text = essay(request.haystacks) if self.haystack == "essay" else noise()
+    def _prepare(self, request: TaskRequest) -> Haystack:
+        return essay(request.haystacks) if self.haystack == "essay" else noise()
 
-        return self._endless(request, lambda rng, length, index: self._draft(rng, text, length, index))
-
-    def _draft(self, rng: random.Random, text: Haystack, length: int, index: int) -> Draft:
-        searched = text.cut(_SEARCHED_CHARS_PER_TOKEN * length)
+    def _draft(self, shared: Haystack, rng: random.Random, length: int, index: int) -> Draft:
+        searched = shared.cut(_SEARCHED_CHARS_PER_TOKEN * length)
         keys = _distinct(rng, self.key_kind, self.num_keys, searched)
         values = _distinct(rng, self.value_kind, self.num_keys * self.num_values, searched)
         pairs = [(keys[number // self.num_values], value) for number, value in enumerate(values)]
@@ -65,7 +63,7 @@ class NeedleTask(RulerTask):
         asked = rng.sample(keys, self.num_queries)
         needles = [self._needle(key, value) for key, value in pairs]
         gold = [number for number, (key, _) in enumerate(pairs) if key in asked]
-        hay = text if self.haystack != "needles" else Haystack(self._others(rng, keys, values), "\n")
+        hay = shared if self.haystack != "needles" else Haystack(self._others(rng, keys, values), "\n")
 
         def build(num_chars: int) -> Passage:
             passage = hide(hay.cut(num_chars), hay.joint, needles, depths)
@@ -166,22 +164,20 @@ class VariableTracking(RulerTask):
     max_new_tokens: ClassVar[int] = 30
     num_hops: ClassVar[int] = 4
 
-    def _prepare(self, request: TaskRequest) -> DraftStream:
-        text = noise()
+    def _prepare(self, request: TaskRequest) -> Haystack:
+        return noise()
 
-        return self._endless(request, lambda rng, length, _: self._draft(rng, text, length))
-
-    def _draft(self, rng: random.Random, text: Haystack, length: int) -> Draft:
+    def _draft(self, shared: Haystack, rng: random.Random, length: int, index: int) -> Draft:
         value, example_value = (str(number) for number in rng.sample(range(10_000, 100_000), 2))
         names, example_names = self._names(rng, 5), self._names(rng, 3)
         chain, depths = self._chain(names, value), self._depths(rng)
-        lines = "\n".join(text.cut(_NUM_EXAMPLE_LINES * 100).split("\n")[:-1])
-        solved = hide(lines, text.joint, self._chain(example_names, example_value), self._depths(rng)).text
+        lines = "\n".join(shared.cut(_NUM_EXAMPLE_LINES * 100).split("\n")[:-1])
+        solved = hide(lines, shared.joint, self._chain(example_names, example_value), self._depths(rng)).text
         question = VARIABLES_QUESTION.format(value=example_value, num_names=len(example_names))
         intro = "Follow the assignments of variables in this text.\n\n"
         example = f"{intro}{solved}\nQuestion: {question}\nAnswer: {' '.join(example_names)}\n\n{intro}"
         return Draft(
-            lambda num_chars: hide(text.cut(num_chars), text.joint, chain, depths).after(example),
+            lambda num_chars: hide(shared.cut(num_chars), shared.joint, chain, depths).after(example),
             first_size=CHARS_PER_TOKEN * length - len(example),
             prompt=VARIABLES_QUESTION.format(value=value, num_names=len(names)),
             references=tuple(names),

@@ -16,8 +16,7 @@ import torch
 from tqdm import tqdm
 
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.evaluation.harness.prompts import LaidPrompt, PromptLayout
-from e2llm.evaluation.harness.settings import HarnessSettings
+from e2llm.evaluation.harness.prompt_layout import HarnessSettings, LaidPrompt, PromptLayout
 from e2llm.inference.decoding.generation import generate_ids
 from e2llm.inference.engine import Engine
 from e2llm.version import __version__
@@ -175,7 +174,7 @@ class HarnessModel:
             )
         self.counts["prompts"] += 1
         self.counts["cut off" if excess > 0 else laid.way] += 1
-        self.counts["chunks left out"] += laid.left_out
+        self.counts["chunks left out"] += laid.num_left_out
         self.counts["context tokens"] += laid.num_context_tokens
         self.counts["context positions"] += laid.num_context_positions
 

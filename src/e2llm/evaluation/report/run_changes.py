@@ -1,10 +1,11 @@
-"""Compare two runs item by item: the same task, system, id, context, prompt and references."""
+"""The changes between two runs, item by item: the same task, system, id, context, prompt and references."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from e2llm.evaluation.report.readable import (
@@ -14,26 +15,17 @@ from e2llm.evaluation.report.readable import (
     readable_p_value,
     readable_score,
 )
-from e2llm.evaluation.report.tables import flat_facts
-from e2llm.evaluation.report.terminal import aligned
-from e2llm.evaluation.run.files import Interval, Prediction, Run, read_run
+from e2llm.evaluation.report.tables import Table, flat_facts
+from e2llm.evaluation.run.predictions import Prediction
+from e2llm.evaluation.run.scores import Interval, Run, read_run
 from e2llm.evaluation.statistics import paired_test
 
 _ROUNDING = 1e-9  # scores that differ by less are the same
-_MOST_CHARS = 160  # of an answer
+_MAX_CHARS = 160  # of an answer
+_SHOWN = ("better", "worse", "same")
 _COLUMNS = (
-    "task",
-    "system",
-    "metric",
-    "better",
-    "worse",
-    "same",
-    "other",
-    "mean A",
-    "mean B",
-    "B - A",
-    "95% interval",
-    "p",
+    *("task", "system", "metric", *_SHOWN, "other"),
+    *("mean A", "mean B", "B - A", "95% interval", "p"),
 )
 
 
@@ -82,7 +74,7 @@ class SystemChange:
 
 
 @dataclass(frozen=True)
-class RunComparison:
+class RunChanges:
     """Two runs side by side: settings that differ as (A, B) by name, sums by task and system, and items."""
 
     folder_a: Path
@@ -104,7 +96,7 @@ class RunComparison:
         return {**asdict(self), "folder_a": str(self.folder_a), "folder_b": str(self.folder_b)}
 
 
-def compare_runs(folder_a: Path, folder_b: Path) -> RunComparison:
+def compare_runs(folder_a: Path, folder_b: Path) -> RunChanges:
     """Compare run B with run A, item by item.
 
     Items with the same name and another context, prompt or reference are different questions: one is only
@@ -126,20 +118,20 @@ def compare_runs(folder_a: Path, folder_b: Path) -> RunComparison:
         by_system.setdefault((task, system), []).append(item)
     systems = [_system_change(metrics[task], items) for (task, _), items in by_system.items()]
     items = [item for found in by_system.values() for item in found]
-    return RunComparison(folder_a, folder_b, _settings(run_a, run_b), systems, items)
+    return RunChanges(folder_a, folder_b, _settings(run_a, run_b), systems, items)
 
 
-def format_comparison(comparison: RunComparison, num_items: int = 10) -> str:
-    """Write a comparison as printable text: settings, a table, and the items that changed most."""
-    lines = [f"A: {comparison.folder_a}", f"B: {comparison.folder_b}", ""]
-    lines += ["Settings that differ:" if comparison.settings else "All settings are equal."]
-    for name, values in comparison.settings.items():
-        was, now = (on_one_line(value, _MOST_CHARS) for value in values)
+def format_changes(changes: RunChanges, num_items: int = 10) -> str:
+    """Return the changes as printable text: settings, a table, and the items that changed most."""
+    lines = [f"A: {changes.folder_a}", f"B: {changes.folder_b}", ""]
+    lines += ["Settings that differ:" if changes.settings else "All settings are equal."]
+    for name, values in changes.settings.items():
+        was, now = (on_one_line(value, _MAX_CHARS) for value in values)
         lines.append(f"  {on_one_line(name)}: {was} -> {now}")
-    lines += ["", *aligned([_COLUMNS, *map(_cells, comparison.systems)], num_texts=3)]
-    if sum(change.p_value is not None for change in comparison.systems) > 1:
+    lines += ["", *Table("Changes", _COLUMNS, [_cells(change) for change in changes.systems], 3).lines()]
+    if sum(change.p_value is not None for change in changes.systems) > 1:
         lines.append("p is for each line by itself, not corrected for the number of lines.")
-    changed = comparison.most_changed(num_items)
+    changed = changes.most_changed(num_items)
     lines += ["", "Items that changed most:"] if changed else []
     for item in changed:
         name = on_one_line(f"{item.task}, {item.system}, {item.id}")
@@ -147,15 +139,13 @@ def format_comparison(comparison: RunComparison, num_items: int = 10) -> str:
             f"  {item.status}: {name}: {readable_score(item.score_a)} -> {readable_score(item.score_b)}"
         )
         for run, text in (("A", item.text_a), ("B", item.text_b)):
-            lines.append(f"    {run}: {on_one_line(text or '', _MOST_CHARS) or '(nothing)'}")
+            lines.append(f"    {run}: {on_one_line(text or '', _MAX_CHARS) or '(nothing)'}")
     return "\n".join(lines)
 
 
 def _settings(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
     facts_a, facts_b = flat_facts(run_a.provenance), flat_facts(run_b.provenance)
-    pairs = {
-        name: (facts_a.get(name, "(none)"), facts_b.get(name, "(none)")) for name in {**facts_a, **facts_b}
-    }
+    pairs = {name: (facts_a.get(name, "(none)"), facts_b.get(name, "(none)")) for name in facts_a | facts_b}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -163,16 +153,12 @@ def _item_change(before: Prediction | None, after: Prediction | None, metric: st
     entry = before or after
     assert entry is not None
     score_a, score_b = (found.scores.get(metric) if found else None for found in (before, after))
-    text_a, text_b = _text(before), _text(after)
+    text_a, text_b = (None if found is None else found.error or found.prediction for found in (before, after))
     gain = None
     if score_a is not None and score_b is not None and math.isfinite(score_a - score_b):
         gain = score_a - score_b if lower_is_better(metric) else score_b - score_a
     status = _status(before, after, gain)
     return ItemChange(entry.task, entry.system, entry.id, status, score_a, score_b, gain, text_a, text_b)
-
-
-def _text(found: Prediction | None) -> str | None:
-    return None if found is None else found.error or found.prediction
 
 
 def _status(before: Prediction | None, after: Prediction | None, gain: float | None) -> str:
@@ -189,33 +175,25 @@ def _status(before: Prediction | None, after: Prediction | None, gain: float | N
 
 
 def _system_change(metric: str, items: Sequence[ItemChange]) -> SystemChange:
-    pairs = [
-        (item.score_a, item.score_b)
-        for item in items
-        if item.gain is not None and item.score_a is not None and item.score_b is not None
-    ]
-    first = items[0]
-    change = SystemChange(
-        first.task, first.system, metric, dict(Counter(item.status for item in items)), len(pairs)
-    )
-    if not pairs:
-        return change
-    scores_a, scores_b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    test = paired_test(scores_b, scores_a)
-    means = {"mean_a": sum(scores_a) / len(pairs), "mean_b": sum(scores_b) / len(pairs)}
-    tested = {"interval_95": test.interval_95, "p_value": test.p_value} if len(pairs) > 1 else {}
-    return SystemChange(**{**asdict(change), **means, "difference": test.difference, **tested})
+    pairs = [(item.score_a or 0.0, item.score_b or 0.0) for item in items if item.gain is not None]
+    counts = dict(Counter(item.status for item in items))
+    figures: dict[str, Any] = {}
+    if pairs:
+        scores_a, scores_b = zip(*pairs, strict=True)
+        test = paired_test(scores_b, scores_a)
+        figures = {"mean_a": fmean(scores_a), "mean_b": fmean(scores_b), "difference": test.difference}
+        if len(pairs) > 1:
+            figures |= {"interval_95": test.interval_95, "p_value": test.p_value}
+    return SystemChange(items[0].task, items[0].system, metric, counts, len(pairs), **figures)
 
 
 def _cells(change: SystemChange) -> tuple[str, ...]:
-    shown = ("better", "worse", "same")
-    others = ", ".join(f"{count} {status}" for status, count in change.counts.items() if status not in shown)
-    direction = " (lower is better)" if lower_is_better(change.metric) else ""
+    others = ", ".join(f"{count} {status}" for status, count in change.counts.items() if status not in _SHOWN)
     return (
         change.task,
         change.system,
-        change.metric + direction,
-        *(str(change.counts.get(status, 0)) for status in shown),
+        change.metric + (" (lower is better)" if lower_is_better(change.metric) else ""),
+        *(str(change.counts.get(status, 0)) for status in _SHOWN),
         others or "–",
         readable_score(change.mean_a),
         readable_score(change.mean_b),

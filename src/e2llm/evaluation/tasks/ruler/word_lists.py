@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from e2llm.data.needles import (
+from e2llm.data.needles.hiding import Passage
+from e2llm.data.needles.wording import (
     ADJECTIVES,
     LEAST_CODED_WORDS,
     NOUNS,
-    Passage,
     coded_vocabulary,
     made_up_word,
     numbered,
     zipf_words,
 )
 from e2llm.evaluation.items import TaskRequest
-from e2llm.evaluation.tasks.ruler.base import Draft, DraftStream, RulerTask
+from e2llm.evaluation.tasks.ruler.ruler_task import Draft, RulerTask
 
 WORD_LIST = "This is a numbered list of words, some of which stand in it more often than the others.\n"
 COMMON_QUESTION = "What are the 10 most common words in the above list?"
@@ -39,19 +39,18 @@ class CommonWords(RulerTask):
     """
 
     name: ClassVar[str] = "cwe"
-    description: ClassVar[str] = "RULER: the ten words that stand most often in a long list"
+    description: ClassVar[str] = "RULER: the ten most frequent words of a long list"
     max_new_tokens: ClassVar[int] = 120
     num_common: ClassVar[int] = 10
 
-    def _prepare(self, request: TaskRequest) -> DraftStream:
-        vocabulary = Vocabulary(request.haystacks)
-        return self._endless(request, lambda rng, length, _: self._draft(rng, vocabulary, length))
+    def _prepare(self, request: TaskRequest) -> "EndlessWords":
+        return EndlessWords(request.haystacks)
 
-    def _draft(self, rng: random.Random, vocabulary: "Vocabulary", length: int) -> Draft:
+    def _draft(self, shared: "EndlessWords", rng: random.Random, length: int, index: int) -> Draft:
         is_short = length < SHORT_LENGTH_TOKENS
         num_example, example_repeats = (20, (3, 1)) if is_short else (40, (10, 3))
         num_answer_repeats, num_other_repeats = (6, 1) if is_short else (30, 3)
-        words = vocabulary.shuffled(rng)
+        words = shared.shuffled(rng)
         example_words = list(itertools.islice(words, num_example))
         example = self._example(rng, example_words, *example_repeats)
         answers = self._answers(words, example_words)
@@ -97,14 +96,11 @@ class FrequentWords(RulerTask):
     """
 
     name: ClassVar[str] = "fwe"
-    description: ClassVar[str] = "RULER: the three coded words that stand most often in a long text"
+    description: ClassVar[str] = "RULER: the three most frequent coded words of a long text"
     max_new_tokens: ClassVar[int] = 50
     num_answers: ClassVar[int] = 3
 
-    def _prepare(self, request: TaskRequest) -> DraftStream:
-        return self._endless(request, lambda rng, length, _: self._draft(rng, length))
-
-    def _draft(self, rng: random.Random, length: int) -> Draft:
+    def _draft(self, shared: None, rng: random.Random, length: int, index: int) -> Draft:
         vocabulary = coded_vocabulary(rng, max(length // 50, self.num_answers + 2))
         seed = rng.getrandbits(64)
 
@@ -117,7 +113,7 @@ class FrequentWords(RulerTask):
         return Draft(build, length // 2, FREQUENT_QUESTION, answers, smallest_size=LEAST_CODED_WORDS)
 
 
-class Vocabulary:
+class EndlessWords:
     """Words without end: those of the needles, then those of the haystacks, then made-up ones.
 
     Args:
@@ -131,19 +127,22 @@ class Vocabulary:
     def shuffled(self, rng: random.Random) -> Iterator[str]:
         """Yield all words once each, in shuffled blocks, so that few texts are read for a short list."""
         for number in itertools.count():
-            block = list(self._block(number))
+            if number == len(self._blocks):
+                self._blocks.append(list(itertools.islice(self._words, _BLOCK_WORDS)))
+            block = list(self._blocks[number])
             random.Random(rng.getrandbits(64)).shuffle(block)
             yield from block
-
-    def _block(self, number: int) -> list[str]:
-        while len(self._blocks) <= number:
-            self._blocks.append(list(itertools.islice(self._words, _BLOCK_WORDS)))
-        return self._blocks[number]
 
 
 def _distinct_words(haystacks: Sequence[str]) -> Iterator[str]:
     seen: set[str] = set()
-    for word in itertools.chain(ADJECTIVES, NOUNS, _words_of(haystacks), _made_up_words()):
+    for word in itertools.chain(ADJECTIVES, NOUNS, _words_of(haystacks)):
+        if word not in seen:
+            seen.add(word)
+            yield word
+    rng = random.Random("made-up words")
+    while True:
+        word = made_up_word(rng, (3, 4))  # of three and more syllables, such as `nodavi`
         if word not in seen:
             seen.add(word)
             yield word
@@ -156,10 +155,3 @@ def _words_of(haystacks: Sequence[str]) -> Iterator[str]:
             return
         yield from (match.group() for match in _WORD.finditer(text, 0, missing))
         missing -= len(text)
-
-
-def _made_up_words() -> Iterator[str]:
-    """Yield words of three and more syllables, such as `nodavi`; the same ones every time."""
-    rng = random.Random("made-up words")
-    while True:
-        yield made_up_word(rng, (3, 4))

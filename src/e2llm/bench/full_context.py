@@ -23,7 +23,7 @@ _WARM_UP_TEXT = "A short text to start all parts with. " * 4
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to answer and what it took.
+    """One way to answer and what it took; seconds run from the text and the question, reading included.
 
     Attributes:
         answer: The answer with its usage and timing.
@@ -31,7 +31,7 @@ class Measured:
         context_fraction: Share of the text that it took in, from 0 to 1.
         input_positions: Positions of the decoder's input.
         peak_extra_bytes: Most memory during the call (reading included) above that at its start: resident
-            memory of the process on a CPU, allocated memory on a GPU; None where it cannot be known.
+            memory of the process on a CPU, allocated memory on a GPU; None where it is unknown.
     """
 
     answer: Answer
@@ -42,39 +42,27 @@ class Measured:
 
     @property
     def first_token_seconds(self) -> float:
-        """From the text and the question to the first token, reading included."""
+        """To the first token."""
         return self.answer.timing.read_seconds + (self.answer.timing.first_token_seconds or 0.0)
 
     @property
     def total_seconds(self) -> float:
-        """From the text and the question to the whole answer, reading included."""
+        """To the whole answer."""
         return self.answer.timing.read_seconds + self.answer.timing.total_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a program to read; seconds include reading."""
+        """Return plain values for a program to read."""
+        names = ("context_tokens", "context_fraction", "input_positions", "first_token_seconds")
         return {
             "text": self.answer.text,
-            "context_tokens": self.context_tokens,
-            "context_fraction": self.context_fraction,
-            "input_positions": self.input_positions,
+            **{name: getattr(self, name) for name in (*names, "total_seconds", "peak_extra_bytes")},
             "read_seconds": self.answer.timing.read_seconds,
-            "first_token_seconds": self.first_token_seconds,
-            "total_seconds": self.total_seconds,
-            "peak_extra_bytes": self.peak_extra_bytes,
         }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both ways on one text and question.
-
-    Attributes:
-        e2llm: By soft tokens.
-        full_context: By raw text.
-        window: Positions that the decoder takes; None if it states none.
-        device: Where both ran.
-        num_threads: CPU threads of torch.
-    """
+    """Both ways on one text and question: by soft tokens and by raw text, in one window (None: unstated)."""
 
     e2llm: Measured
     full_context: Measured
@@ -114,25 +102,19 @@ def compare_with_full_context(
         answer = engine.ask(context, question, max_new_tokens=max_new_tokens, **options)
     positions = answer.usage.soft_tokens + answer.usage.raw_tokens
     ours = Measured(answer, context.num_tokens, 1.0, positions, memory.extra_bytes)
-    full = _measure_full_context(
-        engine, "\n\n".join(item.text for item in documents), question, max_new_tokens
-    )
-    return Comparison(ours, full, engine.window, str(engine.device), torch.get_num_threads())
-
-
-def _measure_full_context(engine: Engine, text: str, question: str, max_new_tokens: int) -> Measured:
-    """Answer from raw text alone."""
+    text = "\n\n".join(item.text for item in documents)
     around = len(engine.processor.lay_out([], question).input_ids)
     room = None if engine.window is None else engine.window - max_new_tokens - around
     prefix = longest_prefix(text, room, engine.count_tokens)
     with PeakMemory(engine.device) as memory:
         answer = engine.ask(Context.of_text(prefix), question, expand=[0], max_new_tokens=max_new_tokens)
-    tokens = engine.count_tokens(prefix)
-    return Measured(answer, tokens, len(prefix) / len(text), answer.usage.raw_tokens, memory.extra_bytes)
+    share = len(prefix) / len(text)
+    full = Measured(answer, engine.count_tokens(prefix), share, answer.usage.raw_tokens, memory.extra_bytes)
+    return Comparison(ours, full, engine.window, str(engine.device), torch.get_num_threads())
 
 
 def format_comparison(comparison: Comparison) -> str:
-    """A plain table of both ways, a column each."""
+    """Return a plain table of both ways, a column each."""
     pair = (comparison.e2llm, comparison.full_context)
     rows = [
         ("", "e2llm", "full context"),
@@ -143,7 +125,7 @@ def format_comparison(comparison: Comparison) -> str:
         ("whole answer", *(f"{item.total_seconds:.2f} s" for item in pair)),
         ("peak extra memory", *(format_bytes(item.peak_extra_bytes) for item in pair)),
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         f"{name:<{widths[0]}}  {ours:>{widths[1]}}  {theirs:>{widths[2]}}" for name, ours, theirs in rows
     ]

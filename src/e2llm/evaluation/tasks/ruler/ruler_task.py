@@ -5,9 +5,9 @@ import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from e2llm.data.needles import Passage
+from e2llm.data.needles.hiding import Passage
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.metrics import string_match
@@ -42,9 +42,6 @@ class Draft:
     groups: Mapping[str, int] = field(default_factory=dict)
 
 
-DraftStream = Callable[[int], Iterator[Draft]]
-
-
 class RulerTask(Task):
     """A task of RULER: contexts of every length asked for, and one match of strings as the score."""
 
@@ -60,18 +57,21 @@ class RulerTask(Task):
             E2LLMError: If the request cannot be served: no haystack, no data, a length that is too short.
             FileNotFoundError: If a file of the data is missing.
         """
-        _check(request)
-        stream = self._prepare(request)
-        streams = {length: stream(length) for length in dict.fromkeys(request.lengths)}
+        if request.limit < 1 or not request.lengths or min(request.lengths) < 1:
+            raise E2LLMError(
+                f"limit and lengths must be at least 1, got {request.limit} and {list(request.lengths)}"
+            )
+        shared = self._prepare(request)
         sizes: dict[int, int] = {}
         for index in range(self._num_items(request.limit)):
-            for length, drafts in streams.items():
-                draft = next(drafts, None)
+            for length in dict.fromkeys(request.lengths):
+                rng = random.Random(f"{request.seed}/{self.name}/{length}/{index}")
+                draft = self._draft(shared, rng, length, index)
                 if draft is None and not index:
                     raise E2LLMError(f"{self.name}: no question fits in {length} tokens; ask for more tokens")
                 if draft is None:
                     continue
-                passage, sizes[length] = fit(
+                passage, sizes[length] = longest_context(
                     draft, request.count_tokens, length, sizes.get(length), self.name
                 )
                 yield self._item(draft, passage, length, index)
@@ -80,27 +80,15 @@ class RulerTask(Task):
         """Return the share of the references that the prediction contains, case-insensitively."""
         return {self.metric: string_match(prediction, item.references)}
 
+    def _prepare(self, request: TaskRequest) -> Any:
+        """Prepare what all drafts share, such as the data."""
+
     @abstractmethod
-    def _prepare(self, request: TaskRequest) -> DraftStream:
-        """Prepare the data; the result yields the drafts of a length, in order."""
-
-    def _endless(
-        self, request: TaskRequest, draft: Callable[[random.Random, int, int], Draft]
-    ) -> DraftStream:
-        """Return drafts without end; each has its own random source, and a number from 0."""
-
-        def drafts(length: int) -> Iterator[Draft]:
-            for index in itertools.count():
-                yield draft(self._rng(request, length, index), length, index)
-
-        return drafts
+    def _draft(self, shared: Any, rng: random.Random, length: int, index: int) -> Draft | None:
+        """Draft item `index` of a length, with its own random source; None if there are no more questions."""
 
     def _num_items(self, limit: int) -> int:
         return limit
-
-    def _rng(self, request: TaskRequest, length: int, index: int) -> random.Random:
-        """Return the source of all draws of one item."""
-        return random.Random(f"{request.seed}/{self.name}/{length}/{index}")
 
     def _item(self, draft: Draft, passage: Passage, length: int, index: int) -> Item:
         groups: dict[str, str | int | float] = {"length_tokens": length}
@@ -124,7 +112,7 @@ def depth_percent(passage: Passage) -> int:
     return 10 * round(10 * start / rest) if rest else 0
 
 
-def fit(
+def longest_context(
     draft: Draft, count_tokens: Callable[[str], int], length: int, size: int | None, task: str
 ) -> tuple[Passage, int]:
     """Return the longest context of a draft that a few counts find below a length.
@@ -190,10 +178,3 @@ def _on_line(counts: Sequence[tuple[int, int]], goal: int) -> int:
             slope = (its_tokens - tokens) / (other - size)
             break
     return size + round((goal - tokens) / slope) if slope > 0 else 2 * size + 1
-
-
-def _check(request: TaskRequest) -> None:
-    if request.limit < 1:
-        raise E2LLMError(f"limit must be at least 1, got {request.limit}")
-    if not request.lengths or min(request.lengths) < 1:
-        raise E2LLMError(f"lengths must be numbers of tokens of at least 1, got {list(request.lengths)}")

@@ -1,4 +1,4 @@
-"""Everything that the answers of a run depend on (settings.json), and whether a run may be resumed."""
+"""settings.json: everything that the answers of a run depend on, and whether a run may be resumed."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.run.files import PREDICTIONS_NAME, Text, read_json
+from e2llm.evaluation.run.predictions import PREDICTIONS_NAME, Text, read_file
 from e2llm.files import write_atomically
 from e2llm.measuring import describe_machine
 
@@ -42,8 +42,7 @@ class RunSettings:
         precision: Precision of the decoder's weights.
         device: Kind of device, `cpu` or `cuda`.
         haystacks_sha256: Hash of the texts that generated tasks hide things in.
-        sessions: One for each time that the run was started or resumed: when, with which command, versions
-            and machine.
+        sessions: One for each start of the run: when, with which command, versions and machine.
     """
 
     model: Text
@@ -67,35 +66,33 @@ class RunSettings:
         write_atomically(folder / SETTINGS_NAME, content.encode("utf-8", "surrogatepass"))
 
     def provenance(self, notes: Sequence[str]) -> dict[str, Any]:
-        """Return the settings with commit, versions and machine of the last session, and earlier ones."""
+        """Return the settings with commit, versions and machine of the last session and of earlier ones."""
         content = asdict(self)
-        sessions: list[dict[str, Any]] = content.pop("sessions")
+        *earlier, last = content.pop("sessions")
         hashes = {name: facts["data_sha256"] for name, facts in content.pop("tasks").items()}
         content["data_sha256"] = {name: value for name, value in hashes.items() if value}
-        facts = {**sessions[-1], "started": sessions[0]["started"], **content}
-        if len(sessions) > 1:
-            facts["num_sessions"] = len(sessions)
+        facts = {**last, "started": self.sessions[0]["started"], **content}
+        if earlier:
+            facts["num_sessions"] = 1 + len(earlier)
         for key in ("commit", "versions", "machine"):
-            earlier: list[Any] = []
-            for session in sessions[:-1]:
-                if session[key] not in [*earlier, sessions[-1][key]]:
-                    earlier.append(session[key])
-            if earlier:
-                facts[f"earlier_{key}"] = earlier
+            values = [session[key] for session in earlier]
+            others = [value for at, value in enumerate(values) if value not in [*values[:at], last[key]]]
+            if others:
+                facts[f"earlier_{key}"] = others
         return {**facts, "notes": list(notes)} if notes else facts
 
 
 def read_settings(folder: Path) -> RunSettings | None:
-    """Read the settings of the run in a folder; None if there is no run.
+    """Read the settings of the run in a folder; None if the folder has no run.
 
     Raises:
-        E2LLMError: If the folder is a file, holds predictions without settings, or the settings are damaged.
+        E2LLMError: If the folder is a file, has predictions without settings, or the settings are damaged.
     """
     if folder.exists() and not folder.is_dir():
         raise E2LLMError(f"{folder} is a file; name a folder with -o")
     file = folder / SETTINGS_NAME
     if file.is_file():
-        return read_json(RunSettings, file)
+        return read_file(RunSettings, file)
     predictions = folder / PREDICTIONS_NAME
     if predictions.exists() and predictions.stat().st_size:
         raise E2LLMError(
@@ -114,7 +111,7 @@ def check_same(before: RunSettings, now: RunSettings, folder: Path) -> None:
         folder: Named in the error.
 
     Raises:
-        E2LLMError: If not; it names each setting that differs, with both values.
+        E2LLMError: If not; the message names each setting that differs, with both values.
     """
     old, new = asdict(before), asdict(now)
     pairs = {key: (old[key], new[key]) for key in old if key not in _NOT_COMPARED | _GROWING}

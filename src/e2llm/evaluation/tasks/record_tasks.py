@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskKind, TaskRequest
@@ -27,8 +27,8 @@ from e2llm.evaluation.metrics import (
     trivia_exact_match,
     trivia_f1,
 )
-from e2llm.evaluation.tasks.likelihood import MAX_RESTATED_TOKENS, restatement_scores
-from e2llm.evaluation.tasks.sources import RecordSource, find_place, find_records, spread_records
+from e2llm.evaluation.tasks.continuations import MAX_RESTATED_TOKENS, restatement_scores
+from e2llm.evaluation.tasks.record_sources import RecordSource, find_records, spread_records
 from e2llm.evaluation.tasks.stretches import runs_of_chunks
 from e2llm.prompts import OPTION_LETTERS, UNDERSTANDING_PROMPT
 from e2llm.records import Record, missing_file, read_records
@@ -70,7 +70,7 @@ class RecordTask(Task):
         """Score a prediction against the best reference."""
         return {name: metric(prediction, item.references) for name, metric in self.scored_by.items()}
 
-    def most_items(self, request: TaskRequest) -> int:
+    def max_items(self, request: TaskRequest) -> int:
         """Return the limit: records have their own lengths."""
         return request.limit
 
@@ -96,12 +96,11 @@ class DataSetTask(RecordTask):
 
     def source(self, request: TaskRequest) -> RecordSource:
         """Find the records in the data folder or the package (`find_records`)."""
-        return find_records(self.name, request.data)
+        return find_records(self.name, request.data)[1]
 
     def data_file(self, data: Path | None) -> Path | None:
         """Return the file or folder of the records; raises as `find_records`."""
-        find_records(self.name, data)
-        return find_place(self.name, data)
+        return find_records(self.name, data)[0]
 
 
 class SummaryTask(DataSetTask):
@@ -146,89 +145,68 @@ class ChoiceTask(DataSetTask):
         return {"accuracy": float(choice == item.gold)}
 
 
-class FairytaleQATask(DataSetTask):
-    """FairytaleQA (arXiv 2203.13947)."""
-
-    name = "fairytaleqa"
-    description = "questions on whole fairy tales, answered in a few words"
-    metric = "rouge_l"
-    max_new_tokens = 48
-    scored_by: ClassVar = {"rouge_l": rouge_l, "f1": token_f1}
+def _task(base: type[DataSetTask], name: str, description: str, **facts: Any) -> type[DataSetTask]:
+    """Return the task of a data set: a kind of task with some of its attributes."""
+    return type(f"{name}_task", (base,), {"name": name, "description": description, **facts})
 
 
-class NarrativeQATask(DataSetTask):
-    """NarrativeQA (arXiv 1712.07040), on whole stories; F1 as in SCROLLS."""
-
-    name = "narrativeqa"
-    description = "questions on whole books and film scripts, answered in a few words"
-    metric = "f1"
-    max_new_tokens = 48
-    scored_by: ClassVar = {"rouge_l": rouge_l, "f1": token_f1}
-
-
-class TriviaQATask(DataSetTask):
-    """TriviaQA (arXiv 1705.03551), on the pages that come with each question; any alias counts."""
-
-    name = "triviaqa"
-    description = "trivia questions on whole Wikipedia pages, answered in a few words"
-    metric = "f1"
-    max_new_tokens = 32
-    scored_by: ClassVar = {"f1": trivia_f1, "em": trivia_exact_match}
-
-
-class CovidQATask(DataSetTask):
-    """COVID-QA; it has no validation part, so all of it is asked."""
-
-    name = "covid_qa"
-    description = "questions on whole papers about coronaviruses, answered by a passage"
-    metric = "f1"
-    scored_by: ClassVar = {"f1": token_f1, "em": exact_match}
-
-
-class QMSumTask(SummaryTask):
-    """QMSum (arXiv 2104.05938)."""
-
-    name = "qmsum"
-    description = "queries on whole meetings, answered by a summary"
-    max_new_tokens = 192
-
-
-class SqualityTask(SummaryTask):
-    """SQuALITY (arXiv 2205.11465); the best of four references counts."""
-
-    name = "squality"
-    description = "questions on whole short stories, answered by a summary of about 200 words"
-    max_new_tokens = 384
-
-
-class GovReportTask(SummaryTask):
-    """GovReport (arXiv 2104.02112)."""
-
-    name = "govreport"
-    description = "reports of the United States' government, summarized in about 500 words"
-    max_new_tokens = 768
-
-
-class SciSummNetTask(SummaryTask):
-    """SciSummNet (arXiv 1909.01716); it has no validation part, so all of it is asked."""
-
-    name = "scisummnet"
-    description = "scientific papers without their abstract, summarized"
-    max_new_tokens = 256
-
-
-class QualityTask(ChoiceTask):
-    """QuALITY (arXiv 2112.08608)."""
-
-    name = "quality"
-    description = "questions with four options on whole short stories and articles"
-
-
-class LongBenchV2Task(ChoiceTask):
-    """LongBench v2 (arXiv 2412.15204), broken down by difficulty, length and domain; all of it is asked."""
-
-    name = "longbench_v2"
-    description = "hard questions with four options on texts of 8 thousand to 2 million words"
+# COVID-QA, SciSummNet and LongBench v2 have no validation part, so all of them is asked. NarrativeQA's F1 is
+# as in SCROLLS; any alias counts in TriviaQA, the best of four references in SQuALITY.
+DATA_SET_TASKS: tuple[type[DataSetTask], ...] = (
+    _task(
+        DataSetTask,
+        "fairytaleqa",
+        "questions on whole fairy tales, answered in a few words",
+        metric="rouge_l",
+        max_new_tokens=48,
+        scored_by={"rouge_l": rouge_l, "f1": token_f1},
+    ),
+    _task(
+        DataSetTask,
+        "narrativeqa",
+        "questions on whole books and film scripts, answered in a few words",
+        metric="f1",
+        max_new_tokens=48,
+        scored_by={"rouge_l": rouge_l, "f1": token_f1},
+    ),
+    _task(
+        DataSetTask,
+        "triviaqa",
+        "trivia questions on whole Wikipedia pages, answered in a few words",
+        metric="f1",
+        max_new_tokens=32,
+        scored_by={"f1": trivia_f1, "em": trivia_exact_match},
+    ),
+    _task(
+        DataSetTask,
+        "covid_qa",
+        "questions on whole papers about coronaviruses, answered by a passage",
+        metric="f1",
+        scored_by={"f1": token_f1, "em": exact_match},
+    ),
+    _task(SummaryTask, "qmsum", "queries on whole meetings, answered by a summary", max_new_tokens=192),
+    _task(
+        SummaryTask,
+        "squality",
+        "questions on whole short stories, answered by a summary of about 200 words",
+        max_new_tokens=384,
+    ),
+    _task(
+        SummaryTask,
+        "govreport",
+        "reports of the United States' government, summarized in about 500 words",
+        max_new_tokens=768,
+    ),
+    _task(
+        SummaryTask, "scisummnet", "scientific papers without their abstract, summarized", max_new_tokens=256
+    ),
+    _task(ChoiceTask, "quality", "questions with four options on whole short stories and articles"),
+    _task(
+        ChoiceTask,
+        "longbench_v2",
+        "hard questions with four options on texts of 8 thousand to 2 million words",
+    ),
+)
 
 
 class FileTask(RecordTask):
@@ -322,3 +300,8 @@ def _passages(
             for place in ((2 * index + 1) * len(runs) // (2 * count) for index in range(count)):
                 name = f"{record.id or f'record-{number}'}/{length}/{place}"
                 yield Record(runs[place], UNDERSTANDING_PROMPT, runs[place], id=name, source=record.source)
+
+
+FILE_TASKS: dict[str, type[FileTask]] = {
+    task.name: task for task in (AnswersTask, RecallTask, RestatedRecordsTask)
+}

@@ -4,7 +4,7 @@ import pytest
 from run_folders import PROVENANCE, prediction, write_run
 
 from e2llm.errors import E2LLMError
-from e2llm.evaluation.report.comparison import compare_runs, format_comparison
+from e2llm.evaluation.report.run_changes import compare_runs, format_changes
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_of_losses_less_is_better(compare):
     assert comparison.items[0].status == "better"
     assert comparison.items[0].gain == 1.0
     assert comparison.systems[0].difference == -1.0
-    assert "perplexity  bm25    loss_nats (lower is better)       1" in format_comparison(comparison)
+    assert "perplexity  bm25    loss_nats (lower is better)       1" in format_changes(comparison)
 
 
 def test_the_difference_is_of_pairs_and_its_interval_has_its_sign(compare):
@@ -66,7 +66,7 @@ def test_refusals_are_told_apart_and_are_in_no_mean(compare):
         "same",
     ]
     assert comparison.systems[0].num_pairs == 1
-    text = format_comparison(comparison)
+    text = format_changes(comparison)
     assert "1 refused in B, 1 refused in A, 1 refused in both" in text
 
 
@@ -94,7 +94,7 @@ def test_the_items_that_changed_most_come_first_whatever_the_scale_of_their_task
 
     comparison = compare(run(0.5, 0.5, 9.0), run(0.4, 0.9, 3.0))
     assert [item.id for item in comparison.most_changed(2)] == ["item-2", "x"]
-    text = format_comparison(comparison, num_items=1)
+    text = format_changes(comparison, num_items=1)
     assert "better: qmsum, bm25, item-2: 0.500 -> 0.900\n    A: bm25 on item-2\n    B: bm25 on item-2" in text
 
 
@@ -102,7 +102,7 @@ def test_settings_that_differ_are_listed(compare):
     other = {**PROVENANCE, "budget": None, "versions": {"e2llm": "0.4.0", "torch": "2.14.0"}}
     comparison = compare(items(0.5), items(0.5), provenance=other)
     assert comparison.settings == {"versions.torch": ("2.13.0", "2.14.0"), "budget": ("2048", "null")}
-    assert "  budget: 2048 -> null" in format_comparison(comparison)
+    assert "  budget: 2048 -> null" in format_changes(comparison)
 
 
 def test_a_task_with_another_metric_is_compared_by_the_first_ones(compare):
@@ -125,7 +125,7 @@ def test_what_is_no_run_is_named(tmp_path):
 
 def test_the_text_cannot_move_the_cursor(compare):
     hostile = "\x1b[2J\r\nsecond line\u202e\ud800"
-    text = format_comparison(compare(items(0.5), items(0.75, prediction=hostile)))
+    text = format_changes(compare(items(0.5), items(0.75, prediction=hostile)))
     assert "B: \\x1b[2J second line\\u202e\\ud800" in text
     assert not {"\x1b", "\u202e", "\r"} & set(text)
 
@@ -141,4 +141,4 @@ def test_a_run_is_equal_to_itself(tmp_path):
     comparison = compare_runs(folder, folder)
     assert comparison.settings == {}
     assert comparison.most_changed(10) == []
-    assert "All settings are equal." in format_comparison(comparison)
+    assert "All settings are equal." in format_changes(comparison)

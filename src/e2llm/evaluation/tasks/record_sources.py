@@ -7,7 +7,7 @@ A sample is a records file, compressed, in which a line without `context` has th
 import json
 import lzma
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -16,8 +16,7 @@ from pathlib import Path
 from e2llm.data.data_set import DataSet
 from e2llm.data.registry import DATASETS
 from e2llm.errors import E2LLMError
-from e2llm.files import replacing
-from e2llm.records import Record, read_records, record_from_dict, record_to_dict
+from e2llm.records import Record, read_records, record_from_dict
 
 RecordSource = Callable[[], Iterator[Record]]
 
@@ -25,53 +24,41 @@ _SAMPLES = Path(__file__).parents[1] / "samples"
 _HAYSTACKS = "fairytaleqa"
 
 
-def find_records(name: str, data: Path | None) -> RecordSource:
-    """Find the validation records of a data set (`find_place`).
+def find_records(name: str, data: Path | None) -> tuple[Path, RecordSource]:
+    """Find the validation records of a data set.
+
+    The first of these that exists: `data/NAME-validation.jsonl`, as `e2llm prepare` writes it; the folder
+    `data/NAME` in the layout of the data set's authors; the sample in the package.
 
     Args:
         name: A key of `DATASETS`.
         data: Folder with data sets; None for only those in the package.
 
     Returns:
-        A function that reads the records from the beginning.
+        The file or folder, and a function that reads the records from the beginning.
 
     Raises:
-        E2LLMError: If none is there; the message says where to get the data and which command to run.
-        FileNotFoundError: If `data` is no folder.
-    """
-    converter = DATASETS[name]
-    split = evaluation_split(converter)
-    found = find_place(name, data)
-    if found is None:
-        place = data or Path("DATA")
-        looked = (
-            f"neither {name}-validation.jsonl nor a folder {name} is in {place}" if data else "no data named"
-        )
-        raise E2LLMError(
-            f"the data set {name} is not here ({looked}); get it from {converter.home} "
-            f"(licence: {converter.licence}), and run: e2llm prepare {name} --from FOLDER --split {split} "
-            f"-o {place / f'{name}-validation.jsonl'}; FOLDER is {converter.layout}"
-        )
-    if found == sample_file(name):
-        return partial(read_sample, found)
-    if found.is_file() and found.name == f"{name}-validation.jsonl":
-        return partial(read_records, found)
-    return partial(converter().convert, found, split)
-
-
-def find_place(name: str, data: Path | None) -> Path | None:
-    """Return the first of these that exists, else None.
-
-    `data/NAME-validation.jsonl`, as `e2llm prepare` writes it; the folder `data/NAME` in the layout of the
-    data set's authors; the sample in the package.
-
-    Raises:
-        FileNotFoundError: If `data` is no folder.
+        E2LLMError: If none exists; the message says where to get the data and which command to run.
+        FileNotFoundError: If `data` is not a folder.
     """
     if data is not None and not data.is_dir():
         raise FileNotFoundError(f"no such folder of data sets: {data}")
-    own = [] if data is None else [data / f"{name}-validation.jsonl", data / name]
-    return next((place for place in (*own, sample_file(name)) if place.exists()), None)
+    dataset, sample = DATASETS[name], sample_file(name)
+    split = evaluation_split(dataset)
+    folder = data or Path("DATA")
+    prepared, unpacked = folder / f"{name}-validation.jsonl", folder / name
+    if data is not None and prepared.exists():
+        return prepared, partial(read_records, prepared)
+    if data is not None and unpacked.exists():
+        return unpacked, partial(dataset().convert, unpacked, split)
+    if sample.exists():
+        return sample, partial(read_sample, sample)
+    looked = f"neither {prepared.name} nor a folder {name} is in {data}" if data else "no data named"
+    raise E2LLMError(
+        f"the data set {name} is not here ({looked}); get it from {dataset.home} (licence: "
+        f"{dataset.licence}), and run: e2llm prepare {name} --from FOLDER --split {split} -o {prepared}; "
+        f"FOLDER is {dataset.layout}"
+    )
 
 
 def evaluation_split(converter: DataSet) -> str:
@@ -151,21 +138,6 @@ def read_sample(file: Path) -> Iterator[Record]:
             row = json.loads(line)
             context = row.setdefault("context", context)
             yield record_from_dict(row)
-
-
-def write_sample(file: Path, records: Iterable[Record]) -> int:
-    """Write records as a sample; returns their number."""
-    context = None
-    count = 0
-    with replacing(file) as raw, lzma.open(raw, "wb", preset=9 | lzma.PRESET_EXTREME) as stream:
-        for record in records:
-            row = record_to_dict(record)
-            if record.context == context:
-                del row["context"]
-            context = record.context
-            stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-            count += 1
-    return count
 
 
 def default_haystacks() -> tuple[str, ...]:
