@@ -62,8 +62,8 @@ class HarnessSettings(CheckedModel):
 
     Attributes:
         policy: How the room is spent, as in `Engine.ask`; the rest of the prompt is the question.
-        soft_tokens: Per chunk, from 1 to the model's most; None for the policy's choice; 0 compresses nothing.
-        rate: Encoder tokens per soft token, for models with the `pooling` adapter; None for the policy's choice.
+        soft_tokens: Per chunk, 1 to the model's most; None for the policy's choice; 0 compresses nothing.
+        rate: Encoder tokens per soft token (adapter `pooling`); None for the policy's choice.
         expand: Number of chunks to give as text; None for the policy's choice.
         select: How chunks are ranked.
         context_field: Fields of a task's row that may hold its document; a dot leads into a nested row.
