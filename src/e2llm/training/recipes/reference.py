@@ -88,7 +88,7 @@ def kind_text(annotation: Any) -> str:
         return f"list of {kind_text(inner[0])}"
     if origin is dict:
         return f"{kind_text(inner[1])} for each of {kind_text(inner[0])}"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    names = {bool: "true or false", int: "integer", float: "number", str: "text"}
     return names.get(annotation, str(annotation))
 
 
