@@ -57,9 +57,9 @@ class PartSection(Section):
     """What the parts that train have in common."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of this part; by default train.learning_rate."""
+    """Peak learning rate; by default train.learning_rate."""
     schedule: Literal["cosine", "linear", "constant"] | None = None
-    """Schedule of this part; by default train.schedule."""
+    """By default train.schedule."""
 
 
 class EncoderSection(PartSection):
