@@ -76,7 +76,7 @@ def test_an_interrupted_run_says_how_to_go_on(evaluate, tmp_path, monkeypatch):
         patch.setattr("e2llm.evaluation.runner.answer_item", interrupt)
         result = evaluate()
     assert (result.code, result.out) == (130, "")
-    assert f"continue by the same command with -o {tmp_path / 'out'}]" in result.err
+    assert f"resume with the same command and -o {tmp_path / 'out'}]" in result.err
     assert evaluate().code == 0
 
 
