@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
     for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", "").splitlines()
     if line.startswith("e2llm ")
 ]
 

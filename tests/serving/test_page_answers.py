@@ -200,7 +200,7 @@ def test_a_key_is_asked_for_where_one_is_needed_and_kept_in_the_tab_only(browser
         for given in ("not-the-key-at-all", key):
             expect(page.locator("#keyProblem")).to_contain_text("the API key is missing or wrong")
             page.get_by_role("textbox", name="API key").fill(given)
-            page.get_by_role("button", name="Use it").click()
+            page.get_by_role("button", name="Use this key").click()
         expect(page.locator("#keySection")).to_be_hidden()
         ask(page)
         answered(page)

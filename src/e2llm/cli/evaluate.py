@@ -25,18 +25,16 @@ def evaluate_command(
     ] = "e2llm,truncate,bm25",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; a run in it is resumed. Default: runs/eval-TIME."),
+        typer.Option("--output", "-o", help="Folder; an existing run is resumed. Default: runs/eval-TIME."),
     ] = None,
     model: Model = "smol",
-    limit: Annotated[
-        int, typer.Option(min=1, help="Items per task, for generated tasks of each length.")
-    ] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Items per task; for generated tasks, per length.")] = 50,
     lengths: Annotated[
         str, typer.Option(help="Decoder tokens of generated contexts, such as 4096,128K,1M.")
     ] = "4096",
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Decoder positions of input and answer for every system; by default all."),
+        typer.Option(min=1, help="Decoder positions of input and answer; by default the decoder's window."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes every draw.")] = 0,
     data: Annotated[
@@ -50,7 +48,7 @@ def evaluate_command(
     show_list: Annotated[bool, typer.Option("--list", help="List tasks and systems, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let systems answer tasks with one decoder in the same number of positions, and report.
+    """Compare systems on tasks, with one decoder and the same number of positions.
 
     Examples:
         e2llm eval --tasks niah_single_1,fairytaleqa --systems e2llm,truncate,bm25 --limit 20 -o runs/mine
@@ -99,8 +97,8 @@ def run_into(output: Path | None, request: "RunRequest", device: str | None, as_
         typer.echo(f"Report: {folder / 'report.html'}")
     if all(row["num_refused"] == row["num_items"] for row in scores["rows"]):
         raise E2LLMError(
-            f"every item was refused, so nothing was measured; see {folder / 'report.html'}; "
-            "give more --budget, shorter --lengths, or systems that cut the text"
+            f"every item was refused; see {folder / 'report.html'}: "
+            "raise --budget, shorten --lengths, or use systems that cut the text"
         )
 
 

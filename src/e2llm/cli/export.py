@@ -18,7 +18,7 @@ def export(
     merged: Annotated[
         bool,
         typer.Option(
-            "--merged", help="The decoder alone, as vLLM loads it; prints how to start vLLM with it."
+            "--merged", help="Write the decoder alone for vLLM, and print the command that serves it."
         ),
     ] = False,
     as_json: AsJson = False,

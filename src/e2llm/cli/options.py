@@ -17,12 +17,14 @@ Store = Annotated[
     str | None, typer.Option(help="Folder that keeps encoded chunks, so that no chunk is read twice.")
 ]
 SoftTokens = Annotated[
-    int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as the window takes.")
+    int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as fit the window.")
 ]
 RateText = Annotated[
     str | None,
     typer.Option(
-        "--rate", metavar="N|one", help="Encoder tokens per soft token (2, 4, 8, ...), or one per chunk."
+        "--rate",
+        metavar="N|one",
+        help="Encoder tokens per soft token: 2, 4, 8, ...; 'one': one soft token per chunk.",
     ),
 ]
 FinestRate = Annotated[
@@ -37,7 +39,7 @@ ChunkSize = Annotated[
 ]
 NewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

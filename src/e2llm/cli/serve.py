@@ -18,12 +18,14 @@ KEY_VARIABLE = "E2LLM_API_KEY"
 def serve(
     model: Annotated[str, typer.Argument(help="Folder, hub id, or 'smol'.")] = "smol",
     host: Annotated[
-        str, typer.Option(help="Address to listen on; one that other machines reach needs an API key.")
+        str, typer.Option(help="Address to listen on; an API key is required if other machines can reach it.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8000,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Keep contexts and encoded chunks here; by default they are lost with the server."),
+        typer.Option(
+            help="Keep contexts and encoded chunks here; by default they are lost when the server stops."
+        ),
     ] = None,
     model_name: Annotated[
         str | None, typer.Option(help="Name that clients use; by default the model's own.")
@@ -31,14 +33,14 @@ def serve(
     device: Device = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(help=f"A key that callers must have; may be repeated, or given in ${KEY_VARIABLE}."),
+        typer.Option(help=f"API key that callers must send; may be repeated, or set in ${KEY_VARIABLE}."),
     ] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="A file of hashed keys.")] = None,
     new_api_key: Annotated[
-        bool, typer.Option("--new-api-key", help="Make a key, print it with its line for the file, and stop.")
+        bool, typer.Option("--new-api-key", help="Print a new key with its line for the key file, and stop.")
     ] = False,
     allowed_host: Annotated[
-        list[str] | None, typer.Option(help="A name under which the server is called, such as a proxy's.")
+        list[str] | None, typer.Option(help="Host name that requests may use, such as a proxy's.")
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="Let the vLLM server at this address decode: http://127.0.0.1:8001.")

@@ -63,10 +63,10 @@ def ask(
     device: Device = None,
     insert: Annotated[
         str | None,
-        typer.Option(help="Put this sentence into the middle first, to test whether it is found."),
+        typer.Option(help="Insert this sentence into the middle, to test whether the model finds it."),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
+        bool, typer.Option("--compare", help="Also measure the same decoder on the raw text.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +120,7 @@ def ask(
 def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
     """Return the paths and the question, which comes last."""
     if len(arguments) < 2:
-        raise typer.BadParameter("give at least one file and, last, the question")
+        raise typer.BadParameter("name at least one file, then the question")
     *paths, question = arguments
     if os.path.exists(question):
         kind = "folder" if os.path.isdir(question) else "file"

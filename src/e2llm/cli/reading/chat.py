@@ -66,7 +66,9 @@ def chat(
         keep_as_saved(engine, session)
         talk = ChatSession.load(session, engine, **options)
         if isinstance(source, Path):
-            raise typer.BadParameter("a saved session and a saved context exclude each other")
+            raise typer.BadParameter(
+                "--session continues a saved session, so FILE cannot be a saved context; name texts"
+            )
         known = {(document.name, document.text) for document in talk.context.documents}
         fresh = [item for item in source if (item.name, item.text) not in known]
         if fresh:

@@ -26,7 +26,7 @@ def read(
     device: Device = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Fill the store with N processes, on Ray; 0: one per GPU or 4 cores."),
+        typer.Option(min=0, help="Fill the store with N Ray workers; 0: one per GPU or 4 cores."),
     ] = None,
     ray_address: Annotated[
         str | None,

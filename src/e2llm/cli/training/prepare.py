@@ -31,7 +31,7 @@ def prepare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file to write.")] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Which part: train, validation, ...; --list shows them, the first is the default."),
+        typer.Option(help="Part of the set: train, validation, ...; the first in --list is the default."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     max_per_context: Annotated[
@@ -52,7 +52,9 @@ def prepare(
         Path | None,
         typer.Option(help="Check the decoder's window too; without --check, check the recipe's files."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's relative data paths.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that the recipe's data paths are relative to.")
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 for warnings too.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -13,15 +13,20 @@ from e2llm.cli.options import MODEL_HELP, AsJson, Settings
 def realign(
     model: Annotated[str, typer.Argument(help=f"The trained model: {MODEL_HELP}")],
     encoder: Annotated[str, typer.Option(help="The new encoder: hub id or local folder.")],
-    records: Annotated[list[Path], typer.Option(help="Records to learn on; give it again for more files.")],
+    records: Annotated[list[Path], typer.Option(help="Records to train on; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
     validation: Annotated[
-        list[Path] | None, typer.Option(help="Records to measure on; else a share of the others.")
+        list[Path] | None, typer.Option(help="Records to measure on; by default a share of the others.")
     ] = None,
     match_steps: Annotated[
-        int, typer.Option(min=0, help="Steps that match the old soft tokens, without the decoder.")
+        int,
+        typer.Option(
+            min=0, help="Steps that teach the new adapter the old soft tokens, without the decoder."
+        ),
     ] = 300,
-    steps: Annotated[int, typer.Option(min=1, help="Steps against the decoder.")] = 200,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps on both objectives, with the decoder frozen.")
+    ] = 200,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,5 +83,5 @@ def realign(
         typer.echo(
             f"  {name.removesuffix('_loss'):<14} was {result.old[name]:.3f}, swapped "
             f"{result.fresh[name]:.3f}, matched {result.matched[name]:.3f}, trained {last[name]:.3f}: "
-            f"{result.recovered.get(name, 0):.0%} of the loss is back"
+            f"{result.recovered.get(name, 0):.0%} of the loss recovered"
         )

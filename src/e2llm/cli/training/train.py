@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML file.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's relative data paths.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that the recipe's data paths are relative to.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -27,11 +29,13 @@ def train(
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Run this stage only.")] = None,
     resume: Annotated[
-        bool, typer.Option(help="Continue from the newest checkpoint; finished stages are kept.")
+        bool, typer.Option(help="Continue from the newest checkpoint; skip finished stages.")
     ] = False,
     overfit: Annotated[
         int | None,
-        typer.Option(min=1, help="Learn N records by heart, as a test: their losses must come near zero."),
+        typer.Option(
+            min=1, help="Test: learn N records by heart, and fail unless their losses come near zero."
+        ),
     ] = None,
     as_json: AsJson = False,
     dry_run: Annotated[

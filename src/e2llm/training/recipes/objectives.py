@@ -27,44 +27,40 @@ _KEYS_OF_TEXT = ("text_views", "text_budgets")
 
 
 class UnderstandingObjective(Section):
-    """Restating a window of chunks from its soft tokens."""
+    """Restate a window of chunks from its soft tokens."""
 
     fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of the samples; reasoning takes the rest."""
     weight: float = Field(default=1.0, ge=0)
-    """Weight of its mean loss against the reasoning loss (paper v2: 1e-7 to 1e-9 with summed losses)."""
+    """Weight of its loss; reasoning has 1 (paper v2: 1e-7 to 1e-9 with summed losses)."""
     window_chunks: list[PositiveInt] = Field(default=[1, 2, 4], min_length=1)
-    """Window lengths to draw from, in chunks."""
+    """Window lengths in chunks to draw from."""
     chunk_sizes_chars: list[Annotated[int, Field(ge=16)]] = Field(default=[])
-    """Chunk sizes to draw from; by default only chunking.chunk_size_chars. A new adapter needs short ones."""
+    """Chunk sizes to draw from; by default chunking.chunk_size_chars."""
     continue_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples that continue the window: the answer is the chunk after it, which takes more than
-    copying (arXiv 2510.20535)."""
+    """Share of these samples whose answer is the chunk after the window."""
 
 
 class ReasoningObjective(Section):
-    """Answering an instruction from the soft tokens of the whole context, or from raw text."""
+    """Answer a question from the soft tokens of its context, or from raw text."""
 
     context: Literal["soft_tokens", "text"] = "soft_tokens"
-    """How the decoder gets the context: as soft tokens, or as raw text alone, which trains a baseline."""
+    """What the decoder gets of the context; `text` trains a baseline."""
     text_views: dict[View, Weight] = Field(default={"truncate": 1.0, "bm25": 1.0, "closed_book": 0.2})
-    """With context text: how often each view of a context that does not fit is drawn. `truncate`: beginning
-    and end, half of the room each; `bm25`: the passages that share most words with the question;
-    `closed_book`: nothing."""
+    """With `context: text`, how often each view of a context that does not fit is drawn."""
     text_budgets: list[PositiveInt] = Field(default=[])
-    """With context text: positions of input and answer to cut to, drawn per sample; by default the window."""
+    """With `context: text`, positions of input and answer to draw from; by default the window."""
     max_chunks: int | None = Field(default=None, ge=1)
-    """Longer contexts are cut to a run of this many chunks around the evidence; none keeps all."""
+    """Longer contexts are cut to this many chunks around the evidence."""
     distractor_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples whose context is surrounded by chunks of other contexts: those of the files that
-    list `distractors` under `objectives`, by default those that serve reasoning."""
+    """Share of the samples with chunks of other contexts around theirs, from files with `distractors`, else
+    from those that serve reasoning."""
     distractor_max_chunks: int = Field(default=8, ge=1)
-    """Most chunks of other contexts in such a sample."""
+    """Most such chunks in a sample."""
     distractor_max_soft_tokens: int | None = Field(default=None, ge=1)
-    """Most soft tokens of these chunks, so that a sample has more of them at coarser rates."""
+    """Most soft tokens of these chunks."""
     turns: int = Field(default=1, ge=1)
-    """Most questions about one context in a sample, one after another as in a conversation: the context is
-    read once for all of them."""
+    """Most questions about one context in a sample, as in a conversation."""
 
     def most_distractors_per_side(self, num_soft_tokens: int) -> int:
         """Return the most chunks of other contexts before a sample's own, and after them.
@@ -92,13 +88,12 @@ class ReasoningObjective(Section):
 
 
 class DistillationSection(Section):
-    """Soft targets: answers of the same decoder from raw text, with LoRA deltas trained for that."""
+    """Learn from the same decoder's answers to raw text."""
 
     teacher: str | None = None
-    """Checkpoint whose decoder has these deltas, trained with `objectives.reasoning.context: text` on the
-    same base; the teacher's pass switches them on: no second decoder is in memory. None: no soft targets."""
+    """Checkpoint trained with `objectives.reasoning.context: text` and LoRA on the same decoder."""
     weight: float = Field(default=1.0, gt=0)
-    """Weight of the mean KL divergence from the teacher's answers, beside the loss of the tokens."""
+    """Weight of the KL divergence from the teacher's answers."""
 
 
 class ObjectivesSection(Section):
@@ -107,20 +102,17 @@ class ObjectivesSection(Section):
     understanding: UnderstandingObjective = UnderstandingObjective()
     reasoning: ReasoningObjective = ReasoningObjective()
     soft_tokens: list[PositiveInt] = Field(default=[1, 2, 4, 8], min_length=1)
-    """Soft tokens per chunk, one drawn for each optimizer step: the compression dial. A number listed twice
-    is drawn twice as often."""
+    """For other adapters than `pooling`: soft tokens per chunk, one drawn per optimizer step. Repeat a number
+    to draw it more often."""
     rates: list[RateValue] = Field(default=[rate for rate in RATES if rate not in (1, 32)], min_length=1)
-    """Encoder tokens per soft token, instead of soft_tokens, for the pooling adapter: every batch has all of
-    them."""
+    """For `pooling`: encoder tokens per soft token. Every batch has all of them."""
     rate_weights: list[Annotated[float, Field(gt=0)]] = Field(default=[])
-    """How often each is drawn; by default equally."""
+    """How often each rate is drawn; by default equally."""
     mixed_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Share of the samples in which some chunks are raw text: with the pooling adapter, a quarter of the
-    chunks, and the others have a rate each; else one or two chunks of a reasoning sample, mostly with the
-    evidence."""
+    """Share of the samples in which some chunks are raw text."""
     distillation: DistillationSection = DistillationSection()
     reduction: Literal["mean", "sum"] = "mean"
-    """Losses are means over tokens (chosen here) or sums over the batch (paper)."""
+    """Mean loss over tokens (ours) or sum over the batch (paper)."""
 
     @model_validator(mode="after")
     def _check(self) -> "ObjectivesSection":

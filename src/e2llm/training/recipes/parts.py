@@ -39,7 +39,7 @@ class LoraSection(Section):
     rank: int = Field(default=8, ge=1)
     """Rank of the deltas (paper: 8-16)."""
     alpha: float = Field(default=16.0, gt=0)
-    """Scale of the deltas, which are multiplied by alpha / rank."""
+    """The deltas are multiplied by alpha / rank."""
 
 
 class EncoderLoraSection(LoraSection):
@@ -48,51 +48,51 @@ class EncoderLoraSection(LoraSection):
     rank: int = Field(default=16, ge=1)
     """Rank of the deltas (paper: 16-32)."""
     alpha: float = Field(default=32.0, gt=0)
-    """Scale of the deltas, which are multiplied by alpha / rank."""
+    """The deltas are multiplied by alpha / rank."""
     target_modules: list[str] = Field(default=[])
-    """Ends of module names to adapt; by default the table in `e2llm.modeling.lora`."""
+    """Ends of module names; by default `LORA_TARGETS` in `e2llm.modeling.lora`."""
 
 
 class PartSection(Section):
     """What the parts that train have in common."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of this part; by default train.learning_rate."""
+    """Peak learning rate; by default train.learning_rate."""
     schedule: Literal["cosine", "linear", "constant"] | None = None
-    """Shape of this part's learning rate; by default train.schedule."""
+    """By default train.schedule."""
 
 
 class EncoderSection(PartSection):
     """The text encoder."""
 
     source: str = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub id or local folder. With init_from, the encoder is that of the checkpoint."""
+    """Hub id or folder; with init_from the checkpoint's encoder."""
     mode: Literal["frozen", "lora", "full"] = "frozen"
-    """What trains: nothing, LoRA deltas, or all weights, which are then saved with the model."""
+    """What trains: nothing, LoRA deltas, or all weights."""
     lora: EncoderLoraSection = EncoderLoraSection()
     """Used with mode lora."""
     layers: list[Annotated[int, Field(ge=0)]] = Field(default=[])
-    """Layers whose states the adapter reads, 0 for the embeddings; by default the first, the middle and the
-    last for the pooling adapter, the last alone for others."""
+    """Layers that the adapter reads, 0 for the embeddings; by default the first, middle and last for
+    `pooling`, else the last."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 2048."""
+    """Tokens per pass of the encoder, padding included; by default 2048. Bounds memory."""
     unchecked_tokens: int = Field(default=0, ge=0)
-    """Tokens of a batch whose activations are kept for the backward pass: faster; memory grows with them."""
+    """Encoder tokens whose activations are kept for the backward pass: faster, more memory."""
 
 
 class DecoderSection(PartSection):
     """The decoder LLM."""
 
     source: str | None = None
-    """Hub id or local folder. With init_from, the decoder is that of the checkpoint."""
+    """Hub id or folder; with init_from the checkpoint's decoder."""
     mode: Literal["frozen", "lora", "full"] = "lora"
     """What trains, as for the encoder."""
     lora: LoraSection = LoraSection()
     """Used with mode lora."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """Precision in which the frozen weights are held."""
+    """Precision of the frozen weights."""
     quantization: Literal["none", "nf4"] = "none"
-    """nf4 holds the decoder's matrices in 4 bits (QLoRA); needs mode lora or frozen."""
+    """`nf4`: 4-bit weights (QLoRA); needs mode lora or frozen."""
 
     @model_validator(mode="after")
     def _check(self) -> "DecoderSection":
@@ -112,15 +112,15 @@ class AdapterSection(PartSection):
     """The adapter."""
 
     kind: str = "attention"
-    """`pooling` (chosen here), `attention` (paper v2) or `mlp` (paper v1, of the [CLS] state)."""
+    """`pooling` (ours), `attention` (paper v2) or `mlp` (paper v1)."""
     finest_rate: int = Field(default=2, ge=1)
-    """Encoder tokens per state that the pooling adapter keeps: the finest rate it can be asked for."""
+    """Finest rate of a `pooling` adapter: encoder tokens per state that it keeps."""
     default_rate: Annotated[Rate | None, BeforeValidator(_check_given_rate)] = None
-    """The rate of the pooling adapter where a question gives none; by default the one with the lowest
-    held-out loss at the end of training."""
+    """Rate of a `pooling` adapter for questions without one; by default the rate with the lowest held-out
+    loss."""
     start: Literal["ridge", "random"] = "ridge"
-    """How a new pooling adapter starts: at the ridge solution from states to embeddings, or at random."""
+    """Start of a new `pooling` adapter: a ridge regression from states to embeddings, or random."""
     max_soft_tokens: int = Field(default=8, ge=1)
-    """Most soft tokens per chunk."""
+    """Most soft tokens per chunk, for other adapters."""
     mode: Literal["frozen", "full"] = "full"
     """Whether it trains."""

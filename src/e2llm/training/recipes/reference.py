@@ -1,8 +1,8 @@
-"""The keys of a recipe as Markdown tables, from the schema's docstrings.
+"""The keys of a recipe as a Markdown table, from the schema's docstrings.
 
     python -m e2llm.training.recipes.reference docs/training.md
 
-writes them between the two marks in that file.
+writes it between the two marks in that file.
 """
 
 import sys
@@ -24,34 +24,24 @@ BEGIN, END = (
 
 
 def reference() -> str:
-    """Tables of all keys: one of the top level, then one per section."""
-    tables: list[str] = []
-    pending: list[tuple[str, type[BaseModel]]] = [("", Recipe)]
-    while pending:
-        prefix, section = pending.pop(0)
-        rows, below = table_rows(prefix, section)
-        pending = below + pending
-        if rows:
-            title = f"**`{prefix.rstrip('.')}`**: {summary(section)}\n\n" if prefix else ""
-            tables.append(
-                f"{title}| key | value | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
-            )
-    return "\n\n".join(tables) + "\n"
+    """Return one table of all keys, section after section."""
+    head = "| key | value | default | meaning |\n|---|---|---|---|\n"
+    return head + "\n".join(table_rows("", Recipe)) + "\n"
 
 
-def table_rows(prefix: str, section: type[BaseModel]) -> tuple[list[str], list[tuple[str, type[BaseModel]]]]:
-    """The rows of a section's own keys, and the sections below it with their prefixes."""
+def table_rows(prefix: str, section: type[BaseModel]) -> list[str]:
+    """Return the rows of a section's own keys, then those of the sections below it."""
     rows, below = [], []
     for name, field in section.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
             is_list = get_origin(field.annotation) is list
-            below.append((f"{prefix}{name}{'[]' if is_list else ''}.", inner))
+            below += table_rows(f"{prefix}{name}{'[]' if is_list else ''}.", inner)
             continue
         meaning = " ".join((field.description or "").split())
         cells = (f"`{prefix}{name}`", value_text(field), default_text(field), meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return rows, below
+    return rows + below
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -60,11 +50,6 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
         if isinstance(item, type) and issubclass(item, BaseModel):
             return item
     return None
-
-
-def summary(section: type[BaseModel]) -> str:
-    """The first line of a section's docstring."""
-    return (section.__doc__ or "").strip().splitlines()[0]
 
 
 def value_text(field: FieldInfo) -> str:
@@ -81,14 +66,14 @@ def kind_text(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{item}`" for item in inner)
     if origin in (Union, UnionType):
-        return " or ".join("none" if item is type(None) else kind_text(item) for item in inner)
+        return " or ".join(kind_text(item) for item in inner if item is not type(None))
     if origin is Annotated:
         return kind_text(inner[0])
     if origin is list:
         return f"list of {kind_text(inner[0])}"
     if origin is dict:
         return f"{kind_text(inner[1])} for each of {kind_text(inner[0])}"
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    names = {bool: "true or false", int: "integer", float: "number", str: "text"}
     return names.get(annotation, str(annotation))
 
 
@@ -103,7 +88,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def insert(document: str) -> str:
-    """The document with new tables between its two marks."""
+    """Return the document with a new table between its two marks."""
     return put_between(document, BEGIN, END, reference())
 
 

@@ -35,16 +35,17 @@ class ValidationFile(Section):
     """One JSONL file of records to evaluate on."""
 
     path: str
-    """The file; relative paths are looked up under --data if that is given, else beside the recipe."""
+    """The file, relative to --data or to the recipe's folder."""
     objectives: list[Purpose] = Field(default=["understanding", "reasoning"], min_length=1)
-    """What it serves; text-only records never serve reasoning. `distractors`: chunks around its samples."""
+    """What it serves. `distractors`: chunks to put around other samples. Text-only records never serve
+    reasoning."""
 
 
 class DataFile(ValidationFile):
     """One JSONL file of records to train on."""
 
     weight: float = Field(default=1.0, gt=0)
-    """How often it is drawn: its share is weight / sum of the weights of files that serve the objective."""
+    """How often it is drawn, relative to the other files that serve the objective."""
 
 
 class DataSection(Section):
@@ -55,9 +56,9 @@ class DataSection(Section):
     validation: list[ValidationFile] = Field(default=[])
     """Files to evaluate on; without any, a share of the training records is held out."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """That share (paper: 0.05), taken by context so that no context is on both sides."""
+    """Share of the contexts to hold out if there are no validation files (paper: 0.05)."""
     problems: Literal["strict", "skip"] = "strict"
-    """Bad lines, contexts of validation in train and records beyond the window: an error, or left out."""
+    """Bad lines, leaks and records beyond the window: refuse them, or leave them out."""
 
 
 class TrainSection(Section):
@@ -72,35 +73,35 @@ class TrainSection(Section):
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate (paper: 1e-4)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate after the warm-up."""
+    """Shape of the learning rate after warm-up."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps for warm-up."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's weight decay."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast precision; auto takes bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)."""
+    """Autocast precision; `auto`: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)."""
     gradient_checkpointing: bool = False
-    """Recompute the decoder's activations in the backward pass: less memory, more time."""
+    """Recompute the decoder's activations: less memory, more time."""
     parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
-    """What several GPUs share out: the data; weights, too (fsdp2, zero3); optimizer state (zero2)."""
+    """What GPUs shard: nothing (ddp), optimizer state (zero2), weights too (fsdp2, zero3)."""
     packing: bool = False
-    """Put several samples into a row of the decoder's batch instead of padding; none sees another."""
+    """Put several samples into one row instead of padding them."""
     num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads; by default torch's choice."""
+    """CPU threads; torch chooses by default."""
     dataloader_workers: int = Field(default=0, ge=0)
     """Processes that prepare samples."""
     log_every_steps: int = Field(default=10, ge=1)
-    """How often losses are logged."""
+    """Steps between log lines."""
     evaluate_every_steps: int = Field(default=200, ge=1)
-    """How often held-out records are evaluated."""
+    """Steps between evaluations."""
     evaluate_samples: int = Field(default=64, ge=1)
-    """Held-out samples per objective and evaluation; several processes round up to whole batches of all."""
+    """Held-out samples per objective and evaluation."""
     save_every_steps: int = Field(default=200, ge=1)
-    """How often a checkpoint to resume from is saved; with final best, a multiple of evaluate_every_steps."""
+    """Steps between checkpoints; with `final: best` a multiple of evaluate_every_steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints to keep, the best one not counted."""
+    """Checkpoints to keep beside the best one."""
     final: Literal["best", "last"] = "best"
-    """Whose weights become the model: those of the best evaluation, or the last."""
+    """Weights of the model: those of the best evaluation, or the last."""
 
     @model_validator(mode="after")
     def _check(self) -> "TrainSection":
@@ -118,14 +119,14 @@ class Recipe(Section):
     name: str
     """Name of the run."""
     stage: str = ""
-    """Name of the stage, where the recipe has several."""
+    """Name of the stage, if the recipe has several."""
     output: str = ""
-    """Folder of the run; by default runs/NAME. A stage writes to a sub-folder."""
+    """Folder of the run; by default runs/NAME. Each stage writes to a sub-folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Fixes initial weights, data order and every draw."""
     init_from: str | None = None
-    """Checkpoint to start from, the first stage that is; each other starts from the one before it. What the
-    recipe leaves out of encoder, decoder, adapter and chunking is then the checkpoint's."""
+    """Checkpoint from which the first stage starts. It gives every value of encoder, decoder, adapter and
+    chunking that the recipe leaves out."""
     encoder: EncoderSection = EncoderSection()
     decoder: DecoderSection = DecoderSection()
     adapter: AdapterSection = AdapterSection()

@@ -107,7 +107,7 @@ export class Client {
         yield event;
       }
     } catch (error) {
-      if (error instanceof TypeError) throw new ApiError("The connection to the server broke off.", 0);
+      if (error instanceof TypeError) throw new ApiError("The connection to the server was lost.", 0);
       throw error;
     }
   }

@@ -44,7 +44,7 @@ export async function* readEvents(body) {
   try {
     for (;;) {
       const { value, done } = await reader.read();
-      if (done) throw new TypeError("the stream broke off");
+      if (done) throw new TypeError("the stream was interrupted");
       for (const data of parser.push(value)) {
         if (data === "[DONE]") return;
         yield JSON.parse(data);

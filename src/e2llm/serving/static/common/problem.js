@@ -14,7 +14,7 @@ export function clearProblem() {
  */
 export function problemText(error) {
   if (error.status !== 429) return error.message;
-  const wait = error.retryAfter === null ? "a little later" : `in ${seconds(error.retryAfter)}`;
+  const wait = error.retryAfter === null ? "later" : `in ${seconds(error.retryAfter)}`;
   return `The server is busy: ${error.message}. Try again ${wait}.`;
 }
 

@@ -5,7 +5,7 @@ import { bytes, count, counted, digits, seconds, times } from "../common/format.
 
 const ENDS = {
   stopped: "Stopped.",
-  length: "Cut: this is the longest answer that was asked for.",
+  length: "Cut off: the answer reached its maximum length.",
 };
 
 /** A turn of the conversation on the page. */
@@ -76,10 +76,10 @@ function savingsOf(usage, timing) {
   const ratio = usage.original_tokens / usage.prompt_tokens;
   const fewer = `${times(ratio)} fewer`;
   const items = [
-    saving("Decoder's positions", count(usage.prompt_tokens), 1 / ratio, [
+    saving("Decoder positions", count(usage.prompt_tokens), 1 / ratio, [
       `instead of ${count(usage.original_tokens)}: ${fewer}`,
     ]),
-    saving("Memory for its cache", bytes(usage.kv_cache_bytes), 1 / ratio, [
+    saving("Cache memory", bytes(usage.kv_cache_bytes), 1 / ratio, [
       `instead of ${bytes(usage.original_kv_cache_bytes)}: ${times(usage.original_kv_cache_bytes / usage.kv_cache_bytes)} less`,
     ]),
   ];
@@ -88,7 +88,7 @@ function savingsOf(usage, timing) {
     items.push(
       saving("Time to the first token", seconds(timing.first_token_seconds), timing.first_token_seconds / whole, [
         `estimate for full context: ${seconds(whole)}`,
-        " or more (attention grows faster than length)",
+        " or more (the cost of attention grows faster than length)",
       ]),
     );
   }

@@ -80,7 +80,7 @@ function show(found) {
   reader.show(context, context === null);
   byId("contextSection").hidden = context === null;
   byId("talkHint").textContent = context
-    ? "Ask about the text: the answer comes from its soft tokens."
+    ? "Ask about the text. The answer comes from its soft tokens."
     : "Without a context this is a plain chat; long messages are compressed.";
   document.title = context ? `${context.name} – e2llm` : "e2llm";
   if (context) describeContext();

@@ -82,7 +82,7 @@ export class Chat {
     } catch (error) {
       turn.state = isAbort(error) ? "stopped" : "broken";
       if (!isAbort(error)) {
-        turn.problem = `The answer broke off: ${problemText(error)}`;
+        turn.problem = `The answer was interrupted: ${problemText(error)}`;
         this.#on.failed(error);
       }
     }
@@ -140,7 +140,7 @@ export class Chat {
   #save(contextId, turns) {
     const kept = turns.map((turn) => (turn.state === "streaming" ? { ...turn, state: "stopped" } : turn));
     if (saveTurns(contextId, kept)) return;
-    announce("The conversation is too long to be kept when the page is loaded again.");
+    announce("This conversation is too long to survive a reload of the page.");
   }
 }
 

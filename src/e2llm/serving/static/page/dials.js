@@ -80,6 +80,6 @@ export class Dials {
     if (!chunks || !window || k === null) return { text: "", isTooMuch: false };
     const isTooMuch = chunks * k + Number(byId("maxTokens").value) > window;
     const text = `${count(chunks)} chunks × ${k} = ${count(chunks * k)} of ${count(window)} positions`;
-    return { text: isTooMuch ? `${text}: too many beside the answer` : text, isTooMuch };
+    return { text: isTooMuch ? `${text}: too many to leave room for the answer` : text, isTooMuch };
   }
 }

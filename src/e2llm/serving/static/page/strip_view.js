@@ -85,7 +85,7 @@ export class StripView {
     return [
       `Chunk ${count(index + 1)} of ${count(this.#lens.context.chunks)}`,
       `${document}, characters ${count(span.start)} to ${count(span.end)}`,
-      value === null ? `${this.#lens.mode} not known` : `${this.#lens.mode} ${digits(value)}`,
+      value === null ? `${this.#lens.mode} unknown` : `${this.#lens.mode} ${digits(value)}`,
       ...(this.#strip.marks.has(index) ? ["given as full text"] : []),
     ].join(", ");
   }
@@ -114,9 +114,9 @@ export class StripView {
 
   #relevanceText() {
     const { question, range } = this.#lens;
-    if (!question) return "Type a question below: the chunks take colour by how relevant they are to it.";
+    if (!question) return "Type a question below to colour the chunks by relevance.";
     if (range[0] === range[1]) return "No chunk stands out for this question.";
-    return `How relevant each chunk is to “${question}”, from the least to the most.`;
+    return `Relevance of each chunk to “${question}”, from lowest to highest.`;
   }
 
   #fidelityText() {
@@ -128,7 +128,7 @@ export class StripView {
     return [
       `How well the decoder can restate each chunk from its ${level}:`,
       "the geometric mean of its tokens' probabilities, 0 to 1.",
-      `Mean of ${counted(known.length, "chunk")}: ${digits(mean)}; colours run from the least to the greatest.`,
+      `Mean of ${counted(known.length, "chunk")}: ${digits(mean)}; colours run from lowest to highest.`,
     ].join(" ");
   }
 
@@ -137,7 +137,7 @@ export class StripView {
     const shown = `${mode} ${notable}`;
     if (shown === this.#shownNotable) return; // the focus may be on one of the buttons
     this.#shownNotable = shown;
-    const title = mode === "relevance" ? "Most relevant:" : "Least kept:";
+    const title = mode === "relevance" ? "Most relevant:" : "Least preserved:";
     const buttons = notable.map((index) =>
       make("button.small", { type: "button", onclick: () => this.#open(index) }, `Chunk ${count(index + 1)}`),
     );
