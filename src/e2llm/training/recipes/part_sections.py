@@ -1,19 +1,16 @@
 """What all mappings of a recipe have in common, and the keys of `encoder`, `decoder` and `adapter`."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-
-from e2llm.modeling.rates import Rate, check_rate
 
 
 class Section(BaseModel):
@@ -58,8 +55,6 @@ class PartSection(Section):
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of this part; by default train.learning_rate."""
-    schedule: Literal["cosine", "linear", "constant"] | None = None
-    """Shape of this part's learning rate; by default train.schedule."""
 
 
 class EncoderSection(PartSection):
@@ -71,9 +66,6 @@ class EncoderSection(PartSection):
     """What trains: nothing, LoRA deltas, or all weights, which are then saved with the model."""
     lora: EncoderLoraSection = EncoderLoraSection()
     """Used with mode lora."""
-    layers: list[Annotated[int, Field(ge=0)]] = Field(default=[])
-    """Layers whose states the adapter reads, 0 for the embeddings; by default the first, the middle and the
-    last for the pooling adapter, the last alone for others."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens, padding included, that one pass of the encoder reads; bounds memory. By default 2048."""
     unchecked_tokens: int = Field(default=0, ge=0)
@@ -104,10 +96,6 @@ class DecoderSection(PartSection):
         return self
 
 
-def _check_given_rate(value: Any) -> Any:
-    return value if value is None else check_rate(value)
-
-
 class AdapterSection(PartSection):
     """The adapter."""
 
@@ -115,9 +103,6 @@ class AdapterSection(PartSection):
     """`pooling` (chosen here), `attention` (paper v2) or `mlp` (paper v1, of the [CLS] state)."""
     finest_rate: int = Field(default=2, ge=1)
     """Encoder tokens per state that the pooling adapter keeps: the finest rate it can be asked for."""
-    default_rate: Annotated[Rate | None, BeforeValidator(_check_given_rate)] = None
-    """The rate of the pooling adapter where a question gives none; by default the one with the lowest
-    held-out loss at the end of training."""
     start: Literal["ridge", "random"] = "ridge"
     """How a new pooling adapter starts: at the ridge solution from states to embeddings, or at random."""
     max_soft_tokens: int = Field(default=8, ge=1)
