@@ -27,7 +27,7 @@ from e2llm.files import write_atomically
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.api_error import ApiError
 from e2llm.store.chunk_store import ChunkStore
 from e2llm.validation import CheckedModel
 
@@ -109,7 +109,6 @@ class KeptContexts:
         self._max_contexts = max_contexts
         self._loaded: OrderedDict[str, tuple[State, KeptContext]] = OrderedDict()
         self._facts: dict[str, tuple[State, Facts]] = {}
-        self._damaged: dict[str, State] = {}
         self._lock = threading.Lock()
         (folder / "locks").mkdir(parents=True, exist_ok=True)
 
@@ -227,15 +226,11 @@ class KeptContexts:
         return known[1]
 
     def _read(self, file: Path) -> tuple[Facts, Sequence[Document]]:
-        """Read a context's file; a damaged one is logged once, and is an error of the server."""
+        """Read a context's file; a damaged one is logged, and is an error of the server."""
         try:
             return _read(file)
         except E2LLMError as error:
-            with contextlib.suppress(FileNotFoundError):
-                state = _state(file)
-                if self._damaged.get(file.stem) != state:
-                    self._damaged[file.stem] = state
-                    logger.error("%s: %s; the context is left out: mend or delete the file", file, error)
+            logger.error("%s: %s; the context is left out: mend or delete the file", file, error)
             message = f"the server's file of {file.stem} is damaged; create the context again"
             raise ApiError(500, message, code="context_damaged", param="context_id") from error
 
