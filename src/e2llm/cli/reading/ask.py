@@ -26,6 +26,29 @@ if TYPE_CHECKING:
     from e2llm.bench.comparison import Comparison
     from e2llm.inference.answer import Answer
     from e2llm.inference.documents import Document
+    from e2llm.inference.engine import Engine
+
+
+Expand = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Give the N chunks that the question points at as raw text; by default one, if there is "
+        "room. 0: soft tokens alone.",
+    ),
+]
+Fit = Annotated[
+    bool, typer.Option("--fit", help="Choose soft tokens and raw chunks so that they fill the window.")
+]
+Overflow = Annotated[
+    str, typer.Option(help="If the context exceeds the window: error, or select (leave chunks out).")
+]
+Insert = Annotated[
+    str | None, typer.Option(help="Put this sentence into the middle first, to test whether it is found.")
+]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
+]
 
 
 def ask(
@@ -36,30 +59,14 @@ def ask(
     model: Model = "smol",
     soft_tokens: SoftTokens = None,
     rate: RateText = None,
-    expand: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Give the N chunks that the question points at as raw text; by default one, if there is "
-            "room. 0: soft tokens alone.",
-        ),
-    ] = None,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="Choose soft tokens and raw chunks so that they fill the window.")
-    ] = False,
-    overflow: Annotated[
-        str, typer.Option(help="If the context exceeds the window: error, or select (leave chunks out).")
-    ] = "error",
+    expand: Expand = None,
+    fit: Fit = False,
+    overflow: Overflow = "error",
     max_new_tokens: NewTokens = 64,
     store: Store = None,
     device: Device = None,
-    insert: Annotated[
-        str | None,
-        typer.Option(help="Put this sentence into the middle first, to test whether it is found."),
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Measure the same decoder on the raw text too, and show both.")
-    ] = False,
+    insert: Insert = None,
+    compare: Compare = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about files of any length.
@@ -86,7 +93,6 @@ def ask(
         "max_new_tokens": max_new_tokens,
     }
     request = AskRequest.take(question, dict(options))
-    options["on_piece"] = None if as_json else print_piece
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert)
@@ -95,23 +101,36 @@ def ask(
     engine = load_engine(model, device, store)
     if not isinstance(source, Path):
         engine.check_room(source, request)
-    comparison = None
+    options["on_piece"] = None if as_json else print_piece
+    answer, comparison = answer_from(engine, source, question, options, fit=fit, compare=compare)
+    show_answer(answer, comparison, isinstance(source, Path), as_json)
+    if not as_json and not answer.text.strip():
+        raise E2LLMError("the answer is empty; give more chunks as text with --expand")
+
+
+def answer_from(
+    engine: "Engine",
+    source: "list[Document] | Path",
+    question: str,
+    options: dict[str, Any],
+    *,
+    fit: bool,
+    compare: bool,
+) -> "tuple[Answer, Comparison | None]":
+    """Return the answer and, with `compare`, the measurement beside full context."""
     if compare:
         from e2llm.bench.comparison import compare_with_full_context
 
         comparison = compare_with_full_context(engine, source, question, **options)
-        answer = comparison.e2llm.answer
-    else:
-        context = open_context(engine, source)
-        if fit:
-            plan = engine.fit(context, question=question, max_new_tokens=max_new_tokens, overflow=overflow)
-            options.update(plan.options)
-            if not as_json:
-                typer.echo(f"[{plan}]", err=True)
-        answer = engine.ask(context, question, **options)
-    show_answer(answer, comparison, isinstance(source, Path), as_json)
-    if not as_json and not answer.text.strip():
-        raise E2LLMError("the answer is empty; give more chunks as text with --expand")
+        return comparison.e2llm.answer, comparison
+    context = open_context(engine, source)
+    if fit:
+        limits = {name: options[name] for name in ("max_new_tokens", "overflow")}
+        plan = engine.fit(context, question=question, **limits)
+        options = {**options, **plan.options}
+        if options["on_piece"] is not None:
+            typer.echo(f"[{plan}]", err=True)
+    return engine.ask(context, question, **options), None
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], str]:

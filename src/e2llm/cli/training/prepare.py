@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
     from e2llm.training.recipes.schema import Recipe
 
+Checked = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="Check files of records: FILE..., or repeated.")
+]
+Validation = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="With --check: validation file, whose contexts must not train."),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(help="Check the decoder's window too; without --check, check the recipe's files."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Which part: train, validation, ...; --list shows them, the first is the default."),
+]
+
 
 def prepare(
     names: Annotated[
@@ -29,10 +45,7 @@ def prepare(
         Path | None, typer.Option("--from", help="Folder or file of the unpacked data set.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file to write.")] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Which part: train, validation, ...; --list shows them, the first is the default."),
-    ] = None,
+    split: Split = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     max_per_context: Annotated[
         int | None, typer.Option(min=1, help="Keep at most this many questions of one context.")
@@ -41,17 +54,9 @@ def prepare(
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the data set.")
     ] = None,
     list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets and stop.")] = False,
-    check: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Check files of records: FILE..., or repeated.")
-    ] = None,
-    validation: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="With --check: validation file, whose contexts must not train."),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Check the decoder's window too; without --check, check the recipe's files."),
-    ] = None,
+    check: Checked = None,
+    validation: Validation = None,
+    recipe: RecipeFile = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the recipe's relative data paths.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 for warnings too.")] = False,
     as_json: AsJson = False,
@@ -80,7 +85,21 @@ def prepare(
     if list_datasets:
         typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
         return
-    if names and len(names) > 1:
+    write_records_of(names or [], source, output, split, limit, max_per_context, settings, as_json)
+
+
+def write_records_of(
+    names: list[str],
+    source: Path | None,
+    output: Path | None,
+    split: str | None,
+    limit: int | None,
+    max_per_context: int | None,
+    settings: list[str] | None,
+    as_json: bool,
+) -> None:
+    """Convert one data set, and print a report; a warning if it is incomplete."""
+    if len(names) > 1:
         raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
     dataset = names[0] if names else None
     missing = [
