@@ -109,6 +109,7 @@ class KeptContexts:
         self._max_contexts = max_contexts
         self._loaded: OrderedDict[str, tuple[State, KeptContext]] = OrderedDict()
         self._facts: dict[str, tuple[State, Facts]] = {}
+        self._damaged: dict[str, State] = {}
         self._lock = threading.Lock()
         (folder / "locks").mkdir(parents=True, exist_ok=True)
 
@@ -226,11 +227,15 @@ class KeptContexts:
         return known[1]
 
     def _read(self, file: Path) -> tuple[Facts, Sequence[Document]]:
-        """Read a context's file; a damaged one is logged, and is an error of the server."""
+        """Read a context's file; a damaged one is logged once, and is an error of the server."""
         try:
             return _read(file)
         except E2LLMError as error:
-            logger.error("%s: %s; the context is left out: mend or delete the file", file, error)
+            with contextlib.suppress(FileNotFoundError):
+                state = _state(file)
+                if self._damaged.get(file.stem) != state:
+                    self._damaged[file.stem] = state
+                    logger.error("%s: %s; the context is left out: mend or delete the file", file, error)
             message = f"the server's file of {file.stem} is damaged; create the context again"
             raise ApiError(500, message, code="context_damaged", param="context_id") from error
 

@@ -31,7 +31,7 @@ from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
 _DEFAULT_NEW_TOKENS = 256
-_Piece = tuple[Content, str | None]  # what a request is answered from, and its kept context
+_Piece = tuple[Content, str | None]  # texts of a request, and the id of their kept context
 _MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression"}  # of the first prompt; all else is summed
 
 

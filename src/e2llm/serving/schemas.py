@@ -71,7 +71,7 @@ def _mark_options(schema: dict[str, Any]) -> None:
 
 
 class AnswerIn(Sent, LayoutOptions):
-    """What chats and completions have in common."""
+    """Fields of both chats and completions."""
 
     model_config = ConfigDict(json_schema_extra=_mark_options)
 
@@ -194,7 +194,7 @@ class Details(BaseModel):
 
 
 class Answers(BaseModel):
-    """What answers to chats and completions have in common."""
+    """Fields of answers to both chats and completions."""
 
     id: str
     created: int

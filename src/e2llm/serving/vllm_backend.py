@@ -316,7 +316,7 @@ class _AnswerReading:
 
 @contextlib.contextmanager
 def _errors_for_the_caller() -> Iterator[None]:
-    """Turn errors on the way to vLLM into what a caller may know of them."""
+    """Turn errors on the way to vLLM into errors that reveal nothing of the server to the caller."""
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:

@@ -26,7 +26,7 @@ def training_arguments(
 
     Args:
         recipe: The resolved recipe.
-        metric: What the best checkpoint is chosen by; None for a run without evaluation.
+        metric: Metric of the best checkpoint; None for a run without evaluation.
         layer_classes: Names of the layer classes that sharding gathers as a whole.
     """
     train = recipe.train

@@ -48,7 +48,7 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
     options = decoder_options(recipe.decoder)
     dtype = options.pop("dtype")
     options.setdefault("quantization_config", None)
-    # Each tensor as it was stored: the decoder's dtype would round what trains, which is held in float32.
+    # Each tensor in its stored dtype: the decoder's would round the tensors that train, which are float32.
     model = E2LLMForConditionalGeneration.from_pretrained(start, dtype="auto", **options)
     if options["quantization_config"] is not None and not is_quantized(model.language_model):
         raise E2LLMError(

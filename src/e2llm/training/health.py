@@ -37,7 +37,7 @@ def save_batches(
     Args:
         folder: Folder of the run.
         step: The step.
-        batches: What the collator made.
+        batches: Batches of the collator.
         processor: Decodes them.
         prefix: Of the files' names, to tell processes apart.
 
@@ -117,10 +117,10 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
     Args:
         folder: Where it is to be written; made if need be.
         needed: Bytes; 50 MiB more are asked for.
-        what: What needs them.
+        what: Name for the error.
 
     Raises:
-        E2LLMError: With what is free, and what to do.
+        E2LLMError: With the bytes needed and free, and what to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

@@ -39,8 +39,7 @@ def parallel_arguments(parallel: str, layer_classes: Sequence[str]) -> dict[str,
     if parallel == "fsdp2":
         if not torch.cuda.is_available():
             raise E2LLMError(
-                "train.parallel: fsdp2 needs GPUs and there is none here; on CPUs it would be plain ddp, "
-                "unsaid. Set train.parallel: ddp"
+                "train.parallel: fsdp2 needs a GPU, and there is none here; set train.parallel: ddp"
             )
         return {"fsdp": True, "fsdp_config": fsdp_config(layer_classes)}
     if parallel in ("zero2", "zero3"):
@@ -58,8 +57,8 @@ def check_launcher(parallel: str) -> None:
     for name, option in _LAUNCHER_SETTINGS.items():
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
             raise E2LLMError(
-                f"accelerate launch was given {option}, the recipe says train.parallel: {parallel}; what is "
-                f"sharded is said in the recipe alone: launch without {option} and set train.parallel"
+                f"accelerate launch was given {option}, but the recipe says train.parallel: {parallel}; only "
+                f"the recipe sets what is sharded: launch without {option} and set train.parallel"
             )
     if parallel != "ddp" and "LOCAL_RANK" not in os.environ:
         raise E2LLMError(
@@ -152,7 +151,7 @@ def leave_engines() -> None:
     """Clear the engine settings that transformers and accelerate keep: the next stage may have others."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()  # or models would go on being loaded in shares
+    unset_hf_deepspeed_config()  # else later models would be loaded in shards
     for name in _LAUNCHER_SETTINGS:
         os.environ.pop(name, None)
 

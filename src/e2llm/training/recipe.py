@@ -31,7 +31,7 @@ def load_recipe(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        E2LLMError: For a folder; for an unknown key or stage or a bad value, with what is allowed.
+        E2LLMError: For a folder, an unknown key or stage, or a bad value; it says which are allowed.
     """
     file = Path(path)
     if file.is_dir():
@@ -81,7 +81,7 @@ def load_yaml(text: str | bytes, subject: str) -> Any:
 
     Args:
         text: The text, or its bytes in UTF-8.
-        subject: What errors name.
+        subject: Name for errors.
 
     Raises:
         E2LLMError: If it is not valid YAML or repeats a key, with the line.
@@ -113,7 +113,7 @@ def validate(content: dict[str, Any], subject: str, stages: Sequence[Recipe] = (
 
     Args:
         content: Nested mappings.
-        subject: What errors name.
+        subject: Name for errors.
         stages: The stages before it.
 
     Raises:

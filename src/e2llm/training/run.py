@@ -44,8 +44,7 @@ class TrainResult(BaseModel, frozen=True, extra="forbid"):
         first_losses: Mean training loss per objective in the first log line.
         last_losses: The same in the last one.
         eval_losses: Held-out losses of the weights that were saved.
-        losses_of_rates: Their held-out token loss at each rate; the default rate is the one with the lowest,
-            unless the recipe gives it.
+        losses_of_rates: Held-out token loss of these weights at each rate; the default rate has the lowest.
     """
 
     folder: Path

@@ -75,8 +75,7 @@ def prepare(
         e2llm prepare --check records/*.jsonl
     """
     if check or validation or recipe or data or strict:
-        has_dataset = any(not check or name in DATASETS for name in names or [])
-        if has_dataset or source is not None or output is not None or list_datasets:
+        if source or output or list_datasets or any(not check or name in DATASETS for name in names or []):
             raise typer.BadParameter(
                 "--check and its options go without DATASET, --from, --output and --list"
             )
@@ -85,30 +84,7 @@ def prepare(
     if list_datasets:
         typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
         return
-    write_records_of(names or [], source, output, split, limit, max_per_context, settings, as_json)
-
-
-def write_records_of(
-    names: list[str],
-    source: Path | None,
-    output: Path | None,
-    split: str | None,
-    limit: int | None,
-    max_per_context: int | None,
-    settings: list[str] | None,
-    as_json: bool,
-) -> None:
-    """Convert one data set, and print a report; a warning if it is incomplete."""
-    if len(names) > 1:
-        raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
-    dataset = names[0] if names else None
-    missing = [
-        name
-        for name, value in (("DATASET", dataset), ("--from", source), ("--output", output))
-        if value is None
-    ]
-    if dataset is None or source is None or output is None:
-        raise typer.BadParameter(f"{', '.join(missing)} missing; e2llm prepare --list shows the data sets")
+    dataset, source, output = required(names or [], source, output)
     options = split_settings(settings)
     with tqdm(unit=" records", desc=dataset, leave=False, disable=None) as bar:  # on a terminal only
 
@@ -116,6 +92,22 @@ def write_records_of(
             bar.update(count - bar.n)
 
         report = prepare_records(dataset, source, output, split, limit, max_per_context, options, show)
+    show_report(report, as_json)
+
+
+def required(names: list[str], source: Path | None, output: Path | None) -> tuple[str, Path, Path]:
+    """Return the one data set, its source and the output; raise `typer.BadParameter` if one is missing."""
+    if len(names) > 1:
+        raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
+    if not names or source is None or output is None:
+        given = {"DATASET": names, "--from": source, "--output": output}
+        missing = ", ".join(name for name, value in given.items() if not value)
+        raise typer.BadParameter(f"{missing} missing; e2llm prepare --list shows the data sets")
+    return names[0], source, output
+
+
+def show_report(report: PrepareReport, as_json: bool) -> None:
+    """Print a report, and a warning if the data set is incomplete."""
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else _report_text(report))
     if report.is_complete is False:
         typer.echo(

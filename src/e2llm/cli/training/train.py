@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
     from e2llm.training.recipes.schema import Recipe
@@ -53,16 +54,11 @@ def train(
 
         e2llm train recipes/qlora.yaml --dry-run
     """
-    from e2llm.errors import E2LLMError
     from e2llm.training.recipe import load_recipe
 
     if data is not None and not dry_run and not data.is_dir():
         raise E2LLMError(f"--data {data}: there is no such folder")
-    if dry_run and (resume or overfit is not None):
-        other = "--resume" if resume else "--overfit"
-        raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
-    if overfit is not None and resume:
-        raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
+    refuse_together(resume, overfit is not None, dry_run)
     stages = load_recipe(recipe, settings or [], data)
     if stage is not None:
         known = ", ".join(item.stage for item in stages if item.stage) or "none"
@@ -76,6 +72,15 @@ def train(
         learn_by_heart(stages[-1], overfit, stages[-1].train.steps if has_steps else None, as_json)
     else:
         train_stages(stages, resume, as_json)
+
+
+def refuse_together(resume: bool, overfit: bool, dry_run: bool) -> None:
+    """Raise `E2LLMError` for options that exclude each other."""
+    if dry_run and (resume or overfit):
+        other = "--resume" if resume else "--overfit"
+        raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
+    if overfit and resume:
+        raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
 
 
 def train_stages(stages: list["Recipe"], resume: bool, as_json: bool) -> None:
@@ -97,7 +102,6 @@ def train_stages(stages: list["Recipe"], resume: bool, as_json: bool) -> None:
 
 def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: bool) -> None:
     """Train on a few records alone; an error unless their losses come near zero."""
-    from e2llm.errors import E2LLMError
     from e2llm.training.console import is_first_process
     from e2llm.training.overfit import NEAR_ZERO, overfit
 

@@ -30,7 +30,7 @@ def start_settings(content: Mapping[str, Any], stages: Sequence[Recipe], subject
     Args:
         content: The recipe's mapping, not validated yet.
         stages: Stages before it, one of which `init_from` may name, trained or not.
-        subject: What errors name.
+        subject: Name for errors.
 
     Returns:
         None without `init_from`, and with a note for one that cannot be read, such as in planning.

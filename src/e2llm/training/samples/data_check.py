@@ -165,8 +165,8 @@ class RunData:
 
     Attributes:
         recipe: The resolved recipe.
-        train: What trains.
-        validation: What is evaluated: files of their own, or a share of the training records.
+        train: Training records.
+        validation: Records to evaluate: separate files, or a share of the training records.
         check: The findings.
     """
 
