@@ -128,7 +128,7 @@ MUTATIONS = [
     ),
     Mutation(
         "KeyRing.owner: any key is let in",
-        "serving/keys.py",
+        "serving/http/keys.py",
         'if scheme.lower() != "bearer" or not any(matches):',
         'if scheme.lower() != "bearer":',
         "tests/serving/test_access.py",

@@ -142,7 +142,7 @@ def test_the_chunker_keeps_every_character_and_the_turns_whole():
 
 
 def test_the_chunker_is_one_for_recipes_and_for_what_is_sent_to_a_server():
-    from e2llm.serving.schemas.answers import DocumentIn
+    from e2llm.serving.schemas import DocumentIn
     from e2llm.training.recipes.schema import ChunkingSection
 
     assert ChunkingSection(kind="turns").kind == DocumentIn(text="x", kind="turns").kind == "turns"

@@ -4,7 +4,7 @@
 
 The prose of `validation/prose-novels.jsonl` is joined to texts of these lengths. Three sentences, about a
 person, a place and a number, are put at 20, 50 and 80% of each. A question about each is asked with the
-defaults, with one soft token per chunk, and with soft tokens alone. A line of JSON per length counts the
+defaults, with text alone, and with soft tokens alone. A line of JSON per length counts the
 right answers.
 """
 
@@ -33,8 +33,8 @@ FACTS = (
 DEPTHS = (0.2, 0.5, 0.8)
 WAYS: dict[str, dict[str, Any]] = {
     "default": {},
-    "one soft token": {"rate": "one"},
-    "soft tokens alone": {"expand": 0},
+    "text alone": {"policy": "raw"},
+    "soft tokens alone": {"policy": "soft"},
 }
 
 

@@ -1,7 +1,6 @@
 """Copy a checkpoint's own weights in bfloat16: adapter and LoRA deltas, half the size of what training saves.
 
-    python recipes/smol/keep.py runs/smol/understanding/checkpoint-300 src/e2llm/embedded/smol \\
-        --default-rate 2
+    python recipes/smol/keep.py runs/smol/understanding/checkpoint-300 src/e2llm/embedded/smol
 
 A run starts from the copy with `--set understanding:init_from=smol`; the optimizer's state is not in it.
 """
@@ -16,13 +15,11 @@ import torch
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.modeling.rates import Rate, parse_rate
 
 
-def keep(source: str, target: Path, default_rate: Rate) -> int:
+def keep(source: str, target: Path) -> int:
     """Write the copy; returns its bytes."""
     model = E2LLMForConditionalGeneration.from_pretrained(source, dtype="auto")
-    model.config.default_rate = default_rate
     for name, parameter in model.named_parameters():
         if name.startswith("adapter.") or "lora_" in name:
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -36,10 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", help="checkpoint folder")
     parser.add_argument("target", type=Path, help="folder to write; what it holds of a model is replaced")
-    parser.add_argument("--default-rate", type=parse_rate, required=True, help="the best of measure.py")
     options = parser.parse_args(argv)
     try:
-        num_bytes = keep(options.source, options.target, options.default_rate)
+        num_bytes = keep(options.source, options.target)
     except (E2LLMError, OSError) as error:
         print(f"keep: {error}", file=sys.stderr)
         return 1

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from e2llm.training.build import build, open_processor, set_modes
+from e2llm.training.build import build_model, open_processor, set_trainable
+from e2llm.training.cpu_speed import speed_up
 from e2llm.training.recipe import load_recipe
-from e2llm.training.samples.collator import SampleCollator
-from e2llm.training.samples.sample_set import Sample, SampleSet
-from e2llm.training.samples.sources import load_sources
-from e2llm.training.speed.fast_lora import speed_up
+from e2llm.training.samples.collator import Sample, SampleCollator
+from e2llm.training.samples.data_files import load_sources
+from e2llm.training.samples.sample_set import SampleSet
 
 RECIPE = Path(__file__).parent / "smol.yaml"
 STAGE = "understanding"
@@ -56,8 +56,8 @@ def loop(dtype: str, fast: bool, labelled: bool, attention: str, data: Path) -> 
     recipe = next(item for item in load_recipe(RECIPE, settings, data=data) if item.stage == STAGE)
     recipe = recipe.model_copy(update={"init_from": None})
     sources = load_sources(recipe.data.train[:1])
-    model, processor = build(recipe, sources)
-    set_modes(model, recipe)
+    model, processor = build_model(recipe, sources)
+    set_trainable(model, recipe)
     model.language_model.set_attn_implementation(attention)
     if fast:
         speed_up(model.language_model)

@@ -29,8 +29,8 @@ from e2llm.training.recipe import load_recipe
 from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import train
 from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.data_files import load_sources
 from e2llm.training.samples.sample_set import SampleSet
-from e2llm.training.samples.sources import load_sources
 
 RECIPE = Path(__file__).parent / "ablation.yaml"
 RATES = (1, 2, 4, 8)

@@ -47,7 +47,7 @@ def test_a_program_is_told_the_address(run, model, monkeypatch):
         on_start("http://127.0.0.1:1")
         listening.close()
 
-    monkeypatch.setattr("e2llm.serving.run.run_server", serve_nobody)
+    monkeypatch.setattr("e2llm.serving.app.run_server", serve_nobody)
     result = run("serve", model, "--port", 0, "--model-name", "named", "--json")
     assert json.loads(result.out) == {"url": "http://127.0.0.1:1", "model": "named"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2llm.training.planning import overfit
+from e2llm.training import overfit
 from tiny_models import TEXT, tiny_decoder, tiny_decoder_tokenizer, tiny_encoder, tiny_encoder_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -78,7 +78,7 @@ def started(monkeypatch):
         listening.close()
         calls.append((settings, rest))
 
-    monkeypatch.setattr("e2llm.serving.run.run_server", run_server)
+    monkeypatch.setattr("e2llm.serving.app.run_server", run_server)
     monkeypatch.delenv("E2LLM_BACKEND_API_KEY", raising=False)
     return calls
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from e2llm import ChunkStore
 from e2llm.inference.documents import Document
-from e2llm.serving.contexts import KeptContexts
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.kept_contexts import KeptContexts
 
 OWNER = "o" * 64
 

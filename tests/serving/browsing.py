@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from e2llm.serving.decoding.backend import AnswerPart
+from e2llm.serving.backend import AnswerPart
 from tiny_models import TEXT
 
 BOOK = "".join(f"Boat {number} came home at {number + 3}. " for number in range(60)) + TEXT

@@ -11,8 +11,7 @@ import openai
 import uvicorn
 
 from e2llm import Engine
-from e2llm.serving.app import create_app
-from e2llm.serving.run import listen, make_server
+from e2llm.serving.app import create_app, listen, make_server
 from e2llm.serving.settings import ServerSettings
 from e2llm.serving.state import ServerState
 from tiny_models import tiny_model, tiny_processor

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from e2llm.errors import E2LLMError
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.http.keys import KeyRing, hash_key, key_line, new_key, read_key_file
 from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving
@@ -164,7 +164,7 @@ def test_errors_leak_nothing_of_the_inside(locked, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret path /root/model")
 
-    monkeypatch.setattr(locked.state.answering, "prepare", fail)
+    monkeypatch.setattr(locked.state.preparer, "prepare", fail)
     with by(locked, ONE) as one, caplog.at_level(logging.CRITICAL, "e2llm.serving"):
         response = one.post("/v1/chat/completions", json={"model": MODEL, "messages": MESSAGES})
     assert response.status_code == 500

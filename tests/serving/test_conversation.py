@@ -2,9 +2,9 @@
 
 import pytest
 
-from e2llm.serving.conversation import Compressor, Conversation, take_turns
-from e2llm.serving.http.errors import ApiError
-from e2llm.serving.schemas.answers import MessageIn
+from e2llm.serving.conversation import Conversation, compress, take_turns
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.schemas import MessageIn
 
 
 def count(text):
@@ -12,7 +12,7 @@ def count(text):
 
 
 def fit(conversation, room, **options):
-    return Compressor(count, **options).fit(conversation, room)
+    return compress(conversation, room, count, **options)
 
 
 def messages(*pairs):
@@ -78,7 +78,7 @@ def test_nothing_of_a_long_message_is_lost(text):
     def letters(text):
         return len(text)
 
-    fitted = Compressor(letters).fit(Conversation(text), 100)
+    fitted = compress(Conversation(text), 100, letters)
     assert letters(fitted.question) <= 100
     kept = fitted.question.replace("\n\n", "") + "".join(item.text for item in fitted.compressed)
     assert sorted(kept.replace(" ", "").replace("\n", "")) == sorted(text.replace(" ", "").replace("\n", ""))

@@ -265,4 +265,4 @@ def test_memory_is_back_after_many_requests(fuzzed):
 
     before = requests(15)
     assert requests(30) - before < 30e6
-    assert fuzzed.state.admission.count == 0
+    assert fuzzed.state.admission.num_requests == 0

@@ -64,7 +64,7 @@ def test_a_full_queue_says_when_to_come_back(held):
     with serving(max_queue=2) as server, server.http() as http, ThreadPoolExecutor(2) as pool:
         held.clear()
         running = [pool.submit(http.post, "/v1/chat/completions", json=body()) for _ in range(2)]
-        wait_until(lambda: server.state.admission.count == 2)
+        wait_until(lambda: server.state.admission.num_requests == 2)
         refused = http.post("/v1/chat/completions", json=body())
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
@@ -108,7 +108,7 @@ def test_a_client_that_leaves_stops_its_work(held, stream):
         connection = send_and_keep(server.url, body(max_tokens=400, stream=stream))
         wait_until(lambda: server.state.backend.num_decoding == 1)
         connection.close()
-        wait_until(lambda: server.state.admission.count == 0)
+        wait_until(lambda: server.state.admission.num_requests == 0)
         held.set()
         wait_until(lambda: server.state.backend.num_decoding == 0)
         with server.http() as http:
@@ -123,7 +123,7 @@ def test_a_client_that_leaves_stops_the_reading_of_its_text(monkeypatch):
             response = http.send(request, stream=True)
             wait_until(lambda: len(rounds) == 1)
             response.close()
-        wait_until(lambda: server.state.admission.count == 0)
+        wait_until(lambda: server.state.admission.num_requests == 0)
         going.set()
         wait_until(lambda: server.state.reader.num_waiting == 0)
         assert len(rounds) <= 2
@@ -166,7 +166,7 @@ def test_a_request_that_takes_too_long_is_ended(held):
         assert last["error"]["code"] == "timeout"
         held.set()
         wait_until(lambda: server.state.backend.num_decoding == 0)
-        assert server.state.admission.count == 0
+        assert server.state.admission.num_requests == 0
 
 
 def test_streams_are_finished_when_the_server_stops(held):

@@ -53,7 +53,7 @@ def test_a_chat_at_a_rate_is_answered_as_by_the_engine(pooled, options):
 
 def test_what_the_model_takes_is_told_and_what_it_does_not_is_refused(pooled):
     told = pooled.get("/v1/models").json()["data"][0]["e2llm"]
-    assert (told["dial"], told["rates"], told["default_rate"]) == ("rate", [2, 4, 8, "one"], 4)
+    assert (told["dial"], told["rates"]) == ("rate", [2, 4, 8, "one"])
     for body, param, words in (
         ({"soft_tokens": 2}, "soft_tokens", "rate is one of 2, 4, 8, one: leave soft_tokens out"),
         ({"rate": 1}, "rate", "rate 1 was given; for this model, rate is one of 2, 4, 8, one: choose"),

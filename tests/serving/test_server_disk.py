@@ -22,7 +22,7 @@ def test_a_context_that_cannot_be_written_is_an_error_of_the_server(client, monk
         raise error
 
     before = client.get("/v1/contexts").json()["data"]
-    monkeypatch.setattr("e2llm.serving.contexts.write_atomically", fail)
+    monkeypatch.setattr("e2llm.serving.kept_contexts.write_atomically", fail)
     response = client.post("/v1/contexts", json={"text": "A blue stone."})
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
     assert "secret" not in response.text

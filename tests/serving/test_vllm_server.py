@@ -9,8 +9,7 @@ from e2llm.modeling.checkpoints.save import save_decoder
 from e2llm.modeling.lora import LoraSettings, add_lora
 from e2llm.serving.app import create_app
 from e2llm.serving.settings import BACKEND_KEY_VARIABLE, ServerSettings
-from e2llm.serving.vllm.backend import VllmBackend
-from e2llm.serving.vllm.server import VllmServer, check_url, find_server
+from e2llm.serving.vllm_backend import VllmBackend, VllmServer, check_url, find_server
 from tiny_models import TEXT
 from vllm_served import chat_body, local, make_engine, text_of
 from vllm_stand_in import VllmStandIn, running

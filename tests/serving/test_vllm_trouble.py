@@ -6,7 +6,7 @@ import httpx2
 import pytest
 import torch
 
-from e2llm.serving.vllm.server import VllmServer
+from e2llm.serving.vllm_backend import VllmServer
 from tiny_models import TEXT
 from vllm_served import (
     QUESTION,

@@ -9,8 +9,7 @@ from starlette.testclient import TestClient
 from e2llm import Engine
 from e2llm.serving.app import create_app
 from e2llm.serving.settings import ServerSettings
-from e2llm.serving.vllm.backend import VllmBackend
-from e2llm.serving.vllm.server import find_server
+from e2llm.serving.vllm_backend import VllmBackend, find_server
 from tiny_models import TEXT, tiny_decoder_tokenizer, tiny_model, tiny_processor
 
 TEMPLATE = (

@@ -13,7 +13,7 @@ from small_parts import make_recipe, save_decoder, save_encoder
 def no_pictures(request, monkeypatch):
     """Draw no curves, which takes longer than the runs, unless the test takes the fixture `pictures`."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("e2llm.training.console.can_draw", lambda: False)
+        monkeypatch.setattr("e2llm.training.console.has_matplotlib", lambda: False)
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import torch
 
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.samples.collator import SampleCollator
-from e2llm.training.samples.sample_set import Sample
+from e2llm.training.samples.collator import Sample, SampleCollator
 
 LONG = Sample(DecoderInput([5, 6, 7, 8], [-100, -100, 7, 8], ["ab"]), objective=1)
 SHORT = Sample(DecoderInput([9, 5], [-100, 5], ["abc", "d"]), objective=0)

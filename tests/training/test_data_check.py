@@ -8,13 +8,12 @@ from small_parts import STORY, questions, texts
 from e2llm.errors import E2LLMError
 from e2llm.records import Record, write_records
 from e2llm.training import run
-from e2llm.training.build import build, open_processor
+from e2llm.training.build import build_model, open_processor
 from e2llm.training.recipes.schema import DataFile
 from e2llm.training.samples import data_check
-from e2llm.training.samples.data_check import open_parts, read_data
-from e2llm.training.samples.positions import Positions
+from e2llm.training.samples.data_check import Positions, open_parts, read_data
+from e2llm.training.samples.data_files import Source, load_sources
 from e2llm.training.samples.sample_set import SampleSet
-from e2llm.training.samples.sources import Source, load_sources
 
 BOTH = ["understanding", "reasoning"]
 HELD_OUT = Record("The owl slept until noon and then it read.", "What did it do?", "It read.")
@@ -46,7 +45,7 @@ def no_weights(*arguments, **options):
 def test_strict_names_every_kind_with_its_line_before_any_weights_are_loaded(
     wrong_recipe, monkeypatch, capsys, tmp_path
 ):
-    monkeypatch.setattr(run, "build", no_weights)
+    monkeypatch.setattr(run, "build_model", no_weights)
     with pytest.raises(E2LLMError, match=r"set data\.problems: skip") as caught:
         run.train(wrong_recipe())
     file = tmp_path / "questions.jsonl"
@@ -68,7 +67,9 @@ def test_strict_names_every_kind_with_its_line_before_any_weights_are_loaded(
 
 def test_skip_leaves_the_same_out_and_trains(wrong_recipe, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(run, "build", lambda recipe, sources: seen.extend(sources) or build(recipe, sources))
+    monkeypatch.setattr(
+        run, "build_model", lambda recipe, sources: seen.extend(sources) or build_model(recipe, sources)
+    )
     result = run.train(wrong_recipe(problems="skip"))
     assert result.steps == 1
     kept = [record.id for source in seen for record in source.records]
@@ -131,7 +132,7 @@ def test_the_parts_are_opened_without_weights_and_tell_the_models_window(recipe_
 
 def test_a_checkpoint_to_start_from_tells_window_and_chunking(recipe_of, tmp_path):
     recipe = recipe_of()
-    model, processor = build(recipe, [])
+    model, processor = build_model(recipe, [])
     model.save_pretrained(tmp_path / "start")
     processor.save_pretrained(tmp_path / "start")
     later = recipe_of(init_from=str(tmp_path / "start"), chunking={"chunk_size_chars": 48})

@@ -4,14 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_parts import make_recipe, recipe_dict
+from small_parts import recipe_dict
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
-from e2llm.records import Record, write_records
-from e2llm.training.planning import dry_run as dry
-from e2llm.training.planning.tiny_parts import beginning, tiny_config
+from e2llm.training import dry_run as dry
+from e2llm.training.dry_run import tiny_config
 from e2llm.training.recipe import load_recipe
 from tiny_models import DECODERS, ENCODERS
 
@@ -76,14 +75,6 @@ def test_a_mistake_is_one_line(recipe_file, capsys, arguments, message):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("e2llm: error:")]
     assert len(lines) == 1
     assert message in lines[0]
-
-
-def test_the_recipes_own_records_are_read_where_they_are(tmp_path, encoder, decoder):
-    recipe = make_recipe(tmp_path, encoder, decoder)
-    assert beginning(recipe.data.train[0])[0].prompt == "Which number has the 0th boat?"
-    write_records(tmp_path / "questions.jsonl", [Record("A goat. " * 2000, "Who?", "A goat.")] * 30)
-    records = beginning(recipe.data.train[0])
-    assert (len(records), len(records[0].context)) == (12, 3000)
 
 
 def test_a_gradient_that_does_not_arrive_is_an_error(recipe_of, monkeypatch):

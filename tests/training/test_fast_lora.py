@@ -10,8 +10,7 @@ from peft.tuners.lora.layer import Linear as PeftLinear
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from e2llm.modeling.lora import LoraSettings, add_lora
-from e2llm.training.speed.fast_lora import FastLoraLinear, speed_up
-from e2llm.training.speed.packed_attention import find_segments, packed_attention
+from e2llm.training.cpu_speed import FastLoraLinear, find_segments, packed_attention, speed_up
 
 LENGTHS = (5, 1, 9)
 

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
 from e2llm.training import health
-from e2llm.training.run import prepare, train
+from e2llm.training.run import make_trainer, train
 from e2llm.training.trainer import E2LLMTrainer
 
 
@@ -63,7 +63,7 @@ def test_weights_that_the_last_step_spoils_are_neither_saved_nor_the_result(
 def test_a_disk_too_small_for_the_run_is_found_before_the_first_step(recipe_of, monkeypatch):
     full_disk(monkeypatch, free=10**6)
     with pytest.raises(E2LLMError, match=r"this run needs \d+ MB on the disk, 1 MB are free; free some"):
-        prepare(recipe_of())
+        make_trainer(recipe_of())
 
 
 def test_a_disk_that_fills_up_ends_the_run_before_a_checkpoint_is_begun(recipe_of, monkeypatch):
@@ -76,7 +76,7 @@ def test_a_disk_that_fills_up_ends_the_run_before_a_checkpoint_is_begun(recipe_o
         save(self, *args)
 
     monkeypatch.setattr(E2LLMTrainer, "_save_checkpoint", fill_up)
-    with pytest.raises(E2LLMError, match=r"a checkpoint needs .* go on with --resume"):
+    with pytest.raises(E2LLMError, match=r"a checkpoint needs .* continue with --resume"):
         train(recipe)
     monkeypatch.undo()
     assert [item.name for item in recipe.folder.glob("checkpoint-*")] == ["checkpoint-2"]
@@ -85,7 +85,7 @@ def test_a_disk_that_fills_up_ends_the_run_before_a_checkpoint_is_begun(recipe_o
 
 def test_the_size_of_a_checkpoint_is_about_what_it_takes(recipe_of):
     recipe = recipe_of()
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     trainer.train()
     written = sum(
         file.stat().st_size
@@ -96,7 +96,7 @@ def test_the_size_of_a_checkpoint_is_about_what_it_takes(recipe_of):
 
 
 def test_the_log_has_gradients_rates_losses_speed_and_memory(recipe_of):
-    trainer = prepare(recipe_of())
+    trainer = make_trainer(recipe_of())
     trainer.train()
     entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
     assert {"grad_norm", "learning_rate", "tokens_per_second", "peak_memory_mb"} <= set(entry)

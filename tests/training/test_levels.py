@@ -13,16 +13,15 @@ from e2llm import E2LLMForConditionalGeneration
 from e2llm.errors import CheckpointError
 from e2llm.modeling.rates import parse_rate
 from e2llm.records import Record, write_records
-from e2llm.training.build import build, set_modes
+from e2llm.training.build import build_model, set_trainable
+from e2llm.training.cpu_speed import PACKED_ATTENTION
 from e2llm.training.distillation import as_teacher, attach_teacher, divergence, teacher_logits
-from e2llm.training.learning_rates import scheduler
 from e2llm.training.recipes.objectives import ObjectivesSection
-from e2llm.training.run import prepare, train
+from e2llm.training.run import make_trainer, train
 from e2llm.training.samples.collator import SampleCollator
+from e2llm.training.samples.data_files import load_sources
 from e2llm.training.samples.levels import LevelDraw, count_levels
 from e2llm.training.samples.sample_set import SampleSet
-from e2llm.training.samples.sources import load_sources
-from e2llm.training.speed.packed_attention import NAME as PACKED_ATTENTION
 
 POOLING = {"kind": "pooling", "finest_rate": 1, "start": "random"}
 NUMBERS = [1, 2, 4, 8]  # the default, which is not looked at
@@ -51,7 +50,7 @@ def pooling(recipe_of, tmp_path):
 
 def sample_set(recipe, count=40):
     sources = load_sources(recipe.data.train)
-    _, processor = build(recipe, sources)
+    _, processor = build_model(recipe, sources)
     return SampleSet(sources, recipe, processor, count), processor
 
 
@@ -152,8 +151,8 @@ def test_the_divergence_is_the_written_out_formula():
 @torch.no_grad()
 def test_the_teachers_logits_are_those_of_its_own_checkpoint(pooling, teacher):
     recipe = with_teacher(pooling, teacher)
-    model, processor = build(recipe, load_sources(recipe.data.train))
-    set_modes(model, recipe)
+    model, processor = build_model(recipe, load_sources(recipe.data.train))
+    set_trainable(model, recipe)
     attach_teacher(model, str(teacher))
     samples, _ = sample_set(recipe)
     batch = SampleCollator(processor)([samples[0], samples[1]])
@@ -170,8 +169,8 @@ def test_the_teachers_logits_are_those_of_its_own_checkpoint(pooling, teacher):
 
 def test_the_teacher_never_trains_and_is_not_saved(pooling, teacher, tmp_path):
     recipe = with_teacher(pooling, teacher)
-    model, _ = build(recipe, load_sources(recipe.data.train))
-    set_modes(model, recipe)
+    model, _ = build_model(recipe, load_sources(recipe.data.train))
+    set_trainable(model, recipe)
     before = {name for name, item in model.named_parameters() if item.requires_grad}
     attach_teacher(model, str(teacher))
     with as_teacher(model):
@@ -183,7 +182,7 @@ def test_the_teacher_never_trains_and_is_not_saved(pooling, teacher, tmp_path):
 
 def test_the_loss_of_a_step_holds_the_divergence_with_its_weight(pooling, teacher):
     recipe = with_teacher(pooling, teacher, train={"steps": 1, "batch_size": 2})
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     model = trainer.model.eval()
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
     with torch.no_grad():
@@ -196,31 +195,29 @@ def test_the_loss_of_a_step_holds_the_divergence_with_its_weight(pooling, teache
 
 def test_a_teacher_without_deltas_of_a_decoder_is_refused(pooling, tmp_path):
     recipe = pooling({"understanding": {"fraction": 0.0}})
-    model, _ = build(recipe, load_sources(recipe.data.train))
+    model, _ = build_model(recipe, load_sources(recipe.data.train))
     model.save_pretrained(tmp_path / "plain")
-    set_modes(model, recipe)
+    set_trainable(model, recipe)
     with pytest.raises(CheckpointError, match="has no LoRA deltas of a decoder"):
         attach_teacher(model, str(tmp_path / "plain"))
 
 
-def test_each_part_has_its_learning_rate_and_schedule(pooling):
+def test_each_part_has_its_learning_rate(pooling):
     recipe = pooling(
         encoder={"mode": "lora", "learning_rate": 2e-4},
-        adapter={**POOLING, "learning_rate": 1e-3, "schedule": "constant"},
+        adapter={**POOLING, "learning_rate": 1e-3},
         decoder={"mode": "lora"},
         train={"steps": 10, "learning_rate": 1e-4, "schedule": "linear", "warmup_fraction": 0.2},
     )
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     trainer.create_optimizer_and_scheduler(10)
     rates = {group["part"]: group["initial_lr"] for group in trainer.optimizer.param_groups}
     assert rates == {"encoder": 2e-4, "adapter": 1e-3, "decoder": 1e-4}
     grouped = [id(item) for group in trainer.optimizer.param_groups for item in group["params"]]
     trained = [id(item) for item in trainer.model.parameters() if item.requires_grad]
     assert sorted(grouped) == sorted(trained)
-    shapes = scheduler(trainer.optimizer, recipe, 10).lr_lambdas
-    by_part = dict(zip((group["part"] for group in trainer.optimizer.param_groups), shapes, strict=True))
-    assert [by_part["adapter"](step) for step in (0, 1, 2, 10)] == [0, 0.5, 1, 1]
-    assert by_part["decoder"](6) == pytest.approx(0.5)
+    shares = [shape(step) for shape in trainer.lr_scheduler.lr_lambdas for step in (0, 1, 2, 6, 10)]
+    assert shares == [0, 0.5, 1, 0.5, 0] * len(trainer.optimizer.param_groups)
 
 
 def test_a_run_that_is_resumed_equals_one_in_one_go_and_counts_its_levels(pooling):
@@ -273,16 +270,15 @@ def test_recipes_that_contradict_themselves_are_refused(pooling, sections, probl
 
 def test_a_new_adapter_starts_at_the_ridge_solution(pooling, capsys):
     recipe = pooling(adapter={**POOLING, "start": "ridge"})
-    model, _ = build(recipe, load_sources(recipe.data.train))
+    model, _ = build_model(recipe, load_sources(recipe.data.train))
     assert "ridge start: R2" in capsys.readouterr().err
     assert not model.adapter.head.down.weight.any()
-    assert model.config.default_rate == 4
 
 
 @torch.no_grad()
 def test_packed_samples_of_different_rates_have_the_losses_of_padded_ones(pooling):
     recipe = pooling({"mixed_fraction": 0.5, "reasoning": {"turns": 2}})
-    model, processor = build(recipe, load_sources(recipe.data.train))
+    model, processor = build_model(recipe, load_sources(recipe.data.train))
     samples, _ = sample_set(recipe)
     chosen = [samples[index] for index in range(6)]
 
@@ -317,23 +313,6 @@ def test_a_chunk_of_blanks_is_restated_at_a_rate_as_any_other(pooling, tmp_path)
 
 @pytest.mark.parametrize("packs", [True, False])
 def test_packed_rows_are_sped_up_on_a_cpu(pooling, packs):
-    trainer = prepare(pooling(train={"packing": packs, "steps": 1}))
+    trainer = make_trainer(pooling(train={"packing": packs, "steps": 1}))
     is_fast = trainer.model.language_model.config._attn_implementation == PACKED_ATTENTION
     assert is_fast == trainer.data_collator.one_row == packs
-
-
-def test_the_default_rate_is_the_one_with_the_lowest_held_out_loss(pooling):
-    held_out = {"data": {**pooling().data.model_dump(), "validation_fraction": 0.5}, "train": {"steps": 2}}
-    result = train(pooling(**held_out))
-    config = E2LLMForConditionalGeneration.from_pretrained(result.folder).config
-    losses = result.losses_of_rates
-    assert list(losses) == ["1", "2", "4", "one"]
-    assert len(set(losses.values())) == 4
-    assert str(config.default_rate) == min(losses, key=losses.get)
-
-
-def test_a_default_rate_of_the_recipe_stays(pooling):
-    held_out = {"data": {**pooling().data.model_dump(), "validation_fraction": 0.5}, "train": {"steps": 2}}
-    for rate in (1, 4):  # one of them is not the best
-        result = train(pooling(adapter={**POOLING, "default_rate": rate}, output=f"fixed-{rate}", **held_out))
-        assert E2LLMForConditionalGeneration.from_pretrained(result.folder).config.default_rate == rate

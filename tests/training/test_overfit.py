@@ -4,7 +4,7 @@ import pytest
 
 from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
-from e2llm.training.planning.overfit import overfit, overfit_recipe
+from e2llm.training.overfit import overfit, overfit_recipe
 from e2llm.training.recipe import load_recipe
 
 

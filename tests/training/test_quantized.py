@@ -13,9 +13,9 @@ from e2llm.modeling.checkpoints.parts import ensure_embedding_row, load_part
 from e2llm.modeling.lora import report_trainable, set_modes
 from e2llm.modeling.model import E2LLMForConditionalGeneration, embedding_scale
 from e2llm.training import build
-from e2llm.training.planning.dry_run import memory_of
+from e2llm.training.dry_run import memory_of
 from e2llm.training.recipe import validate
-from e2llm.training.run import finish, prepare, train
+from e2llm.training.run import finish, make_trainer, train
 
 QLORA = {"mode": "lora", "quantization": "nf4", "dtype": "bfloat16"}
 
@@ -52,7 +52,7 @@ def base_layer(model):
 
 
 def test_it_trains_saves_and_loads_in_4_bits(recipe):
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     model = trainer.model
     assert type(base_layer(model)).__name__ == "Linear4bit"
     packed = base_layer(model).weight.detach().clone()
@@ -127,7 +127,7 @@ def test_the_report_counts_weights_and_not_bytes(recipe, encoder):
 
 def test_its_bytes_on_paper_are_those_of_the_real_weights(recipe):
     model, _ = build.join_parts(recipe, [])
-    build.set_modes(model, recipe)
+    build.set_trainable(model, recipe)
     total = 0
     for parameter in model.language_model.parameters():
         total += parameter.nbytes

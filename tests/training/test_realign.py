@@ -8,8 +8,7 @@ from e2llm.cli.main import entry_point
 from e2llm.errors import E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.realigning.matching import match, matching_loss, stretch
-from e2llm.training.realigning.realign import realign, swap_encoder
+from e2llm.training.realigning import match, matching_loss, realign_model, stretch, swap_encoder
 from e2llm.training.run import train
 
 TEXTS = ["The harbour lights went out at nine. " * 4, "Seven boats, and the key under the blue stone. " * 3]
@@ -43,7 +42,7 @@ def test_only_the_adapter_is_new_and_the_decoder_stays_bit_for_bit(trained, othe
         encoder={"source": other_encoder},
         decoder={"source": str(trained), "mode": "frozen"},
     )
-    result = realign(recipe, str(trained), match_steps=3)
+    result = realign_model(recipe, str(trained), match_steps=3)
     model, processor = load(result.folder)
     after = decoder_tensors(model)
     assert set(before) == set(after)
@@ -63,11 +62,7 @@ def test_matching_brings_the_soft_tokens_nearer(encoder, decoder, other_encoder)
     )
     torch.manual_seed(1)
     new = swap_encoder(*old, other_encoder)
-    losses = []
-    match(
-        new, old, TEXTS, steps=60, batch_size=8, learning_rate=1e-2,
-        on_step=lambda step, loss: losses.append(loss),
-    )  # fmt: skip
+    losses = match(new, old, TEXTS, steps=60, batch_size=8, learning_rate=1e-2)
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -81,16 +76,11 @@ def test_matching_brings_pooled_states_nearer_and_leaves_the_head(tmp_path, deco
         E2LLMProcessor.from_parts(folders[0], decoder, chunk_size_chars=64),
     )
     old[0].config.trained_on = {"4": 7}
-    old[0].config.default_rate = 8
     torch.nn.init.normal_(old[0].adapter.head.down.weight, std=0.1)
     torch.manual_seed(1)
     new = swap_encoder(*old, folders[1])
-    assert (new[0].config.trained_on, new[0].config.default_rate) == ({"4": 7}, 8)
-    losses = []
-    match(
-        new, old, TEXTS, steps=60, batch_size=8, learning_rate=1e-2,
-        on_step=lambda step, loss: losses.append(loss),
-    )  # fmt: skip
+    assert new[0].config.trained_on == {"4": 7}
+    losses = match(new, old, TEXTS, steps=60, batch_size=8, learning_rate=1e-2)
     assert losses[-1] < 0.5 * losses[0]
     for name, value in old[0].adapter.head.state_dict().items():
         assert torch.equal(value, new[0].adapter.head.state_dict()[name])
@@ -122,11 +112,11 @@ def test_the_matching_loss_is_the_share_of_variance_that_is_missed():
 
 def test_a_decoder_that_would_train_and_a_used_folder_are_refused(recipe_of, encoder, tmp_path):
     with pytest.raises(E2LLMError, match=r"decoder\.mode must be frozen, got full"):
-        realign(recipe_of(), "smol")
+        realign_model(recipe_of(), "smol")
     recipe = recipe_of(decoder={"mode": "frozen"})
     (recipe.folder / "start").mkdir(parents=True)
-    with pytest.raises(E2LLMError, match="holds a run already"):
-        realign(recipe, "smol")
+    with pytest.raises(E2LLMError, match="already contains a run"):
+        realign_model(recipe, "smol")
 
 
 def test_nothing_to_match_on_is_an_error(encoder, decoder):
@@ -142,7 +132,7 @@ def test_an_old_encoder_with_deltas_is_matched_as_it_is(tmp_path, encoder, decod
     old = train(make_recipe(tmp_path, encoder, decoder, encoder={"mode": "lora"})).folder
     settings = {"source": str(old), "mode": "frozen"}
     recipe = recipe_of(output="realigned", encoder={"source": other_encoder}, decoder=settings)
-    assert realign(recipe, str(old), match_steps=1).folder.is_dir()
+    assert realign_model(recipe, str(old), match_steps=1).folder.is_dir()
 
 
 def test_the_command_realigns_a_pooling_adapter(tmp_path, encoder, decoder, other_encoder, capsys):
@@ -179,4 +169,4 @@ def test_the_command_keeps_how_the_model_splits(tmp_path, encoder, decoder, othe
     processor = load(result["folder"])[1]
     assert processor.chunk_size_chars == 48
     assert entry_point([*command, "-o", str(tmp_path / "out")]) == 1
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err

@@ -234,7 +234,7 @@ def test_a_kill_between_the_last_checkpoint_and_the_result_loses_nothing(recipe_
 def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, monkeypatch, capsys):
     recipe = recipe_of()
     result = train(recipe)
-    monkeypatch.setattr("e2llm.training.run.prepare", lambda recipe: pytest.fail("it began anew"))
+    monkeypatch.setattr("e2llm.training.run.make_trainer", lambda recipe: pytest.fail("it began anew"))
     monkeypatch.setattr(
         "e2llm.modeling.checkpoints.fingerprint.file_hash", lambda file: pytest.fail("for nothing")
     )
@@ -247,7 +247,7 @@ def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, 
 def test_a_used_folder_is_refused_without_resume(recipe_of, killed):
     recipe = recipe_of()
     killed(recipe, 3)
-    with pytest.raises(E2LLMError, match="holds a run already; use --resume"):
+    with pytest.raises(E2LLMError, match="already contains a run; continue it with --resume"):
         train(recipe)
 
 

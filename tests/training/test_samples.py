@@ -10,9 +10,9 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import UNDERSTANDING_PROMPT
 from e2llm.records import Record
 from e2llm.training.recipes.schema import DataFile
+from e2llm.training.samples.data_files import Source, hold_out, load_sources
 from e2llm.training.samples.levels import choose_raw, crop
 from e2llm.training.samples.sample_set import OBJECTIVES, SampleSet
-from e2llm.training.samples.sources import Source, hold_out, load_sources
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import yaml
 from small_parts import questions, save_decoder
 
 from e2llm.records import Record, write_records
-from e2llm.training.planning.overfit import overfit
+from e2llm.training.overfit import overfit
 from e2llm.training.recipe import load_recipe
 from e2llm.training.run import train
 

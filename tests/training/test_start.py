@@ -7,8 +7,8 @@ from e2llm.cli.main import entry_point
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.training.build import build
-from e2llm.training.planning.overfit import overfit_recipe
+from e2llm.training.build import build_model
+from e2llm.training.overfit import overfit_recipe
 from e2llm.training.recipe import load_recipe
 from e2llm.training.recipes.start import holds_nf4
 from e2llm.training.run import train
@@ -90,7 +90,7 @@ def test_a_decoder_that_is_left_out_is_held_as_it_was_stored(load, encoder, deco
     E2LLMProcessor.from_parts(encoder, decoder).save_pretrained(folder)
     (left_out,) = load(init_from=folder)
     (stated,) = load(init_from=folder, decoder={"source": decoder})
-    dtypes = [build(item, [])[0].language_model.lm_head.weight.dtype for item in (left_out, stated)]
+    dtypes = [build_model(item, [])[0].language_model.lm_head.weight.dtype for item in (left_out, stated)]
     assert dtypes == [torch.bfloat16, torch.float32]
 
 
@@ -169,7 +169,7 @@ def test_records_are_learned_by_heart_from_the_checkpoint_where_the_stage_before
 def test_a_whole_checkpoint_is_no_decoder(load, start, encoder):
     (recipe,) = load(decoder={"source": start}, encoder={"source": encoder})
     with pytest.raises(CheckpointError, match="is a whole E2LLM checkpoint; name its decoder"):
-        build(recipe, [])
+        build_model(recipe, [])
 
 
 def test_the_command_trains_on_from_a_checkpoint(load, start, capsys):

@@ -11,13 +11,13 @@ from e2llm.inference.engine import Engine
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.records import Record, write_records
-from e2llm.training.planning.overfit import overfit, overfit_recipe
+from e2llm.training.overfit import overfit, overfit_recipe
 from e2llm.training.recipe import load_recipe
 from e2llm.training.recipes.objectives import ReasoningObjective
 from e2llm.training.run import train
 from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.data_files import load_sources
 from e2llm.training.samples.sample_set import SampleSet
-from e2llm.training.samples.sources import load_sources
 from e2llm.training.samples.text_contexts import TextContexts
 
 DIAL = [1, 2, 4, 8]

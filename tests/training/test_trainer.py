@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from e2llm.errors import E2LLMError
 from e2llm.training import arguments
 from e2llm.training.arguments import training_arguments
-from e2llm.training.run import prepare
+from e2llm.training.run import make_trainer
 from e2llm.training.samples.sample_set import OBJECTIVES
 
 
@@ -25,7 +25,7 @@ class GradientsOfStep(TrainerCallback):
 
 def one_step(recipe):
     """Train one step; its gradients and its logged loss."""
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     keeper = GradientsOfStep()
     trainer.add_callback(keeper)
     trainer.train()
@@ -53,7 +53,7 @@ ONE_STEP = {
 
 def test_the_loss_is_the_weighted_sum_of_the_objectives_mean_token_losses(recipe_of):
     recipe = recipe_of(objectives={"understanding": {"weight": 0.25}}, train=ONE_STEP)
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     batch = next(iter(trainer.get_train_dataloader()))
     assert len(batch["objectives"].unique()) == 2
     trainer.model.eval()
@@ -66,7 +66,7 @@ def test_the_loss_is_the_weighted_sum_of_the_objectives_mean_token_losses(recipe
 
 def test_the_mean_runs_over_the_whole_optimizer_step(recipe_of):
     recipe = recipe_of(train={**ONE_STEP, "batch_size": 2, "gradient_accumulation": 4})
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     batches, counts = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, torch.device("cpu"))
     trainer.model.eval()
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_the_mean_runs_over_the_whole_optimizer_step(recipe_of):
 
 def test_sums_in_the_place_of_means(recipe_of):
     recipe = recipe_of(objectives={"reduction": "sum", "understanding": {"weight": 0.01}}, train=ONE_STEP)
-    trainer = prepare(recipe)
+    trainer = make_trainer(recipe)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.eval()
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_packed_samples_train_as_samples_in_rows_of_their_own(recipe_of):
     uneven = {"understanding": {"window_chunks": [1, 6]}}
     plain = one_step(recipe_of(train=ONE_STEP, objectives=uneven))
     recipe = recipe_of(output="again", train={**ONE_STEP, "packing": True}, objectives=uneven)
-    batch = next(iter(prepare(recipe).get_train_dataloader()))
+    batch = next(iter(make_trainer(recipe).get_train_dataloader()))
     assert len(batch["input_ids"]) < 8
     assert len(batch["objectives"].unique()) == 2
     assert_same_step(plain, one_step(recipe))
@@ -142,7 +142,7 @@ def test_checkpointed_activations_give_the_same_gradients_without_a_warning(reci
 
 
 def test_the_decoder_does_recompute_its_activations(recipe_of):
-    trainer = prepare(recipe_of(train={**ONE_STEP, "gradient_checkpointing": True}))
+    trainer = make_trainer(recipe_of(train={**ONE_STEP, "gradient_checkpointing": True}))
     modules = list(trainer.model.language_model.modules())
     assert any(getattr(module, "gradient_checkpointing", False) for module in modules)
 
@@ -155,7 +155,7 @@ def test_samples_prepared_by_a_worker_process_train_the_same(recipe_of):
 
 
 def test_held_out_losses_are_means_over_tokens(recipe_of):
-    trainer = prepare(recipe_of(train={"evaluate_samples": 5, "batch_size": 2}))
+    trainer = make_trainer(recipe_of(train={"evaluate_samples": 5, "batch_size": 2}))
     metrics = trainer.evaluate()
     trainer.model.eval()
     with torch.no_grad():
@@ -181,7 +181,7 @@ class Spoil(TrainerCallback):
 
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
 def test_a_loss_or_gradient_that_is_no_number_stops_the_run_at_its_step(recipe_of, what):
-    trainer = prepare(recipe_of())
+    trainer = make_trainer(recipe_of())
     trainer.add_callback(Spoil(what))
     with pytest.raises(
         E2LLMError, match=rf"the {what} is (nan|inf|-inf) at step 2 of 4; .*train\.learning_rate"
@@ -191,14 +191,14 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run_at_its_step(recipe_o
 
 
 def test_only_deltas_and_the_adapter_train_under_lora(recipe_of):
-    trainer = prepare(recipe_of(encoder={"mode": "lora"}, decoder={"mode": "lora"}))
+    trainer = make_trainer(recipe_of(encoder={"mode": "lora"}, decoder={"mode": "lora"}))
     names = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     assert all("lora_" in name or name.startswith("adapter.") for name in names)
     assert {name.split(".")[0] for name in names} == {"chunk_encoder", "adapter", "language_model"}
 
 
 def test_what_trains_is_held_in_full_precision(recipe_of):
-    trainer = prepare(recipe_of(decoder={"mode": "lora", "dtype": "bfloat16"}))
+    trainer = make_trainer(recipe_of(decoder={"mode": "lora", "dtype": "bfloat16"}))
     kinds = {parameter.requires_grad: set() for parameter in trainer.model.language_model.parameters()}
     for parameter in trainer.model.language_model.parameters():
         kinds[parameter.requires_grad].add(parameter.dtype)
@@ -228,7 +228,7 @@ def test_the_best_checkpoint_is_chosen_by_the_reasoning_loss_where_there_is_one(
 
 def test_a_constant_learning_rate_warms_up_all_the_same(recipe_of):
     train = {"schedule": "constant", "warmup_fraction": 0.5, "evaluate_every_steps": 4, "save_every_steps": 4}
-    trainer = prepare(recipe_of(train=train))
+    trainer = make_trainer(recipe_of(train=train))
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
     assert rates == pytest.approx([0.0, 5e-4, 1e-3, 1e-3])

@@ -20,9 +20,10 @@ from e2llm.measuring import reset_peak
 from e2llm.modeling.lora import merge_lora
 from e2llm.records import Record
 from e2llm.training.arguments import resolve_precision, training_arguments
-from e2llm.training.build import set_modes
+from e2llm.training.build import set_trainable
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.sample_set import OBJECTIVES, Sample
+from e2llm.training.samples.collator import Sample
+from e2llm.training.samples.sample_set import OBJECTIVES
 from e2llm.training.trainer import E2LLMTrainer
 
 LOOPS = ("plain", "e2llm")
@@ -79,7 +80,7 @@ class Loop:
             recipe = make_recipe(settings, Path(folder))
             engine = build_engine(**settings["engine"])
             torch.manual_seed(0)
-            set_modes(merge_lora(engine.model), recipe)
+            set_trainable(merge_lora(engine.model), recipe)
             samples = make_samples(engine, settings)
             reset_peak()
             train = train_plainly if settings["loop"] == "plain" else train_by_trainer

@@ -101,7 +101,7 @@ def entry_point(argv: list[str] | None = None) -> int:
             return fail_usage(error, arguments)
         if debug:
             raise
-        return fail(explain(error), 1)
+        return fail(error_line(error), 1)
     if code == 130:
         command = next((item for item in arguments if not item.startswith("-")), "")
         advice = HOW_TO_CONTINUE.get(command, "")
@@ -109,7 +109,7 @@ def entry_point(argv: list[str] | None = None) -> int:
     return code
 
 
-def explain(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return one line about an error."""
     if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
         return problem

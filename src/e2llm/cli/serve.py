@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from e2llm.serving.settings import ServerSettings
 
 KEY_VARIABLE = "E2LLM_API_KEY"
+BackendUrl = Annotated[
+    str | None, typer.Option(help="Let the vLLM server at this address decode: http://127.0.0.1:8001.")
+]
+BackendModel = Annotated[str | None, typer.Option(help="Name of the decoder in vLLM, if it serves several.")]
 
 
 def serve(
@@ -42,12 +47,8 @@ def serve(
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="Host name that requests may use, such as a proxy's.")
     ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Let the vLLM server at this address decode: http://127.0.0.1:8001.")
-    ] = None,
-    backend_model: Annotated[
-        str | None, typer.Option(help="Name of the decoder in vLLM, if it serves several.")
-    ] = None,
+    url: BackendUrl = None,
+    backend_model: BackendModel = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
@@ -60,17 +61,10 @@ def serve(
 
         e2llm serve runs/my-model/final --url http://127.0.0.1:8001
     """
-    from e2llm.errors import MissingExtraError
+    check_framework()
     from e2llm.inference.engine import Engine
-
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("fastapi", "serve") from error
-    from e2llm.serving.run import listen, run_server
-    from e2llm.serving.vllm.backend import VllmBackend
-    from e2llm.serving.vllm.server import find_server
+    from e2llm.serving.app import listen, run_server
+    from e2llm.serving.vllm_backend import VllmBackend, find_server
 
     if new_api_key:
         print_new_key(as_json)
@@ -80,17 +74,29 @@ def serve(
     limits = server_settings(
         model_name or Path(model).name or model, host, folder, api_key, api_key_file, allowed_host, settings
     )
-    server = None
-    if url is not None:
-        server = find_server(url, model=backend_model, timeout_seconds=limits.timeout_seconds)
+    timeout = limits.timeout_seconds
+    server = None if url is None else find_server(url, model=backend_model, timeout_seconds=timeout)
     listening = listen(host, port)  # before the slow loading of the model
     engine = Engine.from_pretrained(model, device=device)
-    decoder = None if server is None else VllmBackend(engine, server)
+    backend = None if server is None else VllmBackend(engine, server)
+    on_start = partial(print_address, limits.model_name) if as_json else None
+    run_server(engine, limits, listening, backend=backend, on_start=on_start)
 
-    def print_address(url: str) -> None:
-        print(json.dumps({"url": url, "model": limits.model_name}), flush=True)
 
-    run_server(engine, limits, listening, backend=decoder, on_start=print_address if as_json else None)
+def print_address(model_name: str, url: str) -> None:
+    """Print the address and the model's name as JSON."""
+    print(json.dumps({"url": url, "model": model_name}), flush=True)
+
+
+def check_framework() -> None:
+    """Raise `MissingExtraError` if the libraries of the extra `serve` are not installed."""
+    from e2llm.errors import MissingExtraError
+
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("fastapi", "serve") from error
 
 
 def print_new_key(as_json: bool) -> None:

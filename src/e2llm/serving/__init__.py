@@ -1,4 +1,4 @@
 """An HTTP server whose protocol is that of OpenAI's API, for contexts of any length.
 
-Needs the extra `serve`; only `e2llm.cli.serve` and users' own code import what is in here.
+Needs the extra `serve`; only `e2llm.cli.serve` and users' code import it.
 """

@@ -1,24 +1,29 @@
-"""The application: routes, errors in one shape, and the checks that every request passes."""
+"""The application: routes, errors in one shape, checks of every request; and running it under uvicorn."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
-from e2llm.serving.decoding.backend import Backend
+from e2llm.serving.backend import Backend
+from e2llm.serving.http.api_error import ApiError, ErrorOut
 from e2llm.serving.http.bodies import field_problem
-from e2llm.serving.http.errors import ApiError
 from e2llm.serving.http.gate import Gate
 from e2llm.serving.routes import answers, contexts, info
-from e2llm.serving.schemas.answers import ChatIn, CompletionIn, ErrorOut
-from e2llm.serving.schemas.contexts import ChunkIn, ContextIn, DocumentsIn, RelevanceIn
+from e2llm.serving.schemas import ChatIn, ChunkIn, CompletionIn, ContextIn, DocumentsIn, RelevanceIn
 from e2llm.serving.settings import ServerSettings
 from e2llm.serving.state import ServerState
 from e2llm.version import __version__
@@ -97,3 +102,119 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
         place = ".".join(str(item) for item in first["loc"][1:])
         return ApiError(400, f"{place}: {field_problem(first)}", param=place).response()
     return ApiError.of(error).response()
+
+
+def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
+    """Take an address; port 0 is a free one.
+
+    Raises:
+        E2LLMError: If the address is unavailable.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise E2LLMError(f"cannot listen on {host} port {port}: {error}; choose another --port") from error
+
+
+def run_server(
+    engine: Engine,
+    settings: ServerSettings,
+    listening: socket.socket,
+    backend: Backend | None = None,
+    on_start: Callable[[str], Any] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; running requests then get `shutdown_seconds` to finish.
+
+    Args:
+        engine: The model.
+        settings: Limits and places.
+        listening: From `listen`; closed at the end.
+        backend: Decodes answers; by default this process.
+        on_start: Called with the address before the first request; by default the address goes to stderr.
+    """
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("e2llm.serving").setLevel(logging.INFO)
+    with listening:
+        host, port = listening.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+        def show_address() -> None:
+            if on_start is not None:
+                on_start(url)
+            else:
+                print(f"e2llm serves {settings.model_name} at {url}", file=sys.stderr, flush=True)
+
+        app = create_app(engine, settings, backend)
+        make_server(app, settings, show_address).run(sockets=[listening])
+
+
+def make_server(app: FastAPI, settings: ServerSettings, on_start: Callable[[], Any]) -> uvicorn.Server:
+    """Return a server of the application that calls `on_start` once it can be reached, and stopped."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,  # the application logs sizes and times
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        http=_patient_protocol(settings.header_seconds),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    server = uvicorn.Server(config)
+    startup = server.startup
+
+    async def start(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets=sockets)
+        if server.started:
+            on_start()
+
+    server.startup = start  # type: ignore[method-assign]
+    return server
+
+
+def _patient_protocol(header_seconds: float) -> type[H11Protocol]:
+    """Return a protocol that closes a connection whose next request does not arrive in time.
+
+    uvicorn has no setting for this: it waits for headers without end.
+
+    Args:
+        header_seconds: From the connection's beginning, or a request's first byte, to the end of its headers.
+    """
+
+    class PatientProtocol(H11Protocol):
+        _waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._has_request():
+                self._wait_no_more()
+            elif self._waiting is None:
+                self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wait_no_more()
+            super().connection_lost(exc)
+
+        def _has_request(self) -> bool:
+            """Whether the headers of a request have arrived and its answer is not complete."""
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _wait(self) -> None:
+            self._waiting = self.loop.call_later(header_seconds, self._give_up)
+
+        def _wait_no_more(self) -> None:
+            if self._waiting is not None:
+                self._waiting.cancel()
+                self._waiting = None
+
+        def _give_up(self) -> None:
+            self._waiting = None
+            if not self._has_request() and not self.transport.is_closing():
+                self.transport.close()
+
+    return PatientProtocol

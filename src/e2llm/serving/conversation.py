@@ -6,12 +6,12 @@ with a text that they paste.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from e2llm.inference.chat import TURN
 from e2llm.inference.documents import Document
-from e2llm.serving.http.errors import ApiError
-from e2llm.serving.schemas.answers import MessageIn
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.schemas import MessageIn
 
 _KEPT_SHARE = 4  # a message that is cut keeps 1/4 of the room as text
 
@@ -61,69 +61,59 @@ def take_turns(messages: Sequence[MessageIn]) -> Conversation:
     return Conversation(pairs[-1][0], tuple(pairs[:-1]))
 
 
-@dataclass
-class Compressor:
-    """Makes a conversation fit.
+def compress(
+    conversation: Conversation, room: int, count: Callable[[str], int], *, takes_history: bool = True
+) -> Conversation:
+    """Turn what does not fit the window into documents: old turns, and the middle of a long message.
 
     Args:
+        conversation: As `take_turns` returns it.
+        room: Decoder tokens that question and history may take as text, 0 or more.
         count: Returns the decoder tokens of a text.
         takes_history: Whether the decoder's chat template takes several turns.
+
+    Returns:
+        The same conversation if it fits. The result may still be too long.
     """
+    documents: list[Document] = []
+    history = list(conversation.history)
+    costs = [count(question) + count(answer) for question, answer in history]
+    question, asked = conversation.question, count(conversation.question)
+    keeps_all = takes_history and asked + sum(costs) <= room
+    while history and not keeps_all and (not takes_history or asked + sum(costs) > room // 2):
+        costs.pop(0)
+        documents.append(Document(f"turn {len(documents) + 1}", TURN.format(*history.pop(0))))
+    num_compressed = 2 * len(documents)
+    if asked > room:
+        question, middle = _cut(question, room, count)
+        documents += [Document("message", middle)] if middle.strip() else []
+        num_compressed += 1
+    return replace(
+        conversation,
+        question=question,
+        history=tuple(history),
+        compressed=tuple(documents),
+        num_compressed=num_compressed,
+    )
 
-    count: Callable[[str], int]
-    takes_history: bool = True
-    _documents: list[Document] = field(init=False, default_factory=list)
 
-    def fit(self, conversation: Conversation, room: int) -> Conversation:
-        """Compress what does not fit.
+def _cut(text: str, room: int, count: Callable[[str], int]) -> tuple[str, str]:
+    """Return the first and last paragraphs of a text, and the part between them."""
+    share = max(1, room // (2 * _KEPT_SHARE))
+    head = _take(text.split("\n\n")[0], share, count, from_end=False)
+    rest = text[len(head) :]
+    tail = _take(rest.rsplit("\n\n", 1)[-1], share, count, from_end=True)
+    return f"{head.rstrip()}\n\n{tail.lstrip()}".strip(), rest[: len(rest) - len(tail)]
 
-        Args:
-            conversation: As `take_turns` returns it.
-            room: Decoder tokens that question and history may take as text, 0 or more.
 
-        Returns:
-            The same conversation if it fits. The result may still be too long.
-        """
-        self._documents.clear()
-        history = list(conversation.history)
-        costs = [self.count(question) + self.count(answer) for question, answer in history]
-        question, asked = conversation.question, self.count(conversation.question)
-        keeps_all = self.takes_history and asked + sum(costs) <= room
-        while history and not keeps_all and (not self.takes_history or asked + sum(costs) > room // 2):
-            costs.pop(0)
-            name = f"turn {len(self._documents) + 1}"
-            self._documents.append(Document(name, TURN.format(*history.pop(0))))
-        num_compressed = 2 * len(self._documents)
-        if asked > room:
-            question = self._cut(question, room)
-            num_compressed += 1
-        return replace(
-            conversation,
-            question=question,
-            history=tuple(history),
-            compressed=tuple(self._documents),
-            num_compressed=num_compressed,
-        )
-
-    def _cut(self, text: str, room: int) -> str:
-        """Return the first and last paragraphs of a text; the part between becomes a document."""
-        share = max(1, room // (2 * _KEPT_SHARE))
-        head = self._take(text.split("\n\n")[0], share, from_end=False)
-        rest = text[len(head) :]
-        tail = self._take(rest.rsplit("\n\n", 1)[-1], share, from_end=True)
-        middle = rest[: len(rest) - len(tail)]
-        if middle.strip():
-            self._documents.append(Document("message", middle))
-        return f"{head.rstrip()}\n\n{tail.lstrip()}".strip()
-
-    def _take(self, text: str, most: int, *, from_end: bool) -> str:
-        """Return the part of a text that takes at most `most` tokens, cut at a line or a word."""
-        while text and self.count(text) > most:
-            size = max(1, len(text) * most // (self.count(text) + 1))
-            size = min(size, len(text) - 1)
-            cut = text[-size:] if from_end else text[:size]
-            mark = "\n" if "\n" in cut else " "
-            if mark in cut:
-                cut = cut[cut.index(mark) + 1 :] if from_end else cut[: cut.rindex(mark) + 1]
-            text = cut
-        return text
+def _take(text: str, most: int, count: Callable[[str], int], *, from_end: bool) -> str:
+    """Return the part of a text that takes at most `most` tokens, cut at a line or a word."""
+    while text and count(text) > most:
+        size = max(1, len(text) * most // (count(text) + 1))
+        size = min(size, len(text) - 1)
+        cut = text[-size:] if from_end else text[:size]
+        mark = "\n" if "\n" in cut else " "
+        if mark in cut:
+            cut = cut[cut.index(mark) + 1 :] if from_end else cut[: cut.rindex(mark) + 1]
+        text = cut
+    return text

@@ -18,8 +18,7 @@ from e2llm.inference.engine import Engine
 from e2llm.serving.app import create_app
 from e2llm.serving.http.keys import read_key_file
 from e2llm.serving.settings import LOOPBACK, Hosts, ServerSettings
-from e2llm.serving.vllm.backend import VllmBackend
-from e2llm.serving.vllm.server import find_server
+from e2llm.serving.vllm_backend import VllmBackend, find_server
 
 
 class DeploymentArguments(ServerSettings):

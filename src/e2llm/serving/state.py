@@ -9,13 +9,12 @@ from fastapi import Request
 
 from e2llm.inference.engine import Engine
 from e2llm.inference.shared_reader import SharedReader
-from e2llm.serving.answering import Answering
-from e2llm.serving.contexts import KeptContexts
-from e2llm.serving.decoding.backend import Backend
-from e2llm.serving.decoding.local import LocalBackend
+from e2llm.serving.backend import Backend, LocalBackend
+from e2llm.serving.http.gate import Metrics
 from e2llm.serving.http.keys import KeyRing
 from e2llm.serving.http.work import Admission
-from e2llm.serving.metrics import Metrics
+from e2llm.serving.kept_contexts import KeptContexts
+from e2llm.serving.preparing import RequestPreparer
 from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
@@ -51,12 +50,12 @@ class ServerState:
         self.backend: Backend = backend or LocalBackend(
             engine, settings.max_batch, settings.prefix_cache_mb * 2**20
         )
-        self.answering = Answering(engine, self.contexts, self.store, settings)
+        self.preparer = RequestPreparer(engine, self.contexts, self.store, settings)
         self.keys = KeyRing(settings.api_keys)
         self.admission = Admission(settings.max_queue)
         self.metrics = Metrics(
             {
-                "requests_at_work": ("Requests running or waiting.", lambda: self.admission.count),
+                "requests_at_work": ("Requests running or waiting.", lambda: self.admission.num_requests),
                 "answers_decoding": ("Answers being decoded or waiting.", lambda: self.backend.num_decoding),
                 "texts_reading": ("Texts being read or waiting.", lambda: self.reader.num_waiting),
             }

@@ -1,8 +1,10 @@
-"""A recipe in transformers' words, and in which precision a device computes."""
+"""A recipe in transformers' words: arguments, precision, and a learning rate for each part."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 
 from e2llm.errors import E2LLMError
@@ -10,19 +12,21 @@ from e2llm.training.parallel import keep_losses_in_float32, parallel_arguments
 from e2llm.training.recipes.schema import Recipe
 from e2llm.training.samples.sample_set import OBJECTIVES
 
+# The order of the parts is that of the optimizer's states in a checkpoint.
+_PREFIXES = {"encoder": "chunk_encoder.", "adapter": "adapter.", "decoder": "language_model."}
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def training_arguments(
     recipe: Recipe, metric: str | None, layer_classes: Sequence[str] = ()
 ) -> TrainingArguments:
-    """The arguments of transformers' Trainer.
+    """Return the arguments of transformers' Trainer.
 
     Activation checkpointing is left to `e2llm.training.build`; its name here differs between versions.
 
     Args:
         recipe: The resolved recipe.
-        metric: What the best checkpoint is chosen by; None for a run without evaluation.
+        metric: Metric of the best checkpoint; None for a run without evaluation.
         layer_classes: Names of the layer classes that sharding gathers as a whole.
     """
     train = recipe.train
@@ -74,13 +78,13 @@ def training_arguments(
 
 
 def best_metric(objectives: Iterable[str]) -> str | None:
-    """What the best checkpoint is chosen by: the reasoning loss (paper v2), else the last one there is."""
+    """Return the metric of the best checkpoint: the reasoning loss (paper v2), else the other one."""
     names = [name for name in OBJECTIVES if name in set(objectives)]
     return f"eval_{names[-1]}_loss" if names else None
 
 
 def resolve_precision(setting: str) -> str:
-    """`auto` to `bf16` where the device multiplies it natively, else `fp16` on a GPU and `fp32` on a CPU."""
+    """Return the precision; `auto` is bf16 if the device has it natively, else fp16 (GPU) or fp32 (CPU)."""
     if setting == "fp16" and not torch.cuda.is_available():
         raise E2LLMError("train.precision: fp16 needs a GPU and has no effect here; set auto, bf16 or fp32")
     if setting != "auto":
@@ -91,6 +95,42 @@ def resolve_precision(setting: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively (AVX-512 BF16 or AMX); elsewhere it is emulated, slowly."""
+    """Return whether this CPU multiplies bf16 natively (AVX-512 BF16 or AMX); emulation is slow."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(check() for check in (getattr(torch.cpu, name, None) for name in names) if check is not None)
+
+
+def has_learning_rates(recipe: Recipe) -> bool:
+    """Return whether a part of a recipe has its own learning rate."""
+    return any(getattr(recipe, part).learning_rate is not None for part in _PREFIXES)
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe, decays: set[str]) -> list[dict[str, Any]]:
+    """Return the parameters that train, grouped by part and by whether they decay, with learning rates.
+
+    Args:
+        model: The composite model, as it is named or under a wrapper's prefix.
+        recipe: The resolved recipe.
+        decays: Names of the parameters that weight decay is for.
+    """
+    groups = []
+    for part, prefix in _PREFIXES.items():
+        learning_rate = getattr(recipe, part).learning_rate or recipe.train.learning_rate
+        for is_decayed in (True, False):
+            chosen = [
+                parameter
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad
+                and name.removeprefix("module.").startswith(prefix)
+                and (name in decays) == is_decayed
+            ]
+            if chosen:
+                groups.append(
+                    {
+                        "params": chosen,
+                        "lr": learning_rate,
+                        "weight_decay": recipe.train.weight_decay if is_decayed else 0.0,
+                        "part": part,
+                    }
+                )
+    return groups

@@ -1,4 +1,4 @@
-"""The model and the processor that a run starts with, and what of them trains."""
+"""Build the model and processor that a run starts with, and set which of its parts train."""
 
 import os
 import random
@@ -16,14 +16,16 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.ridge import init_adapter
 from e2llm.training.console import say
-from e2llm.training.recipes.parts import DecoderSection, EncoderLoraSection, LoraSection
+from e2llm.training.recipes.part_sections import DecoderSection, EncoderLoraSection, LoraSection
 from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
-from e2llm.training.samples.sources import Source
+from e2llm.training.samples.data_files import Source
 
 START_TEXTS = 300  # chunks that a new pooling adapter's linear start is fitted on
 
 
-def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
+def build_model(
+    recipe: Recipe, sources: Sequence[Source]
+) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
     """Load the checkpoint of `init_from`, or join an encoder and a decoder by a new adapter.
 
     Args:
@@ -41,12 +43,12 @@ def build(recipe: Recipe, sources: Sequence[Source]) -> tuple[E2LLMForConditiona
 
 
 def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
-    """The model and processor of `init_from`, with the recipe's chunking."""
+    """Return the model and processor of `init_from`, with the recipe's chunking."""
     start = existing(recipe.init_from, "init_from")
     options = decoder_options(recipe.decoder)
     dtype = options.pop("dtype")
     options.setdefault("quantization_config", None)
-    # Each tensor as it was stored: the decoder's dtype would round what trains, which is held in float32.
+    # Each tensor in its stored dtype: the decoder's would round the tensors that train, which are float32.
     model = E2LLMForConditionalGeneration.from_pretrained(start, dtype="auto", **options)
     if options["quantization_config"] is not None and not is_quantized(model.language_model):
         raise E2LLMError(
@@ -59,7 +61,7 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
 
 
 def existing(checkpoint: str | None, key: str) -> str:
-    """The checkpoint that a key names; raises `E2LLMError` for that of a stage which has not been trained."""
+    """Return the checkpoint that a key names; raise `E2LLMError` if its stage has not been trained."""
     name = str(checkpoint)
     if Path(name).name == FINAL_FOLDER and not Path(name).is_dir():
         raise E2LLMError(f"{key}: {name} does not exist yet; train the stage before this one first")
@@ -83,13 +85,13 @@ def open_processor(recipe: Recipe) -> E2LLMProcessor:
 
 
 def set_chunking(processor: E2LLMProcessor, recipe: Recipe) -> None:
-    """Let a processor split as a recipe says."""
+    """Set the chunking of a processor to that of a recipe."""
     processor.chunk_size_chars = recipe.chunking.chunk_size_chars
     processor.chunk_kind = recipe.chunking.kind
 
 
 def hold_base_in(part: Any, dtype: torch.dtype) -> None:
-    """Hold a part's own weights in a dtype; LoRA deltas and quantized matrices stay as they are."""
+    """Cast a part's base weights to a dtype; LoRA deltas and quantized matrices keep theirs."""
     for name, parameter in part.named_parameters():
         if parameter.is_floating_point() and "lora_" not in name:
             parameter.data = parameter.data.to(dtype)
@@ -98,20 +100,17 @@ def hold_base_in(part: Any, dtype: torch.dtype) -> None:
 def join_parts(
     recipe: Recipe, sources: Sequence[Source]
 ) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
-    """A new model of the recipe's parts."""
+    """Return a new model of the recipe's parts, and its processor."""
     model = E2LLMForConditionalGeneration.from_parts(
         recipe.encoder.source,
         str(recipe.decoder.source),
         adapter=recipe.adapter.kind,
-        encoder_layers=recipe.encoder.layers or None,
         finest_rate=recipe.adapter.finest_rate,
         max_soft_tokens=recipe.adapter.max_soft_tokens,
         pooling="cls",
         encoder_kwargs={"dtype": "float32"},
         decoder_kwargs=decoder_options(recipe.decoder),
     )
-    if recipe.adapter.default_rate is not None:
-        model.config.default_rate = recipe.adapter.default_rate
     processor = open_processor(recipe)
     if recipe.adapter.kind == "pooling" and recipe.adapter.start == "ridge":
         say(str(init_adapter(model, processor, start_texts(recipe, processor, sources))))
@@ -119,7 +118,7 @@ def join_parts(
 
 
 def start_texts(recipe: Recipe, processor: E2LLMProcessor, sources: Sequence[Source]) -> list[str]:
-    """Chunks to fit the linear start on: of different contexts, each file its share, as a recipe splits."""
+    """Return chunks to fit the linear start on: equally many of each file, from different contexts."""
     rng = random.Random(f"{recipe.seed}/start")
     texts: list[str] = []
     share = -(-START_TEXTS // max(1, len(sources)))
@@ -135,7 +134,7 @@ def start_texts(recipe: Recipe, processor: E2LLMProcessor, sources: Sequence[Sou
 
 
 def decoder_options(section: DecoderSection) -> dict[str, Any]:
-    """How a pretrained decoder is loaded: its precision, and 4 bits with a place on this process's GPU."""
+    """Return how to load a decoder: its dtype and, in 4 bits, the GPU of this process."""
     options: dict[str, Any] = {"dtype": section.dtype}
     if section.quantization == "nf4":
         options["quantization_config"] = nf4_config()
@@ -144,8 +143,8 @@ def decoder_options(section: DecoderSection) -> dict[str, Any]:
     return options
 
 
-def set_modes(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.TrainableReport:
-    """Freeze, adapt or train each part as the recipe says."""
+def set_trainable(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.TrainableReport:
+    """Freeze each part, add LoRA to it, or train it whole, as the recipe says."""
 
     def settings(section: LoraSection) -> lora.LoraSettings:
         targets = section.target_modules if isinstance(section, EncoderLoraSection) else ()
@@ -169,7 +168,7 @@ def set_modes(model: E2LLMForConditionalGeneration, recipe: Recipe) -> lora.Trai
 
 
 def checkpoint_activations(decoder: Any) -> None:
-    """Recompute a decoder's activations in the backward pass, by the name that transformers has for it."""
+    """Recompute a decoder's activations in the backward pass, by the method of transformers' version."""
     settings = {"use_reentrant": False}
     if hasattr(decoder, "activation_checkpointing_enable"):
         decoder.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)

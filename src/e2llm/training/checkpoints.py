@@ -1,4 +1,4 @@
-"""Find the newest whole checkpoint of a run to resume from, and load its weights."""
+"""Find the newest complete checkpoint of a run to resume from, and load its weights."""
 
 import json
 import os
@@ -34,13 +34,13 @@ class FileList(BaseModel):
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The `checkpoint-N` folders of a run, by N, whole or not."""
+    """Return the `checkpoint-N` folders of a run by N, also incomplete ones."""
     found = [item for item in folder.glob("checkpoint-*") if item.name.rpartition("-")[2].isdecimal()]
     return sorted(found, key=lambda item: int(item.name.rpartition("-")[2]))
 
 
 def is_saved(checkpoint: Path) -> bool:
-    """Whether a checkpoint was saved to the end: the trainer's state, written last, must be readable."""
+    """Return whether a checkpoint is complete: the trainer's state, which is written last, can be read."""
     try:
         return isinstance(json.loads((checkpoint / STATE_NAME).read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def damage(checkpoint: Path) -> str:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a run, or None; a note names newer ones that were damaged.
+    """Return the newest complete checkpoint of a run, or None; print a note for newer, damaged ones.
 
     The damaged ones stay, until the run comes by their steps again.
     """
@@ -77,7 +77,7 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def remove_cut_short(folder: Path) -> None:
-    """Remove checkpoints that a kill has cut short, so that they count for nothing."""
+    """Remove checkpoints that a kill left incomplete."""
     for checkpoint in numbered_checkpoints(folder):
         if not is_saved(checkpoint):
             shutil.rmtree(checkpoint)
@@ -86,7 +86,7 @@ def remove_cut_short(folder: Path) -> None:
 
 @contextmanager
 def held_alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; of the processes of one run, the first has the lock.
+    """Lock a folder against other runs; the first process of a run has the lock.
 
     Raises:
         E2LLMError: If another run has it, or a file is in the folder's place.
@@ -112,7 +112,7 @@ def held_alone(folder: Path) -> Iterator[None]:
 
 
 def publish(staged: Path, place: Path) -> None:
-    """Have a checkpoint's files and the list of them written to the disk, then rename it into its place."""
+    """Write a checkpoint's files and their list to disk, then rename its folder to the final name."""
     listed = list_files(staged, (item for item in staged.rglob("*") if item.is_file()))
     write_atomically(staged / FILES_NAME, (json.dumps(listed, indent=2) + "\n").encode())
     for item in [*staged.rglob("*"), staged]:

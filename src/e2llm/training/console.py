@@ -1,4 +1,4 @@
-"""What a run shows: log lines and a progress bar on stderr, loss curves as CSV and PNG in its folder."""
+"""Show a run: log lines and a progress bar on stderr, loss curves as CSV and PNG in its folder."""
 
 import csv
 import importlib.util
@@ -28,24 +28,24 @@ COLUMNS = (
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that speaks, of those that `torchrun` starts."""
+    """Return whether this is the first of the processes that `torchrun` started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def only_one_process(what: str) -> None:
-    """Raise `E2LLMError` if `torchrun` started several processes for what is done by one."""
+    """Raise `E2LLMError` if `torchrun` started several processes for a command that runs in one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise E2LLMError(f"{what} runs in one process; start it without torchrun")
 
 
 def say(text: str) -> None:
-    """Print a note on stderr, so that stdout stays for results; once, however many processes train."""
+    """Print a note on stderr, in the first process only."""
     if is_first_process():
         print(text, file=sys.stderr, flush=True)
 
 
 def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:
-    """One line of a log entry; None for an entry that holds nothing to show."""
+    """Return the line that shows a log entry; None if the entry has no loss."""
     if "loss" in logs:
         parts = [f"loss {logs['loss']:.3f}"]
         parts += [f"{name} {logs[f'{name}_loss']:.3f}" for name in OBJECTIVES if f"{name}_loss" in logs]
@@ -107,7 +107,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
             self.progress.console.print(line, highlight=False, markup=False)
 
     def close(self) -> None:
-        """Take the bar away; may be called more than once."""
+        """Remove the bar; may be called more than once."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
@@ -120,12 +120,12 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
         self.folder, self.title = folder, title
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say once if no picture will come."""
-        if state.is_world_process_zero and not can_draw():
+        """Print a note if matplotlib is missing."""
+        if state.is_world_process_zero and not has_matplotlib():
             say("no matplotlib, no curves.png; curves.csv is written (pip install 'e2llm[train]')")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write what there is."""
+        """Write the curves up to this step."""
         if state.is_world_process_zero:
             write_curves(state.log_history, self.folder, self.title)
 
@@ -133,7 +133,7 @@ class CurveCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def curve_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per step from the trainer's log; columns without a value are left empty."""
+    """Return one row per step of the trainer's log; rows lack columns without a value."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in log_history:
         if "step" in entry:
@@ -155,14 +155,14 @@ def write_curves(log_history: Sequence[dict[str, Any]], folder: Path, title: str
         write_atomically(folder / "curves.png", png)
 
 
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+def has_matplotlib() -> bool:
+    """Return whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> bytes | None:
     """Draw the losses over the steps; None without matplotlib or without rows."""
-    if not can_draw():
+    if not has_matplotlib():
         return None
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Soft targets: the answers of the same decoder from raw text, with LoRA deltas that were trained for that.
+"""Soft targets: the decoder's answers to raw text, with LoRA deltas that were trained on raw text.
 
 The teacher's deltas lie beside those that train, in the same layers, and are switched on for one pass without
 gradients: no second decoder is held in memory.
@@ -23,7 +23,7 @@ TEACHER_NAME = "teacher"
 
 
 def attach_teacher(model: Any, name: str) -> None:
-    """Put the decoder deltas of a checkpoint beside those that train; they never train.
+    """Add the decoder's LoRA deltas of a checkpoint to the layers, beside those that train; they stay frozen.
 
     Args:
         model: The composite model.
@@ -70,7 +70,7 @@ def attach_teacher(model: Any, name: str) -> None:
 
 @contextmanager
 def as_teacher(model: Any) -> Iterator[None]:
-    """Let the decoder compute with the teacher's deltas while the block runs."""
+    """Use the teacher's deltas in the decoder while the block runs."""
     decoder = model.language_model
     trains = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
     was_training = decoder.training
@@ -93,7 +93,7 @@ def _switch(decoder: Any, name: str) -> None:
 
 @torch.no_grad()
 def teacher_logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The teacher's logits at the labelled positions.
+    """Return the teacher's logits at the labelled positions.
 
     Args:
         model: The composite model, with a teacher.
@@ -114,7 +114,7 @@ def teacher_logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Sum over positions of `KL(teacher || student) = sum_v p_v (log p_v - log q_v)`.
+    """Return the sum over positions of `KL(teacher || student) = sum_v p_v (log p_v - log q_v)`.
 
     Args:
         logits: `[N, V]` of the student.

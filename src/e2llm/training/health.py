@@ -1,4 +1,4 @@
-"""What can go wrong in a long run: no number, no room on the disk; and what of it is kept to look at."""
+"""Guard a long run: detect NaN and a full disk, and save the batches of a failed step."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def save_batches(
     Args:
         folder: Folder of the run.
         step: The step.
-        batches: What the collator made.
+        batches: Batches of the collator.
         processor: Decodes them.
         prefix: Of the files' names, to tell processes apart.
 
@@ -60,7 +60,7 @@ def save_batches(
 
 
 def describe_batch(batch: dict[str, Any], processor: E2LLMProcessor) -> dict[str, Any]:
-    """A batch in words: each row's text, what it is asked to predict, and the chunks."""
+    """Return a batch as text: each row, its labelled part, and the chunks."""
     rows = []
     for ids, labels, objectives in zip(batch["input_ids"], batch["labels"], batch["objectives"], strict=True):
         wanted = labels[labels.ne(IGNORE_INDEX)]
@@ -82,7 +82,7 @@ def describe_batch(batch: dict[str, Any], processor: E2LLMProcessor) -> dict[str
 
 
 def checkpoint_bytes(model: E2LLMForConditionalGeneration) -> int:
-    """Size of a checkpoint to resume from: the weights that it holds, and the optimizer's state.
+    """Return the bytes of a checkpoint to resume from: the weights in it, and the optimizer's state.
 
     Beside what trains, a checkpoint holds every part that exists nowhere else.
     """
@@ -101,7 +101,7 @@ def checkpoint_bytes(model: E2LLMForConditionalGeneration) -> int:
 
 @torch.no_grad()
 def largest_weight(model: nn.Module) -> float:
-    """The largest magnitude among the weights that train, of this process's share where they are shared out.
+    """Return the largest magnitude among the weights that train; of this process's shard if they are sharded.
 
     The result is NaN or infinite if a weight is.
     """
@@ -111,16 +111,16 @@ def largest_weight(model: nn.Module) -> float:
     return float(torch.stack(largest).max()) if largest else 0.0
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raise if a disk has too little room.
+def check_disk_space(folder: Path, needed: int, what: str) -> None:
+    """Raise if a disk has too little free space.
 
     Args:
         folder: Where it is to be written; made if need be.
         needed: Bytes; 50 MiB more are asked for.
-        what: What needs them.
+        what: Name for the error.
 
     Raises:
-        E2LLMError: With what is free, and what to do.
+        E2LLMError: With the bytes needed and free, and what to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -128,12 +128,12 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         raise E2LLMError(
             f"{folder}: {what} needs {(needed + _SPARE_BYTES) / 1e6:,.0f} MB on the disk, "
             f"{free / 1e6:,.0f} MB are free; free some, name another output, or lower "
-            "train.keep_checkpoints. Checkpoints that are there are whole: go on with --resume"
+            "train.keep_checkpoints. Saved checkpoints are intact: continue with --resume"
         )
 
 
-def memory_bytes() -> int:
-    """The most memory used so far: of the GPU's allocator, or of this process."""
+def peak_memory_bytes() -> int:
+    """Return the peak memory so far: of the GPU's allocator, or of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return peak_resident_bytes()

@@ -1,4 +1,4 @@
-"""How a run is spread over processes: `train.parallel` in the words of transformers, FSDP2 and DeepSpeed.
+"""Distribute a run over processes: `train.parallel` as settings of transformers, FSDP2 and DeepSpeed.
 
 | key     | each process holds                                          | by                          |
 |---------|-------------------------------------------------------------|-----------------------------|
@@ -25,7 +25,7 @@ _LAUNCHER_SETTINGS = {"ACCELERATE_USE_FSDP": "--use_fsdp", "ACCELERATE_USE_DEEPS
 
 
 def parallel_arguments(parallel: str, layer_classes: Sequence[str]) -> dict[str, Any]:
-    """The settings of `TrainingArguments` that spread a run; none for `ddp`, which follows from the launch.
+    """Return the settings of `TrainingArguments` that distribute a run; `ddp` needs none.
 
     Args:
         parallel: `ddp`, `fsdp2`, `zero2` or `zero3`.
@@ -39,8 +39,7 @@ def parallel_arguments(parallel: str, layer_classes: Sequence[str]) -> dict[str,
     if parallel == "fsdp2":
         if not torch.cuda.is_available():
             raise E2LLMError(
-                "train.parallel: fsdp2 needs GPUs and there is none here; on CPUs it would be plain ddp, "
-                "unsaid. Set train.parallel: ddp"
+                "train.parallel: fsdp2 needs a GPU, and there is none here; set train.parallel: ddp"
             )
         return {"fsdp": True, "fsdp_config": fsdp_config(layer_classes)}
     if parallel in ("zero2", "zero3"):
@@ -54,12 +53,12 @@ def parallel_arguments(parallel: str, layer_classes: Sequence[str]) -> dict[str,
 
 
 def check_launcher(parallel: str) -> None:
-    """Raise `E2LLMError` where the launch and the recipe do not fit together."""
+    """Raise `E2LLMError` if the launch contradicts the recipe."""
     for name, option in _LAUNCHER_SETTINGS.items():
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
             raise E2LLMError(
-                f"accelerate launch was given {option}, the recipe says train.parallel: {parallel}; what is "
-                f"sharded is said in the recipe alone: launch without {option} and set train.parallel"
+                f"accelerate launch was given {option}, but the recipe says train.parallel: {parallel}; only "
+                f"the recipe sets what is sharded: launch without {option} and set train.parallel"
             )
     if parallel != "ddp" and "LOCAL_RANK" not in os.environ:
         raise E2LLMError(
@@ -69,7 +68,7 @@ def check_launcher(parallel: str) -> None:
 
 
 def fsdp_config(layer_classes: Sequence[str]) -> dict[str, Any]:
-    """Settings of FSDP2 in transformers' names.
+    """Return the settings of FSDP2 in transformers' names.
 
     Every process loads the model itself: a checkpoint of ours is put together from base models and deltas,
     which `cpu_ram_efficient_loading` (empty weights on all processes but one) does not know.
@@ -85,7 +84,7 @@ def fsdp_config(layer_classes: Sequence[str]) -> dict[str, Any]:
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:
-    """Settings of DeepSpeed's ZeRO; transformers' Trainer fills in what says `auto`.
+    """Return the settings of DeepSpeed's ZeRO; transformers' Trainer fills in each `auto`.
 
     Args:
         stage: 2 (gradients and optimizer state are shared out) or 3 (weights, too).
@@ -116,7 +115,7 @@ def deepspeed_config(stage: int) -> dict[str, Any]:
 
 
 def keep_losses_in_float32(arguments: Any) -> None:
-    """Let FSDP2 compute in half precision, and reduce gradients and return losses in float32.
+    """Set FSDP2 to compute in half precision, but to reduce gradients and return losses in float32.
 
     Left to itself, accelerate has gradients summed and the model's outputs, our token losses, cast in half
     precision. Weights that train stay in float32 between steps.
@@ -131,7 +130,7 @@ def keep_losses_in_float32(arguments: Any) -> None:
 
 
 def layer_class_names(model: Any) -> list[str]:
-    """Names of the encoder's and the decoder's layer classes, which sharding gathers one at a time.
+    """Return the names of the encoder's and decoder's layer classes, which sharding gathers one at a time.
 
     These are what transformers keeps on one device; for a part that names none, what its first list of
     modules holds. What belongs to no layer (the adapter, norms) is gathered once for the whole step.
@@ -149,16 +148,16 @@ def layer_class_names(model: Any) -> list[str]:
 
 
 def leave_engines() -> None:
-    """Clear what transformers and accelerate keep of a run's engine: the next stage may have another."""
+    """Clear the engine settings that transformers and accelerate keep: the next stage may have others."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-    unset_hf_deepspeed_config()  # or models would go on being loaded in shares
+    unset_hf_deepspeed_config()  # else later models would be loaded in shards
     for name in _LAUNCHER_SETTINGS:
         os.environ.pop(name, None)
 
 
 def largest_of_all(count: int) -> int:
-    """The largest of all processes' counts; each process must call it at the same place."""
+    """Return the largest count of all processes; each process must call it at the same place."""
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
     value = torch.tensor(count, device=device)
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
@@ -184,7 +183,7 @@ def flatten_scalars(model: nn.Module) -> frozenset[str]:
 def as_saved(
     model: Any, state: dict[str, torch.Tensor], scalars: frozenset[str] = frozenset()
 ) -> dict[str, torch.Tensor]:
-    """Gathered tensors as an unsharded model has them: `scalars` as single numbers, tied weights once."""
+    """Return gathered tensors as an unsharded model has them: `scalars` as numbers, tied weights once."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     return {
         name: tensor.reshape(()) if name in scalars else tensor
@@ -194,7 +193,7 @@ def as_saved(
 
 
 def gathered_state_dict(trainer: Any) -> dict[str, torch.Tensor] | None:
-    """The whole model's tensors, on the main process, for saving; every process must call it.
+    """Return the whole model's tensors for saving, on the main process; every process must call it.
 
     Returns:
         Tensors by their names, empty or None on other processes; None where each process holds the model.

@@ -1,11 +1,11 @@
-"""Reading recipes: YAML files, resolved as `defaults < YAML < --set key=value`.
+"""Read recipes: YAML files, resolved as `defaults < YAML < --set key=value`.
 
 A recipe is one run, or a list of `stages` that each change some keys and start from the stage before. A run
 that starts from a checkpoint takes from it what the recipe leaves out (`e2llm.training.recipes.start`).
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def load_recipe(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        E2LLMError: For a folder; for an unknown key or stage or a bad value, with what is allowed.
+        E2LLMError: For a folder, an unknown key or stage, or a bad value; it says which are allowed.
     """
     file = Path(path)
     if file.is_dir():
@@ -42,16 +42,18 @@ def load_recipe(
     stages = content.pop("stages", None) or [{}]
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise E2LLMError(f"{file}: stages must be a list of mappings")
-    names = [str(merge(content, stage).get("stage") or "") for stage in stages]
+    names = [str(merge_mappings(content, stage).get("stage") or "") for stage in stages]
     check_stage_names(names, str(file))
     settings = [parse_override(override, names) for override in overrides]
     recipes: list[Recipe] = []
     for name, stage in zip(names, stages, strict=True):
-        merged = merge(content, stage)
+        merged = merge_mappings(content, stage)
         for only_stage, keys, value in settings:
             if only_stage in (None, name):
                 merged = with_value(merged, keys, value, ".".join(keys))
-        if recipes and own_start(stage, name, settings) is None:
+        own_start = [stage.get("init_from")]  # the start of the whole recipe is that of its first stage
+        own_start += [value for only, keys, value in settings if (only, keys) == (name, ["init_from"])]
+        if recipes and own_start[-1] is None:
             merged["init_from"] = str(recipes[-1].folder / FINAL_FOLDER)
         recipe = validate(merged, f"{file}, stage {name}" if name else str(file), recipes)
         resolve_data(recipe, file.parent if data is None else Path(data))
@@ -59,25 +61,8 @@ def load_recipe(
     return recipes
 
 
-def own_start(
-    stage: Mapping[str, Any], name: str, settings: Sequence[tuple[str | None, list[str], Any]]
-) -> Any:
-    """The `init_from` of a stage itself; that of the whole recipe is where its first stage starts.
-
-    Args:
-        stage: As the recipe has it.
-        name: Of the stage.
-        settings: Of `parse_override`.
-    """
-    start = stage.get("init_from")
-    for only_stage, keys, value in settings:
-        if only_stage == name and keys == ["init_from"]:
-            start = value
-    return start
-
-
 class _PlainLoader(yaml.SafeLoader):
-    """A safe loader to which a repeated key of a mapping is an error: YAML would drop the first value."""
+    """A safe loader that refuses repeated keys; YAML would drop the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node."""
@@ -96,23 +81,15 @@ def load_yaml(text: str | bytes, subject: str) -> Any:
 
     Args:
         text: The text, or its bytes in UTF-8.
-        subject: What errors name.
+        subject: Name for errors.
 
     Raises:
         E2LLMError: If it is not valid YAML or repeats a key, with the line.
     """
     try:
         return yaml.load(text.decode("utf-8-sig") if isinstance(text, bytes) else text, _PlainLoader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        RecursionError,
-    ) as error:
-        # The last ones are the constructors' own, for a tag whose value does not fit: `!!int abc`.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # All but the first come from constructors, for a tag whose value does not fit: `!!int abc`.
         problem = " ".join(str(error).split())[:500]
         raise E2LLMError(f"{subject}: not valid YAML: {problem or type(error).__name__}") from error
 
@@ -136,7 +113,7 @@ def validate(content: dict[str, Any], subject: str, stages: Sequence[Recipe] = (
 
     Args:
         content: Nested mappings.
-        subject: What errors name.
+        subject: Name for errors.
         stages: The stages before it.
 
     Raises:
@@ -158,7 +135,7 @@ def validate(content: dict[str, Any], subject: str, stages: Sequence[Recipe] = (
 
 
 def value_problem(item: Any) -> str:
-    """What is wrong with a value, and which one was given."""
+    """Return the fault of a value, and the value received."""
     message = str(item["msg"]).removeprefix("Value error, ")
     given = item["input"]
     if isinstance(given, int) and given.bit_length() > 1000:  # Python writes out no more than 4300 digits
@@ -166,12 +143,12 @@ def value_problem(item: Any) -> str:
     return f"{message}, got {given!r}" if isinstance(given, str | int | float) else message
 
 
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested mappings with changes laid over; lists and values are replaced whole."""
+def merge_mappings(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return nested mappings with changes merged in; lists are replaced whole."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = merge_mappings(merged[key], value) if both else value
     return merged
 
 
@@ -188,7 +165,7 @@ def parse_override(override: str, stages: Sequence[str]) -> tuple[str | None, li
 
 
 def with_value(content: Any, keys: Sequence[str], value: Any, subject: str) -> Any:
-    """A copy of nested mappings and lists with one value replaced."""
+    """Return nested mappings and lists with one value replaced."""
     if not keys:
         return value
     key, *rest = keys
@@ -209,7 +186,7 @@ def with_value(content: Any, keys: Sequence[str], value: Any, subject: str) -> A
 
 
 def resolve_data(recipe: Recipe, folder: Path) -> None:
-    """Look relative data paths up in a folder; they come out absolute."""
+    """Resolve relative data paths against a folder."""
     for file in [*recipe.data.train, *recipe.data.validation]:
         if not Path(file.path).is_absolute():
             file.path = os.path.abspath(folder / file.path)

@@ -1,4 +1,4 @@
-"""Run a recipe: build or load the model, train, evaluate, save it and what it was made with."""
+"""Run a recipe: build or load the model, train and evaluate it, save it with its provenance."""
 
 import importlib.metadata
 import json
@@ -15,28 +15,27 @@ from transformers import TrainerCallback, set_seed
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.processor import E2LLMProcessor
-from e2llm.modeling.rates import parse_rate
 from e2llm.training.arguments import best_metric, resolve_precision, training_arguments
-from e2llm.training.build import build, set_modes
+from e2llm.training.build import build_model, set_trainable
 from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
 from e2llm.training.console import ConsoleCallback, CurveCallback, say
+from e2llm.training.cpu_speed import speed_up
 from e2llm.training.distillation import attach_teacher
-from e2llm.training.health import check_room, checkpoint_bytes
+from e2llm.training.health import check_disk_space, checkpoint_bytes
 from e2llm.training.parallel import gathered_state_dict, layer_class_names, leave_engines
 from e2llm.training.recipe import load_yaml
 from e2llm.training.recipes.schema import FINAL_FOLDER, Recipe
 from e2llm.training.samples.data_check import open_parts, read_data
+from e2llm.training.samples.data_files import Source, pool_of
 from e2llm.training.samples.sample_set import SampleSet
-from e2llm.training.samples.sources import Source, pool_of
-from e2llm.training.speed.fast_lora import speed_up
 from e2llm.training.trainer import E2LLMTrainer
 from e2llm.version import __version__, git_commit
 
 RECIPE_NAME, RESULT_NAME = "recipe.yaml", "result.json"
 
 
-class TrainResult(BaseModel, frozen=True, extra="forbid"):
-    """What a run came to.
+class TrainResult(BaseModel, frozen=True):
+    """The outcome of a run.
 
     Attributes:
         folder: The trained model.
@@ -44,8 +43,6 @@ class TrainResult(BaseModel, frozen=True, extra="forbid"):
         first_losses: Mean training loss per objective in the first log line.
         last_losses: The same in the last one.
         eval_losses: Held-out losses of the weights that were saved.
-        losses_of_rates: Their held-out token loss at each rate; the default rate is the one with the lowest,
-            unless the recipe gives it.
     """
 
     folder: Path
@@ -53,27 +50,25 @@ class TrainResult(BaseModel, frozen=True, extra="forbid"):
     first_losses: dict[str, float]
     last_losses: dict[str, float]
     eval_losses: dict[str, float]
-    losses_of_rates: dict[str, float] = {}
 
 
 def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCallback] = ()) -> TrainResult:
-    """Train by a recipe, into `recipe.folder`; the model comes to lie in its sub-folder `final`.
+    """Train by a recipe into `recipe.folder`; the model is saved in its sub-folder `final`.
 
     Args:
         recipe: The resolved recipe.
-        resume: Go on from the newest checkpoint of the same run, if there is one; a finished run is left as
-            it is.
+        resume: Continue from the newest checkpoint of the same run, if there is one; a finished run stays.
         callbacks: More of transformers' callbacks.
 
     Raises:
-        E2LLMError: If the folder holds another run and `resume` is not set, another process is training into
-            it, the data do not serve the objectives, or the loss is no number any more.
+        E2LLMError: If the folder contains a run and `resume` is not set, another process is training into it,
+            the data do not serve the objectives, or the loss becomes NaN or infinite.
     """
     finished = finished_result(recipe)
     checkpoint = None if finished else last_checkpoint(recipe.folder)
     if not resume and (checkpoint or finished):
         raise E2LLMError(
-            f"{recipe.folder} holds a run already; use --resume to go on with it, or set another output"
+            f"{recipe.folder} already contains a run; continue it with --resume, or set another output"
         )
     changes = changes_since_start(recipe) if checkpoint or finished else []
     if finished is not None:
@@ -83,7 +78,7 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
     if changes:
         say(f"the recipe has changed since this run began: {'; '.join(changes)}")
     with held_alone(recipe.folder):
-        trainer = prepare(recipe)
+        trainer = make_trainer(recipe)
         for callback in callbacks:
             trainer.add_callback(callback)
         console = ConsoleCallback()
@@ -97,8 +92,8 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
     return result
 
 
-def prepare(recipe: Recipe) -> E2LLMTrainer:
-    """Everything that a run needs, up to the trainer."""
+def make_trainer(recipe: Recipe) -> E2LLMTrainer:
+    """Return the trainer of a recipe, with model, data and callbacks."""
     if recipe.train.num_threads:
         torch.set_num_threads(recipe.train.num_threads)
     if recipe.train.dataloader_workers:
@@ -107,12 +102,12 @@ def prepare(recipe: Recipe) -> E2LLMTrainer:
     data = read_data(recipe)
     data.check_window(*open_parts(recipe))  # before the weights are loaded
     data.finish()
-    model, processor = build(recipe, data.train)
+    model, processor = build_model(recipe, data.train)
     window = getattr(model.config.text_config, "max_position_embeddings", None)
-    report = set_modes(model, recipe)
+    report = set_trainable(model, recipe)
     if recipe.objectives.distillation.teacher is not None:
         attach_teacher(model, recipe.objectives.distillation.teacher)
-    check_room(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
+    check_disk_space(recipe.folder, (recipe.train.keep_checkpoints + 2) * checkpoint_bytes(model), "this run")
     if recipe.train.packing and not torch.cuda.is_available():  # the trainer moves the model to a GPU later
         speed_up(model.language_model)
     eval_sets = evaluation_sets(data.validation, recipe, processor, window)
@@ -135,16 +130,11 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     final = recipe.folder / FINAL_FOLDER
     state = trainer.state
     taken = state.best_global_step if recipe.train.final == "best" else state.global_step
-    losses = trainer.losses_of_rates()
     result = summarize_log(final, state.log_history, state.global_step, taken)
-    result = result.model_copy(update={"losses_of_rates": losses})
     state_dict = gathered_state_dict(trainer)
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.config.trained_on = dict(trainer.level_counts) or None
-        if losses and recipe.adapter.default_rate is None:
-            model.config.default_rate = parse_rate(min(losses, key=losses.__getitem__))
-            say(f"default rate {model.config.default_rate}, by held-out loss: {_listed(losses)}")
         model.save_pretrained(final, state_dict=state_dict)
         trainer.processor.save_pretrained(final)
         relative = result.model_copy(update={"folder": Path(final.name)})
@@ -153,14 +143,10 @@ def finish(recipe: Recipe, trainer: E2LLMTrainer) -> TrainResult:
     return result
 
 
-def _listed(losses: dict[str, float]) -> str:
-    return ", ".join(f"{loss:.3f} at {rate}" for rate, loss in losses.items())
-
-
 def evaluation_sets(
     validation: list[Source], recipe: Recipe, processor: E2LLMProcessor, window: int | None
 ) -> dict[str, SampleSet]:
-    """One fixed set of held-out samples per objective that trains and has records."""
+    """Return a fixed set of held-out samples for each objective that trains and has records."""
     sets = {}
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     together = recipe.train.batch_size * num_processes if num_processes > 1 else 1
@@ -187,7 +173,7 @@ def evaluation_sets(
 def summarize_log(
     folder: Path, log_history: list[dict[str, Any]], steps: int, taken_step: int | None = None
 ) -> TrainResult:
-    """Pick the first and last training losses, and the held-out ones of the step whose weights are taken."""
+    """Return the first and last training losses, and the held-out losses of the saved weights."""
 
     def losses(entries: list[dict[str, Any]], prefix: str = "") -> dict[str, float]:
         return {
@@ -231,9 +217,9 @@ def finished_result(recipe: Recipe) -> TrainResult | None:
 
 
 def write_provenance(recipe: Recipe) -> None:
-    """Save the resolved recipe and what it ran with, beside the outputs."""
+    """Save the resolved recipe, versions, seed and device beside the outputs."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    resolved = yaml.safe_dump(without_none(portable(recipe)), sort_keys=False, allow_unicode=True)
+    resolved = yaml.safe_dump(portable(recipe, exclude_none=True), sort_keys=False, allow_unicode=True)
     write_atomically(recipe.folder / RECIPE_NAME, resolved.encode())
     versions = {
         name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "accelerate")
@@ -250,16 +236,16 @@ def write_provenance(recipe: Recipe) -> None:
     write_atomically(recipe.folder / "provenance.json", (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def portable(recipe: Recipe) -> dict[str, Any]:
-    """The recipe with data paths relative to its folder, as the saved recipe is read again."""
-    content = recipe.model_dump()
+def portable(recipe: Recipe, *, exclude_none: bool = False) -> dict[str, Any]:
+    """Return the recipe with data paths relative to its folder, as the saved recipe is read again."""
+    content = recipe.model_dump(exclude_none=exclude_none)
     for file in [*content["data"]["train"], *content["data"]["validation"]]:
         file["path"] = os.path.relpath(file["path"], recipe.folder)
     return content
 
 
 def changes_since_start(recipe: Recipe) -> list[str]:
-    """Keys in which the recipe differs from the one that its folder was begun with: `key: before -> now`.
+    """Return the differences from the recipe that the folder was started with: `key: before -> now`.
 
     Raises:
         E2LLMError: If the saved recipe is damaged, with its name.
@@ -273,17 +259,8 @@ def changes_since_start(recipe: Recipe) -> list[str]:
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
 
 
-def without_none(content: dict[str, Any]) -> dict[str, Any]:
-    """Return nested mappings without the keys whose value is None."""
-    return {
-        key: without_none(value) if isinstance(value, dict) else value
-        for key, value in content.items()
-        if value is not None
-    }
-
-
 def flattened(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping of dotted keys."""
+    """Return nested mappings and lists as one mapping of dotted keys."""
     if isinstance(content, list) and any(isinstance(item, dict) for item in content):
         content = {str(index): item for index, item in enumerate(content)}
     if not isinstance(content, dict):

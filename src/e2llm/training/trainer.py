@@ -18,15 +18,21 @@ from e2llm.measuring import HeapTrimmer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
+from e2llm.training.arguments import has_learning_rates, parameter_groups
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
+from e2llm.training.cpu_speed import PACKED_ATTENTION
 from e2llm.training.distillation import divergence, teacher_logits
-from e2llm.training.health import check_room, checkpoint_bytes, largest_weight, memory_bytes, save_batches
-from e2llm.training.learning_rates import has_own_learning_rates, parameter_groups, scheduler
+from e2llm.training.health import (
+    check_disk_space,
+    checkpoint_bytes,
+    largest_weight,
+    peak_memory_bytes,
+    save_batches,
+)
 from e2llm.training.parallel import SHARDED_WEIGHTS, as_saved, flatten_scalars, largest_of_all
 from e2llm.training.recipes.schema import Recipe
-from e2llm.training.samples.collator import SampleCollator
-from e2llm.training.samples.sample_set import OBJECTIVES, Sample, SampleSet
-from e2llm.training.speed.packed_attention import NAME as PACKED_ATTENTION
+from e2llm.training.samples.collator import Sample, SampleCollator
+from e2llm.training.samples.sample_set import OBJECTIVES, SampleSet
 
 _REASONING = OBJECTIVES.index("reasoning")
 
@@ -86,19 +92,13 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         model.agree_on_passes = largest_of_all if shards else None
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW, with a learning rate for each part where the recipe gives them."""
-        if self.optimizer is None and has_own_learning_rates(self.recipe):
+        """Return AdamW, with a learning rate for each part if the recipe gives them."""
+        if self.optimizer is None and has_learning_rates(self.recipe):
             decays = set(self.get_decay_parameter_names(self.model))
             groups = parameter_groups(self.model, self.recipe, decays)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer: Any = kind(groups, **options)
         return super().create_optimizer(*(() if model is None else (model,)))
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The learning rates over the run, with a shape for each part where the recipe gives them."""
-        if self.lr_scheduler is None and has_own_learning_rates(self.recipe):
-            self.lr_scheduler: Any = scheduler(optimizer or self.optimizer, self.recipe, num_training_steps)
-        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -130,7 +130,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        """Weighted sum of the objectives' token losses, each divided by its count in the optimizer step."""
+        """Return the weighted sum of token losses, each objective over its count in the optimizer step."""
         self._trim_heap(_HEAP_SLACK_BYTES)
         inputs = dict(inputs)
         objectives = inputs.pop("objectives")
@@ -161,7 +161,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """The gradient norm, looked at before the step that it would spoil; fp16 skips such steps itself."""
+        """Return the gradient norm; raise if it is not finite, except in fp16, which skips such steps."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not self.args.fp16:
             self._stop_unless_finite("gradient norm", float(norm))
@@ -185,7 +185,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _stop_unless_sound(self, name: str, value: float) -> None:
-        """The same after a step: weights that it spoiled are neither saved nor called the result."""
+        """Raise after a step with a value that is not finite, so that its weights are not saved."""
         if not math.isfinite(value):
             raise E2LLMError(
                 f"the {name} is {value} after step {self.state.global_step} of {self.state.max_steps}; these "
@@ -224,7 +224,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                 logs["distillation_loss"] = far / max(1, sums["reasoning_count"])
             elapsed = time.perf_counter() - self.window_started
             logs["tokens_per_second"] = round(sums["tokens"] / max(elapsed, 1e-9), 1)
-            logs["peak_memory_mb"] = round(memory_bytes() / 1e6, 1)
+            logs["peak_memory_mb"] = round(peak_memory_bytes() / 1e6, 1)
             self.sums.clear()
             self.window_started = time.perf_counter()
         super().log(logs, start_time)
@@ -241,7 +241,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> Any:
-        """Mean token loss of each objective on its held-out samples: `eval_{objective}_loss`."""
+        """Return the mean token loss of each objective on its held-out samples: `eval_{objective}_loss`."""
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         for name, samples in (eval_dataset or self.eval_dataset).items():
@@ -255,20 +255,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     @torch.no_grad()
-    def losses_of_rates(self) -> dict[str, float]:
-        """Return the held-out token loss with all chunks at one rate, for each rate of the recipe.
-
-        Questions are used where any are held out, else restating. The result is empty without held-out
-        records and for adapters without a rate.
-        """
-        samples = self.eval_dataset.get("reasoning") or self.eval_dataset.get("understanding")
-        if samples is None or samples.levels is None:
-            return {}
-        rates = self.recipe.objectives.rates
-        return {str(rate): self._held_out_loss(samples.at_rate(rate)) for rate in rates}
-
     def _held_out_loss(self, samples: SampleSet) -> float:
-        """Mean loss of the labelled tokens of all samples, over all processes."""
+        """Return the mean loss of the labelled tokens of all samples, over all processes."""
         self.model.eval()
         total, count = 0.0, 0
         for batch in self.get_eval_dataloader(samples):
@@ -293,10 +281,10 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.processor.save_pretrained(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save beside its place, sync and rename: a checkpoint is whole or not there."""
+        """Save a checkpoint beside its place, sync and rename it: it is complete or absent."""
         folder, step = Path(self.args.output_dir), self.state.global_step
         self._stop_unless_sound("largest weight", largest_weight(self.model))
-        check_room(folder, checkpoint_bytes(self.accelerator.unwrap_model(self.model)), "a checkpoint")
+        check_disk_space(folder, checkpoint_bytes(self.accelerator.unwrap_model(self.model)), "a checkpoint")
         place = folder / f"checkpoint-{step}"
         self._save_folder = str(folder / STAGING_NAME)
         try:
@@ -319,7 +307,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Whether an evaluation is the best so far; then its weights are saved, whatever step it is."""
+        """Return whether an evaluation is the best so far; then its weights are saved at any step."""
         is_best = bool(super()._determine_best_metric(metrics, trial))
         if is_best:
             self.control.should_save = True
@@ -336,7 +324,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self.level_counts = defaultdict(int, saved or {})
 
     def _load_best_model(self) -> None:
-        """Load the weights of the best evaluation, unless their checkpoint was damaged since."""
+        """Load the weights of the best evaluation; raise if their checkpoint has been damaged."""
         best = Path(self.state.best_model_checkpoint)
         if problem := damage(best):
             raise CheckpointError(

@@ -27,6 +27,37 @@ if TYPE_CHECKING:
     from e2llm.bench.full_context import Comparison
     from e2llm.inference.answer import Answer
     from e2llm.inference.documents import Document
+    from e2llm.inference.engine import Engine
+
+
+Expand = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Give just the N chunks that the question points at as text. 0: soft tokens alone.",
+    ),
+]
+Budget = Annotated[
+    int | None, typer.Option(min=1, help="Positions that the input may take; by default 2,048.")
+]
+PolicyText = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        metavar="NAME",
+        help="How they are spent: mixed (text where the question points, soft tokens elsewhere), raw (text "
+        "alone), soft, or uniform (all chunks alike).",
+    ),
+]
+Select = Annotated[str, typer.Option(help="How chunks are ranked: bm25, encoder, or fused.")]
+Overflow = Annotated[
+    str, typer.Option(help="If chunks do not fit at --rate: error, or select (leave chunks out).")
+]
+Insert = Annotated[
+    str | None,
+    typer.Option(help="Insert this sentence into the middle, to test whether the model finds it."),
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Also measure the same decoder on the raw text.")]
 
 
 def ask(
@@ -37,37 +68,16 @@ def ask(
     model: Model = "smol",
     soft_tokens: SoftTokens = None,
     rate: RateText = None,
-    expand: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Give just the N chunks that the question points at as text. 0: soft tokens alone.",
-        ),
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(min=1, help="Positions that the input may take; by default 2,048.")
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            help="How they are spent: mixed (text where the question points, soft tokens elsewhere), raw "
-            "(text alone), soft, or uniform (all chunks alike)."
-        ),
-    ] = None,
-    select: Annotated[str, typer.Option(help="How chunks are ranked: bm25, encoder, or fused.")] = "fused",
-    overflow: Annotated[
-        str, typer.Option(help="If chunks do not fit at --rate: error, or select (leave chunks out).")
-    ] = "error",
+    expand: Expand = None,
+    budget: Budget = None,
+    policy: PolicyText = None,
+    select: Select = "fused",
+    overflow: Overflow = "error",
     max_new_tokens: NewTokens = 64,
     store: Store = None,
     device: Device = None,
-    insert: Annotated[
-        str | None,
-        typer.Option(help="Insert this sentence into the middle, to test whether the model finds it."),
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also measure the same decoder on the raw text.")
-    ] = False,
+    insert: Insert = None,
+    compare: Compare = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question about files of any length.
@@ -95,7 +105,6 @@ def ask(
         "max_new_tokens": max_new_tokens,
     }
     request = AskRequest.take(question, dict(options))
-    options["on_piece"] = None if as_json else print_piece
     source = read_source(paths)
     if insert is not None:
         source = insert_into(source, insert)
@@ -104,17 +113,28 @@ def ask(
     engine = load_engine(model, device, store)
     if not isinstance(source, Path):
         engine.check_room(source, request)
-    comparison = None
+    options["on_piece"] = None if as_json else print_piece
+    answer, comparison = answer_from(engine, source, question, options, compare=compare)
+    show_answer(answer, comparison, isinstance(source, Path), as_json)
+    if not as_json and not answer.text.strip():
+        raise E2LLMError("the answer is empty; give more chunks as text with --budget or --expand")
+
+
+def answer_from(
+    engine: "Engine",
+    source: "list[Document] | Path",
+    question: str,
+    options: dict[str, Any],
+    *,
+    compare: bool,
+) -> "tuple[Answer, Comparison | None]":
+    """Return the answer and, with `compare`, the measurement beside full context."""
     if compare:
         from e2llm.bench.full_context import compare_with_full_context
 
         comparison = compare_with_full_context(engine, source, question, **options)
-        answer = comparison.e2llm.answer
-    else:
-        answer = engine.ask(open_context(engine, source), question, **options)
-    show_answer(answer, comparison, isinstance(source, Path), as_json)
-    if not as_json and not answer.text.strip():
-        raise E2LLMError("the answer is empty; give more chunks as text with --budget or --expand")
+        return comparison.e2llm.answer, comparison
+    return engine.ask(open_context(engine, source), question, **options), None
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], str]:

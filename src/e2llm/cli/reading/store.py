@@ -22,8 +22,8 @@ _UNITS.update({"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40})
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The store's folder.")]
 
 
-@app.command()
-def info(folder: Folder, as_json: AsJson = False) -> None:
+@app.command("info")
+def show_info(folder: Folder, as_json: AsJson = False) -> None:
     """Show what a store holds.
 
     Example:

@@ -62,17 +62,13 @@ def join(
     with appearing(output) as staging:
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
-    told = {
-        "output": str(output),
-        "num_bytes": folder_bytes(output),
-        "adapter": model.config.adapter,
-        "encoder_layers": model.config.encoder_layers,
-        "ridge": None if fit is None else vars(fit),
-    }
+    num_bytes = folder_bytes(output)
     if as_json:
-        typer.echo(json.dumps(told))
+        facts = {"adapter": model.config.adapter, "encoder_layers": model.config.encoder_layers}
+        ridge = None if fit is None else vars(fit)
+        typer.echo(json.dumps({"output": str(output), "num_bytes": num_bytes, **facts, "ridge": ridge}))
         return
-    typer.echo(f"{output}: {encoder} and {decoder}, {told['num_bytes'] / 1e6:.1f} MB; not trained yet")
+    typer.echo(f"{output}: {encoder} and {decoder}, {num_bytes / 1e6:.1f} MB; not trained yet")
     typer.echo(str(fit) if fit else "the adapter's weights are random; --texts FILE fits them to a text")
 
 

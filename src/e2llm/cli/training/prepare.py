@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
     from e2llm.training.recipes.schema import Recipe
 
+Checked = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="Check files of records: FILE..., or repeated.")
+]
+Validation = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="With --check: validation file, whose contexts must not train."),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(help="Check the decoder's window too; without --check, check the recipe's files."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="Which part: train, validation, ...; --list shows them, the first is the default."),
+]
+
 
 def prepare(
     names: Annotated[
@@ -29,10 +45,7 @@ def prepare(
         Path | None, typer.Option("--from", help="Folder or file of the unpacked data set.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSONL file to write.")] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Part of the set: train, validation, ...; the first in --list is the default."),
-    ] = None,
+    split: Split = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many records.")] = None,
     max_per_context: Annotated[
         int | None, typer.Option(min=1, help="Keep at most this many questions of one context.")
@@ -41,20 +54,10 @@ def prepare(
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="Option of the data set.")
     ] = None,
     list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets and stop.")] = False,
-    check: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Check files of records: FILE..., or repeated.")
-    ] = None,
-    validation: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="With --check: validation file, whose contexts must not train."),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="Check the decoder's window too; without --check, check the recipe's files."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder that the recipe's data paths are relative to.")
-    ] = None,
+    check: Checked = None,
+    validation: Validation = None,
+    recipe: RecipeFile = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the recipe's relative data paths.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 1 for warnings too.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,8 +75,7 @@ def prepare(
         e2llm prepare --check records/*.jsonl
     """
     if check or validation or recipe or data or strict:
-        has_dataset = any(not check or name in DATASETS for name in names or [])
-        if has_dataset or source is not None or output is not None or list_datasets:
+        if source or output or list_datasets or any(not check or name in DATASETS for name in names or []):
             raise typer.BadParameter(
                 "--check and its options go without DATASET, --from, --output and --list"
             )
@@ -82,16 +84,7 @@ def prepare(
     if list_datasets:
         typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
         return
-    if names and len(names) > 1:
-        raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
-    dataset = names[0] if names else None
-    missing = [
-        name
-        for name, value in (("DATASET", dataset), ("--from", source), ("--output", output))
-        if value is None
-    ]
-    if dataset is None or source is None or output is None:
-        raise typer.BadParameter(f"{', '.join(missing)} missing; e2llm prepare --list shows the data sets")
+    dataset, source, output = required(names or [], source, output)
     options = split_settings(settings)
     with tqdm(unit=" records", desc=dataset, leave=False, disable=None) as bar:  # on a terminal only
 
@@ -99,6 +92,22 @@ def prepare(
             bar.update(count - bar.n)
 
         report = prepare_records(dataset, source, output, split, limit, max_per_context, options, show)
+    show_report(report, as_json)
+
+
+def required(names: list[str], source: Path | None, output: Path | None) -> tuple[str, Path, Path]:
+    """Return the one data set, its source and the output; raise `typer.BadParameter` if one is missing."""
+    if len(names) > 1:
+        raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
+    if not names or source is None or output is None:
+        given = {"DATASET": names, "--from": source, "--output": output}
+        missing = ", ".join(name for name, value in given.items() if not value)
+        raise typer.BadParameter(f"{missing} missing; e2llm prepare --list shows the data sets")
+    return names[0], source, output
+
+
+def show_report(report: PrepareReport, as_json: bool) -> None:
+    """Print a report, and a warning if the data set is incomplete."""
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else _report_text(report))
     if report.is_complete is False:
         typer.echo(

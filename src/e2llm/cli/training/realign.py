@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,45 +35,18 @@ def realign(
     Example:
         e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
     """
-    from e2llm.errors import E2LLMError
-    from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
-    from e2llm.modeling.configuration import E2LLMConfig
-    from e2llm.modeling.processor import E2LLMProcessor
-    from e2llm.training.realigning.realign import realign as run
-    from e2llm.training.recipe import merge, parse_override, validate, with_value
+    from e2llm.training.realigning import realign_model
+    from e2llm.training.recipe import merge_mappings, parse_override, validate, with_value
 
-    source = resolve_source(model)
-    if is_folder_name(source) and not Path(source).is_dir():
-        raise E2LLMError(f"{model}: no such folder; name a trained model")
-    config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
-    every = max(1, steps // 5)
-    rates = {"finest_rate": config.finest_rate, "default_rate": config.default_rate}
-    has_rate = config.adapter == "pooling"
-    content = {
-        "name": output.name or "realigned",
-        "output": str(output),
-        "encoder": {"source": encoder, "mode": "frozen"},
-        "decoder": {"source": model, "mode": "frozen"},
-        "adapter": {
-            "kind": config.adapter,
-            "max_soft_tokens": config.max_soft_tokens,
-            **(rates if has_rate else {}),
-        },
-        "chunking": {
-            "chunk_size_chars": processor.chunk_size_chars,
-            "kind": processor.chunk_kind,
-        },
-        "data": {
-            "train": [{"path": str(file.absolute())} for file in records],
-            "validation": [{"path": str(file.absolute())} for file in validation or []],
-        },
-        "objectives": {} if has_rate else {"soft_tokens": [config.max_soft_tokens]},
-        "train": {"steps": steps, "evaluate_every_steps": every, "save_every_steps": every},
+    content = recipe_of(model, encoder, output, steps)
+    content["data"] = {
+        "train": [{"path": str(file.absolute())} for file in records],
+        "validation": [{"path": str(file.absolute())} for file in validation or []],
     }
     for setting in settings or []:
         _, keys, value = parse_override(setting, [])
-        content = merge(content, with_value(content, keys, value, ".".join(keys)))
-    result = run(validate(content, "realign"), model, match_steps=match_steps)
+        content = merge_mappings(content, with_value(content, keys, value, ".".join(keys)))
+    result = realign_model(validate(content, "realign"), model, match_steps=match_steps)
     if as_json:
         typer.echo(json.dumps({**dataclasses.asdict(result), "folder": str(result.folder)}, indent=2))
         return
@@ -85,3 +58,36 @@ def realign(
             f"{result.fresh[name]:.3f}, matched {result.matched[name]:.3f}, trained {last[name]:.3f}: "
             f"{result.recovered.get(name, 0):.0%} of the loss recovered"
         )
+
+
+def recipe_of(model: str, encoder: str, output: Path, steps: int) -> dict[str, Any]:
+    """Return the recipe of the steps against the decoder, without data: adapter and chunking of the model.
+
+    Raises:
+        E2LLMError: If the model is a folder that does not exist.
+    """
+    from e2llm.errors import E2LLMError
+    from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
+    from e2llm.modeling.configuration import E2LLMConfig
+    from e2llm.modeling.processor import E2LLMProcessor
+
+    source = resolve_source(model)
+    if is_folder_name(source) and not Path(source).is_dir():
+        raise E2LLMError(f"{model}: no such folder; name a trained model")
+    config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
+    every = max(1, steps // 5)
+    adapter = {"kind": config.adapter, "max_soft_tokens": config.max_soft_tokens}
+    objectives = {"soft_tokens": [config.max_soft_tokens]}
+    if config.adapter == "pooling":
+        adapter["finest_rate"] = config.finest_rate
+        objectives = {}
+    return {
+        "name": output.name or "realigned",
+        "output": str(output),
+        "encoder": {"source": encoder, "mode": "frozen"},
+        "decoder": {"source": model, "mode": "frozen"},
+        "adapter": adapter,
+        "chunking": {"chunk_size_chars": processor.chunk_size_chars, "kind": processor.chunk_kind},
+        "objectives": objectives,
+        "train": {"steps": steps, "evaluate_every_steps": every, "save_every_steps": every},
+    }

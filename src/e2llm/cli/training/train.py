@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
     from e2llm.training.recipes.schema import Recipe
@@ -57,37 +58,45 @@ def train(
 
         e2llm train recipes/qlora.yaml --dry-run
     """
-    from e2llm.errors import E2LLMError
-    from e2llm.training.console import is_first_process, say
     from e2llm.training.recipe import load_recipe
-    from e2llm.training.run import train as run
 
     if data is not None and not dry_run and not data.is_dir():
         raise E2LLMError(f"--data {data}: there is no such folder")
-    runs = load_recipe(recipe, settings or [], data)
+    refuse_together(resume, overfit is not None, dry_run)
+    stages = load_recipe(recipe, settings or [], data)
     if stage is not None:
-        names = [item.stage for item in runs]
-        if stage not in names:
-            known = ", ".join(filter(None, names)) or "none"
+        known = ", ".join(item.stage for item in stages if item.stage) or "none"
+        stages = [item for item in stages if item.stage == stage]
+        if not stages:
             raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {known}")
-        runs = [item for item in runs if item.stage == stage]
     if dry_run:
-        if resume or overfit is not None:
-            other = "--resume" if resume else "--overfit"
-            raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
-        plan(runs, as_json)
-        return
-    if overfit is not None:
-        if resume:
-            raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
+        check_stages(stages, as_json)
+    elif overfit is not None:
         has_steps = any(setting.partition("=")[0].endswith("train.steps") for setting in settings or [])
-        learn_by_heart(runs[-1], overfit, runs[-1].train.steps if has_steps else None, as_json)
-        return
+        learn_by_heart(stages[-1], overfit, stages[-1].train.steps if has_steps else None, as_json)
+    else:
+        train_stages(stages, resume, as_json)
+
+
+def refuse_together(resume: bool, overfit: bool, dry_run: bool) -> None:
+    """Raise `E2LLMError` for options that exclude each other."""
+    if dry_run and (resume or overfit):
+        other = "--resume" if resume else "--overfit"
+        raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
+    if overfit and resume:
+        raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
+
+
+def train_stages(stages: list["Recipe"], resume: bool, as_json: bool) -> None:
+    """Train stage after stage, and print the result of each."""
+    from e2llm.training.console import is_first_process, say
+    from e2llm.training.run import train as train_stage
+
     results = []
-    for item in runs:
-        label = " ".join(filter(None, (item.name, item.stage)))
-        say(f"{label}: {item.train.steps} steps into {item.folder}")
-        result = run(item, resume=resume)
+    for stage in stages:
+        label = " ".join(filter(None, (stage.name, stage.stage)))
+        say(f"{label}: {stage.train.steps} steps into {stage.folder}")
+        result = train_stage(stage, resume=resume)
         results.append(result.model_dump(mode="json"))
         if not as_json and is_first_process():
             typer.echo(result_line(result))
@@ -97,9 +106,8 @@ def train(
 
 def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: bool) -> None:
     """Train on a few records alone; an error unless their losses come near zero."""
-    from e2llm.errors import E2LLMError
     from e2llm.training.console import is_first_process
-    from e2llm.training.planning.overfit import NEAR_ZERO, overfit
+    from e2llm.training.overfit import NEAR_ZERO, overfit
 
     result = overfit(recipe, count, steps)
     if is_first_process():
@@ -111,11 +119,11 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
         )
 
 
-def plan(runs: list["Recipe"], as_json: bool) -> None:
+def check_stages(stages: list["Recipe"], as_json: bool) -> None:
     """Check stages by one tiny step each, and print the memory of their real size."""
-    from e2llm.training.planning.dry_run import dry_run
+    from e2llm.training.dry_run import dry_run
 
-    checks = dry_run(runs)
+    checks = dry_run(stages)
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(item) for item in checks], indent=2))
         return

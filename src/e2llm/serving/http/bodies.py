@@ -12,8 +12,13 @@ from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from starlette.datastructures import UploadFile
 
-from e2llm.serving.http.errors import ApiError
+from e2llm.data.source_files import decode_text
+from e2llm.inference.documents import Document
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.preparing import to_document
+from e2llm.serving.schemas import ContextIn, DocumentsIn
 from e2llm.serving.state import ServerState, owner_of
 from e2llm.validation import Allowed
 
@@ -39,7 +44,7 @@ def json_body(model: type[BaseModel], **more: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def read_json(request: Request, state: ServerState, model: type[Model]) -> Model:
+async def read_json_body(request: Request, state: ServerState, model: type[Model]) -> Model:
     """Return a request's JSON body as a model.
 
     Raises:
@@ -48,7 +53,7 @@ async def read_json(request: Request, state: ServerState, model: type[Model]) ->
     if media_type(request) != "application/json":
         raise ApiError(415, "send application/json", code="unsupported_media_type")
     raw = await request.body()
-    return await state.admission.in_thread(lambda _: take_json(raw, model))
+    return await state.admission.in_thread(lambda _: parse_body(raw, model))
 
 
 def media_type(request: Request) -> str:
@@ -56,7 +61,7 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
-def take_json(raw: bytes, model: type[Model]) -> Model:
+def parse_body(raw: bytes, model: type[Model]) -> Model:
     """Return JSON as a model; raises `ApiError` (400) with the first fault."""
     if not raw.strip():
         raise ApiError(400, "the body is empty; send a JSON object")
@@ -171,3 +176,58 @@ def check_query(request: Request, owner: Annotated[str, Depends(owner_of)]) -> N
         if given.count(name) > 1:
             message = f"the query has {shown!r} {given.count(name)} times; give it once"
             raise ApiError(400, message, param=shown)
+
+
+_FORM = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "name": {"type": "string"},
+        "chunk_size_chars": {"type": "integer"},
+        "stream": {"type": "boolean"},
+    },
+    "required": ["file"],
+}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that is JSON or a form with files."""
+    return json_body(model, **{"multipart/form-data": _FORM})
+
+
+async def take_documents(
+    request: Request, state: ServerState, model: type[ContextIn] | type[DocumentsIn]
+) -> tuple[ContextIn | DocumentsIn, list[Document]]:
+    """Return the texts to read: of JSON, or of a form's files, whose names are shown and never opened."""
+    kind = media_type(request)
+    if kind == "application/json":
+        body = await read_json_body(request, state, model)
+        if (body.text is None) == (body.documents is None):
+            raise ApiError(400, "give text or documents, one of them", param="text")
+        if body.text is not None:
+            return body, [Document(body.name or "text 1", body.text)]
+        return body, [to_document(item, place) for place, item in enumerate(body.documents or [], 1)]
+    if kind != "multipart/form-data":
+        message = "send application/json, or multipart/form-data with files"
+        raise ApiError(415, message, code="unsupported_media_type")
+    async with request.form(max_files=1000, max_fields=100) as form:
+        values = {name: value for name, value in form.items() if isinstance(value, str) and name != "file"}
+        try:
+            body = model.model_validate(values, strict=False)  # all values of a form are texts
+        except ValidationError as error:
+            raise fault_of(model, error) from error
+        if body.text is not None:
+            raise ApiError(400, "a form takes files, not text; send JSON for a text", param="text")
+        documents = []
+        for place, item in enumerate(form.getlist("file"), 1):
+            if not isinstance(item, UploadFile):
+                raise ApiError(400, "file must be a file", param="file")
+            name = _shown_name(item.filename) or f"file {place}"
+            documents.append(Document(name, decode_text(await item.read(), name)))
+    return body, documents
+
+
+def _shown_name(name: str | None) -> str:
+    """Return the last part of a file's name, without characters that do not print."""
+    last = (name or "").replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(mark for mark in last if mark.isprintable())[:200]

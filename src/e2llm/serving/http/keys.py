@@ -9,7 +9,7 @@ from pathlib import Path
 
 from e2llm.data.source_files import decode_text
 from e2llm.errors import E2LLMError
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.api_error import ApiError
 
 MIN_KEY_CHARS = 16
 ANYONE = "anyone"

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.api_error import ApiError
 
 Result = TypeVar("Result")
 DONE = "data: [DONE]\n\n"
@@ -24,14 +24,14 @@ class Admission:
     """Lets requests in, up to a number at once.
 
     Args:
-        most: Requests at work or waiting.
+        max_requests: Most requests running or waiting.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.count = 0
+    def __init__(self, max_requests: int) -> None:
+        self.max_requests = max_requests
+        self.num_requests = 0
         self._seconds = 1.0  # a moving mean of the time a request takes
-        self._threads = ThreadPoolExecutor(most, thread_name_prefix="e2llm-request")
+        self._threads = ThreadPoolExecutor(max_requests, thread_name_prefix="e2llm-request")
 
     @contextmanager
     def enter(self) -> Iterator[None]:
@@ -40,19 +40,19 @@ class Admission:
         Raises:
             ApiError: 429 if all places are taken.
         """
-        if self.count >= self.most:
+        if self.num_requests >= self.max_requests:
             raise ApiError(
                 429,
-                f"{self.count} requests are running or waiting, the most allowed; try again later",
+                f"{self.num_requests} requests are running or waiting, the most allowed; try again later",
                 code="queue_full",
                 retry_after=max(1, min(60, round(self._seconds))),
             )
-        self.count += 1
+        self.num_requests += 1
         started = time.monotonic()
         try:
             yield
         finally:
-            self.count -= 1
+            self.num_requests -= 1
             self._seconds += 0.2 * (time.monotonic() - started - self._seconds)
 
     async def in_thread(self, work: Callable[[Callable[[], bool]], Result]) -> Result:

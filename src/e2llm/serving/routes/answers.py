@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from e2llm.serving.answering import Prepared
-from e2llm.serving.decoding.backend import merge
-from e2llm.serving.http.bodies import check_query, json_body, read_json
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.backend import merge_answers
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.http.bodies import check_query, json_body, read_json_body
 from e2llm.serving.http.work import EventStream, event, unless_gone
-from e2llm.serving.schemas.answers import (
+from e2llm.serving.preparing import Prepared
+from e2llm.serving.schemas import (
     ChatChoice,
     ChatIn,
     ChatMessageOut,
@@ -55,7 +55,7 @@ class _Answer:
 
     async def prepare(self) -> Prepared:
         """Read the texts and lay out the prompts."""
-        work = self.state.answering.prepare
+        work = self.state.preparer.prepare
         prepared = await self.state.admission.in_thread(
             lambda is_cancelled: work(self.body, self.owner, is_cancelled)
         )
@@ -68,7 +68,7 @@ class _Answer:
         """Yield index, text and reason to finish of each piece, and note counts and times."""
         backend = self.state.backend
         answers = [backend.answer(laid, sampling) for laid, sampling in prepared.prompts]
-        async with aclosing(merge(answers)) as parts:  # type: ignore[type-var]
+        async with aclosing(merge_answers(answers)) as parts:  # type: ignore[type-var]
             async for index, part in parts:
                 if self.first_token_at is None:
                     self.first_token_at = time.monotonic()
@@ -191,12 +191,12 @@ async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
     responses={200: _STREAM},
     openapi_extra=json_body(ChatIn),
 )
-async def chat(request: Request, owner: Owner, state: State) -> Any:
+async def complete_chat(request: Request, owner: Owner, state: State) -> Any:
     """Continue a conversation, about contexts or about itself.
 
     What does not fit the decoder's window is compressed; `usage` says so.
     """
-    return await _respond(request, state, await read_json(request, state, ChatIn), owner)
+    return await _respond(request, state, await read_json_body(request, state, ChatIn), owner)
 
 
 @router.post(
@@ -207,4 +207,4 @@ async def chat(request: Request, owner: Owner, state: State) -> Any:
 )
 async def complete(request: Request, owner: Owner, state: State) -> Any:
     """Continue one or several texts; contexts and documents come before each."""
-    return await _respond(request, state, await read_json(request, state, CompletionIn), owner)
+    return await _respond(request, state, await read_json_body(request, state, CompletionIn), owner)

@@ -14,13 +14,19 @@ from starlette.responses import JSONResponse
 from e2llm.errors import E2LLMError
 from e2llm.inference.documents import Document
 from e2llm.modeling.rates import parse_rate
-from e2llm.serving.answering import check_dial, check_documents, check_length
-from e2llm.serving.contexts import Facts, KeptContext
-from e2llm.serving.http.bodies import RATE_ADVICE, check_query, json_body, read_json
-from e2llm.serving.http.errors import ApiError
-from e2llm.serving.http.uploads import body_of, take_documents
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.http.bodies import (
+    RATE_ADVICE,
+    body_of,
+    check_query,
+    json_body,
+    read_json_body,
+    take_documents,
+)
 from e2llm.serving.http.work import EventStream, event, unless_gone
-from e2llm.serving.schemas.contexts import (
+from e2llm.serving.kept_contexts import Facts, KeptContext
+from e2llm.serving.preparing import check_dial, check_documents, check_length
+from e2llm.serving.schemas import (
     ChunkFidelityOut,
     ChunkIn,
     ChunkList,
@@ -263,7 +269,7 @@ async def replace_chunk(request: Request, context_id: Id, index: Index, owner: O
 
     An empty text deletes the chunk.
     """
-    body = await read_json(request, state, ChunkIn)
+    body = await read_json_body(request, state, ChunkIn)
 
     def make() -> KeptContext:
         kept = state.contexts.get(context_id, owner)
@@ -309,7 +315,7 @@ async def list_chunks(
 @router.post("/{context_id}/relevance", response_model=Relevance, openapi_extra=json_body(RelevanceIn))
 async def compare_with_question(request: Request, context_id: Id, owner: Owner, state: State) -> Relevance:
     """Score the relevance of each chunk to a question, as `expand` does."""
-    body = await read_json(request, state, RelevanceIn)
+    body = await read_json_body(request, state, RelevanceIn)
 
     def rank() -> list[float]:
         context = state.contexts.get(context_id, owner).context
@@ -319,7 +325,7 @@ async def compare_with_question(request: Request, context_id: Id, owner: Owner, 
 
 
 @router.get("/{context_id}/fidelity", response_model=Fidelity)
-async def measure_fidelity(
+async def report_fidelity(
     request: Request,
     context_id: Id,
     owner: Owner,

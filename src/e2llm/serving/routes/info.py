@@ -1,17 +1,17 @@
 """`/v1/models`, `/health`, `/metrics` and the pages for people."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from e2llm.inference.dial import UNTRAINED
-from e2llm.serving.answering import check_model
 from e2llm.serving.http.bodies import check_query
-from e2llm.serving.schemas.answers import Health, ModelDetails, ModelList, ModelOut
+from e2llm.serving.preparing import check_model
 from e2llm.serving.state import ServerState, owner_of, state_of
 
 router = APIRouter()
@@ -30,6 +30,46 @@ PAGES = {
     for file in sorted(_STATIC.rglob("*"))
     if file.suffix.removeprefix(".") in _KINDS
 }
+
+
+class ModelDetails(BaseModel):
+    """Facts about the model."""
+
+    dial: Literal["soft_tokens", "rate"] = Field(description="The field that sets the compression.")
+    max_soft_tokens: int = Field(description="Largest `soft_tokens`, where that is the dial.")
+    rates: list[int | str] = Field(description="Values of `rate`, finest first, where that is the dial.")
+    note: str | None = Field(None, description="A warning about the model.")
+    window: int | None
+    chunk_size_chars: int
+    kv_cache_bytes_per_token: int
+
+
+class ModelOut(BaseModel):
+    """The model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "e2llm"
+    e2llm: ModelDetails
+
+
+class ModelList(BaseModel):
+    """The list of models, which has one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
+class Health(BaseModel):
+    """Whether the server works."""
+
+    status: Literal["ok"]
+    model: str
+    requests: int = Field(description="Running or waiting.")
+    max_requests: int
+    answers_decoding: int
+    texts_reading: int
 
 
 def _model(state: ServerState) -> ModelOut:
@@ -68,8 +108,8 @@ async def health(state: State) -> Health:
     return Health(
         status="ok",
         model=state.settings.model_name,
-        requests=state.admission.count,
-        max_requests=state.admission.most,
+        requests=state.admission.num_requests,
+        max_requests=state.admission.max_requests,
         answers_decoding=state.backend.num_decoding,
         texts_reading=state.reader.num_waiting,
     )

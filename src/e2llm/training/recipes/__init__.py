@@ -1,1 +1,1 @@
-"""The keys of a recipe, and what a run takes over from the checkpoint that it starts from."""
+"""The keys of a recipe, and the values that it takes from the checkpoint it starts from."""

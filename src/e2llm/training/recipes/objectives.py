@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from e2llm.modeling.rates import RATES, Rate, check_rate
-from e2llm.training.recipes.parts import Section
+from e2llm.training.recipes.part_sections import Section
 
 ObjectiveName = Literal["understanding", "reasoning"]
 Purpose = ObjectiveName | Literal["distractors"]

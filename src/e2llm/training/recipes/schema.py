@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from e2llm.chunking import CHUNKERS
 from e2llm.modeling.rates import check_rate
 from e2llm.training.recipes.objectives import KEYS_OF_NUMBERS, KEYS_OF_RATES, ObjectivesSection, Purpose
-from e2llm.training.recipes.parts import AdapterSection, DecoderSection, EncoderSection, Section
+from e2llm.training.recipes.part_sections import AdapterSection, DecoderSection, EncoderSection, Section
 
 FINAL_FOLDER = "final"
 
@@ -180,8 +180,6 @@ class Recipe(Section):
             )
         for rate in self.objectives.rates:
             check_rate(rate, self.adapter.finest_rate, "rates")
-        if self.adapter.default_rate is not None:
-            check_rate(self.adapter.default_rate, self.adapter.finest_rate, "default_rate")
 
     def _check_text(self) -> None:
         """Refuse to train what raw text does not touch."""

@@ -1,4 +1,4 @@
-"""What a run takes over from where it starts: the parts, adapter and chunking that its recipe leaves out."""
+"""Complete a recipe from the checkpoint it starts from: parts, adapter and chunking that it leaves out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,12 +25,12 @@ Settings = dict[str, dict[str, Any]]
 
 
 def start_settings(content: Mapping[str, Any], stages: Sequence[Recipe], subject: str) -> Settings | None:
-    """The settings of the model that a recipe's `init_from` names, as sections of a recipe.
+    """Return the settings of the model that a recipe's `init_from` names, as sections of a recipe.
 
     Args:
         content: The recipe's mapping, not validated yet.
         stages: Stages before it, one of which `init_from` may name, trained or not.
-        subject: What errors name.
+        subject: Name for errors.
 
     Returns:
         None without `init_from`, and with a note for one that cannot be read, such as in planning.
@@ -58,7 +58,7 @@ def start_settings(content: Mapping[str, Any], stages: Sequence[Recipe], subject
 
 
 def settings_of_stage(recipe: Recipe) -> Settings:
-    """The settings that the model of a stage comes to have."""
+    """Return the settings of the model that a stage will make."""
     content = recipe.model_dump()
     return {
         "encoder": {"source": content["encoder"]["source"]},
@@ -69,7 +69,7 @@ def settings_of_stage(recipe: Recipe) -> Settings:
 
 
 def settings_of_checkpoint(name: str) -> Settings:
-    """The settings of a checkpoint; no weights are read.
+    """Return the settings of a checkpoint without reading weights.
 
     The source of a part is its base if the checkpoint refers to one, else the checkpoint itself. A run that
     starts from the checkpoint reads neither, but a dry run does.
@@ -102,14 +102,14 @@ def settings_of_checkpoint(name: str) -> Settings:
 
 
 def holds_nf4(config: E2LLMConfig) -> bool:
-    """Whether a checkpoint's decoder was held in 4 bits when it was saved."""
+    """Return whether a checkpoint's decoder was in 4 bits when it was saved."""
     saved: Any = getattr(config.text_config, "quantization_config", None) or {}
     settings = saved if isinstance(saved, dict) else saved.to_dict()
     return bool(settings.get("bnb_4bit_quant_type") == "nf4")
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a name is that of a local or embedded E2LLM checkpoint, not of an encoder or a decoder."""
+    """Return whether a name is that of a local or embedded E2LLM checkpoint."""
     source = resolve_source(name)
     if not (Path(source) / "config.json").is_file():
         return False
@@ -123,7 +123,7 @@ def leaves_out(section: Any) -> bool:
 
 
 def completed(content: Mapping[str, Any], start: Settings) -> dict[str, Any]:
-    """A copy of a recipe's mapping in which what it leaves out is set as where the run starts from.
+    """Return a recipe's mapping with missing values filled from the checkpoint it starts from.
 
     Args:
         content: The recipe's mapping, not validated yet; what it states stays.
@@ -143,7 +143,7 @@ def completed(content: Mapping[str, Any], start: Settings) -> dict[str, Any]:
 
 
 def check_adapter(recipe: Recipe, start: Settings, subject: str) -> None:
-    """Raise `E2LLMError` if a recipe states another adapter than it starts with, which would not be built."""
+    """Raise `E2LLMError` if a recipe states another adapter than that of its checkpoint."""
     for key, value in start["adapter"].items():
         if (stated := getattr(recipe.adapter, key)) != value:
             raise E2LLMError(

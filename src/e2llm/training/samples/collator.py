@@ -1,7 +1,7 @@
-"""Ragged samples -> a batch of tensors.
+"""Samples, and batches of tensors made of them.
 
-Shapes: R rows of the batch, L decoder tokens of a row, C distinct chunks of the whole batch, P places at
-which chunks stand, T encoder tokens per chunk.
+Shapes: R rows of the batch, L decoder tokens of a row, C distinct chunks of the whole batch, P places of
+chunks, T encoder tokens per chunk.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,37 @@ from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.samples.levels import count_levels
-from e2llm.training.samples.sample_set import Sample
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A laid-out sample.
+
+    Attributes:
+        decoder_input: Its tokens, labels and chunk texts.
+        objective: The objective it serves, an index into `OBJECTIVES`.
+        index: Its number in the run.
+        levels: With the pooling adapter, each chunk's rate or `text`.
+        teacher: The same answers after the context as raw text, for soft targets.
+    """
+
+    decoder_input: DecoderInput
+    objective: int = 0
+    index: int = 0
+    levels: tuple[str, ...] = ()
+    teacher: DecoderInput | None = None
 
 
 @dataclass(frozen=True)
 class SampleCollator:
-    """Makes batches of samples; a class and no closure, so that worker processes can be given it.
+    """Makes batches of samples; a class, so that worker processes can receive it.
 
     Attributes:
         processor: Pads decoder inputs and tokenizes chunks.
         packs: Put several samples into a row where they fit beside the batch's longest, instead of
             padding; `position_ids` that start again at 0 keep them apart.
         one_row: Pack all samples of a batch into a single row, for attention that reads each by itself
-            (`e2llm.training.speed.packed_attention`).
+            (`e2llm.training.cpu_speed`).
     """
 
     processor: E2LLMProcessor
@@ -65,7 +83,7 @@ class SampleCollator:
         return batch
 
     def _pad(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A row per sample, padded on the left."""
+        """Return a row per sample, padded on the left."""
         inputs = [DecoderInput(item.decoder_input.input_ids, item.decoder_input.labels) for item in samples]
         batch = dict(self.processor.collate(inputs, with_labels=True))
         objectives = torch.tensor([sample.objective for sample in samples])
@@ -73,7 +91,7 @@ class SampleCollator:
         return batch
 
     def _pack(self, rows: Sequence[Sequence[Sample]]) -> dict[str, Any]:
-        """Rows of several samples, and what is left of a row filled up on the right."""
+        """Return rows of several samples, filled up on the right."""
         length = max(sum(len(item.decoder_input.input_ids) for item in row) for row in rows)
         data: dict[str, list[list[int]]] = {
             "input_ids": [], "labels": [], "objectives": [], "position_ids": []
@@ -99,14 +117,14 @@ class SampleCollator:
 
     @property
     def _filling(self) -> int:
-        """A token to fill rows with: not the placeholder, which would be counted."""
+        """A token to fill rows with; the placeholder would count as a chunk."""
         tokenizer = self.processor.tokenizer
         placeholder = tokenizer.convert_tokens_to_ids(self.processor.chunk_token)
         return next(item for item in (tokenizer.pad_token_id, 0, 1) if item != placeholder)
 
 
 def pack(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Share samples out to rows no longer than the longest: each where it first fits, longest first."""
+    """Distribute samples over rows no longer than the longest: longest first, each where it first fits."""
     ordered = sorted(samples, key=lambda item: len(item.decoder_input.input_ids), reverse=True)
     room = len(ordered[0].decoder_input.input_ids)
     rows: list[list[Sample]] = []

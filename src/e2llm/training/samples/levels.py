@@ -1,4 +1,4 @@
-"""The chunks of a sample: which run of a context, at which rates, and which of them as raw text."""
+"""Choose the chunks of a sample: which run of a context, at which rates, and which as raw text."""
 
 import random
 from bisect import bisect
@@ -30,7 +30,7 @@ class Levels:
 
     @property
     def names(self) -> list[str]:
-        """Each chunk's level as a checkpoint counts it: a rate, or `text`."""
+        """Each chunk's level, as a checkpoint counts it: a rate, or `text`."""
         raw = set(self.expand)
         return [TEXT_LEVEL if index in raw else str(rate) for index, rate in enumerate(self.rates)]
 
@@ -50,30 +50,30 @@ class LevelDraw:
         self._first = random.Random(f"{seed}/rates").random()
 
     def rate_of(self, index: int) -> Rate:
-        """The rate of sample `index` where all its chunks have one."""
+        """Return the rate of sample `index` if all its chunks have the same."""
         return self.settings.rates[bisect(self._bounds, (self._first + index * _GOLDEN) % 1)]
 
-    def draw(self, count: int, index: int, rng: random.Random, *, keep_soft: bool = False) -> Levels:
-        """Levels of a sample's chunks.
+    def draw(self, num_chunks: int, index: int, rng: random.Random, *, keep_soft: bool = False) -> Levels:
+        """Draw the levels of a sample's chunks.
 
         Args:
-            count: Chunks of the sample.
+            num_chunks: Chunks of the sample.
             index: Its number in the run.
             rng: Its draws.
             keep_soft: Leave one chunk soft at least, for samples that restate them.
         """
         rate = self.rate_of(index)
         if rng.random() >= self.settings.mixed_fraction:
-            return Levels([rate] * count, [])
-        rates = rng.choices(self.settings.rates, self.weights, k=count)
-        expand = [place for place in range(count) if rng.random() < MIXED_TEXT_FRACTION]
-        if keep_soft and len(expand) == count:
+            return Levels([rate] * num_chunks, [])
+        rates = rng.choices(self.settings.rates, self.weights, k=num_chunks)
+        expand = [place for place in range(num_chunks) if rng.random() < MIXED_TEXT_FRACTION]
+        if keep_soft and len(expand) == num_chunks:
             expand.remove(rng.choice(expand))
         return Levels(rates, expand)
 
 
 def around(levels: Levels, before: int, after: int) -> Levels:
-    """The same for chunks that have others before and after them, which take the first chunk's rate."""
+    """Return levels with other chunks before and after, at the first chunk's rate."""
     rate = levels.rates[0]
     return Levels(
         [*[rate] * before, *levels.rates, *[rate] * after], [place + before for place in levels.expand]
@@ -81,7 +81,7 @@ def around(levels: Levels, before: int, after: int) -> Levels:
 
 
 def count_levels(samples: Sequence[Sequence[str]]) -> dict[str, int]:
-    """How many chunks of some samples have each level."""
+    """Count the chunks of each level in some samples."""
     return dict(Counter(chain.from_iterable(samples)))
 
 

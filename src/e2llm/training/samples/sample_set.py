@@ -6,8 +6,7 @@ Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run 
 import random
 from array import array
 from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,8 +19,9 @@ from e2llm.modeling.rates import Rate, count_soft_tokens
 from e2llm.prompts import CONTINUE_PROMPT, UNDERSTANDING_PROMPT
 from e2llm.records import Record
 from e2llm.training.recipes.schema import Recipe
+from e2llm.training.samples.collator import Sample
+from e2llm.training.samples.data_files import Source, pool_of
 from e2llm.training.samples.levels import LevelDraw, Levels, around, choose_raw, crop
-from e2llm.training.samples.sources import Source, pool_of
 from e2llm.training.samples.text_contexts import TextContexts
 
 OBJECTIVES = ("understanding", "reasoning")
@@ -30,25 +30,6 @@ _SIZE_KEYS = {
     "understanding": "objectives.understanding.window_chunks or chunk_sizes_chars, or objectives.soft_tokens",
     "reasoning": "objectives.reasoning.max_chunks or distractor_max_chunks, or objectives.soft_tokens",
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A laid-out sample.
-
-    Attributes:
-        decoder_input: Its tokens, labels and chunk texts.
-        objective: The objective it serves, an index into `OBJECTIVES`.
-        index: Its number in the run.
-        levels: With the pooling adapter, each chunk's rate or `text`.
-        teacher: The same answers after the context as raw text, for soft targets.
-    """
-
-    decoder_input: DecoderInput
-    objective: int = 0
-    index: int = 0
-    levels: tuple[str, ...] = ()
-    teacher: DecoderInput | None = None
 
 
 class SampleSet(Dataset[Sample]):
@@ -105,15 +86,6 @@ class SampleSet(Dataset[Sample]):
         self._wants_teacher = salt == "train" and recipe.objectives.distillation.teacher is not None
         self._start_caches()
 
-    def at_rate(self, rate: Rate) -> "SampleSet":
-        """The same samples with all chunks at one rate."""
-        objectives = self.recipe.objectives.model_copy(
-            update={"rates": [rate], "rate_weights": [], "mixed_fraction": 0.0}
-        )
-        other = copy(self)
-        other.levels = LevelDraw(objectives, self.recipe.seed)
-        return other
-
     def _start_caches(self) -> None:
         self._spans = lru_cache(maxsize=4096)(self._find_spans)
         settings = self.recipe.objectives.reasoning
@@ -122,7 +94,7 @@ class SampleSet(Dataset[Sample]):
             self._texts = TextContexts(self.processor, settings, self.window)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the caches behind on the way to a worker process."""
+        """Return the state without the caches, for a worker process."""
         return {key: value for key, value in self.__dict__.items() if key not in ("_spans", "_texts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -134,11 +106,11 @@ class SampleSet(Dataset[Sample]):
         return self.num_samples
 
     def num_soft_tokens(self, index: int) -> int:
-        """K of the optimizer step that sample `index` belongs to."""
+        """Return K of the optimizer step that sample `index` belongs to."""
         return self._group_rng("dial", index).choice(self.recipe.objectives.soft_tokens)
 
     def restated_chunk_size(self, index: int) -> int:
-        """Chunk size in characters of the step's windows; one for all, so that little padding is read."""
+        """Return the chunk size in characters of a step's windows; one for all, to save padding."""
         sizes = self.recipe.objectives.understanding.chunk_sizes_chars
         return self._group_rng("size", index).choice(sizes or [self.recipe.chunking.chunk_size_chars])
 
@@ -215,7 +187,7 @@ class SampleSet(Dataset[Sample]):
         return Sample(made, levels=names, teacher=teacher)
 
     def _lay_out(self, texts: Sequence[str], asked: Sequence[Record], **options: Any) -> DecoderInput:
-        """Chunks and the questions about them, each after the answer to the one before."""
+        """Lay out chunks and the questions about them, each after the answer to the one before."""
         return self.processor.lay_out(
             texts,
             asked[-1].prompt,
@@ -249,7 +221,7 @@ class SampleSet(Dataset[Sample]):
         return made, expand, asked
 
     def _turns(self, record: Record, rng: random.Random) -> list[Record]:
-        """The record last, and before it other questions about its context, as many as `turns` allows."""
+        """Return other questions about a record's context, as many as `turns` allows, and the record last."""
         most = self.recipe.objectives.reasoning.turns
         if most == 1:
             return [record]
@@ -257,13 +229,13 @@ class SampleSet(Dataset[Sample]):
         return [*rng.sample(others, min(most - 1, len(others))), record]
 
     def _soft_tokens_at(self, rate: Rate) -> int:
-        """About how many soft tokens a whole chunk has at a rate."""
+        """Estimate the soft tokens of a whole chunk at a rate."""
         return count_soft_tokens(self.recipe.chunking.chunk_size_chars // _CHARS_PER_TOKEN, rate)
 
     def _cropped(
         self, record: Record, asked: Sequence[Record], rng: random.Random
     ) -> tuple[list[str], list[bool]]:
-        """The chunks of a record that a sample holds, and which of them hold evidence of what is asked."""
+        """Return the chunks of a record for a sample, and which of them have evidence for its questions."""
         chunks = self._split(record.context, self.recipe.chunking.chunk_size_chars)
         evidence = [span for item in asked for span in item.evidence]
         gold = [any(a < end and start < b for a, b in evidence) for start, end in chunks]
@@ -271,7 +243,7 @@ class SampleSet(Dataset[Sample]):
         return texts_of(record, chunks[first:last]), gold[first:last]
 
     def _distractors(self, most: int, rng: random.Random) -> list[str]:
-        """A run of chunks of another context, `most` at the longest."""
+        """Return a run of at most `most` chunks of another context."""
         pools, weights = self._distracting
         other = rng.choice(rng.choices(pools, weights)[0])
         chunks = self._split(other.context, self.recipe.chunking.chunk_size_chars)
@@ -280,12 +252,12 @@ class SampleSet(Dataset[Sample]):
         return texts_of(other, chunks[start : start + count])
 
     def _split(self, text: str, chunk_size_chars: int) -> list[tuple[int, int]]:
-        """Character spans of a context's chunks."""
+        """Return the character spans of a context's chunks."""
         bounds = self._spans(text, chunk_size_chars)
         return list(zip(bounds[::2], bounds[1::2], strict=True))
 
     def _find_spans(self, text: str, chunk_size_chars: int) -> "array[int]":
-        """Starts and ends, kept as plain integers: whole books as lists of chunks would fill the memory."""
+        """Return starts and ends as plain integers: lists of chunks of whole books would fill the memory."""
         chunks = self.processor.split(text, chunk_size_chars=chunk_size_chars)
         return array("q", [place for chunk in chunks for place in (chunk.start, chunk.end)])
 

@@ -1,4 +1,4 @@
-"""Reasoning samples whose context stands as raw text in the decoder's window: what baselines are trained on.
+"""Make reasoning samples whose context is raw text, to train baselines.
 
 Contexts are cut by the functions that the systems of `e2llm.evaluation.systems` cut with: a sample's input is
 what the system of its view gives the decoder for the same record, budget and positions of the answer.
@@ -18,7 +18,7 @@ from e2llm.training.recipes.objectives import ReasoningObjective, View
 
 
 def text_budgets(settings: ReasoningObjective, window: int | None) -> list[int | None]:
-    """The budgets to draw from, in positions; None alone for no limit.
+    """Return the budgets to draw from, in positions; None alone for no limit.
 
     Args:
         settings: With `context: text`.
@@ -59,7 +59,7 @@ class TextContexts:
         self._passages = lru_cache(maxsize=64)(lambda text: Passages.of(processor, text))
 
     def draw(self, asked: Sequence[Record], rng: random.Random) -> DecoderInput:
-        """A sample by a drawn view in a drawn budget.
+        """Lay out a sample by a drawn view in a drawn budget.
 
         Args:
             asked: Questions about one context; where the context does not fit whole, the last is asked alone.
@@ -102,7 +102,7 @@ class TextContexts:
         return lay_out_raw(self.processor, given.text, record.prompt, record.answer)
 
     def _view(self, record: Record, view: str, room: int | None) -> RawText:
-        """What a view gives of a record's context within a number of tokens."""
+        """Return a view of a record's context within a number of tokens."""
         text = record.context
         if view == "closed_book":
             return RawText("")

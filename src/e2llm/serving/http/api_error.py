@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from e2llm.errors import ContextOverflowError, E2LLMError, StoreError
@@ -14,6 +15,21 @@ _WORDS = {  # the library's names, and the API's for the same things
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MAX_CHARS = 1000  # of a message, which may quote what a stranger sent
+
+
+class ErrorBody(BaseModel):
+    """The error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorOut(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: ErrorBody
 
 
 class ApiError(Exception):

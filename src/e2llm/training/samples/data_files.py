@@ -1,4 +1,4 @@
-"""The records that samples are drawn from: data files, what is held out of them, what serves an objective."""
+"""Read the data files that samples are drawn from, hold records out, and choose those for an objective."""
 
 import hashlib
 from array import array
@@ -12,7 +12,7 @@ from e2llm.training.recipes.schema import DataFile, ValidationFile
 
 @dataclass
 class Source:
-    """The records of one data file that take part, and the numbers of their lines."""
+    """The records of one data file that are used, and their line numbers."""
 
     file: ValidationFile
     records: list[Record]
@@ -20,11 +20,11 @@ class Source:
 
     @property
     def weight(self) -> float:
-        """How often its records are drawn; files to evaluate on are all drawn equally often."""
+        """Weight in the draw of files; 1 for files to evaluate on."""
         return self.file.weight if isinstance(self.file, DataFile) else 1.0
 
     def part(self, takes_part: Sequence[bool]) -> "Source":
-        """The source with some of its records only: one answer per record."""
+        """Return the source with the records for which `takes_part` is true."""
         return Source(
             self.file,
             [record for record, taken in zip(self.records, takes_part, strict=True) if taken],

@@ -11,25 +11,115 @@ import contextlib
 import io
 import json
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import torch
 
+from e2llm.errors import E2LLMError
 from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut
 from e2llm.modeling.composite import CompositeModel
-from e2llm.serving.decoding.backend import AnswerPart
-from e2llm.serving.http.errors import ApiError
-from e2llm.serving.vllm.server import CONNECT_SECONDS, VllmServer
+from e2llm.serving.backend import AnswerPart
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.settings import BACKEND_KEY_VARIABLE
 
 logger = logging.getLogger("e2llm.serving")
 _RETRY_SECONDS = 5
 _SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class VllmServer:
+    """A vLLM server.
+
+    Attributes:
+        url: Its address without `/v1`, such as `http://127.0.0.1:8001`.
+        model: Its name for the decoder.
+        api_key: Sent as `Authorization: Bearer KEY`; None for none.
+        max_positions: Prompt and answer together, if vLLM states it; may be less than the decoder's window.
+        timeout_seconds: Longest silence.
+    """
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    max_positions: int | None = None
+    timeout_seconds: float = 600.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of every request to it."""
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
+
+
+def check_url(url: str) -> str:
+    """Return the address of a server without a `/v1` at its end.
+
+    Raises:
+        E2LLMError: If it is not a plain http or https address.
+    """
+    try:
+        parts = urlsplit(url)
+        is_plain = url.isascii() and url.isprintable() and not set(url) & set(" \\?#") and parts.port != 0
+        httpx2.URL(url)  # raises if the name of the host is invalid
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise E2LLMError(f"the address of vLLM is invalid ({error}); give --url {_EXAMPLE}") from error
+    if parts.username is not None or parts.password is not None:
+        raise E2LLMError(
+            "the address of vLLM contains a user name or a password; leave it out, and give a key in "
+            f"${BACKEND_KEY_VARIABLE}"
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
+        raise E2LLMError(f"the address of vLLM must be like {_EXAMPLE}, got {url!r}")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def find_server(url: str, *, model: str | None = None, timeout_seconds: float = 600.0) -> VllmServer:
+    """Check an address, and ask the server there which model it serves.
+
+    Args:
+        url: Of vLLM, with or without `/v1`; its key is in `$E2LLM_BACKEND_API_KEY`, if it needs one.
+        model: vLLM's name for the decoder; by default the server is asked, so that it has to run already.
+        timeout_seconds: See `VllmServer`.
+
+    Raises:
+        E2LLMError: If the address or the key is wrong, the server does not answer, or it serves no model.
+    """
+    key = os.environ.get(BACKEND_KEY_VARIABLE)
+    if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+        raise E2LLMError(f"${BACKEND_KEY_VARIABLE}, the key for vLLM, must be printable ASCII without spaces")
+    server = VllmServer(check_url(url), model or "", key, None, timeout_seconds)
+    if model is not None:
+        return server
+    try:
+        with httpx2.Client(timeout=CONNECT_SECONDS, trust_env=False, follow_redirects=False) as client:
+            response = client.get(f"{server.url}/v1/models", headers=server.headers)
+    except (httpx2.HTTPError, UnicodeError) as error:  # the latter for names with empty parts
+        raise E2LLMError(
+            f"no vLLM at {server.url}: {error or type(error).__name__}; start it first (e2llm export "
+            "--merged prints how), or give --backend-model to continue without asking it"
+        ) from error
+    if response.status_code != 200:
+        hint = f"; give its key in ${BACKEND_KEY_VARIABLE}" if response.status_code in (401, 403) else ""
+        raise E2LLMError(
+            f"{server.url}/v1/models answers with status {response.status_code}, expected 200{hint}"
+        )
+    try:
+        card = response.json()["data"][0]
+        name, most = card["id"], card.get("max_model_len")
+        if not isinstance(name, str) or not (most is None or isinstance(most, int)):
+            raise TypeError(card)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise E2LLMError(f"{server.url}/v1/models names no model; is it vLLM's address?") from error
+    return VllmServer(server.url, name, key, most, timeout_seconds)
 
 
 class VllmBackend:
@@ -226,7 +316,7 @@ class _AnswerReading:
 
 @contextlib.contextmanager
 def _errors_for_the_caller() -> Iterator[None]:
-    """Turn errors on the way to vLLM into what a caller may know of them."""
+    """Turn errors on the way to vLLM into errors that reveal nothing of the server to the caller."""
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -260,3 +350,7 @@ def _refusal(status: int) -> ApiError:
         )
         return ApiError(502, message, code="backend_refused")
     return ApiError(502, f"the decoding server failed (status {status}); try again", code="backend_error")
+
+
+CONNECT_SECONDS = 10.0
+_EXAMPLE = "http://127.0.0.1:8001"

@@ -1,6 +1,6 @@
-"""The keys of a recipe as a Markdown table, from the schema's docstrings.
+"""Write the keys of a recipe as a Markdown table, from the docstrings of the schema.
 
-    python -m e2llm.training.recipes.reference docs/training.md
+    python tools/recipe_reference.py docs/training.md
 
 writes it between the two marks in that file.
 """
@@ -18,7 +18,7 @@ from e2llm.files import put_between, write_atomically
 from e2llm.training.recipes.schema import Recipe
 
 BEGIN, END = (
-    "<!-- keys: made by python -m e2llm.training.recipes.reference docs/training.md -->",
+    "<!-- keys: made by python tools/recipe_reference.py docs/training.md -->",
     "<!-- end of keys -->",
 )
 

@@ -27,7 +27,7 @@ from e2llm.files import write_atomically
 from e2llm.inference.context import Context
 from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
-from e2llm.serving.http.errors import ApiError
+from e2llm.serving.http.api_error import ApiError
 from e2llm.store.chunk_store import ChunkStore
 from e2llm.validation import CheckedModel
 

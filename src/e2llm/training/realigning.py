@@ -1,16 +1,27 @@
-"""Another encoder under a decoder that stays as it is: a new adapter, learned in two stretches.
+"""Another encoder under a decoder that stays as it is: a new adapter, learned in two phases.
 
-First the new adapter learns to make the soft tokens that the old encoder and adapter make of the same chunks
-(`e2llm.training.realigning.matching`). Then both objectives train it against the frozen decoder. The same
-held-out samples measure the old pair, and the new one after each stretch.
+First the new adapter learns to make the soft tokens that the old encoder and adapter make of the same chunks;
+the decoder, which takes most of the time of a step, has no part in it. The nearer the new ones come, the
+less is left to learn in the second phase (chosen here): both objectives train the adapter against the frozen
+decoder. The same held-out samples measure the old pair, and the new pair after each phase.
+
+Soft tokens are matched one by one. Pooled states are matched at the finest rate: the head of the adapter and
+the decoder, which come after them, stay as they are. Where the new tokenizer cuts a chunk into another number
+of groups, the old states are interpolated along the chunk.
+
+Shapes: C chunks, K soft tokens per chunk, n groups of a chunk, R groups of all chunks, S width of pooled
+states, D decoder width.
 """
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn import functional
 from transformers import set_seed
 
 from e2llm.errors import E2LLMError
@@ -18,11 +29,11 @@ from e2llm.files import write_atomically
 from e2llm.modeling.checkpoints.parts import PartSource, load_tokenizer
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
+from e2llm.modeling.rates import count_soft_tokens
 from e2llm.training.arguments import training_arguments
-from e2llm.training.build import set_chunking, set_modes
-from e2llm.training.checkpoints import STATE_NAME, is_saved, numbered_checkpoints
+from e2llm.training.build import set_chunking, set_trainable
+from e2llm.training.checkpoints import STATE_NAME, last_checkpoint
 from e2llm.training.console import only_one_process, say
-from e2llm.training.realigning.matching import match
 from e2llm.training.recipes.schema import Recipe
 from e2llm.training.run import evaluation_sets, train
 from e2llm.training.samples.data_check import RunData, read_data
@@ -31,6 +42,7 @@ from e2llm.training.trainer import E2LLMTrainer
 
 START_FOLDER = "start"
 RESULT_FILE = "realign.json"
+_LEAST_CHARS = 32  # of a chunk that is cut short
 
 Losses = dict[str, float]
 Pair = tuple[E2LLMForConditionalGeneration, E2LLMProcessor]
@@ -58,7 +70,7 @@ class RealignResult:
 
 
 def swap_encoder(model: E2LLMForConditionalGeneration, processor: E2LLMProcessor, encoder: str) -> Pair:
-    """The same decoder behind another encoder and a new adapter of the same kind and sizes.
+    """Return the same decoder with another encoder and a new adapter of the same kind and sizes.
 
     The head of a `pooling` adapter, which makes soft tokens of pooled states, is taken over with the decoder.
 
@@ -104,7 +116,7 @@ def swap_encoder(model: E2LLMForConditionalGeneration, processor: E2LLMProcessor
 
 
 def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGeneration) -> None:
-    """Take over what makes soft tokens of pooled states, and the rates that it was trained on."""
+    """Copy the adapter's head, which makes soft tokens of pooled states, and the rates it was trained on."""
     width, wanted = new.adapter.kept_size, old.adapter.kept_size
     if width != wanted:
         raise E2LLMError(
@@ -112,10 +124,10 @@ def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGener
             "choose an encoder that is wider or has more layers"
         )
     new.adapter.head.load_state_dict(old.adapter.head.state_dict())  # type: ignore[union-attr]
-    new.config.default_rate, new.config.trained_on = old.config.default_rate, old.config.trained_on
+    new.config.trained_on = old.config.trained_on
 
 
-def realign(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignResult:
+def realign_model(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignResult:
     """Put another encoder under a trained model's decoder.
 
     Args:
@@ -125,12 +137,12 @@ def realign(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignRes
         match_steps: Steps of matching, 64 chunks each; 0 for none.
 
     Raises:
-        E2LLMError: If the folder holds a run already, the decoder is not frozen, or a part cannot be loaded.
+        E2LLMError: If the folder contains a run, the decoder is not frozen, or a part cannot be loaded.
     """
     if recipe.decoder.mode != "frozen":
         raise E2LLMError(f"realign keeps the decoder: decoder.mode must be frozen, got {recipe.decoder.mode}")
     if (recipe.folder / START_FOLDER).exists() or (recipe.folder / RESULT_FILE).exists():
-        raise E2LLMError(f"{recipe.folder} holds a run already; name another output")
+        raise E2LLMError(f"{recipe.folder} already contains a run; name another output")
     only_one_process("realign")
     set_seed(recipe.seed)
     old = (E2LLMForConditionalGeneration.from_pretrained(model), E2LLMProcessor.from_pretrained(model))
@@ -142,13 +154,13 @@ def realign(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignRes
     losses_of_old = held_out_losses(old, recipe, data)
     say(f"held out, as it was: {_line(losses_of_old)}")
     new = swap_encoder(*old, recipe.encoder.source)
-    set_modes(new[0], recipe)
+    set_trainable(new[0], recipe)
     fresh = held_out_losses(new, recipe, data)
     say(f"held out, with the new encoder and a new adapter: {_line(fresh)}")
     matched = fresh
     if match_steps:
         texts = list(dict.fromkeys(record.context for source in data.train for record in source.records))
-        match(new, old, texts, steps=match_steps, seed=recipe.seed, on_step=_say_now_and_then(match_steps))
+        match(new, old, texts, steps=match_steps, seed=recipe.seed)
         matched = held_out_losses(new, recipe, data)
         say(f"held out, after matching: {_line(matched)}")
     start = recipe.folder / START_FOLDER
@@ -169,16 +181,8 @@ def realign(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignRes
     return outcome
 
 
-def _say_now_and_then(steps: int) -> Callable[[int, float], None]:
-    def report(step: int, loss: float) -> None:
-        if step == 1 or step % 20 == 0 or step == steps:
-            say(f"matching {step}/{steps}  loss {loss:.4f}")
-
-    return report
-
-
 def held_out_losses(pair: Pair, recipe: Recipe, data: RunData) -> Losses:
-    """Held-out loss of each objective, as a run would measure it."""
+    """Return the held-out loss of each objective, as a run measures it."""
     model, processor = pair
     window = getattr(model.config.text_config, "max_position_embeddings", None)
     sets: dict[str, SampleSet] = evaluation_sets(data.validation, recipe, processor, window)
@@ -191,11 +195,11 @@ def held_out_losses(pair: Pair, recipe: Recipe, data: RunData) -> Losses:
 
 
 def curve_of_held_out(folder: Path) -> dict[int, Losses]:
-    """Held-out losses by step, from a run's newest checkpoint."""
-    saved = [item for item in numbered_checkpoints(folder) if is_saved(item)]
-    if not saved:
+    """Return held-out losses by step, from a run's newest checkpoint."""
+    newest = last_checkpoint(folder)
+    if newest is None:
         return {}
-    log = json.loads((saved[-1] / STATE_NAME).read_text(encoding="utf-8"))["log_history"]
+    log = json.loads((Path(newest) / STATE_NAME).read_text(encoding="utf-8"))["log_history"]
     return {
         entry["step"]: {
             name.removeprefix("eval_"): value
@@ -209,3 +213,114 @@ def curve_of_held_out(folder: Path) -> dict[int, Losses]:
 
 def _line(losses: Losses) -> str:
     return ", ".join(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in losses.items())
+
+
+def matching_loss(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared distance of soft tokens `[C, K, D]` or states `[R, S]` over old's variance.
+
+    A loss of 1 is that of the mean of the old ones, which says nothing of a chunk.
+    """
+    variance = (old - old.mean(dim=0)).pow(2).mean()
+    return (new - old).pow(2).mean() / variance.clamp(min=1e-12)
+
+
+def draw_chunks(
+    texts: Sequence[str], processor: E2LLMProcessor, num_chunks: int, rng: random.Random
+) -> list[str]:
+    """Return chunks of drawn texts; half of them are cut short, since restating learns from short pieces."""
+    chunks: list[str] = []
+    size = processor.chunk_size_chars
+    while len(chunks) < num_chunks:
+        text = rng.choice(texts)
+        start = rng.randrange(max(1, len(text) - size))
+        length = size if rng.random() < 0.5 else rng.randint(min(_LEAST_CHARS, size), size)
+        chunk = text[start : start + length].strip()
+        if chunk:
+            pieces = processor.split(chunk)
+            chunks.append(pieces[0].text)
+    return chunks
+
+
+def match(
+    new: Pair,
+    old: Pair,
+    texts: Sequence[str],
+    *,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> list[float]:
+    """Train the new encoder and adapter to make the old soft tokens, and return the loss of each step.
+
+    Args:
+        new: The model to train and its processor.
+        old: The model to match and its processor.
+        texts: Texts that chunks are drawn from.
+        steps: Optimizer steps; the learning rate falls to 0 along a cosine.
+        batch_size: Chunks per step.
+        learning_rate: At the beginning.
+        seed: Fixes the draws.
+
+    Raises:
+        E2LLMError: If a loss is NaN or infinite, or there is no text.
+    """
+    if not texts:
+        raise E2LLMError("there is no text to match soft tokens on; give records with --records")
+    (model, processor), (old_model, old_processor) = new, old
+    rng = random.Random(f"{seed}/matching")
+    trained = [
+        parameter
+        for part in (model.chunk_encoder, model.adapter)
+        for parameter in part.parameters()
+        if parameter.requires_grad
+    ]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses: list[float] = []
+    model.train()
+    for step in range(1, steps + 1):
+        chunks = draw_chunks(texts, old_processor, batch_size, rng)
+        with torch.no_grad():
+            wanted = _kept(old_model, _inputs(old_processor, chunks, old_model))
+        made = _kept(model, _inputs(processor, chunks, model))
+        aligned = [stretch(old_rows, len(rows)) for old_rows, rows in zip(wanted, made, strict=True)]
+        loss = matching_loss(torch.cat(made), torch.cat(aligned).to(made[0].device))
+        if not torch.isfinite(loss):
+            raise E2LLMError(
+                f"the matching loss is {loss.item()} at step {step} of {steps}; use fewer --match-steps"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        losses.append(loss.item())
+        if step == 1 or step % 20 == 0 or step == steps:
+            say(f"matching {step}/{steps}  loss {losses[-1]:.4f}")
+    model.eval()
+    return losses
+
+
+def stretch(rows: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Return a chunk's states `[n, S]` interpolated to `num_groups`; unchanged if n is that."""
+    if len(rows) == num_groups:
+        return rows
+    return functional.interpolate(rows.T[None], size=num_groups, mode="linear", align_corners=False)[0].T
+
+
+def _kept(model: E2LLMForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Return the kept states of each chunk in float32, without padding."""
+    kept = model.encode_chunks(inputs["chunk_input_ids"], inputs["chunk_attention_mask"]).float()
+    if model.adapter.dial == "soft_tokens":
+        return kept.unbind()
+    finest = model.config.finest_rate
+    lengths = inputs["chunk_attention_mask"].sum(dim=1).tolist()
+    return tuple(rows[: count_soft_tokens(n, finest)] for rows, n in zip(kept, lengths, strict=True))
+
+
+def _inputs(
+    processor: E2LLMProcessor, chunks: Sequence[str], model: E2LLMForConditionalGeneration
+) -> dict[str, torch.Tensor]:
+    device = next(model.adapter.parameters()).device
+    return {name: value.to(device) for name, value in processor.encode_chunk_texts(chunks).items()}

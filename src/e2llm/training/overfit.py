@@ -1,4 +1,4 @@
-"""Can a recipe learn a few records by heart? If not, it will learn nothing from many."""
+"""Train on a few records until they are memorized. A recipe that fails at this learns nothing from many."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ _NAMES = tuple(f"{name}_loss" for name in OBJECTIVES)
 
 @dataclass(frozen=True)
 class OverfitResult:
-    """What came of it.
+    """The outcome of the test.
 
     Attributes:
         run: The run.
         losses: The last training loss of each objective.
-        is_learned: Whether all of them are below `NEAR_ZERO`.
+        is_learned: Whether all losses are below `NEAR_ZERO`.
     """
 
     run: TrainResult
@@ -37,7 +37,7 @@ class OverfitResult:
     is_learned: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the result as JSON values."""
         return {
             "folder": str(self.run.folder.parent),
             "steps": self.run.steps,
@@ -47,7 +47,7 @@ class OverfitResult:
         }
 
     def line(self) -> str:
-        """On one line."""
+        """Return the result as one line."""
         losses = ", ".join(
             f"{name.removesuffix('_loss')} {self.run.first_losses.get(name, value):.3f} -> {value:.4f}"
             for name, value in self.losses.items()
@@ -57,63 +57,63 @@ class OverfitResult:
 
 
 class StopWhenLearned(TrainerCallback):  # type: ignore[misc]
-    """Ends the run when the losses of a log line are next to zero."""
+    """Ends the run when all losses of a log line are near zero."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Look at the losses."""
+        """Stop the run if the losses are near zero."""
         losses = [value for name, value in (logs or {}).items() if name in _NAMES]
         if losses and max(losses) < _STOP_BELOW:
             control.should_training_stop = True
 
 
-def overfit(recipe: Recipe, count: int, steps: int | None = None) -> OverfitResult:
+def overfit(recipe: Recipe, num_records: int, num_steps: int | None = None) -> OverfitResult:
     """Train on a few records alone, the same at every step, until their losses are near zero.
 
-    The recipe's model, objectives and learning rate stay. What would make each step another task is taken
-    out: other records, distractors, raw chunks, drawn rates, views and window lengths, weight decay, the fall
-    of the learning rate.
+    The recipe's model, objectives and learning rate stay. Everything that differs from step to step is turned
+    off: other records, distractors, raw chunks, drawn rates, views and window lengths, weight decay and the
+    schedule.
 
     Args:
         recipe: The resolved recipe, of its last stage if it has several.
-        count: How many records.
-        steps: Most optimizer steps; by default 400.
+        num_records: Records to train on.
+        num_steps: Most optimizer steps; by default 400.
 
     Raises:
-        E2LLMError: If there are fewer records that can serve.
+        E2LLMError: If fewer records can serve.
     """
     only_one_process("--overfit")
     reasons = recipe.objectives.fractions()["reasoning"] > 0
-    records = first_records(recipe.data.train, count, needs_question=reasons)
-    if len(records) < count:
-        raise E2LLMError(f"--overfit {count}: only {len(records)} records can serve; ask for fewer")
-    folder = recipe.folder / f"overfit-{count}"
+    records = first_records(recipe.data.train, num_records, needs_question=reasons)
+    if len(records) < num_records:
+        raise E2LLMError(f"--overfit {num_records}: only {len(records)} records can serve; ask for fewer")
+    folder = recipe.folder / f"overfit-{num_records}"
     if folder.exists():
         shutil.rmtree(folder)
     file = folder / "records.jsonl"
     write_records(file, records)
-    result = train(overfit_recipe(recipe, file, count, steps), callbacks=[StopWhenLearned()])
+    result = train(overfit_recipe(recipe, file, num_records, num_steps), callbacks=[StopWhenLearned()])
     losses = {name: result.last_losses[name] for name in _NAMES if name in result.last_losses}
     return OverfitResult(result, losses, bool(losses) and max(losses.values()) < NEAR_ZERO)
 
 
-def first_records(files: list[DataFile], count: int, *, needs_question: bool) -> list[Record]:
-    """The first records of the files that have a question, or any where none is needed."""
+def first_records(files: list[DataFile], num_records: int, *, needs_question: bool) -> list[Record]:
+    """Return the first records of the files, only those with a question if one is needed."""
     records: list[Record] = []
     for file in files:
         if needs_question and "reasoning" not in file.objectives:
             continue
         for record in read_records(file.path):
-            if len(records) == count:
+            if len(records) == num_records:
                 return records
             if not (needs_question and record.is_text_only):
                 records.append(record)
     return records
 
 
-def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) -> Recipe:
-    """The recipe of a run that learns the records of a file by heart."""
+def overfit_recipe(recipe: Recipe, file: Path, num_records: int, num_steps: int | None) -> Recipe:
+    """Return the recipe of a run that memorizes the records of a file."""
     content = recipe.model_dump()
-    num_steps = steps or MAX_STEPS
+    num_steps = num_steps or MAX_STEPS
     start = recipe.init_from
     if start is not None and Path(start).name == FINAL_FOLDER and not Path(start).is_dir():
         # The stage before was not trained: what that starts from learns a few records just as well.
@@ -140,8 +140,8 @@ def overfit_recipe(recipe: Recipe, file: Path, count: int, steps: int | None) ->
     objectives["understanding"].update(window_chunks=[1], chunk_sizes_chars=[], continue_fraction=0.0)
     objectives["reasoning"].update(distractor_fraction=0.0, turns=1)
     content["train"].update(
-        steps=num_steps, batch_size=count, gradient_accumulation=1, schedule="constant", weight_decay=0.0,
-        evaluate_every_steps=num_steps, save_every_steps=num_steps,
+        steps=num_steps, batch_size=num_records, gradient_accumulation=1, schedule="constant",
+        weight_decay=0.0, evaluate_every_steps=num_steps, save_every_steps=num_steps,
         log_every_steps=min(10, num_steps),
     )  # fmt: skip
     return Recipe.model_validate(content)

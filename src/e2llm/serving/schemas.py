@@ -1,4 +1,4 @@
-"""What is sent for answers and sent back: OpenAI's shapes; see `e2llm.serving.schemas.contexts` for contexts.
+"""The shapes of requests and responses: OpenAI's for answers, ours for contexts.
 
 Descriptions that begin with "e2llm:" are of fields that OpenAI's API does not have.
 """
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from e2llm.chunking import CHUNKERS
 from e2llm.errors import E2LLMError
-from e2llm.inference.options import LayoutOptions
+from e2llm.inference.options import LayoutOptions, Selector
 from e2llm.validation import CheckedModel
 
 _INT64 = 2**63 - 1
@@ -71,7 +71,7 @@ def _mark_options(schema: dict[str, Any]) -> None:
 
 
 class AnswerIn(Sent, LayoutOptions):
-    """What chats and completions have in common."""
+    """Fields of both chats and completions."""
 
     model_config = ConfigDict(json_schema_extra=_mark_options)
 
@@ -197,7 +197,7 @@ class Details(BaseModel):
 
 
 class Answers(BaseModel):
-    """What answers to chats and completions have in common."""
+    """Fields of answers to both chats and completions."""
 
     id: str
     created: int
@@ -246,56 +246,141 @@ class CompletionOut(Answers):
     choices: list[CompletionChoice]
 
 
-class ModelDetails(BaseModel):
-    """Facts about the model."""
+class DocumentsIn(Sent):
+    """Texts to add to a context."""
 
-    dial: Literal["soft_tokens", "rate"] = Field(description="The field that sets the compression.")
-    max_soft_tokens: int = Field(description="Largest `soft_tokens`, where that is the dial.")
-    rates: list[int | str] = Field(description="Values of `rate`, finest first, where that is the dial.")
-    note: str | None = Field(None, description="A warning about the model.")
-    window: int | None
-    chunk_size_chars: int
-    kv_cache_bytes_per_token: int
+    name: Name | None = Field(None, description="Name of `text`, or of a new context.")
+    text: str | None = Field(None, description="One text; or `documents`.")
+    documents: Documents | None = Field(None, description="Several texts; or `text`.")
+    stream: bool = Field(False, description="Report the reading as server-sent events.")
 
 
-class ModelOut(BaseModel):
-    """The model."""
+class ContextIn(DocumentsIn):
+    """Texts to read and keep as a context; its name is that of the first text, if it has none itself."""
 
+    chunk_size_chars: int | None = Field(
+        None, ge=16, le=100_000, description="Longest chunk in characters; by default the model's."
+    )
+
+
+class ChunkIn(Sent):
+    """A text that replaces a chunk."""
+
+    text: str = Field(description="Any length; an empty text deletes the chunk.")
+
+
+class RelevanceIn(Sent):
+    """A question to compare the chunks with."""
+
+    question: str
+    select: Selector = Field("fused", description="By shared words, by similarity of embeddings, or by both.")
+
+
+class DocumentOut(BaseModel):
+    """A document of a context."""
+
+    index: int
+    name: str
+    characters: int
+    chunks: int
+
+
+class Span(BaseModel):
+    """The place of a chunk."""
+
+    chunk: int
+    document: int = Field(description="Index of its document, from 0.")
+    start: int = Field(description="First character in the document.")
+    end: int = Field(description="One past the last.")
+    tokens: int = Field(description="Decoder tokens of its text.")
+
+
+class _Facts(BaseModel):
     id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "e2llm"
-    e2llm: ModelDetails
+    object: Literal["context"] = "context"
+    name: str
+    created_at: int = Field(description="Seconds since 1970.")
+    updated_at: int
+    version: int = Field(description="1, and one more after each edit.")
+    characters: int
 
 
-class ModelList(BaseModel):
-    """The list of models, which has one."""
+class ContextOut(_Facts):
+    """A context that was read."""
+
+    documents: list[DocumentOut]
+    chunks: int
+    context_tokens: int = Field(description="Decoder tokens of the text.")
+    encoded_chunks: int | None = Field(
+        None, description="Chunks that the encoder read for this request; the others were known."
+    )
+    read_seconds: float | None = Field(None, description="Seconds that this request spent reading.")
+    spans: list[Span] | None = Field(None, description="In answers to GET of one context.")
+
+
+class ContextSummary(_Facts):
+    """A context in a list."""
+
+    documents: list[str] = Field(description="Names.")
+
+
+class ContextList(BaseModel):
+    """Contexts, newest first."""
 
     object: Literal["list"] = "list"
-    data: list[ModelOut]
+    data: list[ContextSummary]
+    has_more: bool
+    next: str | None = Field(None, description="For `after`, to get the next page.")
 
 
-class ErrorBody(BaseModel):
-    """The error."""
+class ContextDeleted(BaseModel):
+    """A deleted context."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorOut(BaseModel):
-    """An error, in OpenAI's shape."""
-
-    error: ErrorBody
+    id: str
+    object: Literal["context.deleted"] = "context.deleted"
+    deleted: bool = True
 
 
-class Health(BaseModel):
-    """Whether the server works."""
+class ChunkOut(Span):
+    """A chunk with its text."""
 
-    status: Literal["ok"]
-    model: str
-    requests: int = Field(description="Running or waiting.")
-    max_requests: int
-    answers_decoding: int
-    texts_reading: int
+    text: str
+    document_name: str
+
+
+class ChunkList(BaseModel):
+    """Chunks in order."""
+
+    object: Literal["list"] = "list"
+    data: list[ChunkOut]
+    has_more: bool
+
+
+class Relevance(BaseModel):
+    """Relevance of each chunk to a question."""
+
+    object: Literal["context.relevance"] = "context.relevance"
+    scores: list[float] = Field(description="One per chunk; higher is more relevant.")
+
+
+class ChunkFidelityOut(BaseModel):
+    """How well a chunk survived; docs/inference.md says how it is measured."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    chunk: int
+    score: float = Field(description="Geometric mean of its tokens' probabilities, 0 to 1.")
+    gain: float = Field(description="What the soft tokens add, in nats per token.")
+    token_accuracy: float
+    numbers_kept: float | None
+    names_kept: float | None
+
+
+class Fidelity(BaseModel):
+    """How well some chunks survived."""
+
+    object: Literal["context.fidelity"] = "context.fidelity"
+    soft_tokens: int
+    rate: int | str | None = None
+    data: list[ChunkFidelityOut]
+    has_more: bool

@@ -1,19 +1,16 @@
 """What all mappings of a recipe have in common, and the keys of `encoder`, `decoder` and `adapter`."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-
-from e2llm.modeling.rates import Rate, check_rate
 
 
 class Section(BaseModel):
@@ -58,8 +55,6 @@ class PartSection(Section):
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate; by default train.learning_rate."""
-    schedule: Literal["cosine", "linear", "constant"] | None = None
-    """By default train.schedule."""
 
 
 class EncoderSection(PartSection):
@@ -71,9 +66,6 @@ class EncoderSection(PartSection):
     """What trains: nothing, LoRA deltas, or all weights."""
     lora: EncoderLoraSection = EncoderLoraSection()
     """Used with mode lora."""
-    layers: list[Annotated[int, Field(ge=0)]] = Field(default=[])
-    """Layers that the adapter reads, 0 for the embeddings; by default the first, middle and last for
-    `pooling`, else the last."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens per pass of the encoder, padding included; by default 2048. Bounds memory."""
     unchecked_tokens: int = Field(default=0, ge=0)
@@ -104,10 +96,6 @@ class DecoderSection(PartSection):
         return self
 
 
-def _check_given_rate(value: Any) -> Any:
-    return value if value is None else check_rate(value)
-
-
 class AdapterSection(PartSection):
     """The adapter."""
 
@@ -115,9 +103,6 @@ class AdapterSection(PartSection):
     """`pooling` (ours), `attention` (paper v2) or `mlp` (paper v1)."""
     finest_rate: int = Field(default=2, ge=1)
     """Finest rate of a `pooling` adapter: encoder tokens per state that it keeps."""
-    default_rate: Annotated[Rate | None, BeforeValidator(_check_given_rate)] = None
-    """Rate of a `pooling` adapter for questions without one; by default the rate with the lowest held-out
-    loss."""
     start: Literal["ridge", "random"] = "ridge"
     """Start of a new `pooling` adapter: a ridge regression from states to embeddings, or random."""
     max_soft_tokens: int = Field(default=8, ge=1)

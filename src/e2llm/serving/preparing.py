@@ -15,10 +15,10 @@ from e2llm.inference.options import AskRequest, LayoutOptions
 from e2llm.inference.planning import DEFAULT_BUDGET
 from e2llm.inference.shared_reader import SharedReader
 from e2llm.modeling.rates import Rate
-from e2llm.serving.contexts import KeptContexts
-from e2llm.serving.conversation import Compressor, Conversation, take_turns
-from e2llm.serving.http.errors import ApiError
-from e2llm.serving.schemas.answers import (
+from e2llm.serving.conversation import Conversation, compress, take_turns
+from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.kept_contexts import KeptContexts
+from e2llm.serving.schemas import (
     AnswerIn,
     ChatIn,
     CompletionIn,
@@ -31,14 +31,9 @@ from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
 _DEFAULT_NEW_TOKENS = 256
+_Piece = tuple[Content, str | None]  # texts of a request, and the id of their kept context
 # Of the first prompt; all else is summed.
-_MEANS = {
-    "soft_tokens_per_chunk",
-    "rate",
-    "note",
-    "compression",
-    "positions",
-}
+_MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression", "positions"}
 
 
 @dataclass(frozen=True)
@@ -67,19 +62,7 @@ class Prepared:
         return self.usages[0].model_copy(update={**sums, "prompt_tokens_details": details})
 
 
-class _Pieces:
-    """The contents that a request is answered from, and where each of their chunks is kept."""
-
-    def __init__(self) -> None:
-        self.contents: list[Content] = []
-        self.origins: list[tuple[str | None, int]] = []  # of each chunk: its kept context and index there
-
-    def add(self, content: Content, context_id: str | None = None) -> None:
-        self.contents.append(content)
-        self.origins += [(context_id, index) for index in range(len(content.chunks))]
-
-
-class Answering:
+class RequestPreparer:
     """Prepares requests, in the threads of its callers.
 
     Args:
@@ -113,13 +96,14 @@ class Answering:
         check_dial(self._engine, body.soft_tokens, body.rate)
         sampling = self._sampling(body)
         started = time.perf_counter()
-        pieces = _Pieces()
-        for context_id in body.context_ids:
-            pieces.add(self._contexts.get(context_id, owner).context.content, context_id)
+        pieces: list[_Piece] = [
+            (self._contexts.get(context_id, owner).context.content, context_id)
+            for context_id in body.context_ids
+        ]
         documents = [to_document(item, place) for place, item in enumerate(body.documents, 1)]
         if documents:
             check_documents(documents, self._settings)
-            pieces.add(self._read(documents, is_cancelled))
+            pieces.append((self._read(documents, is_cancelled), None))
         conversations = self._conversations(body)
         laid = [self._lay_out(body, talk, pieces, sampling, is_cancelled) for talk in conversations]
         seeds = [None if sampling.seed is None else sampling.seed + place for place in range(body.n)]
@@ -181,17 +165,15 @@ class Answering:
         self,
         body: AnswerIn,
         conversation: Conversation,
-        pieces: _Pieces,
+        pieces: list[_Piece],
         sampling: Sampling,
         is_cancelled: Callable[[], bool],
     ) -> tuple[LaidOut, UsageOut, list[ExpandedChunk]]:
-        conversation = self._fit(body, conversation, pieces, sampling)
-        contents, origins = list(pieces.contents), list(pieces.origins)
+        conversation = self._fit(body, conversation, [content for content, _ in pieces], sampling)
         if conversation.compressed:
-            content = self._read(conversation.compressed, is_cancelled)
-            contents.append(content)
-            origins += [(None, index) for index in range(len(content.chunks))]
-        content = join_contents(contents, Context.empty().content)
+            pieces = [*pieces, (self._read(conversation.compressed, is_cancelled), None)]
+        origins = [(name, index) for content, name in pieces for index in range(len(content.chunks))]
+        content = join_contents([content for content, _ in pieces], Context.empty().content)
         context = self._engine.bind(content, Splitting.of(self._engine.processor), 0.0, store=self._store)
         request = AskRequest(
             question=conversation.question,
@@ -206,7 +188,7 @@ class Answering:
         return laid, self._usage(laid, conversation), expanded
 
     def _fit(
-        self, body: AnswerIn, conversation: Conversation, pieces: _Pieces, sampling: Sampling
+        self, body: AnswerIn, conversation: Conversation, contents: Sequence[Content], sampling: Sampling
     ) -> Conversation:
         """Return the conversation with the part compressed that does not fit the window."""
         engine = self._engine
@@ -215,9 +197,8 @@ class Answering:
             return conversation
         history = [("", "") for _ in conversation.history] if takes_history else []
         room = (engine.window or 2**31) - sampling.max_new_tokens - engine.count_positions("", history)
-        room -= min(self._positions(body, pieces.contents), max(0, room) // 2)
-        compressor = Compressor(engine.count_tokens, takes_history)
-        return compressor.fit(conversation, max(0, room))
+        room -= min(self._positions(body, contents), max(0, room) // 2)
+        return compress(conversation, max(0, room), engine.count_tokens, takes_history=takes_history)
 
     def _positions(self, body: AnswerIn, contents: Sequence[Content]) -> int:
         """Estimate the positions that contexts and documents need."""

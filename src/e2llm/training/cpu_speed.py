@@ -1,27 +1,129 @@
-"""Attention for samples that are packed into one row, each sample by itself.
+"""Faster training of LoRA layers and packed samples on a CPU, with the same numbers, parameters and files.
 
-A row of packed samples needs no mask: the samples lie one after the other, and each attends to itself alone.
-PyTorch's own attention is slow here on a CPU: a mask makes it compute the whole square of the row, and its
-backward pass in bf16 takes about three times as long as the matrix products that it is made of
-(docs/results.md). So short samples in half precision run through plain matrix products, and the others
-through PyTorch's function without a mask.
+peft's layer computes the deltas in the LoRA parameters' dtype: a bf16 model with fp32 LoRA casts every input
+and output. `speed_up` gives each plain layer one function that computes in the dtype of the frozen weight,
+adds the delta inside the matrix product, and does the same for the gradients. The LoRA parameters stay fp32
+and are cast at each use: they are small.
 
-Shapes: N positions of the row, H heads, G key and value heads, d width of a head, l positions of one sample.
+A row of packed samples needs no mask: the samples follow each other, and each attends to itself alone.
+PyTorch's attention is slow here on a CPU: a mask makes it compute the whole square of the row, and its
+backward pass in bf16 takes about three times as long as its matrix products (docs/results.md). So short
+samples in half precision run through plain matrix products, and the others through PyTorch's function without
+a mask.
+
+Shapes: M positions of the batch, I inputs and O outputs of a layer, r rank; N positions of a row, H heads, G
+key and value heads, d width of a head, l positions of one sample.
 """
 
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "e2llm_packed"
+PACKED_ATTENTION = "e2llm_packed"
 _MAX_PRODUCT_LENGTH = 512  # longer samples are faster in PyTorch's function, which skips the masked half
 
 Segment = tuple[int, int]
+
+
+class _LoraProduct(torch.autograd.Function):
+    """`x W' + x A' (s B)'` for a frozen W, in the dtype of W; gradients of x, A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        lora_a: torch.Tensor,
+        lora_b: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        dtype = weight.dtype
+        x = inputs.reshape(-1, inputs.shape[-1]).to(dtype)
+        down, up = lora_a.to(dtype), (lora_b * scale).to(dtype)
+        reduced = x @ down.t()
+        output = x @ weight.t() if bias is None else torch.addmm(bias.to(dtype), x, weight.t())
+        output.addmm_(reduced, up.t())
+        ctx.save_for_backward(x, reduced, weight, down, up)
+        ctx.scale, ctx.shape, ctx.input_dtype = scale, inputs.shape, inputs.dtype
+        ctx.dtypes = lora_a.dtype, lora_b.dtype
+        return output.view(*inputs.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x, reduced, weight, down, up = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, gradients[0].shape[-1])
+        of_reduced = gradient @ up
+        d_inputs = None
+        if ctx.needs_input_grad[0]:
+            d_inputs = (gradient @ weight).addmm_(of_reduced, down).view(ctx.shape).to(ctx.input_dtype)
+        d_a = (of_reduced.t() @ x).to(ctx.dtypes[0])
+        d_b = (gradient.t() @ reduced).to(ctx.dtypes[1]).mul_(ctx.scale)
+        return d_inputs, None, None, d_a, d_b, None
+
+
+class FastLoraLinear(PeftLinear):  # type: ignore[misc]
+    """peft's LoRA layer with a faster forward where it is plain LoRA; otherwise peft's own."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the layer's output `[..., O]` of `x` `[..., I]`."""
+        name = self._plain_adapter()
+        weight = self.base_layer.weight
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if args or kwargs or name is None or not (autocast or x.dtype == weight.dtype):
+            of_peft: torch.Tensor = super().forward(x, *args, **kwargs)
+            return of_peft
+        if autocast:
+            weight = weight.to(torch.get_autocast_dtype(x.device.type))
+        lora_a, lora_b = self.lora_A[name].weight, self.lora_B[name].weight
+        with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+            output: torch.Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
+                x, weight, self.base_layer.bias, lora_a, lora_b, self.scaling[name]
+            )
+        return output
+
+    def _plain_adapter(self) -> str | None:
+        """Name the one adapter that is in use; None where peft does more than plain LoRA."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        if len(names) != 1 or self.disable_adapters or self.merged or self.lora_variant:
+            return None
+        name: str = names[0]
+        drops = self.training and not isinstance(self.lora_dropout[name], nn.Identity)
+        return None if drops or self.lora_B[name].bias is not None else name
+
+
+def speed_up(decoder: Any) -> int:
+    """Speed up the training of a decoder's LoRA layers on a CPU; elsewhere nothing changes.
+
+    Parameters, their names, saving, loading and merging stay peft's. Packed rows are attended to sample by
+    sample (`packed_attention`).
+
+    Args:
+        decoder: The decoder with LoRA layers, such as a composite model's `language_model`.
+
+    Returns:
+        The number of layers that take the faster way.
+    """
+    count = 0
+    for layer in decoder.modules():
+        base = getattr(layer, "base_layer", None)
+        if type(layer) is not PeftLinear or type(base) is not nn.Linear:
+            continue
+        frozen = not any(item.requires_grad for item in base.parameters())
+        if frozen and base.weight.device.type == "cpu" and base.weight.is_floating_point():
+            layer.__class__ = FastLoraLinear
+            count += 1
+    if count:
+        use_packed_attention(decoder)
+    return count
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -126,7 +228,7 @@ def packed_attention(
 
 
 def _is_row(query: torch.Tensor, positions: torch.Tensor | None) -> bool:
-    """Say whether there is one row, and positions for each of its queries."""
+    """Return whether there is one row, and a position for each of its queries."""
     return positions is not None and len(query) == 1 and positions.shape == (1, query.shape[2])
 
 
@@ -140,7 +242,7 @@ def _mask(
 
 
 def use_packed_attention(decoder: Any) -> bool:
-    """Switch a decoder from `sdpa` to this attention, and say whether it was.
+    """Switch a decoder from `sdpa` to this attention, and return whether it was switched.
 
     Only where it has the same result: a Llama-like decoder that looks at all earlier positions.
     """
@@ -149,7 +251,7 @@ def use_packed_attention(decoder: Any) -> bool:
     is_plain = config.model_type in ("llama", "qwen2", "qwen3", "mistral") and kinds == {"full_attention"}
     if not is_plain or getattr(config, "sliding_window", None) or config._attn_implementation != "sdpa":
         return False
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, _mask)
-    decoder.set_attn_implementation(NAME)
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+    AttentionMaskInterface.register(PACKED_ATTENTION, _mask)
+    decoder.set_attn_implementation(PACKED_ATTENTION)
     return True

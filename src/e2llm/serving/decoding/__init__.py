@@ -1,1 +1,0 @@
-"""Decoding in this process, and the interface that other decoders share with it."""

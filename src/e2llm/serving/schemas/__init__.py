@@ -1,1 +1,0 @@
-"""What clients send and what the server sends back, as pydantic models."""

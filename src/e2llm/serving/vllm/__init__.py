@@ -1,1 +1,0 @@
-"""Decoding by a vLLM server."""

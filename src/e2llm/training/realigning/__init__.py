@@ -1,1 +1,0 @@
-"""Another encoder under a trained decoder."""

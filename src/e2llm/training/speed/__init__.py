@@ -1,1 +1,0 @@
-"""Faster layers for training on a CPU, with the same numbers."""
