@@ -21,11 +21,10 @@ def main() -> None:
     engine = Engine.from_pretrained(arguments.model, store=ChunkStore(arguments.store))
     context = engine.read(arguments.folder)
     print(f"{len(context)} chunks of {len(context.documents)} files, {context.content.num_encoded} read now")
-    answer = engine.ask(context, arguments.question, expand=2, overflow="select")
-    for index in answer.expanded_chunks:
-        chunk = context.chunks[index]
-        print(f"as text: {context.sources[index]}, characters {chunk.start} to {chunk.end}")
+    answer = engine.ask(context, arguments.question)
     print(answer.text)
+    for source in answer.sources:
+        print(f"source: {source}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
         session = ChatSession.load(arguments.session, engine)
         print(f"going on after {len(session.turns)} turns")
     else:
-        session = ChatSession(engine, expand=1)
+        session = ChatSession(engine)
     for day, note in NOTES:
         encoded = session.add(Document(day, note))
         answer = session.ask(f"What happened on {day}?")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from e2llm.cli.options import MODEL_HELP, AsJson, Device, parse_lengths
+from e2llm.cli.options import MODEL_HELP, AsJson, parse_lengths
 
 LEAST_CONTEXT = 64  # decoder tokens
 app = typer.Typer(help="Measure time and memory, side by side in one run.", invoke_without_command=True)
@@ -27,7 +27,6 @@ def bench(
     contexts: Contexts = "4096,16384",
     soft_tokens: Annotated[int, typer.Option(min=1, help="Soft tokens per chunk.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each side, for the median.")] = 3,
-    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer by soft tokens and by the full context, with the same decoder, and measure both.
@@ -42,14 +41,14 @@ def bench(
     lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
     check_decoder(shape, model)
     rows = measure_speed(
-        engine=decoder_settings(shape, model, device),
+        engine=decoder_settings(shape, model),
         contexts=lengths,
         soft_tokens=soft_tokens,
         repeats=repeats,
         on_progress=show_progress,
     )
     result = {"decoder": model or shape, "soft_tokens": soft_tokens, "rows": rows}
-    print_result(result, format_speed(rows), device, as_json)
+    print_result(result, format_speed(rows), as_json)
     fail_if_all([row["ttft_cold_s"] is None for row in rows], rows)
 
 
@@ -71,7 +70,7 @@ def read(
     lines = [
         f"{name}: {f'{value:,.4g}' if isinstance(value, float) else value}" for name, value in result.items()
     ]
-    print_result(result, "\n".join(lines), None, as_json)
+    print_result(result, "\n".join(lines), as_json)
 
 
 @app.command()
@@ -90,13 +89,13 @@ def train(
 
     lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
     check_decoder(shape, model)
-    settings = {"engine": decoder_settings(shape, model, None), "batch_size": 8, "steps": 4}
+    settings = {"engine": decoder_settings(shape, model), "batch_size": 8, "steps": 4}
     rows = [
         row
         for length in lengths
         for row in measure_training({**settings, "context_tokens": length}, show_progress)
     ]
-    print_result({"decoder": model or shape, "rows": rows}, format_training(rows), None, as_json)
+    print_result({"decoder": model or shape, "rows": rows}, format_training(rows), as_json)
     fail_if_all(["errors" in row for row in rows], rows)
 
 
@@ -117,7 +116,7 @@ def serving(
 
     counts = parse_lengths(clients, "--clients", 1)
     result = measure_serving(model, load_documents([text])[0].text, counts, on_progress=show_progress)
-    print_result(result, format_load(result), None, as_json)
+    print_result(result, format_load(result), as_json)
 
 
 def check_decoder(shape: str, model: str | None) -> None:
@@ -133,9 +132,9 @@ def check_decoder(shape: str, model: str | None) -> None:
         E2LLMProcessor.from_pretrained(model)
 
 
-def decoder_settings(shape: str, model: str | None, device: str | None) -> dict[str, Any]:
+def decoder_settings(shape: str, model: str | None) -> dict[str, Any]:
     """Return arguments of `build_engine`."""
-    return {"shape": None if model else shape, "model": model, "device": device}
+    return {"shape": None if model else shape, "model": model, "device": None}
 
 
 def show_progress(line: str) -> None:
@@ -144,13 +143,13 @@ def show_progress(line: str) -> None:
         typer.echo(line, err=True)
 
 
-def print_result(result: dict[str, Any], table: str, device: str | None, as_json: bool) -> None:
+def print_result(result: dict[str, Any], table: str, as_json: bool) -> None:
     """Print figures as a table, or as JSON with the machine they were taken on."""
     from e2llm.inference.loading import choose_device
     from e2llm.measuring import describe_machine
 
     if as_json:
-        result["machine"] = describe_machine(choose_device(device))
+        result["machine"] = describe_machine(choose_device(None))
         table = json.dumps(result, indent=2)
     typer.echo(table)
 
