@@ -40,17 +40,19 @@ def test_reading_needs_a_place_to_keep_it(run, model, text_file, tmp_path):
 
 
 def test_chunks_are_expanded_on_request(run, model, text_file):
-    result = run("ask", text_file, QUESTION, "--model", model, "--expand", 1, "--json")
+    result = run("ask", text_file, QUESTION, "--model", model, "--expand", 1, "--select", "bm25", "--json")
     answer = json.loads(result.out)
     assert len(answer["expanded"]) == 1
     start, end = answer["expanded"][0]
     assert "key" in TEXT[start:end]
 
 
-def test_fitting_says_what_it_chose(run, model, text_file):
-    result = run("ask", text_file, QUESTION, "--model", model, "--fit")
-    assert "as raw text" in result.err
-    assert run("ask", text_file, QUESTION, "--model", model, "--fit", "--expand", 2).code == 2
+def test_a_budget_and_a_policy_say_what_the_decoder_gets(run, model, text_file):
+    asked = ("ask", text_file, QUESTION, "--model", model, "--json")
+    answer = json.loads(run(*asked, "--budget", 75, "--policy", "raw").out)
+    assert answer["usage"]["soft_tokens"] == 0 < answer["left_out"]
+    assert answer["usage"]["raw_tokens"] <= 75
+    assert json.loads(run(*asked, "--policy", "soft").out)["expanded"] == []
 
 
 def test_what_does_not_fit_can_be_left_out(run, model, tmp_path):
@@ -144,7 +146,7 @@ def test_each_line_is_a_turn(run, model, text_file, monkeypatch):
 
 
 def test_turns_as_json(run, model, text_file, monkeypatch):
-    result = chat(run, monkeypatch, [QUESTION, "Who?"], text_file, "--model", model, "--json")
+    result = chat(run, monkeypatch, [QUESTION, "Who?"], text_file, "--model", model, "--json", "--expand", 2)
     assert [json.loads(line)["usage"]["chunks"] for line in result.out.splitlines()] == [5, 5]
 
 

@@ -127,7 +127,7 @@ def test_without_the_encoders_package_the_extra_is_named(run, text_file, model, 
     ("options", "words"),
     [
         (["--soft-tokens", 9], "from 1 to 4, got 9"),
-        (["--max-new-tokens", 600], "too many; lower max_new_tokens"),
+        (["--max-new-tokens", 600], "raise budget, lower max_new_tokens"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--device", "cuda:77"], "is not there"),
     ],
@@ -138,7 +138,7 @@ def test_settings_that_do_not_fit(run, text_file, model, options, words):
 
 def test_a_context_too_long_for_the_window(run, model, tmp_path):
     (tmp_path / "long.txt").write_text("A short sentence of a long text. " * 900)
-    result = run("ask", tmp_path / "long.txt", QUESTION, "--model", model)
+    result = run("ask", tmp_path / "long.txt", QUESTION, "--model", model, "--soft-tokens", 1)
     assert_fails(result, 1, "too many; use overflow='select' to keep the")
 
 

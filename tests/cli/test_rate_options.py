@@ -79,10 +79,9 @@ def test_a_saved_context_brings_its_finest_rate_along(run, folders, tmp_path):
     assert len(Context.load(file, engine)) > 5
 
 
-def test_fit_fidelity_and_restate_take_the_rate(run, folders):
+def test_fidelity_and_restate_take_the_rate(run, folders):
     model = ("--model", folders / "trained")
     text = folders / "notes.txt"
-    assert "chunks at rate" in run("ask", text, QUESTION, *model, "--fit", "--max-new-tokens", 2).err
     assert told(run("fidelity", text, *model, "--rate", 4, "--sample", 2, "--json"))["rate"] == 4
     assert "chunks at rate one" in run("fidelity", text, *model, "--rate", "one", "--sample", 2).out
     assert len(told(run("restate", text, *model, "--rate", "one", "--chunk", 1, "--json"))) == 1

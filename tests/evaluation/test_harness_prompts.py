@@ -105,7 +105,7 @@ def test_an_expanded_chunk_stands_as_text_between_soft_tokens(engine, layout, se
 
 def test_chunks_that_do_not_fit_are_left_out_least_relevant_first(engine, layout):
     around = len(engine.processor.tokenizer(PROMPT.replace(STORY, "")).input_ids)
-    laid = layout(soft_tokens=4).lay_out(PROMPT, ROW, around + 9)
+    laid = layout(soft_tokens=4, select="bm25").lay_out(PROMPT, ROW, around + 9)
     scores = engine.read(STORY, progress=False).content.bm25.scores(PROMPT.replace(STORY, ""))
     assert sorted(laid.chunks[1]) == sorted(sorted(range(5), key=lambda index: -scores[index])[:2])
     assert laid.num_left_out == 3
@@ -141,7 +141,7 @@ def test_text_around_the_document_that_fills_the_room_makes_the_older_part_conte
     assert laid.way == "overflow"
 
 
-@pytest.mark.parametrize("soft_tokens", [None, 1, 4])
+@pytest.mark.parametrize("soft_tokens", [1, 4])
 def test_the_older_part_of_a_long_prompt_becomes_context(engine, layout, soft_tokens):
     made = layout(soft_tokens=soft_tokens)
     laid = made.lay_out(PROMPT, {}, 80)
@@ -161,7 +161,7 @@ def test_a_prompt_that_fits_stays_raw_and_one_token_more_does_not(layout):
 
 
 def test_raw_tokens_compress_even_a_prompt_that_fits(layout):
-    made = layout(raw_tokens=20)
+    made = layout(raw_tokens=20, soft_tokens=1)
     laid = made.lay_out(PROMPT, {}, 400)
     assert laid.way == "overflow"
     assert 10 <= len(made.encoder.encode(laid.tail)) <= 20
@@ -221,9 +221,9 @@ def test_text_is_encoded_as_the_tokenizer_does_by_itself(engine):
         ({"soft_tokens": 2.5}, "got '2.5'"),
         ({"expand": "2"}, "expand: input should be a valid integer"),
         ({"max_length": 1}, "max_length: input should be greater than or equal to 2"),
-        ({"select": "luck"}, "select: input should be 'bm25' or 'encoder', got 'luck'"),
+        ({"select": "luck"}, "select: input should be 'bm25', 'encoder' or 'fused', got 'luck'"),
         ({"overflow": "ignore"}, "overflow: input should be 'compress', 'truncate' or 'error'"),
-        ({"soft_token": 4}, "there is no soft_token; choose from: soft_tokens, rate"),
+        ({"soft_token": 4}, "there is no soft_token; choose from: policy, soft_tokens, rate"),
         ({"context_field": "passage+"}, "names of fields"),
         ({"raw_tokens": 9, "overflow": "truncate"}, "raw_tokens has no effect with overflow=truncate"),
         ({"soft_tokens": 0, "expand": 2}, "soft_tokens=0 compresses nothing"),

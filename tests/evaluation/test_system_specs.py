@@ -44,7 +44,7 @@ def test_a_line_names_systems_with_typed_options_in_its_order():
         ("e2llm:soft_tokens=2.5", "soft_tokens: input should be a valid integer"),
         ("e2llm:soft_tokens=0", "soft_tokens: input should be greater than or equal to 1, got '0'"),
         ("e2llm:expand=-1", "expand: input should be greater than or equal to 0, got '-1'"),
-        ("hybrid:select=dense", "select: input should be 'bm25' or 'encoder', got 'dense'"),
+        ("hybrid:select=dense", "select: input should be 'bm25', 'encoder' or 'fused', got 'dense'"),
         ("kvpress:press=best", "press: input should be 'expected-attention', 'keydiff', 'knorm', "),
         ("e2llm:expand", "give options as option=value"),
     ],

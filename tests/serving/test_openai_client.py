@@ -46,7 +46,8 @@ def test_a_chat_without_a_context_is_answered_as_by_the_engine(llm, served):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"soft_tokens": 2}, {"expand": 0}, {"expand": 2}, {"expand": [0, 3], "soft_tokens": 1}]
+    "options",
+    [{"budget": 150}, {"soft_tokens": 2}, {"expand": 0}, {"expand": 2}, {"expand": [0, 3], "soft_tokens": 1}],
 )
 def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, context_id, options):
     engine = served.state.engine
@@ -63,7 +64,7 @@ def test_a_chat_about_a_context_is_answered_as_by_the_engine(llm, served, contex
     assert usage.kv_cache_bytes < usage.original_kv_cache_bytes
     spans = [(item["start"], item["end"]) for item in answer.e2llm["expanded"]]
     assert spans == expected.expanded
-    assert bool(spans) == (options.get("expand") != 0)  # by default one chunk is text, as in the library
+    assert bool(spans) == ("expand" in options or "budget" in options) - (options.get("expand") == 0)
     assert [item["text"] for item in answer.e2llm["expanded"]] == [
         (TEXT * 3)[start:end] for start, end in spans
     ]

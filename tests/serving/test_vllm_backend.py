@@ -25,7 +25,9 @@ def test_the_answers_differ_by_context(serve):
     assert len(texts) == len(CHATS)
 
 
-@pytest.mark.parametrize("options", [{}, {"rate": 2}, {"rate": [2, "one", 8, 4, 2], "expand": [2]}])
+@pytest.mark.parametrize(
+    "options", [{"policy": "soft"}, {"rate": 2}, {"rate": [2, "one", 8, 4, 2], "expand": [2]}]
+)
 def test_a_rate_reaches_vllm(serve, options):
     served, client = serve(make=tiny_pooling_model)
     expected = local("/v1/chat/completions", chat_body(documents=[TEXT], **options), tiny_pooling_model)

@@ -25,7 +25,7 @@ def test_rows_are_bitwise_equal_between_questions_and_over_a_restart(serve, tmp_
     for question in (QUESTION, "How many boats?"):
         body = {
             "context_ids": [created["id"]],
-            "expand": 0,
+            "soft_tokens": 4,
             "messages": [{"role": "user", "content": question}],
         }
         served.chat(client, **body)

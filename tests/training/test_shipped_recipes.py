@@ -75,7 +75,7 @@ def test_each_recipe_of_smol_can_be_tried_on_four_records(file, encoder, wide_de
     for path in data_paths(load_recipe(file, data=tmp_path / "data")):
         write_records(path, records_of(path))
     recipe = load_recipe(file, smaller(file, encoder, wide_decoder, tmp_path), data=tmp_path / "data")[0]
-    result = overfit(recipe, 4, steps=2)
+    result = overfit(recipe, 4, num_steps=2)
     assert result.run.steps == 2
     assert result.losses
 

@@ -171,4 +171,4 @@ def test_learning_by_heart_keeps_to_one_view_and_one_budget(text_recipe, tmp_pat
     changed = overfit_recipe(recipe, tmp_path / "records.jsonl", 2, 3).objectives.reasoning
     assert changed.text_views == {"bm25": 1.0}
     assert changed.text_budgets == [256]
-    assert overfit(recipe, 2, steps=2).run.steps == 2
+    assert overfit(recipe, 2, num_steps=2).run.steps == 2

@@ -244,7 +244,7 @@ class Engine:
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
 
-    def rank(self, context: Context, question: str, *, select: str = "fused") -> list[float]:
+    def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:
         """Relevance of each chunk to a question; higher is more relevant.
 
         Args:

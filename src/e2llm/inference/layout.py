@@ -132,7 +132,7 @@ class ContextLayout:
         budget = max(room.budget, spending.used)
         if request.has_level:
             give_level(spending, order, room, select=request.overflow == "select")
-        elif policy.is_uniform or (policy.coarse_share and len(set(scores)) < 2):
+        elif policy.is_uniform or (policy.coarse_share and not any(scores)):  # the question points nowhere
             spend_uniformly(spending, budget, gives_text=policy.gives_text)
         else:
             spend(spending, order, budget, policy)
@@ -147,7 +147,9 @@ class ContextLayout:
     def _policy(self, request: AskRequest) -> Policy:
         """The policy that was chosen, or the default one; named chunks are all the text there is."""
         wants_soft = request.has_level or request.policy not in (None, "raw")
-        name = request.policy or ("raw" if self.dial.answers_raw(wants_soft) else "mixed")
+        if self.dial.answers_raw(wants_soft) and not request.expand:
+            return POLICIES["raw"]
+        name = request.policy or ("mixed" if self.model.is_trained else "raw")
         if request.expand is None:
             return POLICIES[name]
         return replace(POLICIES["soft" if name == "mixed" else name], gives_text=False)

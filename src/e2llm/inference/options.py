@@ -90,7 +90,7 @@ class LayoutOptions(CheckedModel):
         "by default the policy chooses, and none beside a rate or soft tokens that the request names.",
     )
     select: Annotated[Selector, Allowed("bm25, encoder or fused")] = Field(
-        "fused",
+        "bm25",
         description="How chunks are ranked: `bm25`, by words shared with the question; `encoder`, by "
         "similarity of the encoder's embeddings; `fused`, by both (reciprocal rank).",
     )

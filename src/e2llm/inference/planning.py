@@ -152,8 +152,9 @@ class Room:
         limit = fitting if budget is None else budget
         if limit is not None and overhead > limit:
             raise ContextOverflowError(
-                f"question, history and template take {overhead:,} positions, and there is room for "
-                f"{limit:,}; raise budget, shorten the question or lower max_new_tokens"
+                f"question, history and template take {overhead:,} positions, and the input may take "
+                f"{max(0, limit):,} beside {max_new_tokens:,} for the answer; raise budget, lower "
+                "max_new_tokens or shorten the question"
             )
         most = DEFAULT_BUDGET if limit is None else min(limit, DEFAULT_BUDGET if budget is None else budget)
         return cls(max(0, most - overhead), None if limit is None else limit - overhead, overhead)

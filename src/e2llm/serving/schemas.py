@@ -273,7 +273,7 @@ class RelevanceIn(Sent):
     """A question to compare the chunks with."""
 
     question: str
-    select: Selector = Field("fused", description="By shared words, by similarity of embeddings, or by both.")
+    select: Selector = Field("bm25", description="By shared words, by similarity of embeddings, or by both.")
 
 
 class DocumentOut(BaseModel):

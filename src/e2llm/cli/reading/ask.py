@@ -71,7 +71,7 @@ def ask(
     expand: Expand = None,
     budget: Budget = None,
     policy: PolicyText = None,
-    select: Select = "fused",
+    select: Select = "bm25",
     overflow: Overflow = "error",
     max_new_tokens: NewTokens = 64,
     store: Store = None,
@@ -159,7 +159,7 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
         return
     typer.echo()
     for number, source in enumerate(answer.sources[:3], start=1):
-        typer.echo(f"[{number}] {source}: {shorten(source.text, 80, placeholder='...')}")
+        typer.echo(f"[{number}] {source}: {shorten(source.text, 80, placeholder='...')}", err=True)
     typer.echo(cost_line(answer, read_earlier=read_earlier), err=True)
     if comparison is not None:
         from e2llm.bench.full_context import format_comparison

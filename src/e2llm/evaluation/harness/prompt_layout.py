@@ -82,7 +82,7 @@ class HarnessSettings(CheckedModel):
     soft_tokens: Annotated[int, Field(ge=0)] | None = None
     rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
     expand: Annotated[int, Field(ge=0)] | None = None
-    select: Selector = "fused"
+    select: Selector = "bm25"
     context_field: Annotated[tuple[str, ...], BeforeValidator(_fields)] = CONTEXT_FIELDS
     min_context_tokens: Annotated[int, Field(ge=0)] = 128
     raw_tokens: Annotated[int, Field(ge=1)] | None = None

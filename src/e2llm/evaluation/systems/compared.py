@@ -27,7 +27,7 @@ class SoftSystem(System):
 
     soft_tokens: Annotated[int, Field(ge=1)] | None = None
     expand: Annotated[int, Field(ge=0)] = 0
-    select: Selector = "fused"
+    select: Selector = "bm25"
     rate: Annotated[Rate, BeforeValidator(parse_rate)] | None = None
     name: ClassVar[str] = "e2llm"
 
@@ -61,7 +61,7 @@ class HybridSystem(System):
         select: How these are chosen, `bm25`, `encoder` or `fused`.
     """
 
-    select: Selector = "fused"
+    select: Selector = "bm25"
     name: ClassVar[str] = "hybrid"
     gives_text: ClassVar[bool] = True
     chooses_by_question = True
@@ -69,7 +69,7 @@ class HybridSystem(System):
     def view(self, item: Item, max_new_tokens: int) -> View:
         """Give the context as it was read."""
         reading = self.readings.context(item.context)
-        options = {"policy": "mixed", "select": self.select}
+        options = {"select": self.select}
         return View(reading.context, options, reading.seconds, reading.peak_bytes)
 
 

@@ -42,7 +42,7 @@ export class Dials {
     return dial === "rate" ? { rate: rates.at(-place) } : { soft_tokens: place }; // to the right: more soft tokens
   }
 
-  /** @returns {"fused" | "bm25" | "encoder"} How chunks are compared with a question. */
+  /** @returns {"bm25" | "encoder" | "fused"} How chunks are compared with a question. */
   get select() {
     return byId("select").value;
   }
