@@ -120,7 +120,7 @@ def test_a_saved_context_among_texts_is_told_as_such(run, model, text_file, book
     for arguments in (("ask", text_file, book, QUESTION), ("read", book, "-o", tmp_path / "new.e2llm")):
         result = run(*arguments, "--model", model)
         assert result.code == 1
-        assert f"{book} is a saved context, not a text; give it alone" in result.err
+        assert f"{book} is a saved context; give it as the only file" in result.err
 
 
 @pytest.mark.parametrize("left", [64, -1])
