@@ -30,7 +30,7 @@ def with_field(field: str) -> str:
         (with_field('"evidence": [[0, Infinity]]'), "'evidence' must be a list"),
         (with_field('"evidence": true'), "'evidence' must be a list"),
         (with_field('"options": "A"'), "'options' must be a list of strings"),
-        (with_field('"options": ["A tower"]'), "'options' must hold 2 to 26 texts, got 1"),
+        (with_field('"options": ["A tower"]'), "'options' must have 2 to 26 texts, got 1"),
         (with_field('"options": ["one", " "]'), "'options': option B is empty"),
         (with_field('"options": ["one", "\\ud800"]'), "'options': character 0 is a lone surrogate"),
         (with_field('"options": ["one", "two"]'), "letter of one of the 'options', A to B, got 'A tower'"),

@@ -129,7 +129,7 @@ def test_a_context_that_was_cut_short_is_told_as_damaged_and_not_as_a_text(run, 
     cut.write_bytes(book.read_bytes()[:left])
     result = run("ask", cut, QUESTION, "--model", model)
     assert result.code == 1
-    assert f"{cut}: damaged or no saved context (" in result.err
+    assert f"{cut}: not a saved context, or damaged (" in result.err
 
 
 def chat(run, monkeypatch, lines, *arguments):

@@ -46,13 +46,13 @@ def test_a_question_that_is_not_utf8(run, text_file, model):
 
 def test_a_file_in_the_place_of_a_model(run, text_file):
     assert_fails(
-        run("ask", text_file, QUESTION, "--model", text_file), 1, "is a file; name the model's folder"
+        run("ask", text_file, QUESTION, "--model", text_file), 1, "is a file; give the model's folder"
     )
 
 
 def test_a_folder_without_text(run, model, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff")
-    assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "holds no text to read")
+    assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "contains no text to read")
 
 
 def test_a_folder_in_the_place_of_the_question(run, text_file, model, tmp_path):

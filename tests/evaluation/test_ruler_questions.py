@@ -144,7 +144,7 @@ def test_hotpots_golden_paragraphs_come_before_all_others(tmp_path):
     ],
 )
 def test_missing_data_are_named_with_their_home(tmp_path, name, words):
-    with pytest.raises(E2LLMError, match=f"no folder with data was given; {name} needs .*{words}"):
+    with pytest.raises(E2LLMError, match=f"--data is missing; {name} needs .*{words}"):
         items(name, None)
     with pytest.raises(FileNotFoundError, match=f"{name} needs .*{words}"):
         items(name, tmp_path)

@@ -50,4 +50,4 @@ def test_records_that_are_not_learned_end_with_an_error_and_what_to_try(recipe_o
     assert entry_point(["train", str(file), "--data", str(tmp_path), *options]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["is_learned"] is False
-    assert "did not fall below 0.1 in 2 steps: raise train.learning_rate" in err
+    assert "did not fall below 0.1 in 2 steps; raise train.learning_rate" in err

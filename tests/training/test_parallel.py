@@ -45,7 +45,7 @@ def test_sharding_in_a_process_alone_is_refused(parallel, hint, monkeypatch):
 
 def test_fsdp2_on_a_cpu_is_refused_and_not_silently_ddp(launched, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(E2LLMError, match="needs a GPU, and there is none here"):
+    with pytest.raises(E2LLMError, match="needs a GPU, but there is none"):
         parallel_arguments("fsdp2", ["BertLayer"])
 
 

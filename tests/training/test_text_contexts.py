@@ -134,7 +134,7 @@ def test_a_question_beyond_the_smallest_budget_is_found_at_the_start_and_a_long_
     data.check_window(*open_parts(recipe))
     found = data.check.findings["overflow"]
     assert [example.split(" ")[0] for example in found.examples] == [f"{tmp_path / 'questions.jsonl'}:2"]
-    with pytest.raises(E2LLMError, match=r"record 'long' need \d+ positions, the budget has 96; raise"):
+    with pytest.raises(E2LLMError, match=r"record 'long' need \d+ positions, but the budget is 96; raise"):
         TextContexts(open_parts(recipe)[0], recipe.objectives.reasoning, 1024).lay_out(long, "bm25", 96)
 
 

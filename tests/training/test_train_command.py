@@ -53,6 +53,6 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(recipe_file, capsys, ar
 def test_resume_passes_over_stages_that_are_finished(recipe_file, capsys):
     assert entry_point(["train", str(recipe_file), "--stage", "one"]) == 0
     assert entry_point(["train", str(recipe_file)]) == 1
-    assert "continue it with --resume" in capsys.readouterr().err
+    assert "resume it with --resume" in capsys.readouterr().err
     assert entry_point(["train", str(recipe_file), "--resume", "--json"]) == 0
     assert [result["steps"] for result in json.loads(capsys.readouterr().out)] == [2, 2]

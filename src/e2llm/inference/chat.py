@@ -65,7 +65,7 @@ class ChatSession:
             raise E2LLMError(f"max_history_tokens must be 1 or more, got {max_history_tokens!r}")
         if engine.window is not None and max_history_tokens >= engine.window:
             raise E2LLMError(
-                f"max_history_tokens is {max_history_tokens}, the decoder's window has "
+                f"max_history_tokens is {max_history_tokens}, but the decoder's window has "
                 f"{engine.window}; use less"
             )
         self.engine = engine
@@ -84,7 +84,7 @@ class ChatSession:
         """Add documents: whatever `Engine.read` takes. Returns the number of chunks that were encoded."""
         documents = self.engine.documents(source)
         if not documents:
-            raise E2LLMError("there is no document to add")
+            raise E2LLMError("there is no document to add; give at least one text or file")
         return self.context.extend(documents)
 
     def ask(self, question: str, **options: Any) -> Answer:

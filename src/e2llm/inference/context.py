@@ -106,7 +106,7 @@ class Context:
             E2LLMError: If the context was not read.
         """
         if not self.fingerprint:
-            raise E2LLMError("this context was not read by an engine; there is nothing to save")
+            raise E2LLMError("this context has no states to save; make it with Engine.read")
         saved = SavedContext(
             self.content, self.splitting, self.fingerprint, self.finest_rate, self.read_seconds, extra or {}
         )
@@ -172,7 +172,7 @@ class Context:
         """Add documents at the end; see `append`."""
         for document in documents:
             if not isinstance(document, Document):
-                raise E2LLMError(f"a context takes texts and Documents, got {type(document).__name__}")
+                raise E2LLMError(f"a context takes strings and Documents, got {type(document).__name__}")
             if not document.text.strip():
                 raise E2LLMError(f"{document.name}: the text to append is empty")
         with self._editing:
@@ -212,11 +212,14 @@ class Context:
         with self._editing:
             documents = list(self.documents)
             if not 0 <= document < len(documents):
-                raise E2LLMError(f"document {document} does not exist; there are 0 to {len(documents) - 1}")
+                raise E2LLMError(
+                    f"document {document} does not exist; the context has documents 0 to {len(documents) - 1}"
+                )
             old = documents[document]
             if not 0 <= start <= end <= len(old.text):
                 raise E2LLMError(
-                    f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)}"
+                    f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)} "
+                    "characters"
                 )
             new_text = old.text[:start] + text + old.text[end:]
             documents[document] = Document(old.name, new_text, old.kind, old.heading)
@@ -225,7 +228,9 @@ class Context:
     def _reread(self, documents: Sequence[Document]) -> int:
         """Take over the content of other documents, what is known of them included."""
         if self._reader is None:
-            raise E2LLMError("this context was not read by an engine and cannot be edited")
+            raise E2LLMError(
+                "this context cannot be edited, because no engine read it; make it with Engine.read"
+            )
         if self._reader.fingerprint != self.fingerprint:
             raise E2LLMError("the model's weights have changed since this context was read; read it again")
         started = time.perf_counter()

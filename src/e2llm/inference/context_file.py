@@ -190,13 +190,13 @@ def load_context(path: Path, reader: ChunkReader) -> SavedContext:
         _check_model(manifest, reader)
         tensors = load_file(path)
         if _hash_tensors(tensors) != manifest.tensors_sha256:
-            raise E2LLMError("the tensors do not have their stated hash")
+            raise E2LLMError("the hash of the tensors is wrong")
         content = _content(manifest, tensors, reader)
     except _OtherModelError as error:
         raise E2LLMError(f"{path}: {error}") from error
     except (SafetensorError, ValueError, LookupError, RuntimeError) as error:
         raise E2LLMError(
-            f"{path}: damaged or no saved context ({error}); read the documents again"
+            f"{path}: not a saved context, or damaged ({error}); read the documents again"
         ) from error
     return SavedContext(
         content,
@@ -215,11 +215,11 @@ def _check_model(manifest: _Manifest, reader: ChunkReader) -> None:
     saved, kept = manifest.finest_rate, reader.finest_rate
     if saved is not None and kept is not None and saved != kept:
         raise _OtherModelError(
-            f"it keeps one state per {saved} encoder tokens, this engine keeps one per {kept}; load the "
+            f"it keeps one state per {saved} encoder tokens, but this engine one per {kept}; load the "
             f"model with finest_rate={saved}, or read the documents again"
         )
     raise _OtherModelError(
-        f"what it keeps was made by another model or precision (fingerprint {manifest.fingerprint[:12]}..., "
+        f"its states come from another model or precision (fingerprint {manifest.fingerprint[:12]}..., "
         f"this model's is {reader.fingerprint[:12]}...); load the model that read it, or read the "
         "documents again"
     )
@@ -235,11 +235,11 @@ def _read_header(path: Path) -> str | None:
 def _read_manifest(path: Path) -> _Manifest:
     header = _read_header(path)
     if header is None:
-        raise E2LLMError("it holds tensors of another kind; save a context with Context.save")
+        raise E2LLMError("its tensors are not those of a context")
     stated = _Stated.read_json(header)
     if stated.format > FORMAT:
         raise _OtherModelError(
-            f"context format {stated.format} is newer than this e2llm reads ({FORMAT}); upgrade e2llm"
+            f"context format {stated.format} is newer than this e2llm can read ({FORMAT}); upgrade e2llm"
         )
     return _Manifest.read_json(header)
 
@@ -248,7 +248,7 @@ def _content(manifest: _Manifest, tensors: dict[str, torch.Tensor], reader: Chun
     """The content of tensors that are as they were saved."""
     data, rows = tensors["texts"].numpy().tobytes(), tensors["chunks"].tolist()
     if sum(item.bytes for item in manifest.documents) != len(data):
-        raise E2LLMError("the documents do not make up the texts")
+        raise E2LLMError("its documents do not match its text")
     documents, start = [], 0
     for item in manifest.documents:
         text = data[start : start + item.bytes].decode()

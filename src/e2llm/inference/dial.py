@@ -23,7 +23,7 @@ from e2llm.modeling.rates import (
     parse_rate,
 )
 
-UNTRAINED = "the adapter of this model is not trained yet, so that it answers from raw text"
+UNTRAINED = "the adapter of this model is not trained yet, so it answers from raw text"
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ class Dial:
         config = self._model.config
         if soft_tokens is not None and self.has_rate:
             raise E2LLMError(
-                f"soft_tokens={soft_tokens!r} was given, but this model ({config.adapter!r} adapter) is "
-                f"turned by the rate, encoder tokens per soft token; use rate, such as {_listed(self.rates)}"
+                f"soft_tokens={soft_tokens!r} was given, but this model ({config.adapter!r} adapter) "
+                f"has a rate instead (encoder tokens per soft token); use rate, such as {_listed(self.rates)}"
             )
         if rate is not None and not self.has_rate:
             raise E2LLMError(
-                f"rate={rate!r} was given, but this model ({config.adapter!r} adapter) is turned by the "
+                f"rate={rate!r} was given, but this model ({config.adapter!r} adapter) has instead a "
                 f"number of soft tokens per chunk; use soft_tokens, from 1 to {config.max_soft_tokens}"
             )
         for value in _values(soft_tokens):
@@ -142,7 +142,7 @@ class Dial:
         """Whether text alone has to answer: the adapter is untrained, and no soft tokens were requested."""
         if self._model.is_trained or wants_soft:
             return False
-        self.warn(f"{UNTRAINED}; train it, or choose a rate to get its soft tokens all the same")
+        self.warn(f"{UNTRAINED}; train it, or set a rate to use its soft tokens anyway")
         return True
 
     def warn(self, message: str) -> None:

@@ -61,7 +61,7 @@ def documents_of(
         E2LLMError: If it is something else, or a file cannot be read as text.
     """
     if source is None or isinstance(source, bytes | int | float):
-        raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
+        raise E2LLMError(f"read takes strings, Paths and Documents, got {type(source).__name__}")
     items = [source] if isinstance(source, str | PathLike | Document) else list(source)
     documents = []
     for item in items:
@@ -91,7 +91,7 @@ def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
     """What `load_documents` reads, one document at a time in memory."""
     for item in paths:
         if not fspath(item):  # Path("") is the current folder
-            raise FileNotFoundError("the name of a file or folder is empty")
+            raise FileNotFoundError("the name of a file or folder is empty; give a path")
         path = Path(fspath(item))
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
@@ -107,7 +107,7 @@ def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
 def _iter_folder(folder: Path) -> Iterator[Document]:
     listing = list_folder(folder)
     if not listing.files:
-        raise E2LLMError(f"{folder}: the folder holds no text to read: {listing}; name files instead")
+        raise E2LLMError(f"{folder}: the folder contains no text to read ({listing}); give files instead")
     has_code = any(is_code(file) for file in listing.files)
     for file in listing.files:
         name = file.relative_to(folder).as_posix()
@@ -285,7 +285,7 @@ def insert_sentence(documents: Sequence[Document], sentence: str, depth: float =
     """
     total = sum(len(item.text) for item in documents)
     if not sentence.strip() or not total:
-        raise E2LLMError("the sentence to insert is empty, or there is no text to insert it into")
+        raise E2LLMError("the sentence to insert or the text is empty; give both")
     index, at = 0, round(depth * total)
     while at > len(documents[index].text):
         at -= len(documents[index].text)

@@ -239,7 +239,7 @@ class Engine:
         with self._tokenizing:
             rows = [answer_ids(self.processor, text) for text in answers]
         if unknown := sorted(options.keys() - AskRequest.model_fields.keys()):
-            raise E2LLMError(f"score takes no option {', '.join(unknown)}")
+            raise E2LLMError(f"score has no option {', '.join(unknown)}")
         request = AskRequest.take(question, {**options, "max_new_tokens": max(map(len, rows))})
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]

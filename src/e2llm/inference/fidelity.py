@@ -165,8 +165,8 @@ def measure_fidelity(
     for sample, index in zip(given, indices, strict=True):
         if window is not None and len(sample.input_ids) > window:
             raise ContextOverflowError(
-                f"chunk {index} and its soft tokens take {len(sample.input_ids)} positions, the decoder's "
-                f"window has {window}: read the context with smaller chunks"
+                f"chunk {index} and its soft tokens take {len(sample.input_ids)} positions, but the "
+                f"decoder's window has {window}; read the context with smaller chunks"
             )
 
     def soften(rows: list[int]) -> torch.Tensor:

@@ -139,8 +139,8 @@ class ContextLayout:
         plan = spending.plan(room.overhead, scores)
         if num_chunks and not plan.kept:
             raise ContextOverflowError(
-                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, and there is "
-                f"room for {budget:,}; raise budget, use smaller chunks or shorten the question"
+                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, but there is "
+                f"room for only {budget:,}; raise budget, use smaller chunks or shorten the question"
             )
         return plan
 
@@ -214,9 +214,9 @@ class ContextLayout:
         if context.fingerprint and context.fingerprint != self.reader.fingerprint:
             if context.finest_rate != self.reader.finest_rate:
                 raise E2LLMError(
-                    f"this context keeps one state per {context.finest_rate} encoder tokens, the engine now "
-                    f"keeps one per {self.reader.finest_rate}; read the documents again with this engine, or "
-                    f"set finest_rate={context.finest_rate}"
+                    f"this context keeps one state per {context.finest_rate} encoder tokens, but the engine "
+                    f"now keeps one per {self.reader.finest_rate}; read the documents again with this "
+                    f"engine, or set finest_rate={context.finest_rate}"
                 )
             raise E2LLMError(
                 "this context was read by another model, or the model's weights have changed since; read the "

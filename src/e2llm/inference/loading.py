@@ -25,7 +25,7 @@ def check_model_name(name: str) -> None:
         E2LLMError: If the embedded model is meant and not there, or the name is that of a file.
     """
     if Path(name).is_file():
-        raise E2LLMError(f"{name} is a file; name the model's folder")
+        raise E2LLMError(f"{name} is a file; give the model's folder")
     if Path(name).is_dir() or resolve_source(name) != name:
         return
     if name == EMBEDDED_MODEL:
@@ -51,7 +51,7 @@ def choose_device(name: str | None) -> torch.device:
         raise E2LLMError(f"unknown device {name!r}; use cpu, cuda, cuda:1, mps, ...") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise E2LLMError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
+            f"device {name!r} is unavailable: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
         )
     return device
 

@@ -104,11 +104,14 @@ class LayoutOptions(CheckedModel):
     def _check_together(self) -> "LayoutOptions":
         if self.soft_tokens is not None and self.rate is not None:
             raise E2LLMError(
-                f"soft_tokens={self.soft_tokens!r} and rate={self.rate!r} were given; a model takes one of "
-                "them, the rate if its adapter is 'pooling': leave the other out"
+                f"soft_tokens={self.soft_tokens!r} and rate={self.rate!r} were given, but a model has one of "
+                "them (rate, if its adapter is 'pooling'); leave the other out"
             )
         if self.policy == "raw" and (self.soft_tokens is not None or self.rate is not None):
-            raise E2LLMError("policy='raw' gives text alone; leave rate and soft_tokens out")
+            raise E2LLMError(
+                "rate and soft_tokens have no effect with policy='raw', which gives text alone; leave them "
+                "out"
+            )
         return self
 
     @property

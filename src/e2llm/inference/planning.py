@@ -146,13 +146,13 @@ class Room:
         fitting = None if window is None else window - max_new_tokens
         if fitting is not None and budget is not None and budget > fitting:
             raise E2LLMError(
-                f"budget is {budget:,} and the answer may take {max_new_tokens:,}; the decoder's window has "
-                f"{window:,} positions: lower budget or max_new_tokens"
+                f"budget {budget:,} and max_new_tokens {max_new_tokens:,} exceed the decoder's window of "
+                f"{window:,} positions; lower one of them"
             )
         limit = fitting if budget is None else budget
         if limit is not None and overhead > limit:
             raise ContextOverflowError(
-                f"question, history and template take {overhead:,} positions, and there is room for "
+                f"question, history and template take {overhead:,} positions, but there is room for "
                 f"{limit:,}; raise budget, shorten the question or lower max_new_tokens"
             )
         most = DEFAULT_BUDGET if limit is None else min(limit, DEFAULT_BUDGET if budget is None else budget)
@@ -286,7 +286,7 @@ def give_named(spending: Spending, expand: Sequence[int], room: Room) -> None:
         if not spending.give(chunk, TEXT_FORM, room.limit):
             need = sum(spending.token_counts[index] for index in set(expand))
             raise ContextOverflowError(
-                f"the text takes {need:,} positions, and there is room for {room.limit:,}: "
+                f"the text takes {need:,} positions, but there is room for {room.limit:,}: "
                 f"{need - (room.limit or 0):,} too many; {_LESS}"
             )
 
@@ -315,7 +315,7 @@ def give_level(spending: Spending, order: Sequence[int], room: Room, *, select: 
             fitting = left * len(chunks) // need
             remedies.insert(0, f"use overflow='select' to keep the {fitting} most relevant chunks")
         raise ContextOverflowError(
-            f"{len(chunks)} chunks at {level.name} take {need} positions, and there is room for {left}: "
+            f"{len(chunks)} chunks at {level.name} take {need} positions, but there is room for {left}: "
             f"{need - left} too many; {', or '.join(remedies)}"
         )
     for chunk in chunks:

@@ -198,12 +198,13 @@ class ChunkReader:
         kept = self.model.keep(states, mask).to("cpu", self.dtype)
         vectors = pool_states(last, mask, self._vector_pooling).to("cpu", torch.float32)
         if not bool(torch.isfinite(vectors).all()):
-            raise E2LLMError("the encoder gave values that are not finite; load it in float32 or bfloat16")
+            raise E2LLMError("the encoder's states contain NaN or infinity; load it in float32 or bfloat16")
         has_rate = self.model.adapter.dial == "rate"
         if has_rate and not bool(torch.isfinite(kept).all()):
             raise E2LLMError(
-                "pooled states go beyond half precision, in which they are kept: the adapter's projection is "
-                "too large or damaged; load the model in float32, or train it with a lower learning rate"
+                "pooled states exceed the range of float16, in which they are kept: the adapter's "
+                "projection is too large or damaged; load the model in float32, or train it with a lower "
+                "learning rate"
             )
         lengths = item.mask.sum(dim=1).tolist()
         for place, own, length in zip(places, kept, lengths, strict=True):

@@ -122,7 +122,7 @@ class SharedReader(ChunkReader):
     def _next(job: _Job, is_cancelled: Callable[[], bool]) -> "list[int] | BaseException | None":
         while True:
             if is_cancelled():
-                raise ReadingCancelledError("the reading was given up")
+                raise ReadingCancelledError("the reading was cancelled")
             try:
                 return job.done.get(timeout=0.25)
             except queue.Empty:

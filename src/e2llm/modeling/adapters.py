@@ -86,7 +86,7 @@ class Adapter(nn.Module):
         """
         if bool((num_soft_tokens > kept.shape[1]).any()):
             raise E2LLMError(
-                f"a chunk has {kept.shape[1]} soft tokens, the input asks for {int(num_soft_tokens.max())}"
+                f"a chunk has {kept.shape[1]} soft tokens, but the input needs {int(num_soft_tokens.max())}"
             )
         places = torch.arange(kept.shape[1], device=kept.device)
         return kept[places < num_soft_tokens[:, None]]

@@ -54,7 +54,7 @@ class CompositeModel(ChunkEncoding):
         self.adapter = new_adapter(config, embeddings.embedding_dim)
         if config.chunk_token_id >= embeddings.num_embeddings:
             raise E2LLMError(
-                f"chunk_token_id is {config.chunk_token_id}, the decoder has only "
+                f"chunk_token_id is {config.chunk_token_id}, but the decoder has only "
                 f"{embeddings.num_embeddings} embedding rows"
             )
         bidirectional = config.encoder_attention == "bidirectional"
@@ -167,7 +167,7 @@ class CompositeModel(ChunkEncoding):
             soft_tokens, total = chunk_embeds, int(is_placeholder.sum())
             if len(soft_tokens) != total:
                 raise E2LLMError(
-                    f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
+                    f"chunk_embeds has {len(soft_tokens)} soft tokens, but the input has {total} placeholders"
                 )
         else:
             rows = chunk_input_ids if chunk_index is None else chunk_index
@@ -177,7 +177,7 @@ class CompositeModel(ChunkEncoding):
             if chunk_input_ids is None or not len(counts):
                 return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
             if chunk_attention_mask is None:
-                raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
+                raise E2LLMError("chunk_attention_mask is missing; use the processor, which makes it")
             most = int(counts.max()) if self.adapter.dial == "soft_tokens" else None
             kept = self.encode_chunks(chunk_input_ids, chunk_attention_mask, most)
             num_tokens = chunk_attention_mask.ne(0).sum(dim=1)
@@ -191,7 +191,7 @@ class CompositeModel(ChunkEncoding):
         window = getattr(self.config.text_config, "max_position_embeddings", None)
         if window is not None and num_positions > window:
             raise ContextOverflowError(
-                f"the input has {num_positions} positions, the decoder's window has {window}: "
+                f"the input has {num_positions} positions, but the decoder's window has {window}: "
                 f"{num_positions - window} too many; use fewer soft tokens per chunk or a shorter context"
             )
 

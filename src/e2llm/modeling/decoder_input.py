@@ -57,8 +57,8 @@ def one_per_chunk(
     values: list[Any] = [given] * num_chunks if is_one else list(given)  # type: ignore[arg-type]
     if len(values) != num_chunks:
         raise E2LLMError(
-            f"{name} has {len(values)} values, the context has {num_chunks} chunks; give one value, or one "
-            "for each chunk"
+            f"{name} has {len(values)} values, but the context has {num_chunks} chunks; give one value, or "
+            "one for each chunk"
         )
     wanted = [values[index] for index in soft]
     if rate is not None:

@@ -56,7 +56,7 @@ def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Ten
     order = torch.argsort(lengths, descending=True, stable=True)
     in_order = lengths[order].tolist()
     if in_order and not in_order[-1]:
-        raise E2LLMError(f"chunk {int(order[-1])} has no token: its attention mask is all zero")
+        raise E2LLMError(f"chunk {int(order[-1])} has no tokens: its attention mask is all zero")
     start = 0
     while start < len(in_order):
         size = max(1, max_tokens // in_order[start])
@@ -86,7 +86,9 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         limit = encoder_token_limit(config=self.config.encoder_config)
         for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
             if length > limit:
-                raise E2LLMError(f"a chunk has {length} encoder tokens, the encoder reads {limit}; split it")
+                raise E2LLMError(
+                    f"a chunk has {length} encoder tokens, but the encoder reads at most {limit}; split it"
+                )
             yield EncoderPass(rows, ids[rows, :length], mask[rows, :length])
 
     def encode_layers(

@@ -135,7 +135,7 @@ def _check_full(part: str, module: Any) -> None:
         raise E2LLMError(f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'")
     if is_quantized(module):
         raise E2LLMError(
-            f"the {part} is quantized, and weights of 4 bits cannot train; use mode 'lora' or 'frozen', or "
+            f"the {part} is quantized, and 4-bit weights cannot train; use mode 'lora' or 'frozen', or "
             "load it with quantization_config=None"
         )
 
@@ -165,7 +165,9 @@ def add_lora(part: Any, settings: LoraSettings) -> None:
     hit = [name for name, _ in part.named_modules() if re.fullmatch(pattern, name)]
     lost = [target for target in targets if not any(name.endswith(target) for name in hit)]
     if lost:
-        raise E2LLMError(f"no module of this {kind!r} model is named {' or '.join(lost)}, a LoRA target")
+        raise E2LLMError(
+            f"this {kind!r} model has no module named {' or '.join(lost)}; correct target_modules"
+        )
     ends = (part.get_input_embeddings(), part.get_output_embeddings())
     if unfit := [name for name in hit if part.get_submodule(name) in ends]:
         raise E2LLMError(

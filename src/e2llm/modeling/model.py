@@ -108,7 +108,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         if chunk_token_id is None:
             if decoder_tokenizer is None:
                 raise E2LLMError(
-                    "the decoder is an instance: give decoder_tokenizer= or chunk_token_id= as well"
+                    "the decoder is a loaded model; give decoder_tokenizer= or chunk_token_id= too"
                 )
             chunk_token_id = choose_placeholder(decoder_tokenizer).id
         ensure_embedding_row(decoder_model, chunk_token_id)
@@ -202,8 +202,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         if self.adapter.dial != "rate":
             raise E2LLMError(
-                f"finest_rate={rate!r} is for models whose dial is the rate; the {self.config.adapter!r} "
-                "adapter of this model keeps soft tokens: leave finest_rate out"
+                f"finest_rate={rate!r} is for models that have a rate, but the {self.config.adapter!r} "
+                "adapter of this model has none; leave finest_rate out"
             )
         self.config.finest_rate = check_finest_rate(rate)
         self.adapter.finest_rate = rate  # type: ignore[assignment]
@@ -307,7 +307,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
-            raise E2LLMError("generate needs input_ids; the processor makes them")
+            raise E2LLMError("input_ids are missing; use the processor, which makes them")
         self.language_model.generation_config = self.generation_config
         reject_lossy_generation(kwargs, kwargs.get("generation_config") or self.generation_config)
         chunks = {name: kwargs.pop(name, None) for name in CHUNK_ARGUMENTS}

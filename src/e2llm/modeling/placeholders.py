@@ -62,26 +62,32 @@ def soft_tokens_of_places(
     total = int(counts.sum())
     if num_places == 0:
         if total:
-            raise E2LLMError(f"the input has {total} placeholders and no chunks")
+            raise E2LLMError(
+                f"the input has {total} placeholders but no chunks; pass the chunks that the processor makes"
+            )
         return counts.new_zeros(0)
     if given is not None:
         given = given.to(counts.device).long()
         if given.shape != (num_places,) or bool((given < 1).any()) or int(given.sum()) != total:
             raise E2LLMError(
-                f"the input has {total} placeholders, but chunk_num_soft_tokens gives {int(given.sum())} to "
-                f"{len(given)} chunks, of which there are {num_places}"
+                f"the input has {total} placeholders, but chunk_num_soft_tokens counts {int(given.sum())} "
+                f"for {len(given)} chunks, of which there are {num_places}"
             )
         if not bool(torch.isin(counts.cumsum(0)[counts > 0], given.cumsum(0)).all()):
-            raise E2LLMError("chunk_num_soft_tokens has a chunk whose placeholders are in two samples")
+            raise E2LLMError("chunk_num_soft_tokens spreads the placeholders of a chunk over two samples")
         return given
     per_chunk, rest = divmod(total, num_places)
     if rest or not per_chunk:
-        raise E2LLMError(f"{total} placeholders do not divide among {num_places} chunks")
+        raise E2LLMError(
+            f"{total} placeholders cannot be divided equally among {num_places} chunks; give "
+            "chunk_num_soft_tokens"
+        )
     crossed = (counts % per_chunk).nonzero().flatten().tolist()
     if crossed:
         raise E2LLMError(
-            f"sample {crossed[0]} has {int(counts[crossed[0]])} placeholders, no multiple of the {per_chunk} "
-            "soft tokens per chunk of this batch; give chunk_num_soft_tokens where chunks differ"
+            f"sample {crossed[0]} has {int(counts[crossed[0]])} placeholders, not a multiple of the "
+            f"{per_chunk} soft tokens per chunk of this batch; give chunk_num_soft_tokens where chunks "
+            "differ"
         )
     return counts.new_full((num_places,), per_chunk)
 
@@ -129,8 +135,8 @@ def check_packing(
         )
     if attention_mask is not None or use_cache:
         raise E2LLMError(
-            "position_ids start again within a row (packed samples): give attention_mask=None and "
-            "use_cache=False or the samples attend to each other"
+            "position_ids start again within a row (packed samples); give attention_mask=None and "
+            "use_cache=False, or the samples attend to each other"
         )
 
 

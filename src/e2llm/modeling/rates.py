@@ -30,7 +30,7 @@ def check_rate(value: Any, finest: int = 1, name: str = "rate") -> Rate:
         raise E2LLMError(f"{name} must be a power of two (1, 2, 4, ...) or 'one', got {value!r}")
     if value < finest:
         raise E2LLMError(
-            f"{name} {value} is finer than what is kept, one state per {finest} encoder tokens; "
+            f"{name} {value} is finer than the kept states, one per {finest} encoder tokens; "
             f"use {finest} or coarser"
         )
     return value
@@ -85,8 +85,8 @@ def rates_of_counts(num_tokens: torch.Tensor, counts: torch.Tensor, finest: int)
         length = int(num_tokens[place])
         allowed = dict.fromkeys(count_soft_tokens(length, finest * 2**power) for power in range(31))
         raise E2LLMError(
-            f"a chunk of {length} encoder tokens cannot have {int(counts[place])} soft tokens; by rate it "
-            f"has {', '.join(map(str, allowed))}"
+            f"a chunk of {length} encoder tokens cannot have {int(counts[place])} soft tokens; with some "
+            f"rate it can have {', '.join(map(str, allowed))}"
         )
     return rates
 

@@ -113,7 +113,7 @@ class LocalBackend:
         started = time.perf_counter()
         with self._changed:
             if self._closed:
-                raise RuntimeError("the decoding thread is closed")
+                raise RuntimeError("the decoding thread has stopped")
             self._waiting.append(ticket)
             self._changed.notify()
         count, reason = 0, None

@@ -109,16 +109,16 @@ def find_server(url: str, *, model: str | None = None, timeout_seconds: float = 
         ) from error
     if response.status_code != 200:
         hint = f"; give its key in ${BACKEND_KEY_VARIABLE}" if response.status_code in (401, 403) else ""
-        raise E2LLMError(
-            f"{server.url}/v1/models answers with status {response.status_code}, expected 200{hint}"
-        )
+        raise E2LLMError(f"{server.url}/v1/models returned status {response.status_code}, expected 200{hint}")
     try:
         card = response.json()["data"][0]
         name, most = card["id"], card.get("max_model_len")
         if not isinstance(name, str) or not (most is None or isinstance(most, int)):
             raise TypeError(card)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise E2LLMError(f"{server.url}/v1/models names no model; is it vLLM's address?") from error
+        raise E2LLMError(
+            f"{server.url}/v1/models lists no model; check that this is vLLM's address"
+        ) from error
     return VllmServer(server.url, name, key, most, timeout_seconds)
 
 
@@ -146,8 +146,8 @@ class VllmBackend:
             name = "presence_penalty" if sampling.presence_penalty else "frequency_penalty"
             raise ApiError(
                 400,
-                f"{name} is not supported by this server: its decoder runs in vLLM, whose engine may die of "
-                "penalties together with embedded prompts (vllm-project/vllm#57719); leave it out",
+                f"{name} is not supported by this server: its decoder runs in vLLM, whose engine may crash "
+                "on penalties with embedded prompts (vllm-project/vllm#57719); leave it out",
                 code="unsupported_value",
                 param=name,
             )
@@ -200,7 +200,7 @@ class VllmBackend:
         if most is not None and needed > most:
             raise ApiError(
                 400,
-                f"prompt and answer need {needed} positions, the decoding server allows {most}; "
+                f"prompt and answer need {needed} positions, but the decoding server allows {most}; "
                 "lower max_tokens, send less text, or let overflow be 'select'",
                 code="context_length_exceeded",
                 param="max_tokens",
@@ -330,7 +330,7 @@ def _errors_for_the_caller() -> Iterator[None]:
 
 
 def _broken() -> ApiError:
-    return ApiError(502, "the decoding server broke the answer off; try again", code="backend_error")
+    return ApiError(502, "the decoding server ended the answer early; retry", code="backend_error")
 
 
 def _stopping() -> ApiError:
@@ -349,7 +349,7 @@ def _refusal(status: int) -> ApiError:
             "how both were started"
         )
         return ApiError(502, message, code="backend_refused")
-    return ApiError(502, f"the decoding server failed (status {status}); try again", code="backend_error")
+    return ApiError(502, f"the decoding server failed (status {status}); retry", code="backend_error")
 
 
 CONNECT_SECONDS = 10.0

@@ -104,7 +104,7 @@ class ChunkStore:
         self.num_corrupt = 0
         self._database = Database(self.path)
         if self.path.is_file():
-            raise E2LLMError(f"{self.path} is a file; a store is a folder")
+            raise E2LLMError(f"{self.path} is a file; give a folder for the store")
         with self._database.session():
             pass
 
@@ -259,7 +259,7 @@ class ChunkStore:
             E2LLMError: If neither is given, or one is below 0 or NaN.
         """
         if max_bytes is None and older_than_days is None:
-            raise E2LLMError("say what to remove: max_bytes or older_than_days")
+            raise E2LLMError("give max_bytes or older_than_days, to say what to remove")
         for name, value in (("max_bytes", max_bytes), ("older_than_days", older_than_days)):
             if value is not None and not value >= 0:  # catches NaN, too
                 raise E2LLMError(f"{name} must be 0 or more, got {value!r}")

@@ -124,7 +124,7 @@ def divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         E2LLMError: If they are not of the same positions.
     """
     if logits.shape != wanted.shape:
-        raise E2LLMError(f"{len(wanted)} positions of the teacher for {len(logits)} of the student")
+        raise E2LLMError(f"the teacher has {len(wanted)} answer positions, but the student has {len(logits)}")
     target = functional.log_softmax(wanted.float(), dim=-1)
     made = functional.log_softmax(logits.float(), dim=-1)
     return functional.kl_div(made, target, reduction="sum", log_target=True)

@@ -90,7 +90,7 @@ class FullSystem(System):
     def cut(self, item: Item, room: int) -> View:
         """Refuse the text, which does not fit."""
         count = self.readings.count_tokens(item.context)
-        raise ContextOverflowError(f"the context has {count:,} tokens, there is room for {room:,}")
+        raise ContextOverflowError(f"the context has {count:,} tokens, but there is room for only {room:,}")
 
 
 @dataclass

@@ -30,10 +30,10 @@ def check_options(
         if value is not None and int(value) > most:
             raise E2LLMError(f"{name}={value}: the engine returns one answer; use model.generate for more")
     if wants_pieces and options.get("streamer") is not None:
-        raise E2LLMError("streamer= and pieces exclude each other; give one of them")
+        raise E2LLMError("streamer= does not work with streaming; leave it out")
     if (wants_pieces or options.get("streamer") is not None) and searches_beams(model, options):
         raise E2LLMError(
-            "beam search knows its answer only at the end and cannot be streamed; use num_beams=1"
+            "beam search cannot be streamed, because it knows its answer only at the end; use num_beams=1"
         )
 
 

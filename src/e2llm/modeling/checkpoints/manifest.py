@@ -24,7 +24,7 @@ _LORA_CONFIG, _LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def _check_format(value: int) -> int:
     if value > MANIFEST_FORMAT:
         raise E2LLMError(
-            f"manifest format {value} is newer than this e2llm reads ({MANIFEST_FORMAT}); upgrade e2llm"
+            f"manifest format {value} is newer than this e2llm can read ({MANIFEST_FORMAT}); upgrade e2llm"
         )
     return value
 
@@ -47,7 +47,7 @@ class PartEntry(CheckedModel, extra="ignore"):
     @model_validator(mode="after")
     def _check_base(self) -> "PartEntry":
         if not self.saved_here and not (self.name and self.fingerprint):
-            raise E2LLMError("a part is neither saved here nor has a base")
+            raise E2LLMError("a part is neither saved nor has a base model")
         return self
 
 
@@ -127,12 +127,12 @@ def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
     found, _ = model_class.config_class.get_config_dict(source, **options)
     if not found:
         raise CheckpointError(
-            f"{source}: not an E2LLM checkpoint, for it holds no config.json or an empty one; "
+            f"{source}: not an E2LLM checkpoint: config.json is missing or empty; "
             "name the folder of a model, such as RUN/final"
         )
     if found.get("model_type") != model_class.config_class.model_type:
         raise CheckpointError(
-            f"{source}: holds a model of type {found.get('model_type')!r}, not an E2LLM checkpoint; join an "
+            f"{source}: has a model of type {found.get('model_type')!r}, not an E2LLM checkpoint; join an "
             "encoder and a decoder with E2LLMForConditionalGeneration.from_parts"
         )
     return model_class.config_class.from_pretrained(source, **options)

@@ -78,7 +78,7 @@ def load_part(
     options.update(use_safetensors=True, trust_remote_code=False)
     source, revision = resolve_source(name), options.get("revision") or ""
     if is_folder_name(source) and not Path(source).is_dir():
-        raise CheckpointError(f"{part} {name}: there is no such folder")
+        raise CheckpointError(f"{part} {name}: no such folder")
     with readable_errors(f"{part} {name}", how_to_get(name)):
         pinned = {"revision": revision} if revision else {}
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
@@ -96,7 +96,7 @@ def load_part(
     problems = [*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])]
     if problems:
         raise CheckpointError(
-            f"{part} {name}: the weights lack {listing(problems)}, which would start at random; "
+            f"{part} {name}: the weights lack {listing(problems)}, which would be random; "
             f"is this a{'n' if part == 'encoder' else ''} {part}?"
         )
     if Path(name).exists():
@@ -110,7 +110,7 @@ def _check_config(config: Any, part: str, name: str) -> None:
     reject_remote_code(config, name)
     if config.model_type == E2LLMConfig.model_type:
         raise CheckpointError(
-            f"{part} {name}: is a whole E2LLM checkpoint; name its {part}, or start from all of it: "
+            f"{part} {name}: is a whole E2LLM checkpoint; give its {part}, or load all of it: "
             "from_pretrained, or init_from in a recipe"
         )
     if config.is_encoder_decoder:
@@ -136,8 +136,8 @@ def reject_remote_code(config: Any, name: str) -> None:
     """Raise if a configuration names code in the checkpoint (`auto_map`)."""
     if getattr(config, "auto_map", None):
         raise CheckpointError(
-            f"{name}: its config.json has 'auto_map', code that would run from the checkpoint; only models "
-            "that transformers implements itself are loaded"
+            f"{name}: its config.json has 'auto_map', which would run code from the checkpoint; only models "
+            "that transformers implements can be loaded"
         )
 
 
@@ -164,7 +164,7 @@ def ensure_embedding_row(decoder: PreTrainedModel, token_id: int) -> None:
         return
     if token_id >= before + MAX_ADDED_ROWS:
         raise E2LLMError(
-            f"the placeholder has id {token_id}, the decoder {before} embedding rows, and at most "
+            f"the placeholder has id {token_id}, but the decoder has {before} embedding rows, and at most "
             f"{MAX_ADDED_ROWS} are added; give the tokenizer that belongs to the decoder"
         )
     with quiet_loading():

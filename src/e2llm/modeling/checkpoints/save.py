@@ -57,7 +57,7 @@ def save_model(
         raise E2LLMError(f"save_pretrained does not support {names}; checkpoints are safetensors folders")
     if self_contained and state_dict is not None and lora.has_lora(model):
         raise E2LLMError(
-            "state_dict does not go with self_contained while LoRA is attached: merge_lora first"
+            "state_dict and self_contained exclude each other while LoRA is attached; call merge_lora first"
         )
     if not is_main_process:
         return
@@ -164,8 +164,8 @@ def save_decoder(model: Any, tokenizer: Any, folder: str | os.PathLike[str]) -> 
     """
     if is_quantized(model.language_model):
         raise E2LLMError(
-            "the decoder is quantized, and rounded weights are not exported; load the model with "
-            "quantization_config=None, in the precision that dtype= says"
+            "the decoder is quantized, and rounded weights cannot be exported; load the model with "
+            "quantization_config=None"
         )
     decoder = lora.merge_lora(model).language_model
     ids = {name: getattr(model.generation_config, name, None) for name in _ID_NAMES}

@@ -80,7 +80,7 @@ def gguf_file(name: str) -> Path | None:
     if path.suffix.lower() != ".gguf":
         return None
     if not path.is_file():
-        raise CheckpointError(f"{name}: there is no such file; check the path of the GGUF file")
+        raise CheckpointError(f"{name}: no such file; check the path of the GGUF file")
     return path
 
 
@@ -142,7 +142,8 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
     if found is None:
         advice = "convert the model with save_pretrained() of transformers"
         raise CheckpointError(
-            f"{name}: no safetensors weights found; other formats are not read: {how_to_get(name) or advice}"
+            f"{name}: no safetensors weights found, and other formats cannot be read: "
+            f"{how_to_get(name) or advice}"
         )
     return [Path(found)]
 

@@ -43,7 +43,8 @@ class Admission:
         if self.num_requests >= self.max_requests:
             raise ApiError(
                 429,
-                f"{self.num_requests} requests are running or waiting, the most allowed; try again later",
+                f"the server already has {self.num_requests} requests running or waiting, the most allowed; "
+                "retry later",
                 code="queue_full",
                 retry_after=max(1, min(60, round(self._seconds))),
             )
