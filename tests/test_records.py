@@ -26,7 +26,7 @@ def with_field(field: str) -> str:
         (with_field('"references": 5'), "'references' must be a list of strings"),
         (with_field('"references": {"a": 1}'), "'references' must be a list of strings"),
         (with_field('"references": ["\\udfff"]'), "'references': character 0 is a lone surrogate"),
-        (with_field('"evidence": [[0, 99]]'), "outside 0..8"),
+        (with_field('"evidence": [[0, 99]]'), "within 0 to 8"),
         (with_field('"evidence": [[0, Infinity]]'), "'evidence' must be a list"),
         (with_field('"evidence": true'), "'evidence' must be a list"),
         (with_field('"options": "A"'), "'options' must be a list of strings"),

@@ -252,7 +252,7 @@ def test_join_refuses_layers_that_do_not_exist_and_texts_for_another_adapter(run
     assert "encoder_layers must name different layers from 0 (the embeddings) to 2 (the last)" in result.err
     result = run("join", encoder, decoder, "-o", tmp_path / "out", "--layers", "last")
     assert result.code == 2
-    assert "--layers takes layers such as 0,3,6" in result.err
+    assert "--layers takes layer numbers such as 0,3,6" in result.err
     result = run("join", encoder, decoder, "-o", tmp_path / "out", "--bidirectional")
     assert result.code == 1
     assert "the encoder (bert) is bidirectional already" in result.err

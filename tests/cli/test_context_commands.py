@@ -168,7 +168,7 @@ def test_commands_of_a_conversation(run, model, text_file, tmp_path, monkeypatch
 def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monkeypatch):
     result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
     assert result.code == 1
-    assert "is not a command; the commands are /add FILE..." in result.err
+    assert "is not a command; use one of: /add FILE..." in result.err
 
 
 @pytest.mark.parametrize("name", ["harbour.txt", "harbour.txt/x.e2llm"])

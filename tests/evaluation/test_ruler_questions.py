@@ -173,7 +173,7 @@ def test_another_layout_than_hotpots_is_refused_with_the_place(tmp_path, text, w
     [
         ("squad.jsonl", "nonsense\n", "squad.jsonl:1: not a line of JSON"),
         ("squad.jsonl", '{"id": "a"}\n', "squad.jsonl:1: missing key"),
-        ("dev-v2.0.json", '{"data": []}', "has no question with an answer; qa_1 needs SQuAD"),
+        ("dev-v2.0.json", '{"data": []}', "no question has an answer; qa_1 needs SQuAD"),
     ],
 )
 def test_bad_squad_files_are_refused_with_the_place(tmp_path, name, text, words):

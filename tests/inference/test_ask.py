@@ -145,7 +145,7 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ({"num_return_sequences": 2, "do_sample": True}, "the engine returns one answer"),
         ({"return_dict_in_generate": True}, "the engine returns one answer"),
         ({"num_beams": 2, "on_piece": print}, "cannot be streamed"),
-        ({"streamer": object(), "on_piece": print}, "exclude each other"),
+        ({"streamer": object(), "on_piece": print}, "does not work with streaming"),
     ],
 )
 def test_arguments_that_do_not_work_are_refused(engine, context, options, words):

@@ -198,7 +198,7 @@ def test_a_budget_is_what_the_input_may_take(budget, window, expected):
 
 
 def test_a_budget_beyond_the_window_and_a_question_beyond_the_budget_are_refused():
-    with pytest.raises(E2LLMError, match=r"budget 500 and max_new_tokens 64 exceed .* window of 512"):
+    with pytest.raises(E2LLMError, match=r"budget is 500 and the answer may take 64, .* window has 512"):
         Room.of(500, 512, 20, 64)
     with pytest.raises(ContextOverflowError, match="take 30 positions, but there is room for 20"):
         Room.of(20, 512, 30, 64)

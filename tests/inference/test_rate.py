@@ -261,7 +261,7 @@ def test_scores_streams_and_restating_take_a_rate(pooled, read):
     [
         (
             {"soft_tokens": 2},
-            r"soft_tokens=2 was given, .*'pooling'.* turned by the rate.* use rate, such as 2",
+            r"soft_tokens=2 was given, .*'pooling'.* has a rate instead.* use rate, such as 2",
         ),
         ({"rate": 1}, "rate 1 was requested, but one state per 2 .* again with finest_rate=1, or use rate 2"),
         ({"rate": 3}, "rate must be a power of two .* got 3"),

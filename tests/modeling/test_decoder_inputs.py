@@ -28,7 +28,7 @@ def test_placeholders_and_chunks_that_do_not_match_are_refused(model, inputs):
     with pytest.raises(E2LLMError, match=r"the input has \d+ placeholders but no chunks"):
         model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     fewer = {name: value[1:] if name.startswith("chunk") else value for name, value in inputs.items()}
-    with pytest.raises(E2LLMError, match=r"14 placeholders do not divide among 6 chunks"):
+    with pytest.raises(E2LLMError, match=r"14 placeholders cannot be divided equally among 6 chunks"):
         model(**fewer)
 
 

@@ -198,7 +198,7 @@ def test_a_completion_longer_than_the_window_is_compressed(llm):
         ({"max_tokens": 100_000}, openai.BadRequestError, "most that this server allows"),
         ({"max_completion_tokens": 3}, openai.BadRequestError, "mean the same"),
         ({"n": 99}, openai.BadRequestError, "lower n"),
-        ({"stop": [""]}, openai.BadRequestError, "stop text is empty"),
+        ({"stop": [""]}, openai.BadRequestError, "stop contains an empty text"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, openai.BadRequestError, "last message"),
         ({"messages": [{"role": "user", "content": " "}]}, openai.BadRequestError, "last message"),

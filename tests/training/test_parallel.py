@@ -74,7 +74,7 @@ def test_sharded_weights_refuse_what_makes_passes_unequal(recipe_of, parallel):
 
 
 def test_weights_in_4_bits_are_not_cut_into_shares(recipe_of):
-    with pytest.raises(E2LLMError, match=r"decoder\.quantization: nf4 does not go with"):
+    with pytest.raises(E2LLMError, match=r"decoder\.quantization: nf4 does not work with"):
         recipe_of(decoder={"mode": "lora", "quantization": "nf4"}, train={"parallel": "zero3"})
 
 

@@ -101,7 +101,7 @@ def test_set_reaches_into_lists_and_leaves_the_rest(write):
     ("override", "message"),
     [
         ("train.steps", "takes key=value"),
-        ("third:train.steps=5", "no stage 'third' in this recipe; it has first, second"),
+        ("third:train.steps=5", "the recipe has no stage 'third'; its stages: first, second"),
         ("train.steps.more=5", "which is not a mapping"),
         ("data.train.7.weight=5", "not an index of a list of 2"),
         ("train.steps={", "not valid YAML"),
@@ -120,7 +120,7 @@ def test_a_bad_set_says_what_is_wrong(write, override, message):
         ("train", {"learning_rate": float("inf")}, r"train\.learning_rate: .*finite"),
         ("train", {"precision": "fp8"}, r"train\.precision: .*'fp32'.*got 'fp8'"),
         ("train", {"save_every_steps": 3}, "must be a multiple of evaluate_every_steps"),
-        ("objectives", {"soft_tokens": [4]}, r"soft_tokens has 4, adapter\.max_soft_tokens is 2"),
+        ("objectives", {"soft_tokens": [4]}, r"soft_tokens has 4, but adapter\.max_soft_tokens is 2"),
         ("objectives", {"soft_tokens": [0]}, r"objectives\.soft_tokens\.0"),
         ("objectives", {"understanding": {"window_chunks": []}}, r"window_chunks: .*at least 1 item"),
         ("decoder", {"source": None}, r"decoder\.source is missing"),

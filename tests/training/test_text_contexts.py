@@ -120,7 +120,9 @@ def test_keys_without_a_meaning_beside_raw_text_are_refused(text_recipe, reasoni
 def test_a_budget_beyond_the_window_is_refused_before_the_weights_are_loaded(text_recipe):
     recipe = text_recipe({"text_budgets": [64, 4096]})
     data = read_data(recipe)
-    with pytest.raises(E2LLMError, match=r"text_budgets has 4096, the decoder's window has 1024 positions"):
+    with pytest.raises(
+        E2LLMError, match=r"text_budgets has 4096, but the decoder's window has 1024 positions"
+    ):
         data.check_window(*open_parts(recipe))
 
 

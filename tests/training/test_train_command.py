@@ -40,7 +40,7 @@ def test_one_stage_can_be_run_alone_and_says_what_came_of_it(recipe_file, tmp_pa
     [
         (["--stage", "three"], "has no stage 'three'; it has one, two"),
         (["--set", "train.step=3"], "train.step: unknown key"),
-        (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
+        (["--data", "/nowhere"], "--data /nowhere: no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(recipe_file, capsys, arguments, message):

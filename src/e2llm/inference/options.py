@@ -1,4 +1,4 @@
-"""The options of a question: what each does, its range and its default, in one place.
+"""Define the options of a question: meaning, range and default of each.
 
 The library, the command line, the server and the evaluation take these; a new option of `ask` is one field.
 """
@@ -16,12 +16,12 @@ from e2llm.validation import Allowed, CheckedModel
 
 
 def _as_list(value: Any) -> Any:
-    """A list of any sequence but a text; other values as they are."""
+    """Return any sequence except a text as a list, and other values unchanged."""
     return list(value) if _is_list(value) else value
 
 
 def _as_pairs(value: Any) -> Any:
-    """Turns as tuples, whatever sequences they came as."""
+    """Return turns as tuples, whatever sequences they were given as."""
     return [tuple(turn) if isinstance(turn, list) else turn for turn in value] if _is_list(value) else value
 
 
@@ -50,7 +50,7 @@ Numbers = Annotated[list[StrictInt], Field(fail_fast=True)]
 
 
 class LayoutOptions(CheckedModel):
-    """How a question's context is laid out: what anyone who asks may choose, over the network too."""
+    """Options of the decoder's input, which server requests may set too."""
 
     budget: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
         None,
@@ -121,7 +121,7 @@ class LayoutOptions(CheckedModel):
 
 
 class AskOptions(LayoutOptions):
-    """How a question's context is laid out, and how long its answer may be."""
+    """Options of the decoder's input and of the answer's length."""
 
     max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
         64, description="Longest answer, in tokens."
@@ -129,7 +129,7 @@ class AskOptions(LayoutOptions):
 
 
 class AskRequest(AskOptions):
-    """A question, the conversation before it, and its options."""
+    """A question with its options and the turns before it."""
 
     question: Annotated[StrictStr, AfterValidator(_check_question), Allowed("a text")]
     history: Annotated[
@@ -140,6 +140,6 @@ class AskRequest(AskOptions):
 
     @classmethod
     def take(cls, question: str, options: dict[str, Any]) -> "AskRequest":
-        """Make a request of the options that are its fields; they are taken out of `options`."""
+        """Make a request from the options that are its fields, and remove these from `options`."""
         names = [name for name in cls.model_fields if name in options]
         return cls.read({"question": question, **{name: options.pop(name) for name in names}})

@@ -46,7 +46,7 @@ def take_turns(messages: Sequence[MessageIn]) -> Conversation:
     spoken = [item for item in messages if item.role in ("user", "assistant")]
     if not spoken or spoken[-1].role != "user" or not spoken[-1].text.strip():
         received = f"one of role {spoken[-1].role!r}" if spoken else "no message of a user"
-        message = f"the last message must be the user's and hold text; got {received}"
+        message = f"the last message must be the user's and contain text; got {received}"
         raise ApiError(400, message, param="messages")
     turns: list[tuple[list[str], list[str]]] = [([], [])]
     for item in spoken:

@@ -320,10 +320,10 @@ def _errors_for_the_caller() -> Iterator[None]:
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        message = "the decoding server is unreachable; try again later"
+        message = "the decoding server is unreachable; retry later"
         raise ApiError(503, message, code="backend_unreachable", retry_after=_RETRY_SECONDS) from error
     except httpx2.TimeoutException as error:
-        message = "the decoding server took too long; try again later"
+        message = "the decoding server took too long; retry later"
         raise ApiError(504, message, code="backend_timeout") from error
     except httpx2.HTTPError as error:
         raise _broken() from error
@@ -341,11 +341,11 @@ def _refusal(status: int) -> ApiError:
     """Return the error for a status; vLLM's message may name things that are not public."""
     logger.error("the decoding server answers with status %d", status)
     if status in (429, 503):
-        message = "the decoding server is busy or starting; try again later"
+        message = "the decoding server is busy or starting; retry later"
         return ApiError(503, message, code="backend_busy", retry_after=_RETRY_SECONDS)
     if 400 <= status < 500:
         message = (
-            f"the decoding server refuses this server's request (status {status}); its operator has to check "
+            f"the decoding server refuses this server's request (status {status}); ask the operator to check "
             "how both were started"
         )
         return ApiError(502, message, code="backend_refused")

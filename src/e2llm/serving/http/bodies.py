@@ -171,7 +171,7 @@ def check_query(request: Request, owner: Annotated[str, Depends(owner_of)]) -> N
         shown = name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "..."
         if name not in known:
             takes = f"takes {', '.join(known)}" if known else "takes no parameters"
-            message = f"the query has {shown!r}, which is unknown; this address {takes}: leave it out"
+            message = f"the query has {shown!r}, which is unknown (this address {takes}); leave it out"
             raise ApiError(400, message, param=shown)
         if given.count(name) > 1:
             message = f"the query has {shown!r} {given.count(name)} times; give it once"
