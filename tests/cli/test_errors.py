@@ -127,7 +127,7 @@ def test_without_the_encoders_package_the_extra_is_named(run, text_file, model, 
     ("options", "words"),
     [
         (["--soft-tokens", 9], "from 1 to 4, got 9"),
-        (["--max-new-tokens", 600], "too many; lower max_new_tokens"),
+        (["--max-new-tokens", 600], "room for 0; raise budget, shorten the question or lower max_new_tokens"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--device", "cuda:77"], "is unavailable"),
     ],

@@ -38,7 +38,7 @@ def test_one_stage_can_be_run_alone_and_says_what_came_of_it(recipe_file, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stage", "three"], "has no stage 'three'; it has one, two"),
+        (["--stage", "three"], "has no stage 'three'; its stages: one, two"),
         (["--set", "train.step=3"], "train.step: unknown key"),
         (["--data", "/nowhere"], "--data /nowhere: no such folder"),
     ],

@@ -153,7 +153,7 @@ class Room:
         if limit is not None and overhead > limit:
             raise ContextOverflowError(
                 f"question, history and template take {overhead:,} positions, but there is room for "
-                f"{limit:,}; raise budget, shorten the question or lower max_new_tokens"
+                f"{max(limit, 0):,}; raise budget, shorten the question or lower max_new_tokens"
             )
         most = DEFAULT_BUDGET if limit is None else min(limit, DEFAULT_BUDGET if budget is None else budget)
         return cls(max(0, most - overhead), None if limit is None else limit - overhead, overhead)

@@ -1,4 +1,4 @@
-"""The three parts of the model, and the road from chunks to the decoder's input embeddings.
+"""The three parts of the model, and the path from chunks to the decoder's input embeddings.
 
 Shapes: B samples, C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk,
 E encoder width times the number of layers read, N kept states per chunk, S their width, K soft tokens per
@@ -44,7 +44,7 @@ class CompositeModel(ChunkEncoding):
         chunk_encoder: PreTrainedModel | None = None,
         language_model: PreTrainedModel | None = None,
     ) -> None:
-        """Build from a configuration; given parts are used as they are, the others start at random."""
+        """Build the model from a configuration; use given parts, and initialise the others at random."""
         super().__init__(config)
         self.chunk_encoder = chunk_encoder or AutoModel.from_config(
             config.encoder_config, **encoder_build_kwargs(config.encoder_config)
@@ -196,13 +196,13 @@ class CompositeModel(ChunkEncoding):
             )
 
     def _all_take_part(self) -> bool:
-        """Whether encoder and adapter run without chunks, too: where they train, or processes wait for it."""
+        """Return whether encoder and adapter must run even without chunks, for gradients or processes."""
         parts = (self.chunk_encoder, self.adapter)
         trains = self.training and any(item.requires_grad for part in parts for item in part.parameters())
         return trains or self.agree_on_passes is not None
 
     def _dummy_chunk(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Sum of the soft tokens of a one-token chunk: so a batch without chunks uses every parameter too."""
+        """Return the sum of one chunk's soft tokens, so that a batch without chunks uses all parameters."""
         ids = torch.zeros((1, 1), dtype=torch.long, device=embeds.device)
         one = torch.ones_like(ids)
         kept = self.encode_chunks(ids, one)

@@ -1,4 +1,4 @@
-"""Where soft tokens are in the decoder's input: the placeholder, its places, and positions.
+"""Find placeholders in the decoder's input, and assign them to chunks and positions.
 
 Shapes: B samples, P places at which chunks are, L decoder tokens.
 """
@@ -26,7 +26,7 @@ CHUNK_ARGUMENTS = (
 def find_placeholders(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, chunk_token_id: int
 ) -> torch.Tensor:
-    """Find the placeholders that count: those the attention mask leaves in.
+    """Return the placeholders that the attention mask does not hide.
 
     Args:
         input_ids: `[B, L]` decoder token ids.
@@ -45,7 +45,7 @@ def find_placeholders(
 def soft_tokens_of_places(
     is_placeholder: torch.Tensor, num_places: int, given: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How many placeholders each chunk has.
+    """Return the number of placeholders of each chunk.
 
     Args:
         is_placeholder: `[B, L]` bool.
@@ -93,14 +93,14 @@ def soft_tokens_of_places(
 
 
 def reject_unknown_chunk_arguments(kwargs: dict[str, Any]) -> None:
-    """Raise `E2LLMError` for arguments named `chunk...` that nobody reads."""
+    """Raise `E2LLMError` for unknown arguments named `chunk...`."""
     unknown = [name for name in kwargs if name.startswith("chunk")]
     if unknown:
         raise E2LLMError(f"unknown argument(s) {', '.join(unknown)}; known: {', '.join(CHUNK_ARGUMENTS)}")
 
 
 def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
-    """Position ids of the last tokens of left-padded rows: padding does not count.
+    """Return position ids of the last tokens of left-padded rows, without counting padding.
 
     Args:
         attention_mask: `[B, P + L]`, nonzero for real tokens, those in a cache first.
@@ -115,7 +115,7 @@ def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
 def check_packing(
     position_ids: torch.Tensor, attention_mask: Any, use_cache: Any, decoder: str, attention: str = "sdpa"
 ) -> None:
-    """Raise `E2LLMError` where packed samples would see each other.
+    """Raise `E2LLMError` if packed samples would attend to each other.
 
     Samples that follow each other in one row, with positions that start again at 0, are kept apart by
     transformers only without an attention mask and without a cache, not by every decoder, and by flash

@@ -1,4 +1,4 @@
-"""From context, instruction and answer to what the model reads.
+"""Turn context, instruction and answer into the model's input.
 
 Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, L decoder tokens.
 """
@@ -194,7 +194,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         ids = self.encoder_tokenizer(
             heading, add_special_tokens=False, split_special_tokens=True, verbose=False
         ).input_ids
-        return len(ids) + 1  # after it the chunk's first word may be cut otherwise
+        return len(ids) + 1  # after a heading, the chunk's first word may be tokenized differently
 
     def fit_heading(self, heading: str) -> str:
         """A heading that leaves half of the encoder's tokens to the chunk; its start is cut off to fit."""

@@ -1,4 +1,4 @@
-"""Contexts that outlive the process: each is a small file with its texts; encoded chunks are in the store.
+"""Contexts that survive the process: small files with texts, while the store has the encoded chunks.
 
 A context is one JSON file, written whole or not at all, so that a server killed at any moment still has every
 context that it confirmed. Soft tokens come from the store of encoded chunks; chunks that it lacks, such as
@@ -173,7 +173,7 @@ class KeptContexts:
         return self._keep(facts.about(context.documents), context)
 
     def edit(self, context_id: str, owner: str, change: Callable[[Context], Any]) -> KeptContext:
-        """Change a context by its own methods, such as `append`; requests under way keep the old one.
+        """Change a context with its methods, such as `append`; running requests keep the old content.
 
         Raises:
             ApiError: 404 if this owner has no context of this id.

@@ -1,4 +1,4 @@
-"""From a request to the decoder's input, and to the usage that the caller sees."""
+"""Turn a request into the decoder's input, and report its usage."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Several servers behind one address, by Ray Serve: each replica is a whole server, and they share a folder.
+"""Run several servers behind one address with Ray Serve; each replica is a server, and all share a folder.
 
     RAY_USAGE_STATS_ENABLED=0 serve run e2llm.serving.ray_deployment:build model=smol folder=/var/lib/e2llm
 

@@ -1,4 +1,4 @@
-"""Decoding by a vLLM server: this process reads and stores, vLLM gets embeddings and returns text.
+"""Decode with a vLLM server: this process reads and stores; vLLM gets embeddings and returns text.
 
 Every prompt goes to vLLM's `/v1/completions` as laid out here: as token ids, or as `prompt_embeds` if it has
 soft tokens. vLLM adds nothing to either, so the decoder gets the same input as in this process, and text of a
@@ -235,7 +235,7 @@ class VllmBackend:
         return len(self._running)
 
     def close(self) -> None:
-        """Give up the answers under way, and begin no more."""
+        """Cancel running answers, and start no more."""
         self._closed = True
         for task, loop in list(self._running.items()):
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -303,7 +303,7 @@ class _AnswerReading:
         return AnswerPart(piece, self._count) if piece else None
 
     def end(self) -> AnswerPart:
-        """Return the last piece; raises `ApiError` if the answer is incomplete."""
+        """Return the last piece; raise `ApiError` if the answer is incomplete."""
         if self._reason not in ("stop", "length"):
             raise _broken()
         rest = self._held if self._stopped_by_text and self._has_text else ""

@@ -1,4 +1,4 @@
-"""The database of a store: opened when needed, shared by threads, reopened by forked processes.
+"""A store's database: opened when needed, shared by threads, reopened by forked processes.
 
 It is an SQLite database in write-ahead mode: readers and a writer do not wait for each other, and a process
 that is killed leaves its last write whole or not at all. A power cut may lose the last writes
@@ -56,7 +56,7 @@ class Database:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection of this process to one thread at a time."""
+        """Yield this process's connection to one thread at a time."""
         with self._lock:
             try:
                 if self.connection is None:

@@ -1,4 +1,4 @@
-"""Soft targets: the decoder's answers to raw text, with LoRA deltas that were trained on raw text.
+"""Distil from a teacher: the same decoder with LoRA deltas that were trained on raw text.
 
 The teacher's deltas lie beside those that train, in the same layers, and are switched on for one pass without
 gradients: no second decoder is held in memory.

@@ -1,4 +1,4 @@
-"""Another encoder under a decoder that stays as it is: a new adapter, learned in two phases.
+"""Give a model another encoder: train a new adapter in two phases, and keep the decoder.
 
 First the new adapter learns to make the soft tokens that the old encoder and adapter make of the same chunks;
 the decoder, which takes most of the time of a step, has no part in it. The nearer the new ones come, the
@@ -128,7 +128,7 @@ def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGener
 
 
 def realign_model(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignResult:
-    """Put another encoder under a trained model's decoder.
+    """Give a trained model another encoder and a new adapter, and train these.
 
     Args:
         recipe: Its `encoder` is the new one, its `decoder.mode` must be frozen; data, objectives and steps

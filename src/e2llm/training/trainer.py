@@ -1,4 +1,4 @@
-"""The trainer: transformers' Trainer with two objectives, the compression dial and losses per objective."""
+"""Extend transformers' Trainer with two objectives, rates or soft tokens, and losses per objective."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, with the base weights that it refers to; nothing is taken on trust.
+"""Load a checkpoint with the base weights that it refers to, and verify everything.
 
 A checkpoint folder holds `config.json`, the tokenizers, `e2llm_manifest.json`, `model*.safetensors` (the
 adapter and every part that has no unchanged base) and, with LoRA, `lora/`; `save` makes it. The manifest
@@ -51,7 +51,7 @@ _INTERNAL_OPTIONS = ("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kw
 def load_model(
     model_class: Any, plain_loader: Callable[..., Any], name: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Load a checkpoint of ours.
+    """Load an e2llm checkpoint.
 
     Args:
         model_class: `E2LLMForConditionalGeneration`.
@@ -103,7 +103,7 @@ def load_model(
 
 
 class WithoutInit(TorchFunctionMode):
-    """Leave new tensors as they are, in this thread: loading checks that it overwrites each of them."""
+    """Skip initialisation in this thread, because loading overwrites every tensor (and checks this)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Skip the functions of `torch.nn.init`."""
@@ -122,7 +122,7 @@ def check_numbers(model: nn.Module, name: str) -> None:
 
 
 def freeze_parts(model: Any) -> None:
-    """Leave the adapter and LoRA deltas trainable, and nothing else; `lora.set_modes` says otherwise."""
+    """Make only the adapter and LoRA deltas trainable; `lora.set_modes` can change this."""
     for module in PART_MODULES.values():
         for name, parameter in getattr(model, module).named_parameters():
             parameter.requires_grad_("lora_" in name)
@@ -137,7 +137,7 @@ def load_with_bases(
     moved: dict[str, str | None],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Load the bases that the manifest names, then the checkpoint's own tensors over them."""
+    """Load the base models that the manifest names, then the checkpoint's own tensors."""
     options = {key: value for key, value in kwargs.items() if key not in (*HUB_OPTIONS, *_INTERNAL_OPTIONS)}
     dtype = _dtype(options.pop("dtype", None) or options.pop("torch_dtype", None))
     attention = options.pop("attn_implementation", None)
@@ -191,7 +191,7 @@ def load_with_bases(
 def read_own_tensors(
     model: Any, source: str, name: str, *, external: list[str], dtype: torch.dtype | None
 ) -> None:
-    """Load a checkpoint's own tensors into a model whose external parts are loaded already."""
+    """Load a checkpoint's own tensors into a model whose base models are already loaded."""
     state: dict[str, torch.Tensor] = {}
     for file in weight_files(source):
         with readable_errors(str(file)):
@@ -204,7 +204,7 @@ def read_own_tensors(
 
 
 def find_base(part: str, entry: PartEntry, moved: str | None, name: str) -> PartSource:
-    """Where a base is now; raises `CheckpointError` unless its weights are those of the checkpoint's base."""
+    """Return the place of a base model; raise `CheckpointError` if its weights differ from those recorded."""
     source = PartSource(moved or entry.name, "" if moved else entry.revision, entry.fingerprint)
     try:
         found = fingerprint(source.name, source.revision)
@@ -222,7 +222,7 @@ def find_base(part: str, entry: PartEntry, moved: str | None, name: str) -> Part
 
 
 def _dtype(asked: Any) -> torch.dtype | None:
-    """A dtype by its name; None for `auto`, which is that of each stored tensor."""
+    """Return the dtype with a name; None for `auto`, the dtype of each stored tensor."""
     if asked is None or asked == "auto":
         return None
     dtype = getattr(torch, asked, None) if isinstance(asked, str) else asked
@@ -234,7 +234,7 @@ def _dtype(asked: Any) -> torch.dtype | None:
 def cast_like(
     module: nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype | None, prefix: str
 ) -> None:
-    """Give a module's parameters their dtype, or that of the stored tensors; buffers keep theirs."""
+    """Cast a module's parameters to a dtype, or to those of the stored tensors; buffers keep theirs."""
     for name, parameter in module.named_parameters():
         stored = state.get(prefix + name)
         wanted = dtype or (stored.dtype if stored is not None else parameter.dtype)
@@ -242,7 +242,7 @@ def cast_like(
 
 
 def load_state(model: Any, state: dict[str, torch.Tensor], *, skip: tuple[str, ...], name: str) -> None:
-    """Copy tensors into a model; raises `CheckpointError` if one is missing, unknown or of another shape."""
+    """Copy tensors into a model; raise `CheckpointError` if one is missing, unknown or of another shape."""
     own = {key: value for key, value in model.state_dict().items() if not (skip and key.startswith(skip))}
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     missing = [key for key in own if key not in state and key not in tied]

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
+"""Read the manifest of a checkpoint, which lists its files and base models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ def _check_format(value: int) -> int:
 
 
 class PartEntry(CheckedModel, extra="ignore"):
-    """Where the weights of a part are.
+    """Location of a part's weights.
 
     Attributes:
         saved_here: Whether they are in the checkpoint itself; otherwise a base has them.
@@ -52,7 +52,7 @@ class PartEntry(CheckedModel, extra="ignore"):
 
 
 class Manifest(CheckedModel, extra="ignore"):
-    """What `e2llm_manifest.json` states; no name of a file leads out of the folder.
+    """Content of `e2llm_manifest.json`; file names must not lead out of the folder.
 
     Attributes:
         format: Version of this layout.
@@ -76,7 +76,7 @@ class Manifest(CheckedModel, extra="ignore"):
 
 
 def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, Manifest]:
-    """Find a checkpoint's files, from the hub's cache or the hub if `source` is no folder.
+    """Find a checkpoint's files: in a folder, the hub's cache, or on the hub.
 
     Returns:
         The folder to read (`source` itself where it has no manifest) and the manifest.
@@ -101,7 +101,7 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, Manifest]
 
 
 def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | None]:
-    """The folder or hub id to read a checkpoint from, and its manifest if it has one.
+    """Return the folder or hub id to read a checkpoint from, and its manifest if it has one.
 
     Args:
         source: Folder or hub id; of a folder whose saving was interrupted, what is complete is found.
@@ -114,7 +114,7 @@ def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | 
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest; raises `CheckpointError` if it does not hold what a manifest holds."""
+    """Read a manifest; raise `CheckpointError` if it is invalid."""
     try:
         return Manifest.read_json(path.read_bytes())
     except E2LLMError as error:
@@ -122,7 +122,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
-    """Read the configuration; raises `CheckpointError` if it is of another kind of model."""
+    """Read the configuration; raise `CheckpointError` if it is of another kind of model."""
     options = {} if Path(source).is_dir() else hub_options(kwargs)
     found, _ = model_class.config_class.get_config_dict(source, **options)
     if not found:
@@ -139,5 +139,5 @@ def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
 
 
 def hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that say which revision of a hub id to read, and whether to ask the hub at all."""
+    """Return the arguments for reading from the hub: the revision, and whether to connect at all."""
     return {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}

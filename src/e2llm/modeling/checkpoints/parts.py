@@ -1,4 +1,4 @@
-"""Loading an encoder or a decoder, and fitting it in.
+"""Load an encoder or a decoder, and fit it into the model.
 
 Only models that transformers implements itself are loaded, from safetensors or GGUF files, and only if every
 tensor is there.
@@ -33,7 +33,7 @@ _LARGEST_LIMIT = 10**9  # tokenizers without a limit state 10**30
 
 @dataclass(frozen=True)
 class PartSource:
-    """Where the base weights of a part come from.
+    """Origin of a part's base weights.
 
     Attributes:
         name: Hub id or folder; empty for weights that exist nowhere else.
@@ -47,7 +47,7 @@ class PartSource:
 
 
 def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
-    """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may hold a `revision`."""
+    """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may have a `revision`."""
     revision = {"revision": kwargs["revision"]} if kwargs and kwargs.get("revision") else {}
     with readable_errors(f"tokenizer of {name}", how_to_get(name)):
         return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=False, **revision)
@@ -56,7 +56,7 @@ def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
 def load_part(
     part: str, model: str | os.PathLike[str] | PreTrainedModel, kwargs: dict[str, Any] | None = None
 ) -> tuple[PreTrainedModel, PartSource]:
-    """Load an encoder or a decoder by name, or take an instance (whose unused pooler is taken out).
+    """Load an encoder or a decoder by name, or accept an instance (and remove its unused pooler).
 
     Args:
         part: `encoder` or `decoder`.
@@ -106,7 +106,7 @@ def load_part(
 
 
 def _check_config(config: Any, part: str, name: str) -> None:
-    """Raise `CheckpointError` for a model that is no part: one with code, an E2LLM, an encoder-decoder."""
+    """Raise `CheckpointError` for a model with remote code, a whole E2LLM model, or an encoder-decoder."""
     reject_remote_code(config, name)
     if config.model_type == E2LLMConfig.model_type:
         raise CheckpointError(
@@ -142,7 +142,7 @@ def reject_remote_code(config: Any, name: str) -> None:
 
 
 def reject_trust_remote_code(kwargs: dict[str, Any]) -> None:
-    """Take `trust_remote_code` out of arguments; raise `E2LLMError` if it is on."""
+    """Remove `trust_remote_code` from arguments; raise `E2LLMError` if it is on."""
     if kwargs.pop("trust_remote_code", False):
         raise E2LLMError("trust_remote_code=True is refused: code from a checkpoint is never run")
 
@@ -179,7 +179,7 @@ def ensure_embedding_row(decoder: PreTrainedModel, token_id: int) -> None:
 
 
 def encoder_build_kwargs(config: Any) -> dict[str, Any]:
-    """Arguments that leave an encoder's unused pooler out, for the classes that take them."""
+    """Return arguments that leave out an encoder's unused pooler, if its class accepts them."""
     model_class = AutoModel._model_mapping[type(config)]
     if isinstance(model_class, (list, tuple)):
         model_class = model_class[0]
@@ -188,13 +188,13 @@ def encoder_build_kwargs(config: Any) -> dict[str, Any]:
 
 
 def drop_pooler(encoder: PreTrainedModel) -> None:
-    """Take an unused pooler out of an encoder instance, as `encoder_build_kwargs` does for one built here."""
+    """Remove an unused pooler from an encoder instance, as `encoder_build_kwargs` does when loading."""
     if "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters:
         encoder.pooler = None
 
 
 def encoder_token_limit(tokenizer: Any = None, config: Any = None) -> int:
-    """Tokens that an encoder reads at once: the least of what its tokenizer and its configuration state.
+    """Return the most tokens that an encoder reads at once, by its tokenizer and configuration.
 
     Returns:
         The limit, special tokens included; 512 if neither states one.

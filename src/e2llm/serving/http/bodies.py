@@ -1,4 +1,4 @@
-"""Bodies and queries of requests: read after the key was checked, refused with their first fault.
+"""Read bodies and queries of requests after the key was checked; refuse them with the first error.
 
 Bodies are parsed in a thread, beside the event loop. A body of a megabyte can hold hundreds of thousands of
 faults, and making an error of each would take minutes; so the number of its parts is limited first.
@@ -62,7 +62,7 @@ def media_type(request: Request) -> str:
 
 
 def parse_body(raw: bytes, model: type[Model]) -> Model:
-    """Return JSON as a model; raises `ApiError` (400) with the first fault."""
+    """Parse JSON into a model; raise `ApiError` (400) with the first error."""
     if not raw.strip():
         raise ApiError(400, "the body is empty; send a JSON object")
     try:

@@ -1,4 +1,4 @@
-"""The middleware that every request passes: host, origin, limits of the body; counts and a log line."""
+"""Middleware for every request: check host, origin and body limits; count and log."""
 
 import asyncio
 import logging
@@ -134,7 +134,7 @@ class Gate:
 
 
 class _Exchange:
-    """A request and its answer on their way; refuses the rest of a body that is too long or too slow."""
+    """A request and its response; refuse the rest of a body that is too long or too slow."""
 
     def __init__(self, settings: ServerSettings, scope: Scope, receive: Receive, send: Send) -> None:
         self.num_in = self.num_out = 0

@@ -1,4 +1,4 @@
-"""`/v1/contexts`: read once, keep, change, look into."""
+"""`/v1/contexts`: read, keep, change and inspect contexts."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Samples from records: windows to restate, and contexts with questions.
+"""Make samples from records: windows to restate, and contexts with questions.
 
 Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run sees what it would have seen.
 """
