@@ -54,15 +54,14 @@ class LayoutOptions(CheckedModel):
 
     budget: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
         None,
-        description="Positions of the decoder's window that the input may take; by default "
+        description="Most decoder positions of the input; by default "
         f"{DEFAULT_BUDGET:,}, or more if the chunks and rates that the request names need it.",
     )
     policy: Annotated[PolicyName | None, Allowed("mixed, raw, soft or uniform")] = Field(
         None,
-        description="How the budget is spent: `mixed`, text for the chunks that the question points at and "
-        "a soft token for each other; `raw`, text alone; `soft`, soft tokens alone, finer where the question "
-        "points; `uniform`, the same for each chunk. By default `mixed`, or `raw` if the adapter is "
-        "untrained.",
+        description="How to spend the budget: `mixed`, text for the most relevant chunks and one soft token "
+        "for each other; `raw`, text alone; `soft`, soft tokens alone, finer for relevant chunks; `uniform`, "
+        "the same form for each chunk. By default `mixed`, or `raw` if the adapter is untrained.",
     )
     soft_tokens: Annotated[
         StrictInt | Numbers | None,
@@ -86,12 +85,12 @@ class LayoutOptions(CheckedModel):
         Allowed("a number of chunks, 0 or more, or a list of chunk indices"),
     ] = Field(
         None,
-        description="Chunks given as text: a number of chunks, chosen by the question, or a list of indices; "
-        "by default the policy chooses, and none beside a rate or soft tokens that the request names.",
+        description="Chunks to give as text: a number (the most relevant ones) or a list of indices; by "
+        "default the policy chooses, or none if the request names a rate or soft tokens.",
     )
     select: Annotated[Selector, Allowed("bm25, encoder or fused")] = Field(
         "fused",
-        description="How chunks are ranked: `bm25`, by words shared with the question; `encoder`, by "
+        description="How to rank chunks: `bm25`, by words shared with the question; `encoder`, by "
         "similarity of the encoder's embeddings; `fused`, by both (reciprocal rank).",
     )
     overflow: Annotated[Literal["error", "select"], Allowed("error or select")] = Field(
@@ -109,8 +108,7 @@ class LayoutOptions(CheckedModel):
             )
         if self.policy == "raw" and (self.soft_tokens is not None or self.rate is not None):
             raise E2LLMError(
-                "rate and soft_tokens have no effect with policy='raw', which gives text alone; leave them "
-                "out"
+                "rate and soft_tokens have no effect with policy='raw', which gives text alone; drop them"
             )
         return self
 
@@ -124,7 +122,7 @@ class AskOptions(LayoutOptions):
     """Options of the decoder's input and of the answer's length."""
 
     max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
-        64, description="Longest answer, in tokens."
+        64, description="Most tokens of the answer."
     )
 
 

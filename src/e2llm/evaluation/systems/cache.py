@@ -239,7 +239,7 @@ def turn_back(keys: torch.Tensor, frequencies: torch.Tensor, distance: int) -> t
 
 @dataclass
 class StreamingSystem(CacheSystem):
-    """The whole text through a cache of the budget's size, which keeps first and recent tokens.
+    """The whole text through a cache of the budget's size, which keeps the first and the recent tokens.
 
     Attributes:
         sinks: First positions, which are never dropped (paper: 4).
@@ -328,7 +328,7 @@ def pressing(decoder: Any, press: Any) -> Iterator[None]:
 
 @dataclass
 class KvPressSystem(CacheSystem):
-    """The whole text is read, and a press keeps as many of its cached positions as the budget leaves.
+    """The whole text, of whose cached positions a press keeps as many as the budget allows.
 
     The press does not know the question. The text must fit the decoder's window.
 

@@ -96,7 +96,7 @@ def make_compressor(name: str, engine: Engine) -> Any:
 
 @dataclass
 class LlmLingua2System(FullSystem):
-    """The words that LLMLingua-2 keeps; as large a percentage of the text as fits.
+    """The words that LLMLingua-2 keeps, at the largest percentage of the text that fits.
 
     Attributes:
         compressor: Folder or hub id of the token classifier.
