@@ -41,10 +41,10 @@ def test_a_short_text_is_one_chunk():
     [
         ({"text": b"bytes"}, "text must be a string, got bytes; decode"),
         ({"kind": "poem"}, "kind='poem' is unknown; choose one of: prose, code, tokens"),
-        ({"chunk_size_chars": 0}, "chunk_size_chars=0; give a whole number, 1 or more"),
-        ({"chunk_size_chars": 1.5}, "chunk_size_chars=1.5; give"),
-        ({"chunk_size_chars": True}, "chunk_size_chars=True; give"),
-        ({"overlap_chars": -1}, "overlap_chars=-1; give a whole number, 0 or more"),
+        ({"chunk_size_chars": 0}, "chunk_size_chars must be a whole number of 1 or more, got 0"),
+        ({"chunk_size_chars": 1.5}, "of 1 or more, got 1.5"),
+        ({"chunk_size_chars": True}, "of 1 or more, got True"),
+        ({"overlap_chars": -1}, "overlap_chars must be a whole number of 0 or more, got -1"),
         ({"overlap_chars": 512}, "overlap_chars=512 must be below chunk_size_chars=512; lower"),
         ({"max_tokens": 8}, "tokenizer is missing; pass tokenizer and max_tokens together"),
         ({"tokenizer": object()}, "max_tokens is missing; pass"),
@@ -59,7 +59,7 @@ def test_a_wrong_argument_is_refused_with_what_to_change(arguments, message):
 
 
 def test_a_limit_that_special_tokens_fill_is_refused():
-    with pytest.raises(E2LLMError, match="max_tokens=2; give a whole number above 2"):
+    with pytest.raises(E2LLMError, match="max_tokens must be a whole number above 2"):
         split_text("some text", tokenizer=minilm_tokenizer(), max_tokens=2)
 
 
@@ -69,7 +69,7 @@ def test_a_lone_surrogate_is_refused_before_the_tokenizer_meets_it():
 
 
 def test_a_size_in_characters_that_tokens_do_not_use_warns():
-    with pytest.warns(UserWarning, match="chunk_size_chars=100 is not used by kind='tokens'"):
+    with pytest.warns(UserWarning, match="chunk_size_chars=100 has no effect with kind='tokens'"):
         split_text("text", 100, kind="tokens", tokenizer=byte_tokenizer(), max_tokens=8)
 
 

@@ -1,9 +1,9 @@
 """Count the house: `make size`. Prints a Markdown table with the target of each figure.
 
-Lines are those of `*.py` files in src, blank ones and comments included. A module counts as having one
-importer if one other file of src imports it. Commands, data sets, tasks and systems, which a table lists, are
-not counted, nor is the folder of data sets as a large one. A circle is a set of files that import each other,
-late imports and `TYPE_CHECKING` blocks included; tests/test_architecture.py refuses new ones.
+Lines are those of `*.py` files in src, blank ones and comments included. A module has one importer if one
+other file of src imports it; commands, data sets, tasks and systems, which a table lists, do not count. The
+folder of data sets does not count as a large one. A circle is a set of files that import each other, late
+imports and `TYPE_CHECKING` blocks included; tests/test_architecture.py refuses new ones.
 """
 
 import ast

@@ -119,7 +119,8 @@ def _check_arguments(text: str, chunk_size_chars: int, overlap_chars: int, kind:
     check_splitting(chunk_size_chars, overlap_chars, kind)
     if kind == "tokens" and chunk_size_chars != DEFAULT_CHUNK_SIZE_CHARS:
         warnings.warn(
-            f"chunk_size_chars={chunk_size_chars} is not used by kind='tokens': max_tokens sets the size",
+            f"chunk_size_chars={chunk_size_chars} has no effect with kind='tokens', where max_tokens sets "
+            "the size",
             stacklevel=3,
         )
 
@@ -129,9 +130,9 @@ def check_splitting(chunk_size_chars: int, overlap_chars: int, kind: str) -> Non
     if kind not in CHUNKERS:
         raise E2LLMError(f"kind={kind!r} is unknown; choose one of: {', '.join(CHUNKERS)}")
     if type(chunk_size_chars) is not int or chunk_size_chars < 1:
-        raise E2LLMError(f"chunk_size_chars={chunk_size_chars!r}; give a whole number, 1 or more")
+        raise E2LLMError(f"chunk_size_chars must be a whole number of 1 or more, got {chunk_size_chars!r}")
     if type(overlap_chars) is not int or overlap_chars < 0:
-        raise E2LLMError(f"overlap_chars={overlap_chars!r}; give a whole number, 0 or more")
+        raise E2LLMError(f"overlap_chars must be a whole number of 0 or more, got {overlap_chars!r}")
     if kind != "tokens" and overlap_chars >= chunk_size_chars:
         raise E2LLMError(
             f"overlap_chars={overlap_chars} must be below chunk_size_chars={chunk_size_chars}; "
@@ -159,7 +160,7 @@ def _make_meter(
     num_special = tokenizer.num_special_tokens_to_add(pair=False)
     if type(max_tokens) is not int or max_tokens <= num_special:
         raise E2LLMError(
-            f"max_tokens={max_tokens!r}; give a whole number above {num_special} (special tokens)"
+            f"max_tokens must be a whole number above {num_special}, the special tokens; got {max_tokens!r}"
         )
     reject_lone_surrogates(text)
     return _TokenMeter(tokenizer, max_tokens - num_special, max_tokens, fitting)
@@ -318,7 +319,7 @@ def _split_misfit(
     if span.end - span.start == 1:
         raise E2LLMError(
             f"max_tokens={meter.max_tokens} is too small: the character {text[span.start]!r} at {span.start} "
-            f"alone needs more than the {meter.budget} tokens left beside special tokens; raise max_tokens"
+            f"alone takes more than the {meter.budget} tokens left after special tokens; raise max_tokens"
         )
     starts = meter.starts(text, span)
 

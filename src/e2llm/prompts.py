@@ -68,7 +68,7 @@ def word_options(question: str, options: Sequence[str]) -> str:
     """
     if not 2 <= len(options) <= len(OPTION_LETTERS):
         raise E2LLMError(
-            f"a multiple-choice question has 2 to {len(OPTION_LETTERS)} options, got {len(options)}"
+            f"a multiple-choice question must have 2 to {len(OPTION_LETTERS)} options, got {len(options)}"
         )
     return "\n".join([question, *option_lines(options), "Answer with the letter of the right option."])
 

@@ -82,7 +82,7 @@ class Record:
         for reference in self.references:
             reject_lone_surrogates(reference, "'references'")
         if not self.context.strip():
-            raise E2LLMError("'context' is empty; every record needs a text to read")
+            raise E2LLMError("'context' is empty; give a text to read")
         if bool(self.prompt.strip()) != bool(self.answer.strip()):
             empty = "answer" if self.prompt.strip() else "prompt"
             raise E2LLMError(
@@ -90,7 +90,9 @@ class Record:
             )
         for start, end in self.evidence:
             if not 0 <= start < end <= len(self.context):
-                raise E2LLMError(f"'evidence' span ({start}, {end}) is outside 0..{len(self.context)}")
+                raise E2LLMError(
+                    f"each 'evidence' span must be within 0 to {len(self.context)}, got {start} to {end}"
+                )
         if self.options:
             self._check_options()
         for name, value in self.groups.items():
@@ -99,7 +101,7 @@ class Record:
 
     def _check_options(self) -> None:
         if not 2 <= len(self.options) <= len(OPTION_LETTERS):
-            raise E2LLMError(f"'options' must hold 2 to {len(OPTION_LETTERS)} texts, got {len(self.options)}")
+            raise E2LLMError(f"'options' must have 2 to {len(OPTION_LETTERS)} texts, got {len(self.options)}")
         for letter, option in zip(OPTION_LETTERS, self.options, strict=False):
             if not option.strip():
                 raise E2LLMError(f"'options': option {letter} is empty")

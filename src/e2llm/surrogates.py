@@ -9,6 +9,6 @@ def reject_lone_surrogates(text: str, name: str = "the text") -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise E2LLMError(
-            f"{name}: character {error.start} is a lone surrogate ({text[error.start]!r}), which no "
-            "tokenizer reads; decode its bytes with errors='replace'"
+            f"{name}: character {error.start} is a lone surrogate ({text[error.start]!r}), which "
+            "tokenizers cannot read; decode the bytes with errors='replace'"
         ) from None

@@ -233,7 +233,7 @@ def test_a_sentence_is_not_inserted_into_a_saved_context(run, model, text_file, 
     run("read", text_file, "--model", model, "-o", saved)
     result = run("ask", saved, QUESTION, "--model", model, "--insert", "x")
     assert result.code == 2
-    assert "--insert goes with texts" in result.err
+    assert "--insert needs texts" in result.err
 
 
 def test_a_joined_model_refers_to_its_parts_and_says_what_its_adapter_is(run, bases, text_file, tmp_path):
@@ -260,10 +260,10 @@ def test_join_refuses_layers_that_do_not_exist_and_texts_for_another_adapter(run
     assert "encoder_layers must name different layers from 0 (the embeddings) to 2 (the last)" in result.err
     result = run("join", encoder, decoder, "-o", tmp_path / "out", "--layers", "last")
     assert result.code == 2
-    assert "--layers takes layers such as 0,3,6" in result.err
+    assert "--layers takes layer numbers such as 0,3,6" in result.err
     result = run("join", encoder, decoder, "-o", tmp_path / "out", "--bidirectional")
     assert result.code == 1
     assert "the encoder (bert) is bidirectional already" in result.err
     result = run("join", encoder, decoder, "-o", tmp_path / "out", "--adapter", "mlp", "--texts", text_file)
-    assert "--texts fits the pooling adapter only" in result.err
+    assert "--texts works only with --adapter pooling" in result.err
     assert not (tmp_path / "out").exists()

@@ -122,7 +122,7 @@ def test_a_saved_context_among_texts_is_told_as_such(run, model, text_file, book
     for arguments in (("ask", text_file, book, QUESTION), ("read", book, "-o", tmp_path / "new.e2llm")):
         result = run(*arguments, "--model", model)
         assert result.code == 1
-        assert f"{book} is a saved context, not a text; give it alone" in result.err
+        assert f"{book} is a saved context; give it as the only file" in result.err
 
 
 @pytest.mark.parametrize("left", [64, -1])
@@ -131,7 +131,7 @@ def test_a_context_that_was_cut_short_is_told_as_damaged_and_not_as_a_text(run, 
     cut.write_bytes(book.read_bytes()[:left])
     result = run("ask", cut, QUESTION, "--model", model)
     assert result.code == 1
-    assert f"{cut}: damaged or no saved context (" in result.err
+    assert f"{cut}: not a saved context, or damaged (" in result.err
 
 
 def chat(run, monkeypatch, lines, *arguments):
@@ -170,7 +170,7 @@ def test_commands_of_a_conversation(run, model, text_file, tmp_path, monkeypatch
 def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monkeypatch):
     result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
     assert result.code == 1
-    assert "is not a command; the commands are /add FILE..." in result.err
+    assert "is not a command; use one of: /add FILE..." in result.err
 
 
 @pytest.mark.parametrize("name", ["harbour.txt", "harbour.txt/x.e2llm"])

@@ -107,4 +107,4 @@ def test_a_place_that_may_not_be_written_to(run, model, text_file, out, monkeypa
 
     monkeypatch.setattr("e2llm.files.tempfile.mkstemp", refuse)
     result = run("read", text_file, "-o", out, "--model", model)
-    assert_fails(result, 1, f"{out}: Read-only file system; name another place")
+    assert_fails(result, 1, f"{out}: Read-only file system; choose another place")

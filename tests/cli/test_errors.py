@@ -46,13 +46,13 @@ def test_a_question_that_is_not_utf8(run, text_file, model):
 
 def test_a_file_in_the_place_of_a_model(run, text_file):
     assert_fails(
-        run("ask", text_file, QUESTION, "--model", text_file), 1, "is a file; name the model's folder"
+        run("ask", text_file, QUESTION, "--model", text_file), 1, "is a file; give the model's folder"
     )
 
 
 def test_a_folder_without_text(run, model, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff")
-    assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "holds no text to read")
+    assert_fails(run("ask", tmp_path, QUESTION, "--model", model), 1, tmp_path, "contains no text to read")
 
 
 def test_a_folder_in_the_place_of_the_question(run, text_file, model, tmp_path):
@@ -105,7 +105,7 @@ def test_a_base_model_that_is_gone_is_named(run, text_file, make_model, bases, t
     folder = make_model(tmp_path / "model", copies)
     shutil.rmtree(copies / "decoder")
     result = run("ask", text_file, QUESTION, "--model", folder)
-    assert_fails(result, 1, copies / "decoder", "there is no such folder")
+    assert_fails(result, 1, copies / "decoder", "no such folder")
 
 
 def test_without_the_embedded_model_the_extra_is_named(run, text_file, tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_without_the_encoders_package_the_extra_is_named(run, text_file, model, 
         (["--soft-tokens", 9], "from 1 to 4, got 9"),
         (["--max-new-tokens", 600], "raise budget, lower max_new_tokens"),
         (["--device", "abacus"], "unknown device 'abacus'"),
-        (["--device", "cuda:77"], "is not there"),
+        (["--device", "cuda:77"], "is unavailable"),
     ],
 )
 def test_settings_that_do_not_fit(run, text_file, model, options, words):

@@ -101,10 +101,10 @@ def test_serve_takes_vllm_and_its_key_from_the_environment(run, model, started, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend-model", "m"], "give --url too"),
+        (["--backend-model", "m"], "add --url"),
         (["--set", "max_queue=0"], "max_queue: input should be greater than or equal to 1, got '0'"),
         (["--set", "queue=9"], "there is no queue; choose from: folder, "),
-        (["--set", "folder=x"], "has its own option"),
+        (["--set", "folder=x"], "use the separate option"),
         (["--url", "http://127.0.0.1:9"], "no vLLM at http://127.0.0.1:9"),
         (["--url", "http://me:word@h"], "contains a user name or a password"),
     ],

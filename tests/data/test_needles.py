@@ -153,7 +153,7 @@ def test_arguments_out_of_range_are_errors(arguments, message):
 
 
 def test_no_haystack_is_an_error():
-    with pytest.raises(E2LLMError, match="no text in the haystacks"):
+    with pytest.raises(E2LLMError, match="the haystacks are empty"):
         list(generate_needles([" "], 1, [300]))
 
 

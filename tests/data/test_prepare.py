@@ -91,14 +91,14 @@ def test_an_older_file_stays_when_nothing_comes_out(tmp_path):
 def test_a_source_is_never_written_over(tmp_path):
     source = tmp_path / "notes.txt"
     source.write_text("my only copy")
-    with pytest.raises(E2LLMError, match="are the same file"):
+    with pytest.raises(E2LLMError, match="is both --from and the output"):
         prepare_records("text", source, tmp_path / "x" / ".." / "notes.txt")
     assert source.read_text() == "my only copy"
 
 
 def test_a_file_of_the_source_folder_is_never_written_over(tmp_path):
     (tmp_path / "notes.md").write_text("my only copy")
-    with pytest.raises(E2LLMError, match="is not a file of records"):
+    with pytest.raises(E2LLMError, match="does not contain records"):
         prepare_records("text", tmp_path, tmp_path / "notes.md")
     assert (tmp_path / "notes.md").read_text() == "my only copy"
 

@@ -226,7 +226,7 @@ def test_text_is_encoded_as_the_tokenizer_does_by_itself(engine):
         ({"soft_token": 4}, "there is no soft_token; choose from: policy, soft_tokens, rate"),
         ({"context_field": "passage+"}, "names of fields"),
         ({"raw_tokens": 9, "overflow": "truncate"}, "raw_tokens has no effect with overflow=truncate"),
-        ({"soft_tokens": 0, "expand": 2}, "soft_tokens=0 compresses nothing"),
+        ({"soft_tokens": 0, "expand": 2}, "soft_tokens=0, which compresses nothing"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, words):

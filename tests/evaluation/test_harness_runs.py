@@ -93,9 +93,9 @@ def test_lm_eval_knows_the_model_type_and_still_its_own():
     ("arguments", "words"),
     [
         ({"soft_tokens": 5}, "from 1 to 4, got 5"),
-        ({"max_length": 513}, "max_length=513 is more than the decoder's window of 512"),
+        ({"max_length": 513}, "max_length must be at most the decoder's window, 512; got 513"),
         ({"raw_tokens": 512}, "raw_tokens=512 fills all 512 positions"),
-        ({"device": "cpu"}, "go with a name, not with an engine"),
+        ({"device": "cpu"}, "have no effect on an Engine; pass a name"),
     ],
 )
 def test_arguments_beyond_the_model_are_refused(make, arguments, words):

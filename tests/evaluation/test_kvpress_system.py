@@ -133,7 +133,9 @@ def test_the_decoder_is_left_as_it_was(engine, package):
 
 
 def test_a_text_that_the_decoder_cannot_read_whole_is_refused(engine, package):
-    with pytest.raises(ContextOverflowError, match=r"need [\d,]+ positions, the decoder's window has 512"):
+    with pytest.raises(
+        ContextOverflowError, match=r"need [\d,]+ positions, but the decoder's window has 512"
+    ):
         pressing(engine, 120).answer(LONGER, 8)
 
 

@@ -108,7 +108,7 @@ def test_a_text_too_long_for_the_least_share_is_refused(engine, tmp_path, packag
     item = Item("made", "3", TEXT * 300, "Where is the key?", ("under the stone",))
     system = compressing(engine, tmp_path)
     system.budget = system.overhead(item) + 8 + 100
-    with pytest.raises(ContextOverflowError, match=r"there is room for 100; LLMLingua-2 keeps 1% or more"):
+    with pytest.raises(ContextOverflowError, match=r"there is room for 100; LLMLingua-2 keeps at least 1%"):
         system.answer(item, 8)
 
 

@@ -115,7 +115,7 @@ def test_the_likelihood_after_soft_tokens_is_the_models_loss(pooled):
     ("settings", "words"),
     [
         ({"rate": "3"}, "power of two"),
-        ({"rate": 4, "soft_tokens": 2}, "soft_tokens and rate were given"),
+        ({"rate": 4, "soft_tokens": 2}, "soft_tokens and rate exclude each other"),
         ({"soft_tokens": 2}, "use rate"),
         ({"rate": 1}, "finest_rate=1"),
     ],

@@ -110,7 +110,7 @@ def test_a_data_set_that_is_not_here_is_told_how_to_get(tmp_path, with_folder):
 
 
 def test_a_folder_of_data_sets_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"no such folder of data sets: {tmp_path}/gone"):
+    with pytest.raises(FileNotFoundError, match=f"no such folder: --data {tmp_path}/gone"):
         TASKS["fairytaleqa"]().items(request(data=tmp_path / "gone"))
 
 
@@ -166,7 +166,7 @@ def test_a_multiple_choice_item_has_its_options_and_the_right_one(tmp_path):
 
 def test_a_multiple_choice_record_without_options_is_an_error(tmp_path):
     write(tmp_path / "quality-validation.jsonl", Record("T.", "Q?", "B", id="7"))
-    with pytest.raises(E2LLMError, match="quality, record 7: no 'options'"):
+    with pytest.raises(E2LLMError, match="quality, record 7: 'options' is missing"):
         list(TASKS["quality"]().items(request(data=tmp_path)))
 
 

@@ -144,7 +144,7 @@ def test_hotpots_golden_paragraphs_come_before_all_others(tmp_path):
     ],
 )
 def test_missing_data_are_named_with_their_home(tmp_path, name, words):
-    with pytest.raises(E2LLMError, match=f"no folder with data was given; {name} needs .*{words}"):
+    with pytest.raises(E2LLMError, match=f"--data is missing; {name} needs .*{words}"):
         items(name, None)
     with pytest.raises(FileNotFoundError, match=f"{name} needs .*{words}"):
         items(name, tmp_path)
@@ -173,7 +173,7 @@ def test_another_layout_than_hotpots_is_refused_with_the_place(tmp_path, text, w
     [
         ("squad.jsonl", "nonsense\n", "squad.jsonl:1: not a line of JSON"),
         ("squad.jsonl", '{"id": "a"}\n', "squad.jsonl:1: missing key"),
-        ("dev-v2.0.json", '{"data": []}', "has no question with an answer; qa_1 needs SQuAD"),
+        ("dev-v2.0.json", '{"data": []}', "no question has an answer; qa_1 needs SQuAD"),
     ],
 )
 def test_bad_squad_files_are_refused_with_the_place(tmp_path, name, text, words):

@@ -294,7 +294,7 @@ def test_two_processes_do_not_write_into_one_folder(evaluate, request_, tmp_path
 
 def test_predictions_of_unknown_settings_are_left_alone(evaluate, request_, tmp_path):
     (tmp_path / "predictions.jsonl").write_text("mine\n")
-    with pytest.raises(E2LLMError, match=r"holds predictions.jsonl but no settings.json"):
+    with pytest.raises(E2LLMError, match=r"has predictions.jsonl but no settings.json"):
         evaluate(request_, tmp_path)
     assert (tmp_path / "predictions.jsonl").read_text() == "mine\n"
 

@@ -86,7 +86,7 @@ def test_clusters_of_one_are_no_clusters():
         (lambda: bootstrap_interval([]), "no scores"),
         (lambda: paired_test([], []), "no scores"),
         (lambda: bootstrap_interval([0.5, float("nan")]), "finite numbers, got nan"),
-        (lambda: bootstrap_interval([0.5, 1.0], clusters=["a"]), "2 scores need as many clusters, got 1"),
+        (lambda: bootstrap_interval([0.5, 1.0], clusters=["a"]), "got 2 scores and 1 clusters"),
     ],
 )
 def test_what_cannot_be_tested_is_refused(call, message):

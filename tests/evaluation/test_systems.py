@@ -38,7 +38,7 @@ def test_every_system_scores_given_answers(engine, system):
 
 
 def test_the_whole_text_is_refused_where_it_does_not_fit_and_never_cut(engine):
-    with pytest.raises(ContextOverflowError, match=r"the context has [\d,]+ tokens, there is room for"):
+    with pytest.raises(ContextOverflowError, match=r"the context has [\d,]+ tokens, but there is room for"):
         FullSystem(engine, Readings(engine), 200).answer(LONG, 8)
     assert FullSystem(engine, Readings(engine), None).answer(SHORT, 8).cost.context_fraction == 1.0
 
@@ -112,5 +112,5 @@ def test_a_stream_keeps_its_first_and_its_last_tokens(engine):
 def test_a_decoder_without_rotary_positions_is_refused():
     from tiny_models import tiny_decoder
 
-    with pytest.raises(E2LLMError, match="gpt2 has others"):
+    with pytest.raises(E2LLMError, match="those of gpt2 differ"):
         StreamingWindow(tiny_decoder("gpt2"), 64)

@@ -133,7 +133,7 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ),
         ({"expand": -1}, "expand must be a number of chunks, 0 or more, or a list of chunk indices, got -1"),
         ({"expand": "3"}, "expand must be a number of chunks.*, got '3'"),
-        ({"policy": "raw", "soft_tokens": 1}, "policy='raw' gives text alone"),
+        ({"policy": "raw", "soft_tokens": 1}, "policy='raw', which gives text alone"),
         ({"policy": "best"}, "policy must be mixed, raw, soft or uniform, got 'best'"),
         ({"select": "magic"}, "select must be bm25, encoder or fused, got 'magic'"),
         ({"overflow": "drop"}, "overflow must be error or select, got 'drop'"),
@@ -145,7 +145,7 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ({"num_return_sequences": 2, "do_sample": True}, "the engine returns one answer"),
         ({"return_dict_in_generate": True}, "the engine returns one answer"),
         ({"num_beams": 2, "on_piece": print}, "cannot be streamed"),
-        ({"streamer": object(), "on_piece": print}, "exclude each other"),
+        ({"streamer": object(), "on_piece": print}, "does not work with streaming"),
     ],
 )
 def test_arguments_that_do_not_work_are_refused(engine, context, options, words):

@@ -103,7 +103,7 @@ def test_characters_can_be_inserted_anywhere(engine):
         (lambda c: c.replace(5, "x"), "chunk 5 does not exist; the context has chunks 0 to 4"),
         (lambda c: c.replace(-1, "x"), "chunk -1 does not exist"),
         (lambda c: c.append("  "), "the text to append is empty"),
-        (lambda c: c.append(3), "a context takes texts and Documents, got int"),
+        (lambda c: c.append(3), "a context takes strings and Documents, got int"),
         (lambda c: c.edit(1, 0, 0, "x"), "document 1 does not exist"),
         (lambda c: c.edit(0, 5, 4, "x"), "characters 5 to 4 are not a span"),
         (lambda c: c.edit(0, 0, len(TEXT), ""), "the context is empty"),

@@ -47,7 +47,7 @@ def test_a_loaded_context_can_be_edited(engine, saved):
 
 def test_a_wrong_model_is_refused_with_the_reason(saved):
     other = Engine(tiny_model(max_soft_tokens=2), tiny_processor())
-    with pytest.raises(E2LLMError, match=r"made by another model or precision \(fingerprint"):
+    with pytest.raises(E2LLMError, match=r"come from another model or precision \(fingerprint"):
         Context.load(saved[1], other)
 
 
@@ -62,7 +62,7 @@ def change_manifest(file, **changes):
     ("changes", "words"),
     [
         ({"format": 3}, "context format 3 is newer"),
-        ({"tensors_sha256": "0" * 64}, "tensors do not have their stated hash"),
+        ({"tensors_sha256": "0" * 64}, "the hash of the tensors is wrong"),
         ({"num_tokens": "x"}, "damaged"),
         ({"num_tokens": float("inf")}, "damaged"),
         ({"read_seconds": "x"}, "damaged"),
@@ -95,13 +95,13 @@ def test_other_files_are_refused(engine, tmp_path, content):
     file = tmp_path / "other.e2llm"
     file.write_bytes(content)
     assert not is_context_file(file)
-    with pytest.raises(E2LLMError, match="damaged or no saved context"):
+    with pytest.raises(E2LLMError, match="not a saved context, or damaged"):
         Context.load(file, engine)
 
 
 def test_a_checkpoint_is_no_context(engine, tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
-    with pytest.raises(E2LLMError, match="no saved context"):
+    with pytest.raises(E2LLMError, match="not a saved context"):
         Context.load(tmp_path / "w.safetensors", engine)
     with pytest.raises(FileNotFoundError, match="no such context file"):
         Context.load(tmp_path / "missing.e2llm", engine)

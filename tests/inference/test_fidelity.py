@@ -125,7 +125,7 @@ def test_a_decoder_that_knows_the_text_scores_higher(engine, monkeypatch):
 def test_a_chunk_longer_than_the_window_is_an_error_that_names_it(engine, context, monkeypatch):
     monkeypatch.setattr(engine.model.config.text_config, "max_position_embeddings", 16)
     with pytest.raises(
-        ContextOverflowError, match=r"chunk 0 .* window has 16: read the context with smaller"
+        ContextOverflowError, match=r"chunk 0 .* window has 16; read the context with smaller"
     ):
         measure(engine, context.content)
 

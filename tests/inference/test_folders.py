@@ -210,7 +210,7 @@ def test_a_single_source_file_is_code(tmp_path):
 
 def test_a_folder_without_text_says_what_it_holds(tmp_path):
     make(tmp_path, {"a.png": b"\0"})
-    with pytest.raises(E2LLMError, match=r"holds no text to read: 0 file\(s\), skipped 1 \(1 binary\)"):
+    with pytest.raises(E2LLMError, match=r"contains no text to read \(0 file\(s\), skipped 1 \(1 binary\)\)"):
         load_documents([tmp_path])
 
 

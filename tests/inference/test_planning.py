@@ -148,7 +148,7 @@ def test_named_chunks_get_text_beyond_the_default_budget_but_not_beyond_the_wind
     spending = Spending([30] * 4, levels_of([30] * 4))
     give_named(spending, [2, 0, 2], room_of(60, budget=10))
     assert spending.plan(0).expand == [0, 2]
-    with pytest.raises(ContextOverflowError, match="takes 90 positions, and there is room for 60: 30 too"):
+    with pytest.raises(ContextOverflowError, match="takes 90 positions, but there is room for 60: 30 too"):
         give_named(Spending([30] * 4, levels_of([30] * 4)), [0, 1, 2], room_of(60))
 
 
@@ -198,7 +198,7 @@ def test_a_budget_is_what_the_input_may_take(budget, window, expected):
 
 
 def test_a_budget_beyond_the_window_and_a_question_beyond_the_budget_are_refused():
-    with pytest.raises(E2LLMError, match=r"budget is 500 and the answer may take 64; .* window has 512"):
+    with pytest.raises(E2LLMError, match=r"budget is 500 and the answer may take 64, .* window has 512"):
         Room.of(500, 512, 20, 64)
     with pytest.raises(ContextOverflowError, match="take 30 positions, and the input may take 20"):
         Room.of(20, 512, 30, 64)

@@ -159,13 +159,15 @@ def test_a_file_that_keeps_less_than_the_engine_says_what_to_do(pooled, tmp_path
     context = coarse.read(TEXT, progress=False)
     context.save(tmp_path / "book.e2llm")
     with pytest.raises(
-        E2LLMError, match=r"one state per 4 encoder tokens, this engine keeps one per 2; .*finest_rate=4"
+        E2LLMError, match=r"one state per 4 encoder tokens, but this engine one per 2; .*finest_rate=4"
     ):
         Context.load(tmp_path / "book.e2llm", pooled)
     with pytest.raises(E2LLMError, match=r"rate 2 .* one state per 4 .* again with finest_rate=2"):
         coarse.ask(Context.load(tmp_path / "book.e2llm", coarse), QUESTION, rate=2)
     coarse.model.set_finest_rate(2)
-    with pytest.raises(E2LLMError, match="one state per 4 encoder tokens, the engine now keeps one per 2"):
+    with pytest.raises(
+        E2LLMError, match="one state per 4 encoder tokens, but the engine now keeps one per 2"
+    ):
         coarse.ask(context, QUESTION)
 
 
@@ -173,7 +175,7 @@ def test_states_beyond_half_precision_are_refused():
     model = tiny_pooling_model()
     with torch.no_grad():
         model.adapter.projection.weight.mul_(1e8)
-    with pytest.raises(E2LLMError, match="beyond half precision"):
+    with pytest.raises(E2LLMError, match="exceed the range of float16"):
         Engine(model, tiny_processor()).read(TEXT, progress=False)
 
 
@@ -259,12 +261,12 @@ def test_scores_streams_and_restating_take_a_rate(pooled, read):
     [
         (
             {"soft_tokens": 2},
-            r"soft_tokens=2 was given, .*'pooling'.* turned by the rate.* use rate, such as 2",
+            r"soft_tokens=2 was given, .*'pooling'.* has a rate instead.* use rate, such as 2",
         ),
         ({"rate": 1}, "rate 1 was requested, but one state per 2 .* again with finest_rate=1, or use rate 2"),
         ({"rate": 3}, "rate must be a power of two .* got 3"),
         ({"rate": "two"}, "rate must be a power of two"),
-        ({"rate": [2, 4]}, "rate has 2 values, the context has 5 chunks"),
+        ({"rate": [2, 4]}, "rate has 2 values, but the context has 5 chunks"),
         ({"rate": [2, 4, 4, 4, 5]}, "got 5"),
         ({"rate": 4, "soft_tokens": 2}, "soft_tokens=2 and rate=4 were given"),
     ],
@@ -277,7 +279,7 @@ def test_what_the_dial_does_not_have_is_refused(pooled, read, options, words):
 def test_a_rate_is_refused_where_the_dial_is_the_number_of_soft_tokens(engine, context):
     with pytest.raises(E2LLMError, match=r"rate=4 was given, .*'attention'.* use soft_tokens, from 1 to 4"):
         engine.ask(context, QUESTION, rate=4)
-    with pytest.raises(E2LLMError, match="soft_tokens has 2 values, the context has 5 chunks"):
+    with pytest.raises(E2LLMError, match="soft_tokens has 2 values, but the context has 5 chunks"):
         engine.ask(context, QUESTION, soft_tokens=[1, 2])
 
 

@@ -25,10 +25,10 @@ def test_soft_tokens_replace_placeholders_in_order_and_nothing_else(model, proce
 
 
 def test_placeholders_and_chunks_that_do_not_match_are_refused(model, inputs):
-    with pytest.raises(E2LLMError, match=r"the input has \d+ placeholders and no chunks"):
+    with pytest.raises(E2LLMError, match=r"the input has \d+ placeholders but no chunks"):
         model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     fewer = {name: value[1:] if name.startswith("chunk") else value for name, value in inputs.items()}
-    with pytest.raises(E2LLMError, match=r"14 placeholders do not divide among 6 chunks"):
+    with pytest.raises(E2LLMError, match=r"14 placeholders cannot be divided equally among 6 chunks"):
         model(**fewer)
 
 
@@ -44,7 +44,7 @@ def test_a_placeholder_that_pads_a_row_does_not_count(model):
 def test_placeholders_that_would_cross_samples_are_refused(model):
     hole = model.config.chunk_token_id
     ids = torch.tensor([[1, hole, hole, hole, 9], [1, hole, 9, 9, 9]])
-    with pytest.raises(E2LLMError, match="sample 0 has 3 placeholders, no multiple of the 2 soft tokens"):
+    with pytest.raises(E2LLMError, match="sample 0 has 3 placeholders, not a multiple of the 2 soft tokens"):
         model(input_ids=ids, **{name: torch.ones(2, 3, dtype=torch.long) for name in CHUNKS})
 
 
@@ -58,12 +58,14 @@ def test_two_kinds_of_chunks_or_a_missing_mask_are_refused(model, inputs):
 
 def test_stored_soft_tokens_must_be_as_many_as_the_input_asks_for(model, inputs):
     stored = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    with pytest.raises(E2LLMError, match="chunk_embeds holds 7 soft tokens, the input has 14 placeholders"):
+    with pytest.raises(E2LLMError, match="chunk_embeds has 7 soft tokens, but the input has 14 placeholders"):
         model(**stored, chunk_embeds=torch.zeros(7, WIDTH))
 
 
 def test_an_input_longer_than_the_window_says_by_how_much(model):
-    with pytest.raises(ContextOverflowError, match="520 positions, the decoder's window has 512: 8 too many"):
+    with pytest.raises(
+        ContextOverflowError, match="520 positions, but the decoder's window has 512: 8 too many"
+    ):
         model(input_ids=torch.ones((1, 520), dtype=torch.long))
 
 

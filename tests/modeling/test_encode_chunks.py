@@ -110,7 +110,7 @@ def test_a_chunk_that_is_empty_or_too_long_is_refused(model, chunks):
     with pytest.raises(E2LLMError, match="chunk 2 has no token"):
         model.encode_chunks(**chunks)
     long = torch.full((1, 600), 9)
-    with pytest.raises(E2LLMError, match="a chunk has 600 encoder tokens, the encoder reads 512"):
+    with pytest.raises(E2LLMError, match="a chunk has 600 encoder tokens, but the encoder reads at most 512"):
         model.encode_chunks(long, torch.ones_like(long))
 
 

@@ -85,7 +85,7 @@ def test_what_is_no_rate_is_refused(value):
 
 
 def test_a_rate_finer_than_what_is_kept_is_refused():
-    with pytest.raises(E2LLMError, match="rate 2 is finer than what is kept, one state per 4"):
+    with pytest.raises(E2LLMError, match="rate 2 is finer than the kept states, one per 4"):
         check_rate(2, finest=4)
 
 
@@ -160,7 +160,7 @@ def test_placeholders_that_do_not_match_the_numbers_are_refused():
     model, processor = pooling_model(), tiny_processor()
     batch = processor.collate([processor.lay_out([TEXT[:40], TEXT[40:80]], "Who?", rate=[2, 4])])
     batch["chunk_num_soft_tokens"] = batch["chunk_num_soft_tokens"] + 1
-    with pytest.raises(E2LLMError, match="placeholders, but chunk_num_soft_tokens gives"):
+    with pytest.raises(E2LLMError, match="placeholders, but chunk_num_soft_tokens counts"):
         model(**batch)
 
 

@@ -107,7 +107,9 @@ def test_a_placeholder_outside_the_embeddings_is_refused():
     config = E2LLMConfig(
         encoder_config=tiny_encoder().config, text_config=tiny_decoder().config, chunk_token_id=4000
     )
-    with pytest.raises(E2LLMError, match="chunk_token_id is 4000, the decoder has only 320 embedding rows"):
+    with pytest.raises(
+        E2LLMError, match="chunk_token_id is 4000, but the decoder has only 320 embedding rows"
+    ):
         E2LLMForConditionalGeneration(config)
 
 

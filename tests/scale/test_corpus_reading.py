@@ -117,7 +117,7 @@ def test_an_error_of_a_worker_is_told_and_the_other_batches_are_read(ray_here, t
     plan = WorkerPlan(1, 1, 0)
     batches = put_batches(ray_here, ["a", "b", "c"], 1)
     with pytest.raises(
-        E2LLMError, match=r"1 of 3 chunks were not read: no room; the others are in the store"
+        E2LLMError, match=r"1 of 3 chunks were not read: no room. The others are in the store"
     ):
         run_workers(ray_here, batches, 3, plan, settings, FailingWorker, False)
     assert {file.name for file in tmp_path.iterdir()} == {"a", "b", "c"}

@@ -274,7 +274,7 @@ def test_a_key_file_with_something_else_is_refused(tmp_path, line):
 def test_a_key_file_that_is_no_text_is_refused_by_name(tmp_path):
     file = tmp_path / "keys"
     file.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(E2LLMError, match=r"keys: holds zero bytes, so it is a binary"):
+    with pytest.raises(E2LLMError, match=r"keys: contains zero bytes, so it is binary"):
         read_key_file(file)
 
 

@@ -151,7 +151,7 @@ def test_a_page_begins_where_the_last_one_ended_also_when_that_context_is_gone(c
     assert seen == whole
     wrong = client.get("/v1/contexts", params={"after": whole[0]})
     assert wrong.status_code == 400
-    assert "give next of the page before" in wrong.json()["error"]["message"]
+    assert "give the value next of the previous page" in wrong.json()["error"]["message"]
 
 
 def test_documents_of_a_context_may_be_plain_texts(client):
@@ -184,8 +184,8 @@ def test_fidelity_comes_in_slices(client, served):
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({}, 400, "give text or documents"),
-        ({"text": "a", "documents": [{"text": "b"}]}, 400, "one of them"),
+        ({}, 400, "give either text or documents"),
+        ({"text": "a", "documents": [{"text": "b"}]}, 400, "give either text or documents"),
         ({"text": " "}, 400, "the text is empty"),
         ({"documents": []}, 400, "there is no text"),
         ({"documents": [{"text": "a"}] * 99}, 400, "the most is 64"),
@@ -205,7 +205,7 @@ def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, wor
     ("data", "words"),
     [
         (b"\xff\xfe", "x.bin: byte 0 is not valid utf-8; give UTF-8 text"),
-        (b"a\0b", "x.bin: holds zero bytes, so it is a binary file"),
+        (b"a\0b", "x.bin: contains zero bytes, so it is binary"),
         (b"", "the text is empty"),
     ],
 )

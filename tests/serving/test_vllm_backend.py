@@ -134,5 +134,5 @@ def test_penalties_are_refused_with_the_reason(serve, name):
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["param"], error["code"]) == (name, "unsupported_value")
-    assert "vLLM, whose engine may die of penalties" in error["message"]
+    assert "vLLM, whose engine may crash on penalties" in error["message"]
     assert served.upstream.requests == []

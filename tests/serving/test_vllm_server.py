@@ -58,7 +58,7 @@ def test_the_model_and_its_length_are_what_vllm_tells(decoder, monkeypatch):
         with pytest.raises(E2LLMError, match="status 307, expected 200"):
             find_server(url)
         upstream.trouble = "no models"
-        with pytest.raises(E2LLMError, match="names no model"):
+        with pytest.raises(E2LLMError, match="lists no model"):
             find_server(url)
 
 

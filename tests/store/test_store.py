@@ -248,7 +248,7 @@ def test_a_process_forked_while_another_thread_uses_the_store_is_not_stuck(store
 
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(E2LLMError, match="is a file; a store is a folder"):
+    with pytest.raises(E2LLMError, match="is a file; give a folder for the store"):
         ChunkStore(tmp_path / "file")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "store.sqlite").write_bytes(b"no database " * 100)

@@ -28,7 +28,7 @@ def test_the_batches_of_a_step_whose_loss_is_no_number_are_saved_to_look_at(reci
 
     monkeypatch.setattr(E2LLMTrainer, "compute_loss", broken)
     recipe = recipe_of(train={"gradient_accumulation": 2})
-    with pytest.raises(E2LLMError, match=r"the loss is nan at step 3 of 4; .* in .*failed-step-3 to look at"):
+    with pytest.raises(E2LLMError, match=r"the loss is nan at step 3 of 4\. .* in .*failed-step-3"):
         train(recipe)
     folder = recipe.folder / "failed-step-3"
     batches = json.loads((folder / "batches.json").read_text())
@@ -53,7 +53,7 @@ def test_weights_that_the_last_step_spoils_are_neither_saved_nor_the_result(
                     model.adapter.output_norm.weight[0] = float("nan")
 
     recipe = recipe_of(data=data)
-    with pytest.raises(E2LLMError, match=rf"the {what} is nan after step 4 of 4; these weights are not"):
+    with pytest.raises(E2LLMError, match=rf"the {what} is nan after step 4 of 4. These weights are not"):
         train(recipe, callbacks=[Spoil()])
     assert [item.name for item in recipe.folder.glob("checkpoint-*")] == ["checkpoint-2"]
     assert not (recipe.folder / "final").exists()
@@ -62,7 +62,9 @@ def test_weights_that_the_last_step_spoils_are_neither_saved_nor_the_result(
 
 def test_a_disk_too_small_for_the_run_is_found_before_the_first_step(recipe_of, monkeypatch):
     full_disk(monkeypatch, free=10**6)
-    with pytest.raises(E2LLMError, match=r"this run needs \d+ MB on the disk, 1 MB are free; free some"):
+    with pytest.raises(
+        E2LLMError, match=r"this run needs \d+ MB of disk space, but 1 MB are free; free some"
+    ):
         make_trainer(recipe_of())
 
 

@@ -254,7 +254,7 @@ def test_a_run_that_is_resumed_equals_one_in_one_go_and_counts_its_levels(poolin
             {"objectives": {"soft_tokens": [2]}},
             "objectives.soft_tokens has no effect with adapter.kind: pooling",
         ),
-        ({"adapter": {**POOLING, "finest_rate": 4}}, "rates 1 is finer than what is kept"),
+        ({"adapter": {**POOLING, "finest_rate": 4}}, "rates 1 is finer than the kept states"),
         ({"objectives": {"rates": [3]}}, "must be a power of two"),
         ({"adapter": {"kind": "attention"}}, "objectives.rates works with adapter.kind: pooling only"),
         (

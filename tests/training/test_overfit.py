@@ -37,7 +37,7 @@ def test_nothing_but_the_records_differs_from_step_to_step(recipe_of, tmp_path):
 
 
 def test_more_records_than_there_are_is_an_error(recipe_of):
-    with pytest.raises(E2LLMError, match=r"--overfit 99: only 12 records can serve"):
+    with pytest.raises(E2LLMError, match=r"--overfit 99: only 12 records are usable"):
         overfit(recipe_of(), 99)
 
 
@@ -50,4 +50,4 @@ def test_records_that_are_not_learned_end_with_an_error_and_what_to_try(recipe_o
     assert entry_point(["train", str(file), "--data", str(tmp_path), *options]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["is_learned"] is False
-    assert "did not fall below 0.1 in 2 steps: raise train.learning_rate" in err
+    assert "did not fall below 0.1 in 2 steps; raise train.learning_rate" in err

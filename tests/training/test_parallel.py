@@ -45,7 +45,7 @@ def test_sharding_in_a_process_alone_is_refused(parallel, hint, monkeypatch):
 
 def test_fsdp2_on_a_cpu_is_refused_and_not_silently_ddp(launched, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(E2LLMError, match="needs a GPU, and there is none here"):
+    with pytest.raises(E2LLMError, match="needs a GPU, but there is none"):
         parallel_arguments("fsdp2", ["BertLayer"])
 
 
@@ -74,7 +74,7 @@ def test_sharded_weights_refuse_what_makes_passes_unequal(recipe_of, parallel):
 
 
 def test_weights_in_4_bits_are_not_cut_into_shares(recipe_of):
-    with pytest.raises(E2LLMError, match=r"decoder\.quantization: nf4 does not go with"):
+    with pytest.raises(E2LLMError, match=r"decoder\.quantization: nf4 does not work with"):
         recipe_of(decoder={"mode": "lora", "quantization": "nf4"}, train={"parallel": "zero3"})
 
 

@@ -92,7 +92,7 @@ def test_an_encoder_too_narrow_for_the_head_is_refused(tmp_path, encoder, decode
         E2LLMForConditionalGeneration.from_parts(encoder, decoder, adapter="pooling"),
         E2LLMProcessor.from_parts(encoder, decoder, chunk_size_chars=64),
     )
-    with pytest.raises(E2LLMError, match="pooled states 16 wide, the adapter's head takes 32"):
+    with pytest.raises(E2LLMError, match="states of width 16, but the adapter's head needs 32"):
         swap_encoder(*old, narrow)
 
 

@@ -25,7 +25,7 @@ STAGES = [
 
 
 def test_a_folder_is_no_recipe_and_may_hold_one(tmp_path):
-    with pytest.raises(E2LLMError, match=r"is a folder; name a recipe such as .*recipe\.yaml"):
+    with pytest.raises(E2LLMError, match=r"is a folder; give a recipe such as .*recipe\.yaml"):
         load_recipe(tmp_path)
 
 
@@ -43,7 +43,7 @@ def test_a_key_that_stands_twice_is_an_error_and_not_lost(write):
 
 @pytest.mark.parametrize("key", ["train.steps", "train.learning_rate", "seed"])
 def test_true_is_no_number(write, key):
-    with pytest.raises(E2LLMError, match=rf"{key}: this key is not one of true or false, got True"):
+    with pytest.raises(E2LLMError, match=rf"{key}: this key does not take true or false, got True"):
         load_recipe(write(), [f"{key}=true"])
     assert load_recipe(write(), ["train.packing=true"])[0].train.packing is True
 
@@ -101,9 +101,9 @@ def test_set_reaches_into_lists_and_leaves_the_rest(write):
     ("override", "message"),
     [
         ("train.steps", "takes key=value"),
-        ("third:train.steps=5", "no stage 'third' in this recipe; it has first, second"),
-        ("train.steps.more=5", "below a value that is no mapping"),
-        ("data.train.7.weight=5", "no place in a list of 2"),
+        ("third:train.steps=5", "the recipe has no stage 'third'; its stages: first, second"),
+        ("train.steps.more=5", "which is not a mapping"),
+        ("data.train.7.weight=5", "not an index of a list of 2"),
         ("train.steps={", "not valid YAML"),
         ("train..steps=5", "takes key=value"),
     ],
@@ -120,7 +120,7 @@ def test_a_bad_set_says_what_is_wrong(write, override, message):
         ("train", {"learning_rate": float("inf")}, r"train\.learning_rate: .*finite"),
         ("train", {"precision": "fp8"}, r"train\.precision: .*'fp32'.*got 'fp8'"),
         ("train", {"save_every_steps": 3}, "must be a multiple of evaluate_every_steps"),
-        ("objectives", {"soft_tokens": [4]}, r"soft_tokens has 4, adapter\.max_soft_tokens is 2"),
+        ("objectives", {"soft_tokens": [4]}, r"soft_tokens has 4, but adapter\.max_soft_tokens is 2"),
         ("objectives", {"soft_tokens": [0]}, r"objectives\.soft_tokens\.0"),
         ("objectives", {"understanding": {"window_chunks": []}}, r"window_chunks: .*at least 1 item"),
         ("decoder", {"source": None}, r"decoder\.source is missing"),

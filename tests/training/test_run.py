@@ -214,7 +214,7 @@ def test_the_best_weights_are_not_taken_from_a_checkpoint_that_was_damaged(recip
     monkeypatch.setattr(E2LLMTrainer, "evaluate", evaluate)
     recipe = recipe_of()
     with pytest.raises(
-        CheckpointError, match=r"checkpoint-2 holds the weights of the best .* is damaged \(mo"
+        CheckpointError, match=r"checkpoint-2, which has the weights of the best .* is damaged \(mo"
     ):
         train(recipe)
     assert not (recipe.folder / "final").exists()
@@ -247,7 +247,7 @@ def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, 
 def test_a_used_folder_is_refused_without_resume(recipe_of, killed):
     recipe = recipe_of()
     killed(recipe, 3)
-    with pytest.raises(E2LLMError, match="already contains a run; continue it with --resume"):
+    with pytest.raises(E2LLMError, match="already contains a run; resume it with --resume"):
         train(recipe)
 
 
@@ -319,9 +319,9 @@ def test_weights_of_another_model_are_not_taken(recipe_of, tmp_path):
     model.chunk_encoder.requires_grad_(False)
     load_weights(model, result.folder)
     wider = torch.nn.ModuleDict({"adapter": torch.nn.Linear(3, 3)})
-    with pytest.raises(CheckpointError, match="is it of this run"):
+    with pytest.raises(CheckpointError, match="belongs to this run"):
         load_weights(wider, result.folder)
-    with pytest.raises(CheckpointError, match=r"holds no .*, which trains"):
+    with pytest.raises(CheckpointError, match=r", which trains, is missing"):
         load_weights(model.requires_grad_(True), tmp_path)
 
 

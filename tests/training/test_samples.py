@@ -204,7 +204,7 @@ def test_a_missing_data_file_is_named(tmp_path):
 
 def test_an_empty_data_file_is_an_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(E2LLMError, match="holds no records"):
+    with pytest.raises(E2LLMError, match="contains no records"):
         load_sources([DataFile(path=str(tmp_path / "empty.jsonl"))])
 
 

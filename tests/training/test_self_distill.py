@@ -99,7 +99,7 @@ def test_an_answer_is_the_decoders_own_and_unfinished_ones_do_not_count(self_dis
     [
         (["--max-new-tokens", "0"], "--max-new-tokens must be 1 or more, got 0"),
         (["--records", "/nowhere.jsonl"], "no such records file: /nowhere.jsonl"),
-        (["--model", "/nowhere"], "there is no such folder"),
+        (["--model", "/nowhere"], "no such folder"),
         (["-o", str(SCRIPT)], "is there already"),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_decoder_that_was_saved_in_4_bits_is_held_in_4_bits_again(start, kind,
 def test_another_adapter_than_that_of_the_checkpoint_is_refused_by_its_key(load, start, key):
     other = {"kind": "attention", "max_soft_tokens": 4}[key]
     with pytest.raises(
-        E2LLMError, match=rf"recipe.yaml: adapter.{key} is .* which stays; leave adapter.{key}"
+        E2LLMError, match=rf"recipe.yaml: adapter.{key} is .* which cannot change; leave adapter.{key}"
     ):
         load(init_from=start, adapter={key: other})
     assert load(init_from=start, adapter={key: ADAPTER[key]})
@@ -137,7 +137,7 @@ def test_a_stage_that_states_another_adapter_than_the_one_before_is_refused(load
 def test_a_checkpoint_that_is_not_there_is_refused_where_the_decoder_is_its(load, tmp_path):
     for name in (str(tmp_path / "nowhere"), "runs/nowhere/final"):
         with pytest.raises(
-            E2LLMError, match=rf"left to init_from, and {name} cannot be read \(there is no such"
+            E2LLMError, match=rf"comes from init_from, but {name} cannot be read \(there is no such"
         ):
             load(init_from=name)
 
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_is_not_there_is_told_where_the_decoder_is_stated(load
 
 
 def test_a_model_of_another_type_is_no_start(load, decoder):
-    with pytest.raises(E2LLMError, match="holds a model of type 'llama', not an E2LLM checkpoint"):
+    with pytest.raises(E2LLMError, match="has a model of type 'llama', not an E2LLM checkpoint"):
         load(init_from=decoder)
 
 
@@ -168,7 +168,7 @@ def test_records_are_learned_by_heart_from_the_checkpoint_where_the_stage_before
 
 def test_a_whole_checkpoint_is_no_decoder(load, start, encoder):
     (recipe,) = load(decoder={"source": start}, encoder={"source": encoder})
-    with pytest.raises(CheckpointError, match="is a whole E2LLM checkpoint; name its decoder"):
+    with pytest.raises(CheckpointError, match="is a whole E2LLM checkpoint; give its decoder"):
         build_model(recipe, [])
 
 

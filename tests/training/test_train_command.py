@@ -38,9 +38,9 @@ def test_one_stage_can_be_run_alone_and_says_what_came_of_it(recipe_file, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--stage", "three"], "has no stage 'three'; it has one, two"),
+        (["--stage", "three"], "has no stage 'three'; its stages: one, two"),
         (["--set", "train.step=3"], "train.step: unknown key"),
-        (["--data", "/nowhere"], "--data /nowhere: there is no such folder"),
+        (["--data", "/nowhere"], "--data /nowhere: no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(recipe_file, capsys, arguments, message):
@@ -53,6 +53,6 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(recipe_file, capsys, ar
 def test_resume_passes_over_stages_that_are_finished(recipe_file, capsys):
     assert entry_point(["train", str(recipe_file), "--stage", "one"]) == 0
     assert entry_point(["train", str(recipe_file)]) == 1
-    assert "continue it with --resume" in capsys.readouterr().err
+    assert "resume it with --resume" in capsys.readouterr().err
     assert entry_point(["train", str(recipe_file), "--resume", "--json"]) == 0
     assert [result["steps"] for result in json.loads(capsys.readouterr().out)] == [2, 2]

@@ -99,7 +99,7 @@ def _server(model: str, folder: Path, max_batch: int) -> Iterator[str]:
         timer.cancel()
         if not line:
             reason = log.read_text(encoding="utf-8", errors="replace").strip()
-            raise E2LLMError(f"the server did not start: {reason or 'it printed nothing'}")
+            raise E2LLMError(f"the server did not start: {reason or 'it printed no error'}")
         yield json.loads(line)["url"]
     finally:
         timer.cancel()
@@ -172,13 +172,13 @@ class _Load:
         first = None
         async with http.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.status_code != 200:
-                raise E2LLMError(f"the server refused: {(await response.aread()).decode()}")
+                raise E2LLMError(f"the server refused a question: {(await response.aread()).decode()}")
             async for line in response.aiter_lines():
                 if not line.startswith("data: {"):
                     continue
                 part = json.loads(line[6:])
                 if "error" in part:
-                    raise E2LLMError(f"the server failed: {part['error']['message']}")
+                    raise E2LLMError(f"the server failed while it answered: {part['error']['message']}")
                 if first is None and any(choice["delta"].get("content") for choice in part["choices"]):
                     first = time.perf_counter() - started
                 if usage := part.get("usage"):
@@ -190,7 +190,7 @@ class _Load:
 def format_load(result: dict[str, Any]) -> str:
     """Return the rows as a table."""
     return (
-        f"{format_table(result['rows'], _COLUMNS)}\n"
-        f"prompts of {result['prompt_tokens']:,} positions instead of {result['original_tokens']:,}; "
-        f"batches answer {result['batching_gain']:.2f} times as many requests as one at a time"
+        f"{format_table(result['rows'], _COLUMNS)}\nprompts of {result['prompt_tokens']:,} positions "
+        f"instead of {result['original_tokens']:,}; batches answer {result['batching_gain']:.2f} times as "
+        "many requests as one at a time"
     )

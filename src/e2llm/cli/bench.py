@@ -1,4 +1,4 @@
-"""`e2llm bench`: time and memory beside full context, sentence-transformers and a plain training loop."""
+"""`e2llm bench`: compare time and memory with full context, sentence-transformers and a plain loop."""
 
 import json
 import sys
@@ -10,13 +10,13 @@ import typer
 from e2llm.cli.options import MODEL_HELP, AsJson, parse_lengths
 
 LEAST_CONTEXT = 64  # decoder tokens
-app = typer.Typer(help="Measure time and memory, side by side in one run.", invoke_without_command=True)
+app = typer.Typer(help="Measure time and memory, and compare.", invoke_without_command=True)
 
 Shape = Annotated[
-    str, typer.Option(help="Decoder with random weights: smollm2-135m, qwen2.5-0.5b or llama-2-7b.")
+    str, typer.Option(help="Shape of a decoder with random weights: smollm2-135m, qwen2.5-0.5b, llama-2-7b.")
 ]
 OtherModel = Annotated[str | None, typer.Option(help=f"A real model instead of a shape: {MODEL_HELP}")]
-Contexts = Annotated[str, typer.Option(help="Lengths in decoder tokens, such as 4096,128K.")]
+Contexts = Annotated[str, typer.Option(help="Lengths of contexts in decoder tokens, such as 4096,128K.")]
 
 
 @app.callback()
@@ -29,7 +29,7 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each side, for the median.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Answer by soft tokens and by the full context, with the same decoder, and measure both.
+    """Answer from soft tokens and from the full context with the same decoder, and measure both.
 
     Example:
         e2llm bench --shape smollm2-135m --contexts 4096,16384 --json
@@ -57,7 +57,7 @@ def read(
     tokens: Annotated[int, typer.Option(min=100, help="Decoder tokens of the text.")] = 50_000,
     as_json: AsJson = False,
 ) -> None:
-    """Read the same chunks by this library and by sentence-transformers, then edit single chunks.
+    """Encode the same chunks with e2llm and with sentence-transformers; then edit single chunks.
 
     Example:
         e2llm bench read --json
@@ -80,7 +80,7 @@ def train(
     model: OtherModel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train by this library's trainer and by a plain loop over the same samples, each in its own process.
+    """Train on the same samples with e2llm's trainer and with a plain loop, each in its own process.
 
     Example:
         e2llm bench train --contexts 8192 --json
@@ -103,10 +103,10 @@ def train(
 def serving(
     text: Annotated[Path, typer.Option(help="The text that all questions are about.")],
     model: Annotated[str, typer.Option(help=MODEL_HELP)] = "smol",
-    clients: Annotated[str, typer.Option(help="Numbers of clients that ask at once.")] = "1,2,4,8,16",
+    clients: Annotated[str, typer.Option(help="Numbers of simultaneous clients.")] = "1,2,4,8,16",
     as_json: AsJson = False,
 ) -> None:
-    """Have clients ask a server on this machine, in batches and one answer at a time.
+    """Measure a server on this machine under load, with batching and one answer at a time.
 
     Example:
         e2llm bench serve --text examples/anne_of_green_gables.txt --clients 1,8
@@ -120,7 +120,7 @@ def serving(
 
 
 def check_decoder(shape: str, model: str | None) -> None:
-    """Refuse an unknown shape or an unavailable model, once for all measurements."""
+    """Refuse an unknown shape or an unavailable model before anything is measured."""
     from e2llm.bench.decoders import SHAPES
     from e2llm.inference.loading import check_model_name
     from e2llm.modeling.processor import E2LLMProcessor
@@ -133,7 +133,7 @@ def check_decoder(shape: str, model: str | None) -> None:
 
 
 def decoder_settings(shape: str, model: str | None) -> dict[str, Any]:
-    """Return arguments of `build_engine`."""
+    """Return the arguments for `build_engine`."""
     return {"shape": None if model else shape, "model": model, "device": None}
 
 

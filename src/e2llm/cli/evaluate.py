@@ -1,4 +1,4 @@
-"""`e2llm eval`: tasks by systems, with scores, costs and a report; and the changes between two runs."""
+"""`e2llm eval`: compare systems on tasks, or compare two runs."""
 
 import json
 import shlex
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    tasks: Annotated[
-        str | None, typer.Option(help="Names with commas between them; --list shows them.")
-    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, separated by commas; --list shows them.")] = None,
     systems: Annotated[
-        str, typer.Option(help="Systems with their options: e2llm:soft_tokens=4:expand=2,bm25.")
+        str, typer.Option(help="Systems, separated by commas, with options: e2llm:rate=4:expand=2,bm25.")
     ] = "e2llm,truncate,bm25",
     output: Annotated[
         Path | None,
@@ -30,11 +28,11 @@ def evaluate_command(
     model: Model = "smol",
     limit: Annotated[int, typer.Option(min=1, help="Items per task; for generated tasks, per length.")] = 50,
     lengths: Annotated[
-        str, typer.Option(help="Decoder tokens of generated contexts, such as 4096,128K,1M.")
+        str, typer.Option(help="Lengths of generated contexts in decoder tokens, such as 4096,128K,1M.")
     ] = "4096",
     budget: Annotated[
         int | None,
-        typer.Option(min=1, help="Decoder positions of input and answer; by default the decoder's window."),
+        typer.Option(min=1, help="Decoder positions of input and answer together; by default the window."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes every draw.")] = 0,
     data: Annotated[
@@ -43,7 +41,7 @@ def evaluate_command(
     device: Device = None,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Print what changed from run A to run B, and run nothing."),
+        typer.Option(metavar="A B", help="Only print what changed from run A to run B."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List tasks and systems, and stop.")] = False,
     as_json: AsJson = False,
@@ -60,7 +58,7 @@ def evaluate_command(
     if compare is not None:
         return compare_folders(*compare, as_json)
     if not tasks:
-        raise typer.BadParameter("give --tasks, such as --tasks fairytaleqa,vt; --list shows them all")
+        raise typer.BadParameter("no tasks; give --tasks such as fairytaleqa,vt (--list shows them all)")
     sizes = parse_lengths(lengths, "--lengths")
     from e2llm.evaluation.runner import RunRequest
 
@@ -97,13 +95,13 @@ def run_into(output: Path | None, request: "RunRequest", device: str | None, as_
         typer.echo(f"Report: {folder / 'report.html'}")
     if all(row["num_refused"] == row["num_items"] for row in scores["rows"]):
         raise E2LLMError(
-            f"every item was refused; see {folder / 'report.html'}: "
-            "raise --budget, shorten --lengths, or use systems that cut the text"
+            f"the systems refused every item (see {folder / 'report.html'}); raise --budget, shorten "
+            "--lengths, or use systems that cut the text"
         )
 
 
 def list_choices(as_json: bool) -> None:
-    """Print tasks and systems with a sentence about each."""
+    """Print all tasks and systems with their descriptions."""
     from e2llm.evaluation.systems import SYSTEMS
     from e2llm.evaluation.tasks import FILE_TASKS, TASKS
 

@@ -1,4 +1,4 @@
-"""`e2llm export`: write a merged model that needs no base models, or its decoder alone."""
+"""`e2llm export`: write a self-contained model with LoRA merged, or its decoder alone."""
 
 import json
 import shlex
@@ -12,18 +12,16 @@ from e2llm.cli.options import AsJson
 
 def export(
     model: Annotated[str, typer.Argument(help="Folder, hub id, or 'smol'.")],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")
-    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, new or empty.")],
     merged: Annotated[
         bool,
         typer.Option(
-            "--merged", help="Write the decoder alone for vLLM, and print the command that serves it."
+            "--merged", help="Write only the decoder, for vLLM, and print the command that serves it."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model as one self-contained folder: LoRA merged, base weights included.
+    """Write a model as one self-contained folder, with LoRA merged and base weights included.
 
     Example:
         e2llm export runs/my-model/final exported/
@@ -34,7 +32,7 @@ def export(
     from e2llm.modeling.checkpoints.save import save_decoder
 
     check_new(output)
-    # LoRA cannot be merged into 4 bits: a decoder that was trained in them is loaded as it was published.
+    # LoRA cannot be merged into 4-bit weights, so a decoder that was trained in 4 bits is loaded unquantized.
     engine = Engine.from_pretrained(model, device="cpu", quantization_config=None)
     with appearing(output) as staging:
         if merged:
@@ -58,12 +56,12 @@ def export(
 
 
 def launch_line(folder: Path, name: str, dtype: str) -> str:
-    """Return the command that has vLLM serve an exported decoder to this machine only.
+    """Return the command that makes vLLM serve an exported decoder to this machine only.
 
     Args:
         folder: The exported decoder.
         name: Its name in vLLM.
-        dtype: Of its weights, such as `bfloat16`; soft tokens have the same.
+        dtype: Precision of its weights and of soft tokens, such as `bfloat16`.
     """
     options = f"--dtype {dtype} --enable-prompt-embeds --host 127.0.0.1 --port 8001"
     return shlex.join(["vllm", "serve", str(folder), "--served-model-name", name, *options.split()])

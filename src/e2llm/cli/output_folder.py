@@ -1,4 +1,4 @@
-"""An output folder that appears whole, in one move, or not at all."""
+"""Write an output folder atomically: it appears complete, or not at all."""
 
 import os
 import tempfile
@@ -10,14 +10,14 @@ from e2llm.errors import E2LLMError
 
 
 def check_new(output: Path) -> None:
-    """Raise `E2LLMError` if a path exists and is not an empty folder."""
+    """Raise `E2LLMError` if the output exists and is not an empty folder."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise E2LLMError(f"{output} exists and is not an empty folder; name another one")
+        raise E2LLMError(f"{output} exists and is not an empty folder; choose another one")
 
 
 @contextmanager
 def appearing(output: Path) -> Iterator[Path]:
-    """Yield a folder beside `output` to write to; it becomes `output` if the block ends without an error."""
+    """Yield a temporary folder to write to; rename it to `output` if the block ends without an error."""
     target = output.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -31,5 +31,5 @@ def appearing(output: Path) -> Iterator[Path]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
+    """Return the total size of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""`e2llm serve`: answer over HTTP, in the protocol of OpenAI's API."""
+"""`e2llm serve`: serve a model over HTTP with OpenAI's API."""
 
 import json
 import os
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "E2LLM_API_KEY"
 BackendUrl = Annotated[
-    str | None, typer.Option(help="Let the vLLM server at this address decode: http://127.0.0.1:8001.")
+    str | None,
+    typer.Option(help="Decode with the vLLM server at this address, such as http://127.0.0.1:8001."),
 ]
 BackendModel = Annotated[str | None, typer.Option(help="Name of the decoder in vLLM, if it serves several.")]
 
@@ -23,7 +24,7 @@ BackendModel = Annotated[str | None, typer.Option(help="Name of the decoder in v
 def serve(
     model: Annotated[str, typer.Argument(help="Folder, hub id, or 'smol'.")] = "smol",
     host: Annotated[
-        str, typer.Option(help="Address to listen on; an API key is required if other machines can reach it.")
+        str, typer.Option(help="Address to listen on; one that other machines can reach needs an API key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8000,
     folder: Annotated[
@@ -40,9 +41,9 @@ def serve(
         list[str] | None,
         typer.Option(help=f"API key that callers must send; may be repeated, or set in ${KEY_VARIABLE}."),
     ] = None,
-    api_key_file: Annotated[Path | None, typer.Option(help="A file of hashed keys.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File with one hashed key per line.")] = None,
     new_api_key: Annotated[
-        bool, typer.Option("--new-api-key", help="Print a new key with its line for the key file, and stop.")
+        bool, typer.Option("--new-api-key", help="Print a new key and its line for the key file, and stop.")
     ] = False,
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="Host name that requests may use, such as a proxy's.")
@@ -52,9 +53,9 @@ def serve(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve a model: OpenAI's API with contexts of any length, and a page at /.
+    """Serve a model: OpenAI's API with contexts of any length, and a web page at /.
 
-    --set changes limits: max_batch=8, max_queue=128, timeout_seconds=60; docs/serving.md lists them all.
+    --set changes limits, such as max_batch=8, max_queue=128, timeout_seconds=60; docs/serving.md lists them.
 
     Examples:
         e2llm serve smol --port 8000 --folder kept/
@@ -70,7 +71,7 @@ def serve(
         print_new_key(as_json)
         return
     if backend_model is not None and url is None:
-        raise typer.BadParameter("--backend-model names a decoder of the server at --url; give --url too")
+        raise typer.BadParameter("--backend-model needs --url, the server of that decoder; add --url")
     limits = server_settings(
         model_name or Path(model).name or model, host, folder, api_key, api_key_file, allowed_host, settings
     )
@@ -84,7 +85,7 @@ def serve(
 
 
 def print_address(model_name: str, url: str) -> None:
-    """Print the address and the model's name as JSON."""
+    """Print the server's address and model name as JSON."""
     print(json.dumps({"url": url, "model": model_name}), flush=True)
 
 
@@ -100,7 +101,7 @@ def check_framework() -> None:
 
 
 def print_new_key(as_json: bool) -> None:
-    """Make a key and print it with its line for the file of keys."""
+    """Create a key, and print it with its line for the key file."""
     from e2llm.serving.http.keys import key_line, new_key
 
     key = new_key()
@@ -117,7 +118,7 @@ def server_settings(
     allowed_host: list[str] | None,
     settings: list[str] | None,
 ) -> "ServerSettings":
-    """Return the settings; a server that other machines can reach must have a key."""
+    """Return the server's settings; raise `E2LLMError` if other machines can reach it without a key."""
     from e2llm.errors import E2LLMError
     from e2llm.serving.http.keys import hash_key, read_key_file
     from e2llm.serving.settings import LOOPBACK, ServerSettings
@@ -128,12 +129,12 @@ def server_settings(
         keys += read_key_file(api_key_file)
     if host not in LOOPBACK and not keys:
         raise E2LLMError(
-            f"--host {host} is open to other machines: give --api-key, --api-key-file or "
+            f"--host {host} is open to other machines and needs a key; give --api-key, --api-key-file or "
             f"${KEY_VARIABLE}, or use 127.0.0.1"
         )
     hosts = [*(allowed_host or []), *(LOOPBACK if host in LOOPBACK else ())]
     values = {"folder": folder, "model_name": model_name, "api_keys": keys, "allowed_hosts": hosts}
     limits = split_settings(settings)
     if twice := values.keys() & limits.keys():
-        raise typer.BadParameter(f"--set {min(twice)}: this setting has its own option, see --help")
+        raise typer.BadParameter(f"--set {min(twice)}: use the separate option for it, see --help")
     return ServerSettings(**values, **limits)

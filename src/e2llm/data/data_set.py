@@ -284,10 +284,10 @@ class Conversion:
             names = file.schema_arrow.names
             for column in columns:
                 if column not in names:
-                    raise self.error(f"no column {column!r}, found {', '.join(names)}")
+                    raise self.error(f"no column {column!r}; found {', '.join(names)}")
                 kind = file.schema_arrow.field(column).type
                 if kind not in (pa.string(), pa.large_string()):
-                    raise self.error(f"column {column!r} holds {kind}, not strings")
+                    raise self.error(f"column {column!r} contains {kind}, not strings")
             wanted = [*columns, *({optional} & {*names} - {*columns})]
             batches = file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=wanted)
             rows = (row for batch in batches for row in batch.to_pylist())

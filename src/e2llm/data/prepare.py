@@ -85,7 +85,7 @@ class PrepareReport:
         if not self.num_records:
             reasons = ", ".join(f"{count}: {reason}" for reason, count in sorted(self.skipped.items()))
             raise E2LLMError(
-                "no records were found, so nothing was written. Check --from, --split and the options"
+                "no records were found, so nothing was written; check --from, --split and the options"
                 + (f" (left out: {reasons})" if reasons else "")
             )
         self.num_contexts, self.num_answers = len(contexts), len(answers)
@@ -138,12 +138,12 @@ def prepare_records(
 def _check_output(source: Path, output: Path) -> None:
     """Refuse to overwrite the source, or a file that is not one of records."""
     if source.resolve() == output.resolve():
-        raise E2LLMError(f"{output}: --from and the output are the same file; write to another one")
+        raise E2LLMError(f"{output} is both --from and the output; write to another file")
     if output.is_file() and output.stat().st_size:
         try:
             next(read_records(output))
         except (E2LLMError, StopIteration):
-            raise E2LLMError(f"{output} exists and is not a file of records; write to another file") from None
+            raise E2LLMError(f"{output} exists and does not contain records; write to another file") from None
 
 
 def make_converter(dataset: str, options: Mapping[str, str]) -> Conversion:

@@ -30,7 +30,7 @@ def decode_text(
         E2LLMError: If the data are binary, are not in `encoding`, or the encoding is unknown.
     """
     if b"\0" in data and "16" not in encoding and "32" not in encoding:
-        raise E2LLMError(f"{name}: holds zero bytes, so it is a binary file or UTF-16; {advice}")
+        raise E2LLMError(f"{name}: contains zero bytes, so it is binary or UTF-16; {advice}")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -293,4 +293,4 @@ def check_references(references: Sequence[str]) -> None:
             f"references must be a list of texts, got the text {references[:40]!r}; put it in a list"
         )
     if not references:
-        raise E2LLMError("no reference to score against; a question without an answer has the reference ''")
+        raise E2LLMError("there is no reference to score against; give [''] for a question without an answer")

@@ -137,7 +137,7 @@ def evaluate(
     with open_predictions(folder) as predictions:
         if read_settings(folder) != before:
             raise E2LLMError(
-                f"another run wrote to {folder} just now; give the command again, or name another folder"
+                f"another run wrote to {folder} at the same time; repeat the command, or name another folder"
             )
         run.settings.write(folder)
         with cheap_collections():
@@ -165,7 +165,7 @@ def prepare_run(request: RunRequest, engine_of: EngineOf) -> PreparedRun:
     if not request.tasks or not request.systems:
         raise E2LLMError("name at least one task and one system; 'e2llm eval --list' shows them")
     if request.data is not None and not request.data.is_dir():
-        raise FileNotFoundError(f"no such folder of data sets: {request.data}")
+        raise FileNotFoundError(f"no such folder: --data {request.data}")
     specs = parse_systems(",".join(request.systems))
     tasks = {name: create_task(name) for name in dict.fromkeys(request.tasks)}
     data_files = {name: task.data_file(request.data) for name, task in tasks.items()}
@@ -213,7 +213,7 @@ def check_items(run: PreparedRun) -> None:
     for name, task in run.tasks.items():
         item = next(iter(task.items(run.items)), None)
         if item is None:
-            raise E2LLMError(f"{name} has no items with these settings; raise --limit or --lengths")
+            raise E2LLMError(f"{name} has no items at these --lengths; raise --limit or --lengths")
         task.score(item, item.references[0])
 
 

@@ -134,14 +134,16 @@ def _drawn_means(
 def _unit_sums(values: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[Floats, Floats]:
     """Return sums and sizes of the units that are drawn together, in the order in which they come first."""
     if not len(values):
-        raise E2LLMError("no scores: an interval or a test needs at least one")
+        raise E2LLMError("there are no scores; an interval or a test needs at least one")
     numbers = numpy.asarray(values, dtype=numpy.float64)
     if not numpy.isfinite(numbers).all():
         raise E2LLMError(f"scores must be finite numbers, got {numbers[~numpy.isfinite(numbers)][0]}")
     if clusters is None:
         return numbers, numpy.ones(len(numbers))
     if len(clusters) != len(numbers):
-        raise E2LLMError(f"{len(numbers)} scores need as many clusters, got {len(clusters)}")
+        raise E2LLMError(
+            f"each score needs a cluster; got {len(numbers)} scores and {len(clusters)} clusters"
+        )
     places: dict[Hashable, int] = {}
     units = [places.setdefault(cluster, len(places)) for cluster in clusters]
     return (

@@ -1,1 +1,1 @@
-"""Read once, ask often: reader, context, engine."""
+"""Read a context once and ask it often: reader, context, engine."""

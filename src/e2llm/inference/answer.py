@@ -1,4 +1,4 @@
-"""An answer and what it took: positions of the decoder's window, and seconds."""
+"""An answer with its cost: positions of the decoder's window, and seconds."""
 
 from dataclasses import dataclass, field
 
@@ -7,19 +7,19 @@ from e2llm.modeling.rates import Rate
 
 @dataclass(frozen=True)
 class Usage:
-    """What an answer took of the decoder's window.
+    """Decoder positions that an answer took, and what they carried.
 
     Attributes:
         context_tokens: Tokens that the context's text would take.
         chunks: Chunks of the context.
-        soft_tokens_per_chunk: Soft tokens of each chunk; their mean, rounded up, where the chunks differ.
+        soft_tokens_per_chunk: Soft tokens of each chunk; if the chunks differ, the mean, rounded up.
         soft_tokens: Soft tokens in the decoder's input, of all chunks that are not expanded.
         raw_tokens: Ordinary tokens in the decoder's input: instruction, template and expanded chunks.
         new_tokens: Tokens of the answer, its end token included.
-        compression: Context tokens per decoder position that stands for the context.
-        rate: Encoder tokens per soft token, or `one`; None where the chunks differ, or the model has no rate.
-        positions: What the chunks took, by form: `text`, and each rate (or number of soft tokens per chunk).
-        note: What the user has to know of this answer, such as that the adapter is not trained; else None.
+        compression: Context tokens per decoder position that represents the context.
+        rate: Encoder tokens per soft token, or `one`; None if the chunks differ or the model has no rate.
+        positions: Positions of the chunks by form: `text`, and each rate or number of soft tokens.
+        note: A warning about this answer, such as that the adapter is not trained, or None.
     """
 
     context_tokens: int
@@ -36,12 +36,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that an answer took.
+    """Times of an answer, in seconds.
 
     Attributes:
-        read_seconds: Reading the context, once for any number of questions.
-        first_token_seconds: From the question to the first token; None with beams.
-        total_seconds: From the question to the whole answer, reading not included.
+        read_seconds: Time for reading the context, once for all questions.
+        first_token_seconds: Time from the question to the first token; None with beam search.
+        total_seconds: Time from the question to the whole answer, without reading.
     """
 
     read_seconds: float
@@ -60,8 +60,8 @@ class Source:
         start: Its first character in the document.
         end: The character after its last one.
         text: Its text.
-        level: What the decoder got of it: `text`, a rate, or a number of soft tokens.
-        relevance: To the question; higher is more relevant.
+        level: The form that the decoder got: `text`, a rate, or a number of soft tokens.
+        relevance: Relevance to the question; higher is more relevant.
     """
 
     chunk: int

@@ -1,4 +1,4 @@
-"""Conversations of any length: recent turns stay text, older ones become chunks."""
+"""Conversations of any length: recent turns stay text, older ones are compressed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class Turn(NamedTuple):
 
 
 class _SavedChat(CheckedModel, extra="ignore"):
-    """A conversation as it is saved beside its context."""
+    """The turns and settings of a conversation, saved with its context."""
 
     turns: list[tuple[str, str, int]] = Field(default=[])
     num_compressed: Annotated[int, Field(ge=0)] = 0
@@ -35,11 +35,11 @@ class _SavedChat(CheckedModel, extra="ignore"):
 
 
 class ChatSession:
-    """A conversation about documents, which may be added at any time, or about nothing but itself.
+    """A conversation, with or without documents; documents can be added at any time.
 
     The turns since the last compression are in the decoder's window as text. When they pass
     `max_history_tokens`, the oldest of them become documents of the context, one each, until the rest takes
-    at most half of that. They are read like any text, once, and the question can expand them.
+    at most half of that. Each is read once, like any document, and may be given as text again.
 
     Args:
         engine: The model.
@@ -48,7 +48,7 @@ class ChatSession:
         options: For `Engine.ask` at each turn, such as `expand=2`.
 
     Raises:
-        E2LLMError: If the budget is not above 0.
+        E2LLMError: If `max_history_tokens` is below 1 or exceeds the window.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ChatSession:
             raise E2LLMError(f"max_history_tokens must be 1 or more, got {max_history_tokens!r}")
         if engine.window is not None and max_history_tokens >= engine.window:
             raise E2LLMError(
-                f"max_history_tokens is {max_history_tokens}, the decoder's window has "
+                f"max_history_tokens is {max_history_tokens}, but the decoder's window has "
                 f"{engine.window}; use less"
             )
         self.engine = engine
@@ -77,18 +77,18 @@ class ChatSession:
 
     @property
     def history(self) -> list[tuple[str, str]]:
-        """The turns that are in the window as text, oldest first."""
+        """The recent turns that are given as text, oldest first."""
         return [(turn.question, turn.answer) for turn in self.turns[self.num_compressed :]]
 
     def add(self, source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document]) -> int:
-        """Add documents: whatever `Engine.read` takes. Returns the number of chunks that were encoded."""
+        """Add anything that `Engine.read` accepts, and return the number of chunks that were encoded."""
         documents = self.engine.documents(source)
         if not documents:
-            raise E2LLMError("there is no document to add")
+            raise E2LLMError("there is no document to add; give at least one text or file")
         return self.context.extend(documents)
 
     def ask(self, question: str, **options: Any) -> Answer:
-        """Take a turn; options are those of `Engine.ask`.
+        """Answer a question and record the turn; options are those of `Engine.ask`.
 
         Raises:
             ContextOverflowError: If the turn does not fit the window; the session stays as it was.
@@ -98,7 +98,7 @@ class ChatSession:
         return answer
 
     def stream(self, question: str, **options: Any) -> Iterator[str]:
-        """Take a turn piece by piece; it counts, as far as it came, once the iterator ends or is closed."""
+        """Yield the answer piece by piece; record the turn when the iterator ends or is closed."""
         pieces = self.engine.stream(self.context, question, **self._options(options))
         return self._note_pieces(question, pieces)
 
@@ -109,7 +109,7 @@ class ChatSession:
                 answer += piece
                 yield piece
         except Exception:
-            is_turn = bool(answer)  # an error before the first piece: there was no turn
+            is_turn = bool(answer)  # an error before the first piece: there is no turn to record
             raise
         finally:
             pieces.close()  # type: ignore[attr-defined]
@@ -121,7 +121,7 @@ class ChatSession:
         return {**merged, "history": self.history}
 
     def add_turn(self, question: str, answer: str) -> None:
-        """Add a turn; compress the oldest if the raw ones are too long."""
+        """Record a turn, and compress the oldest turns if the recent ones are too long."""
         count = self.engine.count_tokens(question) + self.engine.count_tokens(answer)
         self.turns.append(Turn(question, answer, count))
         raw = sum(turn.num_tokens for turn in self.turns[self.num_compressed :])
@@ -131,18 +131,18 @@ class ChatSession:
         waiting = self.turns[self.num_compressed :]
         while waiting and raw > self.max_history_tokens // 2:
             if len(waiting) == 1 and waiting[0].num_tokens <= self.max_history_tokens:
-                break  # the last turn stays, unless it is too long by itself
+                break  # keep the last turn as text, unless it alone is too long
             turn = waiting.pop(0)
             raw -= turn.num_tokens
             text = TURN.format(turn.question, turn.answer)
             documents.append(Document(f"turn {self.num_compressed + len(documents) + 1}", text))
-        self.context.extend(documents)  # should this fail, the turns stay raw and are tried again
+        self.context.extend(documents)  # if this fails, the turns stay text and the next turn tries again
         self.num_compressed += len(documents)
 
-    # --- keeping it ---------------------------------------------------------------------------------------
+    # --- saving ------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Save turns, documents and the states of their chunks as one file, whole or not at all."""
+        """Save turns, documents and the states of their chunks atomically into one file."""
         chat = _SavedChat(
             turns=list(self.turns),
             num_compressed=self.num_compressed,
@@ -152,11 +152,11 @@ class ChatSession:
 
     @classmethod
     def load(cls, path: str | PathLike[str], engine: Engine, **options: Any) -> "ChatSession":
-        """Continue a saved session, or begin one about a saved context.
+        """Load a saved session, or start one about a saved context.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            E2LLMError: If the file is damaged or of another model.
+            E2LLMError: If the file is damaged or was saved with another model.
         """
         context, extra = Context.load_with_extra(path, engine)
         try:

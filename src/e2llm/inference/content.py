@@ -1,4 +1,4 @@
-"""What a context holds at one moment, and how it is made: split, look up what is known, read the rest."""
+"""Make the content of a context: split documents, look up known chunks, and encode the others."""
 
 import hashlib
 from collections import Counter
@@ -23,16 +23,16 @@ _COUNT_BATCH = 1024
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Documents, their chunks, and the states that the encoder gave these.
+    """Documents, their chunks, and the kept states of these chunks.
 
     Attributes:
         documents: In order; one may be empty.
         chunks: The chunks of all documents in order; spans count within each chunk's document.
         owners: Place in `documents` of each chunk's document.
         token_counts: Decoder tokens of each chunk's text with its heading.
-        num_tokens: Decoder tokens of all chunks, what they repeat of each other not counted.
+        num_tokens: Decoder tokens of all chunks, without the text that chunks repeat.
         read: The states and vectors of the chunks.
-        num_encoded: Chunks that the encoder read to make this content; the others were known.
+        num_encoded: Chunks that had to be encoded for this content; the others were known.
     """
 
     documents: tuple[Document, ...]
@@ -45,7 +45,7 @@ class Content:
 
     @cached_property
     def texts(self) -> list[str]:
-        """What the encoder reads of each chunk: its text, with its document's heading before it."""
+        """The text that the encoder reads for each chunk: the document's heading and the chunk's text."""
         return [
             self.documents[owner].heading + chunk.text
             for chunk, owner in zip(self.chunks, self.owners, strict=True)
@@ -57,7 +57,7 @@ class Content:
         return [self.documents[owner].name for owner in self.owners]
 
     def check_chunk(self, index: int) -> int:
-        """Return the index of a chunk; raises `E2LLMError` if there is no chunk of that index."""
+        """Return the index of a chunk; raise `E2LLMError` if no such chunk exists."""
         if type(index) is not int or not 0 <= index < len(self.chunks):
             raise E2LLMError(
                 f"chunk {index!r} does not exist; the context has chunks 0 to {len(self.chunks) - 1}"
@@ -66,18 +66,18 @@ class Content:
 
     @cached_property
     def bm25(self) -> Bm25Index:
-        """The chunks as passages to be ranked."""
+        """An index of the chunks for ranking by shared words."""
         return Bm25Index(self.texts)
 
 
 @dataclass(frozen=True)
 class Splitting:
-    """How documents are split; an edited context is split as it was.
+    """Settings for splitting documents, which a context keeps for later edits.
 
     Attributes:
-        chunk_size_chars: Longest chunk in characters.
-        overlap_chars: Characters that a chunk repeats of the one before it.
-        kind: `prose`, `code` or `tokens`, for documents that do not say.
+        chunk_size_chars: Most characters per chunk.
+        overlap_chars: Characters that a chunk repeats from the previous one.
+        kind: `prose`, `code` or `tokens`, for documents without a kind.
     """
 
     chunk_size_chars: int
@@ -86,7 +86,7 @@ class Splitting:
 
     @classmethod
     def of(cls, processor: E2LLMProcessor, chunk_size_chars: int | None = None) -> "Splitting":
-        """As a processor splits, with chunks of another size if one is given."""
+        """Return a processor's settings, with another chunk size if one is given."""
         size = processor.chunk_size_chars if chunk_size_chars is None else chunk_size_chars
         return cls(size, processor.overlap_chars, processor.chunk_kind)
 
@@ -100,13 +100,13 @@ def read_content(
     store: ChunkStore | None = None,
     progress: bool | None = None,
 ) -> Content:
-    """Make the content of some documents.
+    """Return the content of documents; encode only the chunks that are not known.
 
     Args:
-        documents: At least one with text.
+        documents: Documents, at least one of them with text.
         splitting: How to split them.
-        reader: Reads the chunks that are not known.
-        known: An earlier content of the same reader: its chunks are not read again.
+        reader: Encodes the chunks that are not known.
+        known: Earlier content of the same reader, whose chunks need not be encoded again.
         store: Where read chunks are looked up and kept.
         progress: Show a bar; by default on a terminal when there is much to read.
 
@@ -145,11 +145,11 @@ def read_content(
 
 
 def join_contents(contents: Sequence[Content], empty: Content) -> Content:
-    """One content of several, in their order; each chunk stays as it is.
+    """Join several contents in their order, without splitting or encoding again.
 
     Args:
         contents: Made by the same reader.
-        empty: What to return without any.
+        empty: Returned if there are no contents.
     """
     if len(contents) < 2:
         return contents[0] if contents else empty
@@ -167,7 +167,7 @@ def join_contents(contents: Sequence[Content], empty: Content) -> Content:
 
 
 def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:
-    """Decoder tokens of each of different texts, encoded some at a time to keep memory constant."""
+    """Return the number of decoder tokens of each text; work in blocks to bound memory."""
     counts: dict[str, int] = {}
     for start in range(0, len(texts), _COUNT_BATCH):
         batch = texts[start : start + _COUNT_BATCH]
@@ -176,13 +176,13 @@ def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:
 
 
 def chunk_texts(document: Document, splitting: Splitting, processor: E2LLMProcessor) -> list[str]:
-    """What the encoder reads of each chunk of a document, split as `read_content` splits it."""
+    """Return the text that the encoder reads for each chunk of a document, as `read_content` splits it."""
     document = _fit_heading(document, processor)
     return [document.heading + chunk.text for chunk in _split(document, splitting, processor, ())]
 
 
 def _fit_heading(document: Document, processor: E2LLMProcessor) -> Document:
-    """The document with a heading that leaves room for text in a chunk."""
+    """Return the document with its heading shortened so that a chunk has room for text."""
     return (
         replace(document, heading=processor.fit_heading(document.heading)) if document.heading else document
     )
@@ -204,7 +204,7 @@ def _split(
 
 
 def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: list[int]) -> list[str]:
-    """What chunks repeat of the chunk before: overlaps, and headings after a document's first chunk."""
+    """Return the text that chunks repeat: overlaps, and headings after a document's first chunk."""
     repeated = []
     for before, after in zip(range(len(chunks) - 1), range(1, len(chunks)), strict=True):
         if owners[before] == owners[after]:
@@ -217,7 +217,7 @@ def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: 
 def look_up_or_read(
     texts: list[str], reader: ChunkReader, store: ChunkStore | None, progress: bool | None
 ) -> tuple[ReadChunks, int]:
-    """Return what is kept of different texts, and how many of them the encoder read.
+    """Return the kept states of distinct texts, and how many of them had to be encoded.
 
     Args:
         texts: C texts that each fit the encoder.
@@ -254,12 +254,12 @@ def look_up_or_read(
 
 
 def chunk_key(fingerprint: str, text: str) -> bytes:
-    """The key of a chunk in a store: 32 bytes over who read it and what it says."""
+    """Return a chunk's key in a store: 32 bytes, a hash of the model's fingerprint and the text."""
     return hashlib.sha256(fingerprint.encode() + b"\0" + text.encode()).digest()
 
 
 def _entry_of(read: ReadChunks, place: int, has_rate: bool) -> dict[str, torch.Tensor]:
-    """What a store keeps of a chunk that was read."""
+    """Return a store's entry for an encoded chunk."""
     vector = read.vectors[place].clone()
     if has_rate:
         return {"kept": read.rows[place], "num_tokens": read.num_tokens[place].clone(), "vector": vector}
@@ -267,7 +267,7 @@ def _entry_of(read: ReadChunks, place: int, has_rate: bool) -> dict[str, torch.T
 
 
 def _put_entry(entry: dict[str, torch.Tensor], result: ReadChunks, place: int) -> None:
-    """Put a store's entry in its place; its key covers all that its shape depends on."""
+    """Write a store's entry into its place; its shape fits, because the key covers the model."""
     rows = entry["kept"] if "kept" in entry else entry["soft_tokens"]
     result.rows[place] = rows.to(result.rows[place].dtype)
     result.vectors[place] = entry["vector"]

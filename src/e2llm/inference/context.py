@@ -1,4 +1,4 @@
-"""A context: documents that have been read, to be asked, edited, saved and loaded."""
+"""A context: documents that an engine has read, to ask, edit, save and load."""
 
 import threading
 import time
@@ -19,17 +19,17 @@ from e2llm.store.chunk_store import ChunkStore
 
 
 class Reading(Protocol):
-    """What loading a context needs of an engine."""
+    """The parts of an engine that loading a context needs."""
 
     reader: ChunkReader
     store: ChunkStore | None
 
 
 class Context:
-    """What the decoder knows of some documents: read once, asked often, edited in place.
+    """Documents that were read once, to be asked often and edited in place.
 
-    An edit reads only the chunks that it changes, and returns how many these are. The context then equals the
-    one that reading the edited documents gives, up to rounding. Questions under way keep the content they
+    An edit encodes only the chunks that it changes, and returns their number. The context then equals the
+    one that reading the edited documents gives, up to rounding. Running questions keep the content that they
     began with.
 
     Made by `Engine.read` and `Context.load`.
@@ -62,19 +62,19 @@ class Context:
 
     @classmethod
     def of_text(cls, text: str) -> "Context":
-        """A context of one chunk that has not been read: it can only be given as raw text."""
+        """Return a context of one chunk without states, which can only be given as text."""
         chunk = Chunk(0, len(text), text)
         content = Content((Document("text", text),), [chunk], [0], [0], 0, ReadChunks.nothing(1))
         return cls(content, Splitting(1, 0, "prose"))
 
     @classmethod
     def empty(cls) -> "Context":
-        """A context without any text: the decoder is asked from what it knows."""
+        """Return a context without text, so that the decoder answers from its own knowledge."""
         return cls(Content((), [], [], [], 0, ReadChunks.nothing()), Splitting(1, 0, "prose"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], engine: Reading) -> "Context":
-        """Load a saved context; it is then used with this engine.
+        """Load a saved context for use with an engine.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -84,7 +84,7 @@ class Context:
 
     @classmethod
     def load_with_extra(cls, path: str | PathLike[str], engine: Reading) -> "tuple[Context, dict[str, Any]]":
-        """Load a saved context and the `extra` values saved beside it."""
+        """Load a saved context and the `extra` values saved with it."""
         saved = load_context(Path(fspath(path)), engine.reader)
         context = cls(
             saved.content,
@@ -96,23 +96,23 @@ class Context:
         return context, saved.extra
 
     def save(self, path: str | PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
-        """Save as one safetensors file, whole or not at all: texts, spans, states, model fingerprint.
+        """Save texts, spans, states and fingerprint atomically as one safetensors file.
 
         Args:
             path: The file.
-            extra: Plain values to save beside it, such as a conversation about it.
+            extra: Plain values to save with it, such as a conversation.
 
         Raises:
-            E2LLMError: If the context was not read.
+            E2LLMError: If the context has no states.
         """
         if not self.fingerprint:
-            raise E2LLMError("this context was not read by an engine; there is nothing to save")
+            raise E2LLMError("this context has no states to save; make it with Engine.read")
         saved = SavedContext(
             self.content, self.splitting, self.fingerprint, self.finest_rate, self.read_seconds, extra or {}
         )
         save_context(saved, Path(fspath(path)))
 
-    # --- what it holds ------------------------------------------------------------------------------------
+    # --- content ---------------------------------------------------------------------------------------
 
     @property
     def documents(self) -> tuple[Document, ...]:
@@ -131,7 +131,7 @@ class Context:
 
     @property
     def kept(self) -> torch.Tensor:
-        """`[C, N, S]`, the states of the chunks, on the CPU, zero after a chunk's own rows.
+        """The kept states `[C, N, S]` of all chunks, on CPU, padded with zeros.
 
         Pooled states at the finest rate; for `attention` and `mlp` the soft tokens, at most N per chunk.
         """
@@ -139,7 +139,7 @@ class Context:
 
     @property
     def num_tokens(self) -> int:
-        """Decoder tokens of the documents' chunks."""
+        """Decoder tokens of all chunks, without repeated text."""
         return self.content.num_tokens
 
     def __len__(self) -> int:
@@ -172,7 +172,7 @@ class Context:
         """Add documents at the end; see `append`."""
         for document in documents:
             if not isinstance(document, Document):
-                raise E2LLMError(f"a context takes texts and Documents, got {type(document).__name__}")
+                raise E2LLMError(f"a context takes strings and Documents, got {type(document).__name__}")
             if not document.text.strip():
                 raise E2LLMError(f"{document.name}: the text to append is empty")
         with self._editing:
@@ -182,8 +182,8 @@ class Context:
         """Replace a chunk's text; the document is split again around it.
 
         Args:
-            index: The chunk's, from 0; as the text shifts, later chunks may get other indices.
-            text: Any length; with an empty one the chunk is deleted.
+            index: Index of the chunk, from 0; later chunks may get other indices.
+            text: Text of any length; an empty text deletes the chunk.
 
         Raises:
             E2LLMError: If there is no such chunk, or nothing would be left.
@@ -194,7 +194,7 @@ class Context:
             return self.edit(content.owners[index], chunk.start, chunk.end, text)
 
     def delete(self, index: int) -> int:
-        """Delete a chunk's text from its document; see `replace`."""
+        """Delete a chunk's text from its document (see `replace`)."""
         return self.replace(index, "")
 
     def edit(self, document: int, start: int, end: int, text: str) -> int:
@@ -203,29 +203,34 @@ class Context:
         Args:
             document: The document's place in `documents`, from 0.
             start: First character.
-            end: One past the last; equal to `start` to insert.
+            end: Index after the last character; equal to `start` to insert.
             text: The new characters.
 
         Raises:
-            E2LLMError: If there is no such place, or nothing would be left.
+            E2LLMError: If the span does not exist, or no text would be left.
         """
         with self._editing:
             documents = list(self.documents)
             if not 0 <= document < len(documents):
-                raise E2LLMError(f"document {document} does not exist; there are 0 to {len(documents) - 1}")
+                raise E2LLMError(
+                    f"document {document} does not exist; the context has documents 0 to {len(documents) - 1}"
+                )
             old = documents[document]
             if not 0 <= start <= end <= len(old.text):
                 raise E2LLMError(
-                    f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)}"
+                    f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)} "
+                    "characters"
                 )
             new_text = old.text[:start] + text + old.text[end:]
             documents[document] = Document(old.name, new_text, old.kind, old.heading)
             return self._reread(documents)
 
     def _reread(self, documents: Sequence[Document]) -> int:
-        """Take over the content of other documents, what is known of them included."""
+        """Replace the content by that of other documents; encode only unknown chunks."""
         if self._reader is None:
-            raise E2LLMError("this context was not read by an engine and cannot be edited")
+            raise E2LLMError(
+                "this context cannot be edited, because no engine read it; make it with Engine.read"
+            )
         if self._reader.fingerprint != self.fingerprint:
             raise E2LLMError("the model's weights have changed since this context was read; read it again")
         started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""A context as one safetensors file: the states of its chunks, its texts, and a manifest in the header.
+"""Save a context as one safetensors file: states and texts as tensors, a manifest in the header.
 
 The hash in the manifest detects accidental damage. Nothing in the file is code: a forged file can at worst
-hold other texts and numbers.
+contain other texts and numbers.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.rates import check_rate
 from e2llm.validation import CheckedModel
 
-FORMAT = 2  # of models whose dial is the rate; the others write and read format 1
+FORMAT = 2  # for models with a rate; others write and read format 1
 _HEADER_KEY = "e2llm_context"
-_MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer ones
+_MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer headers
 
 
 def _check_splitting(splitting: Splitting) -> Splitting:
@@ -35,7 +35,7 @@ def _check_splitting(splitting: Splitting) -> Splitting:
 
 
 class _SavedDocument(CheckedModel):
-    """A document, whose text follows that of the one before it in the tensor `texts`."""
+    """A document's name and length; the tensor `texts` has all texts, one after another."""
 
     name: str
     bytes: Annotated[int, Field(ge=0)]
@@ -44,13 +44,13 @@ class _SavedDocument(CheckedModel):
 
 
 class _Stated(CheckedModel, extra="ignore"):
-    """The format that a manifest states."""
+    """The manifest's format alone, which is read first."""
 
     format: Annotated[int, Field(ge=1)]
 
 
 class _Manifest(_Stated, extra="ignore"):
-    """What the header of a saved context states."""
+    """The header of a saved context."""
 
     fingerprint: str
     text_sha256: str  # older versions check it; `tensors_sha256` covers the texts too
@@ -65,15 +65,15 @@ class _Manifest(_Stated, extra="ignore"):
 
 @dataclass(frozen=True)
 class SavedContext:
-    """What a context's file holds.
+    """The contents of a saved context.
 
     Attributes:
         content: Documents, chunks, and their states.
         splitting: How the documents are split.
         fingerprint: Of the model that read them.
-        finest_rate: Encoder tokens per kept state; None of models without a rate.
+        finest_rate: Encoder tokens per kept state; None for models without a rate.
         read_seconds: Time that reading took.
-        extra: Plain values saved beside it, such as a conversation.
+        extra: Plain values saved with it, such as a conversation.
     """
 
     content: Content
@@ -85,14 +85,14 @@ class SavedContext:
 
 
 class _OtherModelError(E2LLMError):
-    """The file is sound, but another model or a newer version made it."""
+    """The file is intact, but another model or a newer version made it."""
 
 
 # --- saving -----------------------------------------------------------------------------------------------
 
 
 def save_context(context: SavedContext, path: Path) -> None:
-    """Write a context, whole or not at all."""
+    """Write a context atomically."""
     content = context.content
     texts = [document.text.encode() for document in content.documents]
     rows = [
@@ -126,12 +126,12 @@ def save_context(context: SavedContext, path: Path) -> None:
 
 
 def _storable(name: str) -> str:
-    """A name without what is not UTF-8, which names of files may hold."""
+    """Return a name without characters that UTF-8 cannot encode, which file names may contain."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _kept_tensors(read: ReadChunks, finest_rate: int | None) -> dict[str, torch.Tensor]:
-    """What was kept: in format 2 the chunks' own rows `[R, S]`, one after the other, with their tokens."""
+    """Return the kept states as tensors: in format 2, rows `[R, S]` of all chunks and their token counts."""
     if finest_rate is None:
         return {"soft_tokens": read.kept.contiguous()}
     rows = torch.cat(read.rows) if read.rows else torch.empty(0, 0, dtype=torch.float16)
@@ -151,7 +151,7 @@ def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def saved_finest_rate(path: Path) -> int | None:
-    """Return the finest rate that a saved context keeps; None where it states none, or is damaged."""
+    """Return the finest rate of a saved context; None if it has none or is damaged."""
     try:
         return _read_manifest(path).finest_rate
     except (OSError, SafetensorError, ValueError):
@@ -159,7 +159,7 @@ def saved_finest_rate(path: Path) -> int | None:
 
 
 def is_context_file(path: Path) -> bool:
-    """Whether a file is a saved context, by its header."""
+    """Return whether a file's header is that of a saved context."""
     try:
         return is_tensor_file(path) and _read_header(path) is not None
     except (OSError, SafetensorError, ValueError):
@@ -167,7 +167,7 @@ def is_context_file(path: Path) -> bool:
 
 
 def is_tensor_file(path: Path) -> bool:
-    """Whether a file begins as a saved context or any safetensors file does; it may be cut short."""
+    """Return whether a file begins like a safetensors file, even if it is cut short."""
     try:
         with path.open("rb") as stream:
             size, start = struct.unpack("<Q", stream.read(8))[0], stream.read(2)
@@ -177,11 +177,11 @@ def is_tensor_file(path: Path) -> bool:
 
 
 def load_context(path: Path, reader: ChunkReader) -> SavedContext:
-    """Read a saved context; its hash shows damage, its fingerprint another model.
+    """Read a saved context; verify its hash and the model's fingerprint.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        E2LLMError: If the file is damaged, of a newer format, or of another model.
+        E2LLMError: If the file is damaged, has a newer format, or was made by another model.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such context file: {path}")
@@ -190,13 +190,13 @@ def load_context(path: Path, reader: ChunkReader) -> SavedContext:
         _check_model(manifest, reader)
         tensors = load_file(path)
         if _hash_tensors(tensors) != manifest.tensors_sha256:
-            raise E2LLMError("the tensors do not have their stated hash")
+            raise E2LLMError("the hash of the tensors is wrong")
         content = _content(manifest, tensors, reader)
     except _OtherModelError as error:
         raise E2LLMError(f"{path}: {error}") from error
     except (SafetensorError, ValueError, LookupError, RuntimeError) as error:
         raise E2LLMError(
-            f"{path}: damaged or no saved context ({error}); read the documents again"
+            f"{path}: not a saved context, or damaged ({error}); read the documents again"
         ) from error
     return SavedContext(
         content,
@@ -209,24 +209,24 @@ def load_context(path: Path, reader: ChunkReader) -> SavedContext:
 
 
 def _check_model(manifest: _Manifest, reader: ChunkReader) -> None:
-    """Raise unless this engine's model read the context."""
+    """Raise `_OtherModelError` unless this engine's model read the context."""
     if manifest.fingerprint == reader.fingerprint:
         return
     saved, kept = manifest.finest_rate, reader.finest_rate
     if saved is not None and kept is not None and saved != kept:
         raise _OtherModelError(
-            f"it keeps one state per {saved} encoder tokens, this engine keeps one per {kept}; load the "
+            f"it keeps one state per {saved} encoder tokens, but this engine one per {kept}; load the "
             f"model with finest_rate={saved}, or read the documents again"
         )
     raise _OtherModelError(
-        f"what it keeps was made by another model or precision (fingerprint {manifest.fingerprint[:12]}..., "
+        f"its states come from another model or precision (fingerprint {manifest.fingerprint[:12]}..., "
         f"this model's is {reader.fingerprint[:12]}...); load the model that read it, or read the "
         "documents again"
     )
 
 
 def _read_header(path: Path) -> str | None:
-    """The JSON text of a saved context's manifest; None for another safetensors file."""
+    """Return the JSON text of a saved context's manifest; None for any other safetensors file."""
     with safe_open(path, framework="pt") as file:
         header: str | None = (file.metadata() or {}).get(_HEADER_KEY)
     return header
@@ -235,20 +235,20 @@ def _read_header(path: Path) -> str | None:
 def _read_manifest(path: Path) -> _Manifest:
     header = _read_header(path)
     if header is None:
-        raise E2LLMError("it holds tensors of another kind; save a context with Context.save")
+        raise E2LLMError("its tensors are not those of a context")
     stated = _Stated.read_json(header)
     if stated.format > FORMAT:
         raise _OtherModelError(
-            f"context format {stated.format} is newer than this e2llm reads ({FORMAT}); upgrade e2llm"
+            f"context format {stated.format} is newer than this e2llm can read ({FORMAT}); upgrade e2llm"
         )
     return _Manifest.read_json(header)
 
 
 def _content(manifest: _Manifest, tensors: dict[str, torch.Tensor], reader: ChunkReader) -> Content:
-    """The content of tensors that are as they were saved."""
+    """Rebuild the content from intact tensors."""
     data, rows = tensors["texts"].numpy().tobytes(), tensors["chunks"].tolist()
     if sum(item.bytes for item in manifest.documents) != len(data):
-        raise E2LLMError("the documents do not make up the texts")
+        raise E2LLMError("its documents do not match its text")
     documents, start = [], 0
     for item in manifest.documents:
         text = data[start : start + item.bytes].decode()

@@ -1,7 +1,7 @@
-"""The dial: how many soft tokens each chunk gets, as a user or the window asks for it.
+"""The dial: convert `rate=` or `soft_tokens=` into the number of soft tokens of each chunk.
 
-Models with the `pooling` adapter are turned by the rate, encoder tokens per soft token; those with
-`attention` and `mlp` by the number of soft tokens per chunk. The planner counts soft tokens only.
+Models with the `pooling` adapter have a rate, encoder tokens per soft token. Those with
+`attention` and `mlp` have a number of soft tokens per chunk. The planner counts soft tokens only.
 """
 
 import warnings
@@ -23,18 +23,18 @@ from e2llm.modeling.rates import (
     parse_rate,
 )
 
-UNTRAINED = "the adapter of this model is not trained yet, so that it answers from raw text"
+UNTRAINED = "the adapter of this model is not trained yet, so it answers from raw text"
 
 
 @dataclass(frozen=True)
 class Level:
-    """One position of the dial, for the chunks of a context.
+    """One setting of the dial, applied to the chunks of a context.
 
     Attributes:
         counts: Soft tokens of each chunk.
-        soft_tokens: The one number that all chunks have, where the dial is that; else None.
-        rate: The one rate of all chunks; None where they differ, or the dial is `soft_tokens`.
-        values: Where the chunks differ, the rate or the number of soft tokens of each.
+        soft_tokens: The number that all chunks share, for models with `soft_tokens`; else None.
+        rate: The rate that all chunks share; None if they differ or the model has no rate.
+        values: If the chunks differ, the rate or number of soft tokens of each.
     """
 
     counts: Sequence[int]
@@ -43,14 +43,14 @@ class Level:
     values: Sequence[Rate] | None = None
 
     def value_of(self, chunk: int) -> Rate:
-        """The rate of a chunk, or its number of soft tokens where the dial is that."""
+        """Return the rate of a chunk, or its number of soft tokens if the model has no rate."""
         if self.values is not None:
             return self.values[chunk]
         return self.soft_tokens if self.rate is None else self.rate  # type: ignore[return-value]
 
     @property
     def name(self) -> str:
-        """Such as `2 soft token(s) each` or `rate 4`."""
+        """A label such as `2 soft token(s) each` or `rate 4`."""
         if self.rate == ONE_PER_CHUNK:
             return "one soft token each"
         if self.rate is not None:
@@ -59,10 +59,10 @@ class Level:
 
 
 class Dial:
-    """Turns `soft_tokens=` or `rate=` into numbers of soft tokens per chunk.
+    """Convert `soft_tokens=` or `rate=` into numbers of soft tokens per chunk.
 
     Args:
-        model: Its adapter says which of the two it is turned by.
+        model: Its adapter decides which of the two options it has.
     """
 
     def __init__(self, model: CompositeModel) -> None:
@@ -71,35 +71,35 @@ class Dial:
 
     @property
     def has_rate(self) -> bool:
-        """Whether the dial is the rate."""
+        """Whether the model has a rate."""
         return bool(self._model.adapter.dial == "rate")
 
     @property
     def rates(self) -> list[Rate]:
-        """Rates to choose from, finest first: those of training, or all where these are unknown."""
+        """Rates that policies may use, finest first: those of training, or all if these are unknown."""
         finest = self._model.config.finest_rate
         known = trained_rates(self._model.config.trained_on) or RATES
         return [rate for rate in known if encoder_tokens(rate) >= finest]
 
     def check(self, soft_tokens: Any = None, rate: Any = None) -> None:
-        """Refuse an option that the model does not have, and values that it cannot make.
+        """Refuse an option that the model does not have, and values out of range.
 
         Args:
             soft_tokens: A number of soft tokens per chunk, or a list with one for each; None if not given.
-            rate: The same of rates.
+            rate: A rate, or a list with one for each chunk; None if not given.
 
         Raises:
-            E2LLMError: Says which option the model has, and which values.
+            E2LLMError: If the option or a value is wrong; names the right option and values.
         """
         config = self._model.config
         if soft_tokens is not None and self.has_rate:
             raise E2LLMError(
-                f"soft_tokens={soft_tokens!r} was given, but this model ({config.adapter!r} adapter) is "
-                f"turned by the rate, encoder tokens per soft token; use rate, such as {_listed(self.rates)}"
+                f"soft_tokens={soft_tokens!r} was given, but this model ({config.adapter!r} adapter) "
+                f"has a rate instead (encoder tokens per soft token); use rate, such as {_listed(self.rates)}"
             )
         if rate is not None and not self.has_rate:
             raise E2LLMError(
-                f"rate={rate!r} was given, but this model ({config.adapter!r} adapter) is turned by the "
+                f"rate={rate!r} was given, but this model ({config.adapter!r} adapter) has instead a "
                 f"number of soft tokens per chunk; use soft_tokens, from 1 to {config.max_soft_tokens}"
             )
         for value in _values(soft_tokens):
@@ -113,10 +113,10 @@ class Dial:
                 )
 
     def note_on(self, rates: Iterable[Rate]) -> str | None:
-        """Return what a user has to know of the rates that soft tokens are made at, and warn of it.
+        """Warn if soft tokens use a rate without training, and return the warning.
 
         Returns:
-            None if the model was trained at all of them, or its rates of training are unknown.
+            None if the model was trained at all these rates, or its rates of training are unknown.
         """
         used = list(dict.fromkeys(rates))
         if not used:
@@ -139,28 +139,28 @@ class Dial:
         return note
 
     def answers_raw(self, wants_soft: bool) -> bool:
-        """Whether text alone has to answer: the adapter is untrained, and no soft tokens were requested."""
+        """Return whether to give text alone: the adapter is untrained and no soft tokens were requested."""
         if self._model.is_trained or wants_soft:
             return False
-        self.warn(f"{UNTRAINED}; train it, or choose a rate to get its soft tokens all the same")
+        self.warn(f"{UNTRAINED}; train it, or set a rate to use its soft tokens anyway")
         return True
 
     def warn(self, message: str) -> None:
-        """Warn of something, once for each model."""
+        """Emit a warning, once for each model."""
         if message not in self._warned:
             self._warned.add(message)
             warnings.warn(message, E2LLMWarning, stacklevel=2)
 
     def level(self, num_tokens: Sequence[int], soft_tokens: Any = None, rate: Any = None) -> Level:
-        """Return the given position of the dial; by default the one with most soft tokens.
+        """Return the requested level; by default the one with the most soft tokens.
 
         Args:
-            num_tokens: Encoder tokens of each chunk; not used where the dial is the number of soft tokens.
+            num_tokens: Encoder tokens of each chunk; unused if the model has no rate.
             soft_tokens: See `check`, which must have been called.
             rate: The same.
 
         Raises:
-            E2LLMError: If a list has not one value for each chunk.
+            E2LLMError: If a list does not have one value for each chunk.
         """
         given = rate if self.has_rate else soft_tokens
         if given is None:
@@ -176,21 +176,21 @@ class Dial:
         return Level(counts, values=values)
 
     def finest_first(self, num_tokens: Sequence[int]) -> list[Level]:
-        """Return all positions of the dial, the one with most soft tokens first; the last has one each."""
+        """Return all levels, finest first; the last gives one soft token per chunk."""
         values: Sequence[Any] = range(self._model.config.max_soft_tokens, 0, -1)
         if self.has_rate:
             values = self.rates if ONE_PER_CHUNK in self.rates else [*self.rates, ONE_PER_CHUNK]
         return [self._at(value, num_tokens) for value in values]
 
     def _at(self, value: Any, num_tokens: Sequence[int]) -> Level:
-        """The position of the dial at one value for all chunks."""
+        """Return the level with one value for all chunks."""
         if self.has_rate:
             return Level([count_soft_tokens(length, value) for length in num_tokens], rate=value)
         return Level([value] * len(num_tokens), soft_tokens=value)
 
 
 def trained_rates(trained_on: dict[str, int] | None) -> list[Rate]:
-    """Rates that a model was trained at, finest first, by its configuration's `trained_on`."""
+    """Return the rates that a model was trained at, finest first, from its `trained_on`."""
     names = [name for name, count in (trained_on or {}).items() if count and name != TEXT_LEVEL]
     return sorted(map(parse_rate, names), key=encoder_tokens)
 
@@ -200,7 +200,7 @@ def _is_one(value: Any) -> bool:
 
 
 def _values(value: Any) -> list[Any]:
-    """The values of an option: none, one, or those of a list."""
+    """Return the values of an option as a list: empty, one, or several."""
     return [] if value is None else [value] if _is_one(value) else list(value)
 
 

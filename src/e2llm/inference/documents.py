@@ -1,6 +1,6 @@
-"""Documents: the files and folders that a user asks about, read as text with errors that name them.
+"""Read files and folders as documents, with errors that name the file.
 
-Of a folder every text file is read, but for what a `.gitignore` names and what is binary.
+In a folder, every text file is read, except binary files and those that a `.gitignore` excludes.
 """
 
 import os
@@ -19,7 +19,7 @@ from e2llm.errors import E2LLMError
 
 _MAX_HEADING_CHARS = 120
 MAX_FILE_BYTES = 2 * 2**20
-# Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
+# Folders without the user's own source, even if no .gitignore names them; hidden ones are left out too.
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "venv", "site-packages"})
 _GENERATED_ENDINGS = (".min.js", ".min.css", ".map", "-lock.json", ".lock", "tokenizer.json", "vocab.json")
 
@@ -35,13 +35,13 @@ CODE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with the name under which its chunks are listed.
+    """A text with a name.
 
     Attributes:
         name: Such as a path.
         text: The text.
-        kind: How it is split, `prose` or `code`; None for the processor's own way.
-        heading: Text put before each chunk where it is read or given raw, such as the path of a source file;
+        kind: How to split it, `prose` or `code`; None for the processor's setting.
+        heading: Text put before each chunk when it is read or given as text, such as a source file's path;
             not part of the chunk's span.
     """
 
@@ -54,14 +54,14 @@ class Document:
 def documents_of(
     source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
 ) -> list[Document]:
-    """The texts, with their names, of a text (`str`), a path, a document, or several paths and documents.
+    """Return the documents of a text (`str`), a path, a document, or several paths and documents.
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        E2LLMError: If it is something else, or a file cannot be read as text.
+        E2LLMError: If the source is anything else, or a file cannot be read as text.
     """
     if source is None or isinstance(source, bytes | int | float):
-        raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
+        raise E2LLMError(f"read takes strings, Paths and Documents, got {type(source).__name__}")
     items = [source] if isinstance(source, str | PathLike | Document) else list(source)
     documents = []
     for item in items:
@@ -77,8 +77,8 @@ def documents_of(
 def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
     """Read files, and all text files of folders, in the order of their paths.
 
-    Source code is split at its definitions, and each of its chunks is headed by its path, as are the other
-    files of a folder that holds source code. `list_folder` says what a folder leaves out.
+    Source code is split at definitions, and each of its chunks is headed by its path, as are the other
+    files of a folder that has source code. `list_folder` describes which files are left out.
 
     Raises:
         FileNotFoundError: If a path is empty or does not exist.
@@ -88,10 +88,10 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
 
 
 def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
-    """What `load_documents` reads, one document at a time in memory."""
+    """Yield the documents of `load_documents` one at a time, to bound memory."""
     for item in paths:
         if not fspath(item):  # Path("") is the current folder
-            raise FileNotFoundError("the name of a file or folder is empty")
+            raise FileNotFoundError("the name of a file or folder is empty; give a path")
         path = Path(fspath(item))
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
@@ -107,7 +107,7 @@ def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
 def _iter_folder(folder: Path) -> Iterator[Document]:
     listing = list_folder(folder)
     if not listing.files:
-        raise E2LLMError(f"{folder}: the folder holds no text to read: {listing}; name files instead")
+        raise E2LLMError(f"{folder}: the folder contains no text to read ({listing}); give files instead")
     has_code = any(is_code(file) for file in listing.files)
     for file in listing.files:
         name = file.relative_to(folder).as_posix()
@@ -116,7 +116,7 @@ def _iter_folder(folder: Path) -> Iterator[Document]:
 
 
 def _document(file: Path, name: str, text: str) -> Document:
-    """A file of source code, or one beside such: each chunk says where it comes from."""
+    """Read a file of source code, or one in a folder with source code, with its path as heading."""
     name = "".join(mark if mark.isprintable() else "?" for mark in name)  # also what is no UTF-8
     if len(name) > _MAX_HEADING_CHARS:
         name = "..." + name[-_MAX_HEADING_CHARS:]
@@ -124,10 +124,10 @@ def _document(file: Path, name: str, text: str) -> Document:
 
 
 def read_stream(stream: BinaryIO, name: str) -> Document:
-    """Read a stream of bytes to its end, by the rules of files.
+    """Read a stream of bytes to its end, as a file is read.
 
     Raises:
-        E2LLMError: If there is no text, or it is not UTF-8.
+        E2LLMError: If the stream is empty or not UTF-8.
     """
     text = decode_text(stream.read(), name)
     if not text.strip():
@@ -140,7 +140,7 @@ def read_stream(stream: BinaryIO, name: str) -> Document:
 
 @dataclass
 class FolderListing:
-    """The text files of a folder, sorted by path, and how many others were left out, by reason."""
+    """The text files of a folder, sorted by path, and the number left out for each reason."""
 
     files: list[Path] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -172,7 +172,7 @@ def list_folder(folder: Path) -> FolderListing:
 
 
 def is_code(file: Path) -> bool:
-    """Whether a file holds source code, by its suffix, or by its first line where it has none."""
+    """Return whether a file is source code, by its suffix, or by its first line if it has no suffix."""
     if file.suffix:
         return file.suffix.lower() in CODE_SUFFIXES
     try:
@@ -182,11 +182,11 @@ def is_code(file: Path) -> bool:
         return False
 
 
-Rules = list[tuple[Path, GitIgnoreSpec]]  # of each .gitignore its folder and its lines, the root's first
+Rules = list[tuple[Path, GitIgnoreSpec]]  # the folder and lines of each .gitignore, the root's first
 
 
 def _rules_above(folder: Path) -> Rules:
-    """The rules of the repository and of the folders above, from its root down; none outside a repository."""
+    """Return the ignore rules from the repository's root down to the folder; none outside a repository."""
     chain = [folder, *folder.parents]
     root = next((place for place, item in enumerate(chain) if (item / ".git").exists()), None)
     if root is None:
@@ -196,19 +196,19 @@ def _rules_above(folder: Path) -> Rules:
 
 
 def _rules_of(folder: Path, name: str = ".gitignore") -> Rules:
-    """The rules that a file of a folder states for it."""
+    """Return the ignore rules in a file of a folder."""
     file = folder / name
     if not file.is_file():
         return []
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     try:
         return [(folder, GitIgnoreSpec.from_lines(lines))]
-    except ValueError:  # a line that is no pattern
+    except ValueError:  # a comment or an empty line
         return []
 
 
 def _is_ignored(path: Path, rules: Rules, is_folder: bool) -> bool:
-    """The innermost file that speaks of a path decides, as in git."""
+    """Return whether a path is ignored; as in git, the innermost rule that matches decides."""
     for folder, spec in reversed(rules):
         name = path.relative_to(folder).as_posix() + ("/" if is_folder else "")
         if (verdict := spec.check_file(name).include) is not None:
@@ -217,7 +217,7 @@ def _is_ignored(path: Path, rules: Rules, is_folder: bool) -> bool:
 
 
 def _walk(shown: Path, real: Path, rules: Rules, listing: FolderListing) -> Iterator[Path]:
-    """Files below a folder that nothing rules out by name; `shown` is its path as the user gave it."""
+    """Yield the files below a folder whose names no rule excludes; `shown` is the path as given."""
     try:
         rules = [*rules, *_rules_of(real)]
         with os.scandir(real) as entries:
@@ -243,7 +243,7 @@ def _walk(shown: Path, real: Path, rules: Rules, listing: FolderListing) -> Iter
 
 
 def _why_skipped(file: Path) -> str | None:
-    """The reason for which a file's content is not read, or None."""
+    """Return the reason to skip a file because of its content, or None."""
     if file.name.lower().endswith(_GENERATED_ENDINGS):
         return "generated"
     try:
@@ -265,7 +265,7 @@ def _why_skipped(file: Path) -> str | None:
 
 
 class Insertion(NamedTuple):
-    """Documents with a sentence put into one of them: its name, and the sentence's first character there."""
+    """Documents after an insertion, the name of the changed one, and the start of the sentence in it."""
 
     documents: list[Document]
     name: str
@@ -273,7 +273,7 @@ class Insertion(NamedTuple):
 
 
 def insert_sentence(documents: Sequence[Document], sentence: str, depth: float = 0.5) -> Insertion:
-    """Put a sentence between two sentences near a depth.
+    """Insert a sentence between two sentences near a depth.
 
     Args:
         documents: At least one with text.
@@ -281,11 +281,11 @@ def insert_sentence(documents: Sequence[Document], sentence: str, depth: float =
         depth: 0 (before all text) to 1 (after it), counted in characters over all documents.
 
     Raises:
-        E2LLMError: If the sentence is empty, or there is no text.
+        E2LLMError: If the sentence or the text is empty.
     """
     total = sum(len(item.text) for item in documents)
     if not sentence.strip() or not total:
-        raise E2LLMError("the sentence to insert is empty, or there is no text to insert it into")
+        raise E2LLMError("the sentence to insert or the text is empty; give both")
     index, at = 0, round(depth * total)
     while at > len(documents[index].text):
         at -= len(documents[index].text)

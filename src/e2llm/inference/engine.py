@@ -1,4 +1,4 @@
-"""The engine: read a text of any length once, then ask, stream, restate and summarize."""
+"""Read a text of any length once; then ask, stream, restate and summarize."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +31,13 @@ from e2llm.store.chunk_store import ChunkStore
 class Engine:
     """A model with its processor, ready to read and answer.
 
-    Several threads may read and ask at once: greedy answers are those of one question after another. Sampled
-    ones draw from torch's global generator, so that a seed does not fix them when threads take turns.
+    Several threads may read and ask at once; greedy answers do not depend on this. Sampled
+    answers use torch's global generator, so a seed does not fix them if several threads sample.
 
     Args:
         model: Used in evaluation mode.
         processor: The processor that belongs to it.
-        store: Where chunks that were read are looked up and kept, unless a call names another.
+        store: Store to look up and keep encoded chunks in, unless a call names another.
         reader: Reads chunks with this model and processor; by default a new `ChunkReader`.
 
     Raises:
@@ -75,7 +75,7 @@ class Engine:
         finest_rate: int | None = None,
         **kwargs: Any,
     ) -> "Engine":
-        """Load a model by folder, hub id, or the name of an embedded one (`smol`).
+        """Load a model from a folder, a hub id, or the name of an embedded model (`smol`).
 
         Args:
             name: What to load.
@@ -86,7 +86,7 @@ class Engine:
                 GPU the weights are bfloat16 (float16 where the GPU has none) unless `dtype` says otherwise.
 
         Raises:
-            E2LLMError: If the device is unknown or not there, or the checkpoint cannot be loaded.
+            E2LLMError: If the device is unknown or unavailable, or the checkpoint cannot be loaded.
         """
         model, processor = load_pair(str(name), choose_device(device), kwargs)
         if finest_rate is not None:
@@ -95,12 +95,12 @@ class Engine:
 
     @property
     def window(self) -> int | None:
-        """Positions that the decoder takes, or None if its configuration states none."""
+        """The most positions that the decoder takes; None if its configuration states no limit."""
         return self._layout.window
 
     @property
     def device(self) -> torch.device:
-        """Where the decoder's input goes."""
+        """The device of the decoder's input."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -114,13 +114,13 @@ class Engine:
         store: ChunkStore | None = None,
         progress: bool | None = None,
     ) -> Context:
-        """Read a context: split it into chunks and encode them.
+        """Split a text or documents into chunks, encode them, and return the context.
 
         Args:
             source: A text (`str`), a file or folder (`Path`), a `Document`, or several files and documents.
             chunk_size_chars: Longest chunk, in characters; by default the processor's. Smaller chunks lose
                 less and take more of the window.
-            store: Chunks found in it are not read again, and what is read is kept in it; by default the
+            store: Store to look up and keep encoded chunks in; by default the
                 engine's.
             progress: Show a bar; by default on a terminal when there is much to read.
 
@@ -134,14 +134,14 @@ class Engine:
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def new_context(self) -> Context:
-        """A context without documents yet, to be appended to."""
+        """Return a context without documents, to append to."""
         content = Content((), [], [], [], 0, self.reader.empty(0))
         return self.bind(content, Splitting.of(self.processor), 0.0)
 
     def bind(
         self, content: Content, splitting: Splitting, read_seconds: float, *, store: ChunkStore | None = None
     ) -> Context:
-        """Make a context of content that this engine's model has read."""
+        """Return a context for content that this engine's model has read."""
         return Context(
             content,
             splitting,
@@ -154,7 +154,7 @@ class Engine:
     def documents(
         source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
     ) -> list[Document]:
-        """The texts, with their names, of what `read` takes."""
+        """Return the documents of anything that `read` accepts."""
         return documents_of(source)
 
     # --- answering ----------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Engine:
 
         Args:
             context: What `read` returned.
-            question: The instruction.
+            question: The question or instruction.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
             options: The fields of `AskOptions` (`budget`, `policy`, `rate`, `soft_tokens`, `expand`,
                 `select`, `overflow`, `max_new_tokens`), which describes them; `history`,
@@ -175,7 +175,7 @@ class Engine:
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
-            E2LLMError: If an option is out of range, or does not go with another, or another model read the
+            E2LLMError: If an option is out of range or excludes another, or another model read the
                 context.
         """
         started = time.perf_counter()
@@ -186,9 +186,9 @@ class Engine:
         )
 
     def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
-        """Answer piece by piece; the pieces joined are the text that `ask` returns.
+        """Yield the answer piece by piece; joined, the pieces are the text that `ask` returns.
 
-        Options and errors are those of `ask`. The work begins with the first piece that is requested, in a
+        Options and errors are those of `ask`. The work begins when the first piece is requested, in a
         separate thread; closing the iterator stops it at the next token.
         """
         request = AskRequest.take(question, options)
@@ -197,7 +197,7 @@ class Engine:
         return generate_pieces(laid, self._decode, max_new_tokens=request.max_new_tokens, **options)
 
     def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
-        """Choose what is in the window and lay it out, as `ask` does.
+        """Return the decoder's input for a question, as `ask` makes it.
 
         Raises:
             ContextOverflowError: If the input does not fit the window.
@@ -206,23 +206,23 @@ class Engine:
         return self._layout.lay_out(context, request)
 
     def plan(self, content: Content, request: AskRequest, room: Room) -> Plan:
-        """Choose the form of each chunk, in a given room (`ContextLayout.plan`)."""
+        """Choose the form of each chunk within a given room (`ContextLayout.plan`)."""
         return self._layout.plan(content, request, room)
 
     def check_room(
         self, documents: Sequence[Document], request: AskRequest, chunk_size_chars: int | None = None
     ) -> None:
-        """Refuse documents that cannot fit the window before they are read (`ContextLayout.check_room`)."""
+        """Refuse documents that cannot fit the window, before they are read (`ContextLayout.check_room`)."""
         self._layout.check_room(documents, request, chunk_size_chars)
 
     def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
-        """Decoder positions of a question with its history and the template around them."""
+        """Return the decoder positions of a question with its history and template."""
         return self._layout.count_positions(question, history)
 
     def score(
         self, context: Context, question: str, answers: Sequence[str], **options: Any
     ) -> list[Likelihood]:
-        """How likely the decoder holds given answers to be, each by itself.
+        """Return the likelihood of each of the given answers.
 
         Args:
             context: What `read` returned.
@@ -239,13 +239,13 @@ class Engine:
         with self._tokenizing:
             rows = [answer_ids(self.processor, text) for text in answers]
         if unknown := sorted(options.keys() - AskRequest.model_fields.keys()):
-            raise E2LLMError(f"score takes no option {', '.join(unknown)}")
+            raise E2LLMError(f"score has no option {', '.join(unknown)}")
         request = AskRequest.take(question, {**options, "max_new_tokens": max(map(len, rows))})
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
 
     def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:
-        """Relevance of each chunk to a question; higher is more relevant.
+        """Return the relevance of each chunk to a question; higher is more relevant.
 
         Args:
             context: What `read` returned.
@@ -262,7 +262,7 @@ class Engine:
         soft_tokens: int | None = None,
         rate: Rate | None = None,
     ) -> list[str]:
-        """Restate chunks from their soft tokens alone, each by itself: what the decoder knows of them.
+        """Let the decoder restate each chunk from its soft tokens alone.
 
         Args:
             context: What `read` returned.
@@ -279,14 +279,14 @@ class Engine:
         return [restate(self.reader, content, index, counts[index]) for index in indices]
 
     def _level(self, content: Content, soft_tokens: int | None, rate: Rate | None) -> Level:
-        """The requested position of the dial, or the finest one."""
+        """Return the requested level, or the finest one."""
         self.dial.check(soft_tokens, rate)
         level = self.dial.level(content.read.num_tokens.tolist(), soft_tokens, rate)
         self.dial.note_on([] if level.rate is None else [level.rate])
         return level
 
     def summarize(self, context: Context, **options: Any) -> Answer:
-        """Summarize a context; options are those of `ask`, by default 256 tokens, policy `uniform`."""
+        """Summarize a context with the options of `ask`; by default 256 tokens and policy `uniform`."""
         return self.ask(context, SUMMARY_PROMPT, **{"max_new_tokens": 256, "policy": "uniform", **options})
 
     def fidelity(
@@ -320,6 +320,6 @@ class Engine:
             return self.processor.decode_answer(ids)
 
     def count_tokens(self, text: str) -> int:
-        """Decoder tokens of a text."""
+        """Return the number of decoder tokens of a text."""
         with self._tokenizing:
             return len(self.processor.encode(text))

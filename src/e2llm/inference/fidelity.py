@@ -1,8 +1,8 @@
-"""What the decoder knows of single chunks: it restates each from its soft tokens, or is measured at that.
+"""Measure how well the decoder can restate each chunk from its soft tokens.
 
-Fidelity is the measure: the decoder restates a chunk and is shown the true text as it continues
-(teacher-forced). The probability that it gives each true token says what the soft tokens kept. The same
-without soft tokens says what it would have guessed anyway. The measure is chosen here; the paper has none.
+The decoder predicts each token of a chunk from the soft tokens and the true tokens before it
+(teacher forcing). The probability of each true token shows what the soft tokens kept. The same measurement
+without soft tokens shows what it would have guessed anyway. The paper has no such measure.
 """
 
 import importlib.util
@@ -30,30 +30,30 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
 
-# Digits that are no part of an identifier, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
+# Digits outside identifiers, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
 _NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?!\w|[.,:/-]\d)")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_BETWEEN = " \t\"“”'‘’()[]{}*_—-"  # may stand between the end of a sentence and the next word
+_BETWEEN = " \t\"“”'‘’()[]{}*_—-"  # may come between the end of a sentence and the next word
 _SENTENCE_END = ".!?…:\n"
 _TITLE_END = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|Prof|Rev)\.\s*$")
 
 
 @dataclass(frozen=True)
 class ChunkFidelity:
-    """How well one chunk survived.
+    """Scores of one chunk.
 
     Attributes:
         chunk: Its index in the context.
         source: Name of its document.
         start: First character in the document.
-        end: One past the last.
+        end: Index after the last character.
         num_tokens: Decoder tokens of its text.
         log_probability: Mean over the tokens, in nats, given the soft tokens.
         baseline_log_probability: The same without soft tokens.
         token_accuracy: Share of tokens that are the decoder's first choice, 0 to 1.
-        numbers_kept: Share of the numbers in the text all of whose tokens are the first choice; None if there
+        numbers_kept: Share of the numbers whose every token is the decoder's first choice; None if there
             is no number.
-        names_kept: The same for names.
+        names_kept: The same share for names.
     """
 
     chunk: int
@@ -74,18 +74,18 @@ class ChunkFidelity:
 
     @property
     def gain(self) -> float:
-        """What the soft tokens add to the log-probability, in nats per token."""
+        """Log-probability that the soft tokens add, in nats per token."""
         return self.log_probability - self.baseline_log_probability
 
 
 @dataclass(frozen=True)
 class FidelityReport:
-    """How well the chunks of a context survived.
+    """Scores of the chunks of a context.
 
     Attributes:
         chunks: In the requested order.
-        soft_tokens: Soft tokens per chunk; their mean, rounded up, where the chunks differ.
-        rate: The one rate of all chunks; None where they differ, or the model has no rate.
+        soft_tokens: Soft tokens per chunk; if the chunks differ, the mean, rounded up.
+        rate: The rate that all chunks share; None if they differ or the model has no rate.
     """
 
     chunks: list[ChunkFidelity]
@@ -103,11 +103,11 @@ class FidelityReport:
         return sum(item.gain for item in self.chunks) / max(1, len(self.chunks))
 
     def worst(self, count: int) -> list[ChunkFidelity]:
-        """The chunks with the lowest scores, lowest first."""
+        """Return the chunks with the lowest scores, lowest first."""
         return sorted(self.chunks, key=lambda item: (item.score, item.chunk))[:count]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a program to read."""
+        """Return plain values, ready for JSON."""
         return {
             "soft_tokens": self.soft_tokens,
             "rate": self.rate,
@@ -118,7 +118,7 @@ class FidelityReport:
 
 
 def restate(reader: ChunkReader, content: Content, index: int, num_soft_tokens: int) -> str:
-    """Return the decoder's restatement of a chunk from its soft tokens and nothing else."""
+    """Return the decoder's restatement of a chunk from its soft tokens alone."""
     processor = reader.processor
     with reader.lock:
         sample = processor.lay_out(
@@ -165,8 +165,8 @@ def measure_fidelity(
     for sample, index in zip(given, indices, strict=True):
         if window is not None and len(sample.input_ids) > window:
             raise ContextOverflowError(
-                f"chunk {index} and its soft tokens take {len(sample.input_ids)} positions, the decoder's "
-                f"window has {window}: read the context with smaller chunks"
+                f"chunk {index} and its soft tokens take {len(sample.input_ids)} positions, but the "
+                f"decoder's window has {window}; read the context with smaller chunks"
             )
 
     def soften(rows: list[int]) -> torch.Tensor:
@@ -185,13 +185,13 @@ def measure_fidelity(
     return FidelityReport(rows, soft_tokens, level.rate)
 
 
-_Scored = list[tuple[float, bool]]  # of each token its log-probability, and whether it is the first choice
+_Scored = list[tuple[float, bool]]  # for each token: its log-probability, and whether it is the first choice
 
 
 def _measured(
     content: Content, index: int, spans: list[tuple[int, int]] | None, ours: _Scored, base: _Scored
 ) -> ChunkFidelity:
-    """The measure of a chunk by its tokens with and without soft tokens."""
+    """Return the scores of a chunk from its token probabilities with and without soft tokens."""
     chunk, text = content.chunks[index], content.texts[index]
     is_first = [first for _, first in ours]
     count = max(1, len(ours))
@@ -214,7 +214,7 @@ def _sample(processor: E2LLMProcessor, chunks: list[str], text: str, num_soft_to
 
 
 def _token_spans(processor: E2LLMProcessor, text: str) -> list[tuple[int, int]] | None:
-    """Characters `[start, end)` of each token of a restated text; None where tokens cannot be placed."""
+    """Return the characters `[start, end)` of each token of a text; None if tokens cannot be located."""
     if not processor.tokenizer.is_fast:
         return None
     prefix = processor.template.answer_prefix
@@ -239,7 +239,7 @@ def _score(
     Args:
         reader: Its model and processor are used.
         samples: Inputs with their answers.
-        soften: Makes the soft tokens `[R, D]` of the samples of some rows; None without chunks.
+        soften: Makes the soft tokens `[R, D]` of the samples of a batch; None without chunks.
         batch_tokens: See `measure_fidelity`.
         bar: Counts the samples.
     """
@@ -269,12 +269,12 @@ def _score(
 
 
 def find_numbers(text: str) -> list[tuple[int, int]]:
-    """Characters `[start, end)` of each number; `9:30` is one, the digits of `B52` are not."""
+    """Return the characters `[start, end)` of each number; `9:30` is one, the digits of `B52` are not."""
     return [match.span() for match in _NUMBER.finditer(text)]
 
 
 def find_names(text: str) -> list[tuple[int, int]]:
-    """Characters `[start, end)` of each name.
+    """Return the characters `[start, end)` of each name.
 
     A name is an identifier (`max_size`, `B52`, `camelCase`), a word of two or more capitals (`NASA`), or a
     capitalised word that does not begin a sentence. A sentence begins at the start of the text or of a line
@@ -301,12 +301,12 @@ def _is_name(word: str, before: str) -> bool:
 def share_kept(
     found: Sequence[tuple[int, int]], spans: list[tuple[int, int]] | None, is_first: list[bool]
 ) -> float | None:
-    """Share of the pieces all of whose tokens are the decoder's first choice; None without any.
+    """Return the share of the pieces whose every token is the decoder's first choice; None if none exist.
 
     Args:
         found: Characters `[start, end)` of each piece, such as a number.
-        spans: Characters of each token; None where they are not known.
-        is_first: One per token.
+        spans: Characters of each token; None if unknown.
+        is_first: Whether each token is the decoder's first choice.
     """
     if spans is None or len(spans) != len(is_first):
         return None
@@ -328,7 +328,7 @@ _COLOURS = (196, 202, 208, 214, 184, 148, 112, 40)  # red to green in the 256-co
 
 
 def heat_strip(scores: Sequence[float], width: int, *, colour: bool = False) -> str:
-    """One line of blocks from the first chunk to the last: the higher, the better kept.
+    """Return a line of blocks, one per chunk in order; a higher block means a better score.
 
     Args:
         scores: One per chunk, 0 to 1.
@@ -347,7 +347,7 @@ def heat_strip(scores: Sequence[float], width: int, *, colour: bool = False) -> 
 
 
 def check_picture(file: Path) -> None:
-    """Raise before the measuring if matplotlib is not installed or `file` is a folder."""
+    """Raise early, before measuring, if matplotlib is missing or `file` is a folder."""
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "train")
     if file.is_dir():
@@ -355,7 +355,7 @@ def check_picture(file: Path) -> None:
 
 
 def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
-    """Write a PNG of the probability with and without soft tokens, and of the numbers and names kept."""
+    """Write a PNG of each chunk's probability with and without soft tokens, and of numbers and names kept."""
     check_picture(file)
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""From a question to what the decoder gets: which chunks, in which form, and the ids around them."""
+"""Make the decoder's input for a question: choose chunks and their forms, and lay out the ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,14 +38,14 @@ _MOST_SOURCES = 5
 
 @dataclass(frozen=True)
 class LaidOut:
-    """A question laid out on a context: what the decoder gets.
+    """The decoder's input for a question about a context.
 
     Attributes:
         content: The context.
-        plan: Which of its chunks are given in which form.
+        plan: The chunks that are given, and their forms.
         sample: Ids, with a placeholder for each soft token.
         model: Makes the soft tokens.
-        note: What the user has to know of the answer; else None.
+        note: A warning about the answer, or None.
     """
 
     content: Content
@@ -56,7 +56,7 @@ class LaidOut:
 
     @cached_property
     def soft_tokens(self) -> torch.Tensor | None:
-        """`[R, D]` of the chunks that are kept and not expanded, one after the other; None without any."""
+        """Soft tokens `[R, D]` of the chunks given as soft tokens, in order; None if there are none."""
         places = [place for place in zip(self.plan.kept, self.plan.counts, strict=True) if place[1]]
         if not places:
             return None
@@ -65,7 +65,7 @@ class LaidOut:
 
 
 class ContextLayout:
-    """Lays questions out on contexts.
+    """Make the decoder's input for questions about contexts.
 
     Args:
         reader: The engine's; its model and processor are used.
@@ -84,7 +84,7 @@ class ContextLayout:
         return getattr(self.model.config.text_config, "max_position_embeddings", None)
 
     def lay_out(self, context: Context, request: AskRequest) -> LaidOut:
-        """Choose what is in the window, and lay it out."""
+        """Return the decoder's input for a question."""
         content = self.content_of(context)
         self.dial.check(request.soft_tokens, request.rate)
         room = self._room(request)
@@ -109,11 +109,11 @@ class ContextLayout:
 
         Args:
             content: The chunks.
-            request: What the user chose, and the question that ranks the chunks.
+            request: The question, which ranks the chunks, and the user's options.
             room: Positions for the chunks.
 
         Raises:
-            ContextOverflowError: If what the user chose does not fit; says by how much and what to turn.
+            ContextOverflowError: If chosen chunks or levels do not fit; says by how much and what to change.
         """
         num_chunks, lengths = len(content.chunks), content.read.num_tokens.tolist()
         policy = self._policy(request)
@@ -139,13 +139,13 @@ class ContextLayout:
         plan = spending.plan(room.overhead, scores)
         if num_chunks and not plan.kept:
             raise ContextOverflowError(
-                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, and there is "
-                f"room for {budget:,}; raise budget, use smaller chunks or shorten the question"
+                f"the best chunk takes {content.token_counts[order[0]]:,} positions as text, but there is "
+                f"room for only {budget:,}; raise budget, use smaller chunks or shorten the question"
             )
         return plan
 
     def _policy(self, request: AskRequest) -> Policy:
-        """The policy that was chosen, or the default one; named chunks are all the text there is."""
+        """Return the requested policy or the default; chunks that the user named are the only text then."""
         wants_soft = request.has_level or request.policy not in (None, "raw")
         if self.dial.answers_raw(wants_soft) and not request.expand:
             return POLICIES["raw"]
@@ -159,14 +159,14 @@ class ContextLayout:
         return Room.of(request.budget, self.window, overhead, request.max_new_tokens)
 
     def _note_on(self, plan: Plan, content: Content) -> str | None:
-        """What the user has to know of a plan; warns of it."""
+        """Warn about a plan if necessary, and return the warning."""
         rates: list[Any] = [level for level in dict.fromkeys(plan.levels) if level != TEXT_LEVEL]
         if content.chunks and not rates and not self.model.is_trained:
             return f"{UNTRAINED} of {len(plan.kept):,} of {len(content.chunks):,} chunks"
         return self.dial.note_on(rates) if self.dial.has_rate else None
 
     def _plan_text(self, content: Content, room: Room) -> Plan:
-        """The plan of chunks that nobody read: all as text."""
+        """Return the plan for chunks without states: all as text."""
         with self.reader.lock:
             counts = [len(self.processor.encode(text)) for text in content.texts]
         spending = Spending(counts, [Level(counts)])
@@ -176,10 +176,10 @@ class ContextLayout:
     def check_room(
         self, documents: Sequence[Document], request: AskRequest, chunk_size_chars: int | None = None
     ) -> None:
-        """Refuse documents whose chunks cannot fit at the level that the request names.
+        """Refuse documents, before they are read, if their chunks cannot fit at the requested level.
 
-        Splitting is quick and reading is not. `Engine.ask` may still refuse what passes here: a chunk given
-        as text counts as one position, the least that it can take.
+        Splitting is fast and reading is slow. `Engine.ask` may still refuse what passes here: a chunk given
+        as text counts as only one position here.
 
         Raises:
             ContextOverflowError: As `Engine.ask` does.
@@ -200,25 +200,25 @@ class ContextLayout:
         give_level(spending, longest_first, room, select=False)
 
     def rank(self, context: Context, request: AskRequest) -> list[float]:
-        """Relevance of each chunk to the question; `Engine.rank` describes it."""
+        """Return the relevance of each chunk to the question; see `Engine.rank`."""
         return self._rank(self.content_of(context), request)
 
     def _rank(self, content: Content, request: AskRequest) -> list[float]:
         return rank_chunks(self.reader, content, request.question, request.select)
 
     def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
-        """Positions of template, question and history."""
+        """Return the positions of template, question and history."""
         with self.reader.lock:
             return len(self.processor.lay_out([], question, history=history).input_ids)
 
     def content_of(self, context: Context) -> Content:
-        """The content of a context at this moment; raises if another model read it."""
+        """Return the current content of a context; raise `E2LLMError` if another model read it."""
         if context.fingerprint and context.fingerprint != self.reader.fingerprint:
             if context.finest_rate != self.reader.finest_rate:
                 raise E2LLMError(
-                    f"this context keeps one state per {context.finest_rate} encoder tokens, the engine now "
-                    f"keeps one per {self.reader.finest_rate}; read the documents again with this engine, or "
-                    f"set finest_rate={context.finest_rate}"
+                    f"this context keeps one state per {context.finest_rate} encoder tokens, but the engine "
+                    f"now keeps one per {self.reader.finest_rate}; read the documents again with this "
+                    f"engine, or set finest_rate={context.finest_rate}"
                 )
             raise E2LLMError(
                 "this context was read by another model, or the model's weights have changed since; read the "
@@ -228,15 +228,15 @@ class ContextLayout:
 
 
 def rank_chunks(reader: ChunkReader, content: Content, question: str, select: str) -> list[float]:
-    """Relevance of each chunk to a question.
+    """Return the relevance of each chunk to a question.
 
     Args:
         reader: Reads the question.
         content: The chunks.
-        question: Any text; the encoder reads its first chunk.
+        question: Any text; the encoder reads only its first chunk.
         select: `bm25`, `encoder`, or `fused`.
     """
-    if select == "bm25" or not content.read.vectors.numel():  # nothing was read
+    if select == "bm25" or not content.read.vectors.numel():  # without states
         return content.bm25.scores(question)
     with reader.lock:
         first = reader.processor.split(question)[0].text
@@ -249,7 +249,7 @@ def rank_chunks(reader: ChunkReader, content: Content, question: str, select: st
 
 
 def fuse(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Return one score for each pair, by the ranks alone (reciprocal rank fusion, Cormack et al. 2009)."""
+    """Combine two lists of scores by rank (reciprocal rank fusion, Cormack et al. 2009)."""
     fused = [0.0] * len(first)
     for scores in (first, second):
         for rank, index in enumerate(best_first(scores), start=1):
@@ -258,7 +258,7 @@ def fuse(first: Sequence[float], second: Sequence[float]) -> list[float]:
 
 
 def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:
-    """An answer with what it took."""
+    """Return an answer with its sources and cost."""
     content, plan = laid.content, laid.plan
     spans = [(content.chunks[index].start, content.chunks[index].end) for index in plan.expand]
     return Answer(
@@ -267,7 +267,7 @@ def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answ
 
 
 def sources_of(laid: LaidOut) -> list[Source]:
-    """The chunks that an answer may rest on (`Answer.sources`)."""
+    """Return the chunks that an answer may rest on (`Answer.sources`)."""
     content, plan = laid.content, laid.plan
     places = [place for place, count in enumerate(plan.counts) if not count] or range(len(plan.kept))
     best = sorted(places, key=lambda place: -plan.relevance[place])[:_MOST_SOURCES]
@@ -284,7 +284,7 @@ def sources_of(laid: LaidOut) -> list[Source]:
 
 
 def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:
-    """What a laid-out input takes of the decoder's window, and an answer of `new_tokens` tokens."""
+    """Return the decoder positions of an input and of an answer of `new_tokens` tokens."""
     content, plan = laid.content, laid.plan
     soft = plan.num_soft_tokens
     expanded_tokens = sum(content.token_counts[index] for index in plan.expand)

@@ -1,4 +1,4 @@
-"""What to load and where to: names and devices are checked before anything heavy begins."""
+"""Check names and devices before anything heavy begins; load a model and its processor."""
 
 import re
 from pathlib import Path
@@ -18,14 +18,14 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_model_name(name: str) -> None:
-    """Raise for a name that is neither a folder, nor an embedded model, nor shaped like a hub id.
+    """Raise if a name is neither a folder, nor an embedded model, nor shaped like a hub id.
 
     Raises:
-        FileNotFoundError: If a folder is meant and not there.
-        E2LLMError: If the embedded model is meant and not there, or the name is that of a file.
+        FileNotFoundError: If the folder does not exist.
+        E2LLMError: If the embedded model is not installed, or the name is that of a file.
     """
     if Path(name).is_file():
-        raise E2LLMError(f"{name} is a file; name the model's folder")
+        raise E2LLMError(f"{name} is a file; give the model's folder")
     if Path(name).is_dir() or resolve_source(name) != name:
         return
     if name == EMBEDDED_MODEL:
@@ -38,7 +38,7 @@ def check_model_name(name: str) -> None:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU if there is one.
+    """Return the device with this name; by default a GPU if there is one.
 
     Raises:
         E2LLMError: If the name is unknown, or the machine has no such device.
@@ -51,13 +51,13 @@ def choose_device(name: str | None) -> torch.device:
         raise E2LLMError(f"unknown device {name!r}; use cpu, cuda, cuda:1, mps, ...") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise E2LLMError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
+            f"device {name!r} is unavailable: torch sees {torch.cuda.device_count()} CUDA GPU(s); use cpu"
         )
     return device
 
 
 def choose_dtype(device: torch.device) -> torch.dtype | None:
-    """The precision to load a model in: half on a GPU, None (as saved) elsewhere."""
+    """Return the precision to load a model in: 16 bits on a GPU, None (as saved) on CPU."""
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -66,11 +66,11 @@ def choose_dtype(device: torch.device) -> torch.dtype | None:
 def load_pair(
     name: str, place: torch.device, kwargs: dict[str, Any]
 ) -> tuple[E2LLMForConditionalGeneration, E2LLMProcessor]:
-    """A model and its processor.
+    """Load a model and its processor.
 
     Args:
         name: Folder, hub id or the name of an embedded model.
-        place: Where the model goes, unless a `device_map` says where.
+        place: The model's device, unless `kwargs` has a `device_map`.
         kwargs: For the model's `from_pretrained`; the precision is `choose_dtype`'s unless it has a `dtype`.
 
     Raises:

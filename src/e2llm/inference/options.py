@@ -1,4 +1,4 @@
-"""The options of a question: what each does, its range and its default, in one place.
+"""Define the options of a question: meaning, range and default of each.
 
 The library, the command line, the server and the evaluation take these; a new option of `ask` is one field.
 """
@@ -16,12 +16,12 @@ from e2llm.validation import Allowed, CheckedModel
 
 
 def _as_list(value: Any) -> Any:
-    """A list of any sequence but a text; other values as they are."""
+    """Return any sequence except a text as a list, and other values unchanged."""
     return list(value) if _is_list(value) else value
 
 
 def _as_pairs(value: Any) -> Any:
-    """Turns as tuples, whatever sequences they came as."""
+    """Return turns as tuples, whatever sequences they were given as."""
     return [tuple(turn) if isinstance(turn, list) else turn for turn in value] if _is_list(value) else value
 
 
@@ -50,19 +50,18 @@ Numbers = Annotated[list[StrictInt], Field(fail_fast=True)]
 
 
 class LayoutOptions(CheckedModel):
-    """How a question's context is laid out: what anyone who asks may choose, over the network too."""
+    """Options of the decoder's input, which server requests may set too."""
 
     budget: Annotated[OneOrMore | None, Allowed("a whole number, 1 or more")] = Field(
         None,
-        description="Positions of the decoder's window that the input may take; by default "
+        description="Most decoder positions of the input; by default "
         f"{DEFAULT_BUDGET:,}, or more if the chunks and rates that the request names need it.",
     )
     policy: Annotated[PolicyName | None, Allowed("mixed, raw, soft or uniform")] = Field(
         None,
-        description="How the budget is spent: `mixed`, text for the chunks that the question points at and "
-        "a soft token for each other; `raw`, text alone; `soft`, soft tokens alone, finer where the question "
-        "points; `uniform`, the same for each chunk. By default `mixed`, or `raw` if the adapter is "
-        "untrained.",
+        description="How to spend the budget: `mixed`, text for the most relevant chunks and one soft token "
+        "for each other; `raw`, text alone; `soft`, soft tokens alone, finer for relevant chunks; `uniform`, "
+        "the same form for each chunk. By default `mixed`, or `raw` if the adapter is untrained.",
     )
     soft_tokens: Annotated[
         StrictInt | Numbers | None,
@@ -86,12 +85,12 @@ class LayoutOptions(CheckedModel):
         Allowed("a number of chunks, 0 or more, or a list of chunk indices"),
     ] = Field(
         None,
-        description="Chunks given as text: a number of chunks, chosen by the question, or a list of indices; "
-        "by default the policy chooses, and none beside a rate or soft tokens that the request names.",
+        description="Chunks to give as text: a number (the most relevant ones) or a list of indices; by "
+        "default the policy chooses, or none if the request names a rate or soft tokens.",
     )
     select: Annotated[Selector, Allowed("bm25, encoder or fused")] = Field(
         "bm25",
-        description="How chunks are ranked: `bm25`, by words shared with the question; `encoder`, by "
+        description="How to rank chunks: `bm25`, by words shared with the question; `encoder`, by "
         "similarity of the encoder's embeddings; `fused`, by both (reciprocal rank).",
     )
     overflow: Annotated[Literal["error", "select"], Allowed("error or select")] = Field(
@@ -104,11 +103,13 @@ class LayoutOptions(CheckedModel):
     def _check_together(self) -> "LayoutOptions":
         if self.soft_tokens is not None and self.rate is not None:
             raise E2LLMError(
-                f"soft_tokens={self.soft_tokens!r} and rate={self.rate!r} were given; a model takes one of "
-                "them, the rate if its adapter is 'pooling': leave the other out"
+                f"soft_tokens={self.soft_tokens!r} and rate={self.rate!r} were given, but a model has one of "
+                "them (rate, if its adapter is 'pooling'); leave the other out"
             )
         if self.policy == "raw" and (self.soft_tokens is not None or self.rate is not None):
-            raise E2LLMError("policy='raw' gives text alone; leave rate and soft_tokens out")
+            raise E2LLMError(
+                "rate and soft_tokens have no effect with policy='raw', which gives text alone; drop them"
+            )
         return self
 
     @property
@@ -118,15 +119,15 @@ class LayoutOptions(CheckedModel):
 
 
 class AskOptions(LayoutOptions):
-    """How a question's context is laid out, and how long its answer may be."""
+    """Options of the decoder's input and of the answer's length."""
 
     max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
-        64, description="Longest answer, in tokens."
+        64, description="Most tokens of the answer."
     )
 
 
 class AskRequest(AskOptions):
-    """A question, the conversation before it, and its options."""
+    """A question with its options and the turns before it."""
 
     question: Annotated[StrictStr, AfterValidator(_check_question), Allowed("a text")]
     history: Annotated[
@@ -137,6 +138,6 @@ class AskRequest(AskOptions):
 
     @classmethod
     def take(cls, question: str, options: dict[str, Any]) -> "AskRequest":
-        """Make a request of the options that are its fields; they are taken out of `options`."""
+        """Make a request from the options that are its fields, and remove these from `options`."""
         names = [name for name in cls.model_fields if name in options]
         return cls.read({"question": question, **{name: options.pop(name) for name in names}})

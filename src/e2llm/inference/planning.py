@@ -1,7 +1,7 @@
-"""One plan of the decoder's window: which chunks get text, which soft tokens at which rate, which nothing.
+"""Plan the decoder's window: give each chunk text, soft tokens at some rate, or nothing.
 
-All sizes are decoder positions. Chunks are ranked against the question. A policy spends a budget in that
-order: text for the first, finer rates for those that follow, one soft token for the rest (chosen here).
+All sizes are decoder positions. Chunks are ranked by relevance. A policy spends a budget in that
+order: text for the first, finer rates for those that follow, one soft token for the rest.
 """
 
 from collections import Counter
@@ -13,22 +13,22 @@ from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.dial import Level
 from e2llm.modeling.rates import TEXT_LEVEL, Rate
 
-DEFAULT_BUDGET = 2048  # positions of the input, where nobody says
-TEXT_FORM = -1  # a chunk's form beside the indices of levels
+DEFAULT_BUDGET = 2048  # most positions of the input, unless the user sets a budget
+TEXT_FORM = -1  # the form of a chunk given as text; other forms are indices of levels
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a budget is spent on ranked chunks.
+    """A rule for spending a budget on ranked chunks.
 
     Attributes:
         name: Its name among the options of a question.
         gives_text: Whether the best chunks are given as text.
-        widths: For each level of the dial, finest first: for one chunk given as text, how many of the chunks
-            that follow it in rank are given at that level. All others have the coarsest level.
-        coarse_share: Most of the room that the coarsest level takes before anything finer is given, 0 to 1;
-            the chunks that find no place in it get nothing.
-        is_uniform: One form for all chunks, the finest that fits.
+        widths: For each level, finest first: for each chunk given as text, how many of the chunks
+            next in rank are given at that level. All others have the coarsest level.
+        coarse_share: Largest share of the room for the coarsest level, which is given first, 0 to 1;
+            chunks that do not fit in it get nothing.
+        is_uniform: Whether all chunks get the same form, the finest that fits.
     """
 
     name: str
@@ -51,13 +51,13 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is in the window.
+    """The chunks in the decoder's window and their forms.
 
     Attributes:
         kept: Indices of all chunks that the decoder gets, in document order.
-        levels: What each of these gets: `text`, its rate, or its number of soft tokens.
+        levels: The form of each: `text`, its rate, or its number of soft tokens.
         sizes: Positions that each takes.
-        relevance: Of each to the question.
+        relevance: Relevance of each to the question.
         num_chunks: Chunks of the context.
         overhead: Positions of template, question and history.
     """
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def rate(self) -> Rate | None:
-        """The one rate or number of soft tokens of the chunks that are not text; None where they differ."""
+        """The rate or number of soft tokens that all chunks except text share; None if they differ."""
         found = set(self.levels) - {TEXT_LEVEL}
         return found.pop() if len(found) == 1 else None  # type: ignore[return-value]
 
@@ -93,17 +93,17 @@ class Plan:
 
     @property
     def left_out(self) -> int:
-        """Number of chunks that the decoder does not get."""
+        """Number of chunks that the decoder does not get at all."""
         return self.num_chunks - len(self.kept)
 
     @property
     def positions(self) -> int:
-        """Positions that the input takes, the answer not included."""
+        """Positions of the input, without the answer."""
         return self.overhead + sum(self.sizes)
 
     @cached_property
     def positions_by_level(self) -> dict[str, int]:
-        """Positions of the chunks by what they get."""
+        """Positions of the chunks by form."""
         found: dict[str, int] = {}
         for level, size in zip(self.levels, self.sizes, strict=True):
             found[str(level)] = found.get(str(level), 0) + size
@@ -120,8 +120,8 @@ class Room:
     """Positions for chunks, beside template, question, history and answer.
 
     Attributes:
-        budget: What the policy may spend.
-        limit: What the chunks may take that the user chose himself; None if the decoder states no window.
+        budget: Positions that the policy may spend.
+        limit: Positions that chunks named by the user may take; None if the decoder states no window.
         overhead: Positions of template, question and history.
     """
 
@@ -131,10 +131,10 @@ class Room:
 
     @classmethod
     def of(cls, budget: int | None, window: int | None, overhead: int, max_new_tokens: int) -> "Room":
-        """Return the room of a question.
+        """Return the positions that a question leaves for chunks.
 
         Args:
-            budget: Positions of the input that the user allows; None for `DEFAULT_BUDGET`, and for chosen
+            budget: Positions of the input that the user allows; None for `DEFAULT_BUDGET`, or, for named
                 chunks the whole window.
             window: Positions that the decoder takes; None if it states none.
             overhead: Positions of template, question and history.
@@ -146,8 +146,8 @@ class Room:
         fitting = None if window is None else window - max_new_tokens
         if fitting is not None and budget is not None and budget > fitting:
             raise E2LLMError(
-                f"budget is {budget:,} and the answer may take {max_new_tokens:,}; the decoder's window has "
-                f"{window:,} positions: lower budget or max_new_tokens"
+                f"budget is {budget:,} and the answer may take {max_new_tokens:,}, but the decoder's window "
+                f"has {window:,} positions; lower budget or max_new_tokens"
             )
         limit = fitting if budget is None else budget
         if limit is not None and overhead > limit:
@@ -161,19 +161,19 @@ class Room:
 
 
 def best_first(scores: Sequence[float]) -> list[int]:
-    """Return the indices of scores, the highest first; of equal ones the earlier first."""
+    """Return the indices of scores, highest first; equal scores keep their order."""
     return sorted(range(len(scores)), key=lambda index: (-scores[index], index))
 
 
 class Spending:
-    """Gives chunks their forms and counts what these take.
+    """Assign forms to chunks, and count the positions that they take.
 
     Args:
         token_counts: Decoder tokens of each chunk.
-        levels: Positions of the dial that may be used, finest first; at least one.
+        levels: Levels of the dial that may be used, finest first; at least one.
 
     Attributes:
-        forms: Of each chunk: None for nothing, -1 for text, or the index of its level.
+        forms: The form of each chunk: None for nothing, -1 for text, or the index of its level.
         used: Positions that all chunks take.
     """
 
@@ -184,13 +184,13 @@ class Spending:
         self.used = 0
 
     def size(self, chunk: int, form: int | None) -> int:
-        """Positions of a chunk in a form."""
+        """Return the positions of a chunk in a form."""
         if form is None:
             return 0
         return self.token_counts[chunk] if form == TEXT_FORM else self.levels[form].counts[chunk]
 
     def give(self, chunk: int, form: int, room: int | None) -> bool:
-        """Give a chunk a form if all chunks then take `room` positions at most; returns whether."""
+        """Give a chunk a form if all chunks then take at most `room` positions; return whether they do."""
         used = self.used + self.size(chunk, form) - self.size(chunk, self.forms[chunk])
         if room is not None and used > room:
             return False
@@ -198,7 +198,7 @@ class Spending:
         return True
 
     def plan(self, overhead: int = 0, relevance: Sequence[float] | None = None) -> Plan:
-        """Return the plan of the forms given so far, beside `overhead` positions of other text."""
+        """Return the plan for the forms given so far, with `overhead` positions of other text."""
         relevance = [0.0] * len(self.forms) if relevance is None else relevance
         kept = [index for index, form in enumerate(self.forms) if form is not None]
         return Plan(
@@ -215,13 +215,13 @@ class Spending:
 
 
 def spend(spending: Spending, order: Sequence[int], room: int, policy: Policy) -> None:
-    """Spend a budget as a policy says.
+    """Give chunks their forms, as a policy spends the budget.
 
     The chunks are upgraded one by one, in an order that does not depend on the budget, until one does not
     fit. So a larger budget never takes text or soft tokens away from a chunk.
 
     Args:
-        spending: Chunks that have a form already keep it.
+        spending: Forms so far; chunks that have one keep it.
         order: The chunks, most relevant first.
         room: Positions that all chunks may take.
         policy: How to spend them.
@@ -236,13 +236,13 @@ def spend(spending: Spending, order: Sequence[int], room: int, policy: Policy) -
     for chunk, form in _upgrades(open_chunks, policy, coarsest):
         if spending.give(chunk, form, room):
             continue
-        if policy.coarse_share:  # what is left buys this chunk the finest form that fits
+        if policy.coarse_share:  # spend the rest on the finest form of this chunk that fits
             any(spending.give(chunk, finer, room) for finer in range(coarsest) if finer > form)
         break
 
 
 def _upgrades(order: Sequence[int], policy: Policy, coarsest: int) -> Iterator[tuple[int, int]]:
-    """Yield chunks and the form that each gets next: ever more text, and ever more at each finer level."""
+    """Yield chunks with their next form, so that text and each finer level reach further down the ranking."""
     widths = [(TEXT_FORM, 1 if policy.gives_text else 0), *enumerate(policy.widths[:coarsest])]
     ends = [0] * len(widths)
     for step in range(1, len(order) + 1):
@@ -257,9 +257,9 @@ def _upgrades(order: Sequence[int], policy: Policy, coarsest: int) -> Iterator[t
 
 
 def spend_uniformly(spending: Spending, room: int, *, gives_text: bool) -> None:
-    """Give all chunks without a form the same one: text if that fits, else the finest level that does.
+    """Give all chunks without a form the same form: text if it fits, else the finest level that fits.
 
-    If even the coarsest does not fit, the first chunks get it.
+    If even the coarsest level does not fit, the first chunks get it.
     """
     chunks = [index for index, form in enumerate(spending.forms) if form is None]
     coarsest = len(spending.levels) - 1
@@ -273,7 +273,7 @@ def spend_uniformly(spending: Spending, room: int, *, gives_text: bool) -> None:
 
 
 def give_named(spending: Spending, expand: Sequence[int], room: Room) -> None:
-    """Give the chunks that the user named as text.
+    """Give the chunks that the user named their text.
 
     Raises:
         E2LLMError: If one does not exist.
@@ -287,22 +287,22 @@ def give_named(spending: Spending, expand: Sequence[int], room: Room) -> None:
         if not spending.give(chunk, TEXT_FORM, room.limit):
             need = sum(spending.token_counts[index] for index in set(expand))
             raise ContextOverflowError(
-                f"the text takes {need:,} positions, and there is room for {room.limit:,}: "
+                f"the text takes {need:,} positions, but there is room for {room.limit:,}: "
                 f"{need - (room.limit or 0):,} too many; {_LESS}"
             )
 
 
 def give_level(spending: Spending, order: Sequence[int], room: Room, *, select: bool) -> None:
-    """Give all chunks without a form the level that the user chose.
+    """Give all chunks without a form the level that the user named.
 
     Args:
-        spending: Has this level alone.
+        spending: Has only this level.
         order: The chunks, most relevant first.
-        room: Positions for them.
+        room: Positions for the chunks.
         select: Leave out the least relevant ones if they do not fit.
 
     Raises:
-        ContextOverflowError: If they do not fit; says by how much and what to turn.
+        ContextOverflowError: If they do not fit; says by how much and what to change.
     """
     chunks = [chunk for chunk in order if spending.forms[chunk] is None]
     need = sum(spending.size(chunk, 0) for chunk in chunks)
@@ -316,7 +316,7 @@ def give_level(spending: Spending, order: Sequence[int], room: Room, *, select: 
             fitting = left * len(chunks) // need
             remedies.insert(0, f"use overflow='select' to keep the {fitting} most relevant chunks")
         raise ContextOverflowError(
-            f"{len(chunks)} chunks at {level.name} take {need} positions, and there is room for {left}: "
+            f"{len(chunks)} chunks at {level.name} take {need} positions, but there is room for {left}: "
             f"{need - left} too many; {', or '.join(remedies)}"
         )
     for chunk in chunks:

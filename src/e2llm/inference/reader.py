@@ -1,6 +1,6 @@
-"""Reading: from chunk texts to what is kept of them, pass by pass of the encoder.
+"""Encode chunk texts pass by pass, and return the states to keep.
 
-What is kept of a chunk equals, up to rounding (1e-5 in float32), what reading it alone gives. Memory beyond
+Kept states equal, up to rounding (1e-5 in float32), those of reading the chunk alone. Memory beyond
 the result is that of one pass, however long the context.
 
 Shapes: C chunks, T encoder tokens per chunk, E encoder width, N kept states per chunk, S their width,
@@ -30,12 +30,12 @@ _BLOCK_CHUNKS = 1024  # tokenized at once
 
 @dataclass(frozen=True, eq=False)
 class ReadChunks:
-    """What reading keeps of C chunks, on the CPU.
+    """Kept states of C chunks, on CPU.
 
     Attributes:
-        rows: Of each chunk its own `[n, S]`: the pooled states at the finest rate in float16, or, where the
-            dial is the number of soft tokens, these themselves in the dtype of the decoder's embeddings.
-        num_tokens: `[C]` int64, encoder tokens of each chunk; 1 where the adapter does not ask for it.
+        rows: A tensor `[n, S]` per chunk: the pooled states at the finest rate in float16, or, if the
+            model has no rate, the soft tokens in the dtype of the decoder's embeddings.
+        num_tokens: `[C]` int64, encoder tokens of each chunk; 1 if the adapter does not need it.
         vectors: `[C, E]` float32, the encoder's embedding of each chunk.
     """
 
@@ -48,13 +48,13 @@ class ReadChunks:
 
     @classmethod
     def nothing(cls, count: int = 0) -> "ReadChunks":
-        """Return what is kept of chunks that nobody read."""
+        """Return the placeholder for chunks without states."""
         empty = [torch.empty(0, 0)] * count
         return cls(empty, torch.ones(count, dtype=torch.long), torch.empty(count, 0))
 
     @classmethod
     def join(cls, parts: Sequence["ReadChunks"]) -> "ReadChunks":
-        """Return the chunks of several, one after the other; at least one part."""
+        """Join the chunks of at least one part, in order."""
         return cls(
             [rows for part in parts for rows in part.rows],
             torch.cat([part.num_tokens for part in parts]),
@@ -63,7 +63,7 @@ class ReadChunks:
 
     @property
     def kept(self) -> torch.Tensor:
-        """`[C, N, S]`, the states of every chunk, zero after a chunk's own rows."""
+        """The states of all chunks as one tensor `[C, N, S]`, padded with zeros."""
         return pad_sequence(self.rows, batch_first=True) if self.rows else self.vectors.new_empty(0, 0, 0)
 
     @property
@@ -72,14 +72,14 @@ class ReadChunks:
         return sum(rows.nbytes for rows in self.rows) + self.num_tokens.nbytes + self.vectors.nbytes
 
     def select(self, indices: Sequence[int]) -> "ReadChunks":
-        """Return what is kept of some of the chunks, which may repeat."""
+        """Return the states of some of the chunks, which may repeat."""
         chosen = list(indices)
         return ReadChunks(
             [self.rows[index] for index in chosen], self.num_tokens[chosen], self.vectors[chosen]
         )
 
     def put(self, places: Sequence[int], other: "ReadChunks", origins: Sequence[int]) -> None:
-        """Fill in chunks of another, so that the chunk at `places[i]` is the other's `origins[i]`."""
+        """Copy chunks from another object: the chunk at `places[i]` becomes the other's `origins[i]`."""
         for place, origin in zip(places, origins, strict=True):
             self.rows[place] = other.rows[origin]
         self.num_tokens[list(places)] = other.num_tokens[list(origins)]
@@ -87,14 +87,14 @@ class ReadChunks:
 
 
 class ChunkReader:
-    """Reads chunk texts with a model's encoder and adapter; threads may share one.
+    """Encode chunk texts with a model's encoder and adapter; threads may share a reader.
 
     Args:
         model: In evaluation mode.
         processor: Its tokenizer reads the texts.
 
     Attributes:
-        lock: Held while a tokenizer works, which every call switches between its settings (padding, special
+        lock: Held while a tokenizer works, because each call changes its settings (padding, special
             tokens).
     """
 
@@ -106,7 +106,7 @@ class ChunkReader:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything that what is kept depends on, renewed when a weight changes."""
+        """Hash of everything that the kept states depend on, computed again when a weight changes."""
         versions = weight_versions(self.model)
         if self._fingerprint is None or self._fingerprint[0] != versions:
             self._fingerprint = (versions, reading_fingerprint(self.model, self.processor))
@@ -114,18 +114,18 @@ class ChunkReader:
 
     @property
     def finest_rate(self) -> int | None:
-        """Encoder tokens per kept state; None where the dial is the number of soft tokens."""
+        """Encoder tokens per kept state; None if the model has no rate."""
         return int(self.model.config.finest_rate) if self.model.adapter.dial == "rate" else None
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder is."""
+        """The encoder's device."""
         device: torch.device = next(self.model.chunk_encoder.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of what is kept: 16 bits of pooled states, that of the embeddings of soft tokens."""
+        """Precision of the kept states: float16 for pooled states, that of the embeddings for soft tokens."""
         if self.model.adapter.dial == "rate":
             return torch.float16
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
@@ -133,20 +133,20 @@ class ChunkReader:
 
     @property
     def width(self) -> int:
-        """S, the width of what is kept."""
+        """S, the width of the kept states."""
         adapter = self.model.adapter
         if adapter.dial == "rate":
             return int(adapter.kept_size)  # type: ignore[arg-type]
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     def num_rows(self, num_tokens: int) -> int:
-        """Rows that are kept of a chunk of `num_tokens` encoder tokens."""
+        """Return the number of kept states of a chunk of `num_tokens` encoder tokens."""
         if self.model.adapter.dial == "rate":
             return count_soft_tokens(num_tokens, self.model.config.finest_rate)
         return int(self.model.config.max_soft_tokens)
 
     def empty(self, count: int) -> ReadChunks:
-        """Room for `count` chunks."""
+        """Return empty states for `count` chunks, to be filled in."""
         nothing = torch.empty(0, self.width, dtype=self.dtype)
         vectors = torch.empty(count, self.model.config.encoder_config.hidden_size)
         return ReadChunks([nothing] * count, torch.ones(count, dtype=torch.long), vectors)
@@ -158,13 +158,13 @@ class ChunkReader:
         progress: bool | None = None,
         on_read: Callable[[list[int], ReadChunks], Any] | None = None,
     ) -> ReadChunks:
-        """Read chunk texts: make what is kept of them, and their vectors.
+        """Encode chunk texts, and return their kept states and embeddings.
 
         Args:
             texts: C texts that each fit the encoder.
             progress: Show a bar with tokens per second; by default on a terminal when there is much to read.
-            on_read: Called, in this thread, with the places of the chunks read by each pass and the result so
-                far, in which these are filled in.
+            on_read: Called in this thread after each pass, with the places of its chunks and the result so
+                far.
         """
         result = self.empty(len(texts))
         show = progress if progress is not None else sys.stderr.isatty() and len(texts) > 64
@@ -181,7 +181,7 @@ class ChunkReader:
         return result
 
     def _passes(self, texts: Sequence[str]) -> Iterator[tuple[list[int], EncoderPass]]:
-        """Tokenize block by block, longest texts first; yields the places of each pass's chunks with it."""
+        """Tokenize block by block, longest texts first; yield each pass with the places of its chunks."""
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True)
         for start in range(0, len(order), _BLOCK_CHUNKS):
             block = order[start : start + _BLOCK_CHUNKS]
@@ -192,18 +192,19 @@ class ChunkReader:
 
     @torch.inference_mode()
     def _read_pass(self, places: list[int], item: EncoderPass, result: ReadChunks) -> int:
-        """Read a pass, put of each chunk its own rows in their places; returns the tokens read."""
+        """Encode a pass, store each chunk's rows in its place, and return the number of tokens read."""
         mask = item.mask.to(self.device)
         states, last = self.model.encode_layers(item.ids.to(self.device), mask)
         kept = self.model.keep(states, mask).to("cpu", self.dtype)
         vectors = pool_states(last, mask, self._vector_pooling).to("cpu", torch.float32)
         if not bool(torch.isfinite(vectors).all()):
-            raise E2LLMError("the encoder gave values that are not finite; load it in float32 or bfloat16")
+            raise E2LLMError("the encoder's states contain NaN or infinity; load it in float32 or bfloat16")
         has_rate = self.model.adapter.dial == "rate"
         if has_rate and not bool(torch.isfinite(kept).all()):
             raise E2LLMError(
-                "pooled states go beyond half precision, in which they are kept: the adapter's projection is "
-                "too large or damaged; load the model in float32, or train it with a lower learning rate"
+                "pooled states exceed the range of float16, in which they are kept: the adapter's "
+                "projection is too large or damaged; load the model in float32, or train it with a lower "
+                "learning rate"
             )
         lengths = item.mask.sum(dim=1).tolist()
         for place, own, length in zip(places, kept, lengths, strict=True):
@@ -214,7 +215,7 @@ class ChunkReader:
 
     @property
     def _vector_pooling(self) -> str:
-        """How a chunk's vector is made: by the mean, or as the `mlp` adapter pools."""
+        """How to pool a chunk's embedding: by the mean, or as the `mlp` adapter pools."""
         config = self.model.config
         return "mean" if self.model.adapter.dial == "rate" else str(config.pooling)
 
@@ -223,16 +224,16 @@ class ChunkReader:
 def soft_tokens_of(
     model: E2LLMForConditionalGeneration, read: ReadChunks, indices: Sequence[int], counts: Sequence[int]
 ) -> torch.Tensor:
-    """Make soft tokens of kept states: the part of the adapter that runs when a question is asked.
+    """Make soft tokens from kept states, which happens when a question is asked.
 
     Args:
-        model: The one that read the chunks.
+        model: The model that read the chunks.
         read: The states of all chunks.
-        indices: P chunks of it, at least one.
-        counts: P, the soft tokens that each gets, 1 or more.
+        indices: P chunks of `read`, at least one.
+        counts: Soft tokens of each of the P chunks, 1 or more.
 
     Returns:
-        `[R, D]`, the soft tokens of these chunks one after the other, where the adapter is.
+        The soft tokens `[R, D]` of these chunks in order, on the adapter's device.
 
     Raises:
         E2LLMError: If a chunk cannot have that many.

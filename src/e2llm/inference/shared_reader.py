@@ -1,4 +1,4 @@
-"""Reading for many threads at once: each round of the encoder takes chunks of every text that waits."""
+"""Encode texts for many threads: each round takes chunks from every waiting text."""
 
 import queue
 import threading
@@ -14,18 +14,18 @@ _ROUND_CHUNKS = 32  # chunks of a round: about a second on two cores
 
 
 class ReadingCancelledError(E2LLMError):
-    """The caller gave up, or the reader was closed."""
+    """The caller cancelled the reading, or the reader was closed."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """One text's chunks on their way.
+    """The chunks of one text that is being read.
 
     Attributes:
-        texts: All of them.
-        waiting: Places of those that are not read, longest last.
-        result: Room for them all.
-        done: Places as they are read, or what went wrong; None at the end.
+        texts: All chunk texts.
+        waiting: Places of the chunks that are not read yet, longest last.
+        result: The states of all chunks, filled in round by round.
+        done: Queue of the places that were read, an error, or None at the end.
     """
 
     texts: list[str]
@@ -36,13 +36,13 @@ class _Job:
 
 
 class SharedReader(ChunkReader):
-    """A reader for many threads: `read` returns what `ChunkReader.read` does, and no book blocks a page.
+    """A `ChunkReader` for many threads, in which a long text does not block a short one.
 
-    One thread runs the encoder. A round takes an equal number of chunks of each text that waits, so that a
-    page is read together with the next pages of a book.
+    One thread runs the encoder. A round takes equally many chunks from each waiting text, so that a
+    short text is read together with parts of a long one.
 
     Args:
-        reader: Whose model, processor and settings are used.
+        reader: The reader that does the work.
     """
 
     def __init__(self, reader: ChunkReader) -> None:
@@ -65,7 +65,7 @@ class SharedReader(ChunkReader):
     def watched(
         self, on_progress: Callable[[int, int], Any], is_cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[None]:
-        """Report the progress of what this thread reads within the block, and let it be cancelled.
+        """Report the progress of readings that this thread starts in the block, and allow cancelling them.
 
         Args:
             on_progress: Called in this thread with the number of chunks read and to read.
@@ -122,14 +122,14 @@ class SharedReader(ChunkReader):
     def _next(job: _Job, is_cancelled: Callable[[], bool]) -> "list[int] | BaseException | None":
         while True:
             if is_cancelled():
-                raise ReadingCancelledError("the reading was given up")
+                raise ReadingCancelledError("the reading was cancelled")
             try:
                 return job.done.get(timeout=0.25)
             except queue.Empty:
                 continue
 
     def close(self) -> None:
-        """Stop: texts that are not wholly read end with an error."""
+        """Stop the thread; unfinished readings raise `ReadingCancelledError`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -137,7 +137,7 @@ class SharedReader(ChunkReader):
 
     @property
     def num_waiting(self) -> int:
-        """Texts that are being read or wait for it."""
+        """Number of texts that are being read or waiting."""
         with self._changed:
             return len(self._jobs)
 
@@ -149,14 +149,14 @@ class SharedReader(ChunkReader):
             taken = [(job, [job.waiting.pop() for _ in range(min(share, len(job.waiting)))]) for job in jobs]
             try:
                 self._read_round(taken)
-            except Exception:  # one text may be at fault: the others must not suffer
+            except Exception:  # one bad text must not affect the others
                 for item in taken:
                     self._read_alone(item)
             with self._changed:
                 self._jobs = [job for job in self._jobs if job.waiting and not job.cancelled]
 
     def _wait(self) -> list[_Job] | None:
-        """Those whose texts are to be read, as soon as there is one; None once closed."""
+        """Wait for at least one job and return all; None once the reader is closed."""
         with self._changed:
             while True:
                 self._jobs = [job for job in self._jobs if not job.cancelled]

@@ -1,4 +1,4 @@
-"""The model as transformers sees it: configuration, adapters, model, processor, LoRA, checkpoints.
+"""The model: configuration, adapters, model class, processor, LoRA, checkpoints.
 
 Importing this package makes transformers' Auto classes know the model; it does nothing else.
 """

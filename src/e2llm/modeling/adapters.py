@@ -1,4 +1,4 @@
-"""Adapters: from an encoder's token states of one chunk to its soft tokens, in two steps.
+"""Adapters: make a chunk's soft tokens from the encoder's token states, in two steps.
 
 Reading makes what a store keeps of a chunk (`forward`); asking makes soft tokens of that (`soft_tokens`), as
 many of each chunk as its place in the window asks for. `pooling` keeps pooled states and its dial is the
@@ -21,7 +21,7 @@ from e2llm.modeling.rates import coarsen, group_means, rates_of_counts
 
 
 def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """One vector per chunk.
+    """Return one vector per chunk.
 
     Args:
         states: `[C, T, E]` token states of the encoder.
@@ -39,7 +39,7 @@ def pool_states(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch
 
 
 class Adapter(nn.Module):
-    """What every adapter is: made from widths and settings, called with the states of some chunks.
+    """Base class of adapters: made from widths and settings, called with the states of chunks.
 
     A class is made as `(encoder_size, decoder_size, max_soft_tokens=, num_heads=, pooling=, scale=)`,
     uses of these what it needs, and refuses with `E2LLMError` what it cannot do. The model asks of it:
@@ -56,7 +56,7 @@ class Adapter(nn.Module):
     dial: ClassVar[Literal["soft_tokens", "rate"]] = "soft_tokens"
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
-        """Read: make what is kept of each chunk, here its soft tokens.
+        """Return the states to keep of each chunk when it is read; here its soft tokens.
 
         Args:
             states: `[C, T, E]` token states of the encoder.
@@ -71,7 +71,7 @@ class Adapter(nn.Module):
     def soft_tokens(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
     ) -> torch.Tensor:
-        """Ask: make soft tokens of kept states, here the first of each chunk.
+        """Return soft tokens made from kept states when a question is asked; here the first of each chunk.
 
         Args:
             kept: `[P, N, S]` of `forward`, a row for each place.
@@ -86,17 +86,17 @@ class Adapter(nn.Module):
         """
         if bool((num_soft_tokens > kept.shape[1]).any()):
             raise E2LLMError(
-                f"a chunk has {kept.shape[1]} soft tokens, the input asks for {int(num_soft_tokens.max())}"
+                f"a chunk has {kept.shape[1]} soft tokens, but the input needs {int(num_soft_tokens.max())}"
             )
         places = torch.arange(kept.shape[1], device=kept.device)
         return kept[places < num_soft_tokens[:, None]]
 
     def reading_state(self) -> dict[str, torch.Tensor]:
-        """The tensors that `forward` depends on: those that decide what a store holds."""
+        """Return the tensors that `forward` uses, which decide the states in a store."""
         return dict(self.state_dict())
 
     def initialize(self) -> None:
-        """Start the weights that are neither in a linear layer nor in a norm; only by `torch.nn.init`."""
+        """Initialise the weights outside linear layers and norms; use only `torch.nn.init`."""
 
 
 class MLPAdapter(Adapter):
@@ -135,7 +135,7 @@ class MLPAdapter(Adapter):
 
 
 class AttentionPoolingAdapter(Adapter):
-    """Learned queries attend to all token states of a chunk (paper v2), with nested soft tokens.
+    """Let learned queries attend to all token states of a chunk (paper v2); soft tokens are nested.
 
     For each query q: `h = LN(MHA(q, X W_K, X W_V) + q)`, `c = LN(h + FFN(h))`. The paper has one query; here
     there are `max_soft_tokens` of them and the first K are used, so that one model serves every K (chosen
@@ -173,7 +173,7 @@ class AttentionPoolingAdapter(Adapter):
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def initialize(self) -> None:
-        """Start the queries."""
+        """Initialise the queries."""
         nn.init.normal_(self.queries, std=self.queries.shape[-1] ** -0.5)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int) -> torch.Tensor:
@@ -200,7 +200,7 @@ class AttentionPoolingAdapter(Adapter):
 
 
 class PoolingAdapter(Adapter):
-    """Neighbouring token states are averaged in groups; an MLP makes a soft token of each group.
+    """Average neighbouring token states in groups; an MLP turns each group into a soft token.
 
     Reading: a group of `finest_rate` neighbours (the last one shorter, divided by its own length) is averaged
     and projected to the width that a store keeps. Asking: kept states are averaged to the rate of each place,
@@ -255,18 +255,18 @@ class PoolingAdapter(Adapter):
     def soft_tokens(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
     ) -> torch.Tensor:
-        """Average the kept states to each place's rate and make soft tokens of them; see `Adapter`."""
+        """Average the kept states to each chunk's rate, and make soft tokens from them; see `Adapter`."""
         rates = rates_of_counts(num_tokens, num_soft_tokens, self.finest_rate)
         soft_tokens: torch.Tensor = self.head(coarsen(kept, num_tokens, rates, self.finest_rate))
         return soft_tokens
 
     def reading_state(self) -> dict[str, torch.Tensor]:
-        """The tensors of the projection, which is all of the adapter that reading uses."""
+        """Return the tensors of the projection, the only part of the adapter that reading uses."""
         return dict(self.projection.state_dict())
 
 
 class PoolingHead(nn.Module):
-    """From pooled states `[R, S]` to soft tokens `[R, D]`: `skip(x) + MLP(RMSNorm(x))`."""
+    """Turn pooled states `[R, S]` into soft tokens `[R, D]`: `skip(x) + MLP(RMSNorm(x))`."""
 
     def __init__(self, width: int, decoder_size: int) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ class PoolingHead(nn.Module):
         self.down = nn.Linear(2 * decoder_size, decoder_size)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled states `[R, S]` to soft tokens `[R, D]`."""
+        """Return soft tokens `[R, D]` for pooled states `[R, S]`."""
         soft_tokens: torch.Tensor = self.skip(pooled) + self.down(functional.gelu(self.up(self.norm(pooled))))
         return soft_tokens
 
@@ -289,7 +289,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
 
 
 def new_adapter(config: Any, decoder_size: int) -> Adapter:
-    """Make the adapter that an `E2LLMConfig` asks for, with random weights.
+    """Return the adapter that an `E2LLMConfig` names, with random weights.
 
     Args:
         config: The composite model's configuration.

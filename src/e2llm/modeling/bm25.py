@@ -1,4 +1,4 @@
-"""Which passages a question points at, by the words they share."""
+"""Rank passages by the words that they share with a question (BM25)."""
 
 import re
 import unicodedata
@@ -31,7 +31,7 @@ _UNSPACED = re.compile(
 
 
 def words_of(text: str) -> list[str]:
-    """The words by which passages are found.
+    """Return the words of a text that ranking uses.
 
     Without regard to case; an identifier counts whole and by its parts (`read_pages`, `readPages`: read,
     pages); a run of a script without spaces counts by its pairs of characters; plurals lose their s.
@@ -40,7 +40,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _runs(text: str) -> list[str]:
-    """What stands between white space and punctuation."""
+    """Return the runs of characters between white space and punctuation."""
     return _WORD.findall(unicodedata.normalize("NFKC", text))
 
 
@@ -57,7 +57,7 @@ def _words_in(run: str) -> list[str]:
 
 
 def _humps(word: str) -> list[str]:
-    """The parts of a word that its capitals mark: readPages is read, Pages; HTTPServer is HTTP, Server."""
+    """Split a word at its capitals: readPages gives read, Pages; HTTPServer gives HTTP, Server."""
     starts = [
         at
         for at in range(1, len(word))
@@ -67,7 +67,7 @@ def _humps(word: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """A word without its plural or possessive s; the light end of stemming, which harms no name."""
+    """Return a word without its plural or possessive s, a light stemming that does not harm names."""
     return (
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
     )
@@ -85,7 +85,7 @@ class Bm25Index:
 
         self.num_texts = len(texts)
         self._vocabulary: dict[str, int] = {}
-        ids_of_runs: dict[str, list[int]] = {}  # texts repeat themselves: a run is taken apart once
+        ids_of_runs: dict[str, list[int]] = {}  # texts repeat words, so split each run only once
         ids = []
         for text in texts:
             row: list[int] = []

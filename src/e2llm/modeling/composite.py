@@ -1,4 +1,4 @@
-"""The three parts of the model, and the road from chunks to the decoder's input embeddings.
+"""The three parts of the model, and the path from chunks to the decoder's input embeddings.
 
 Shapes: B samples, C chunks of the whole batch, P places at which chunks are, T encoder tokens per chunk,
 E encoder width times the number of layers read, N kept states per chunk, S their width, K soft tokens per
@@ -44,7 +44,7 @@ class CompositeModel(ChunkEncoding):
         chunk_encoder: PreTrainedModel | None = None,
         language_model: PreTrainedModel | None = None,
     ) -> None:
-        """Build from a configuration; given parts are used as they are, the others start at random."""
+        """Build the model from a configuration; use given parts, and initialise the others at random."""
         super().__init__(config)
         self.chunk_encoder = chunk_encoder or AutoModel.from_config(
             config.encoder_config, **encoder_build_kwargs(config.encoder_config)
@@ -54,7 +54,7 @@ class CompositeModel(ChunkEncoding):
         self.adapter = new_adapter(config, embeddings.embedding_dim)
         if config.chunk_token_id >= embeddings.num_embeddings:
             raise E2LLMError(
-                f"chunk_token_id is {config.chunk_token_id}, the decoder has only "
+                f"chunk_token_id is {config.chunk_token_id}, but the decoder has only "
                 f"{embeddings.num_embeddings} embedding rows"
             )
         bidirectional = config.encoder_attention == "bidirectional"
@@ -167,7 +167,7 @@ class CompositeModel(ChunkEncoding):
             soft_tokens, total = chunk_embeds, int(is_placeholder.sum())
             if len(soft_tokens) != total:
                 raise E2LLMError(
-                    f"chunk_embeds holds {len(soft_tokens)} soft tokens, the input has {total} placeholders"
+                    f"chunk_embeds has {len(soft_tokens)} soft tokens, but the input has {total} placeholders"
                 )
         else:
             rows = chunk_input_ids if chunk_index is None else chunk_index
@@ -177,7 +177,7 @@ class CompositeModel(ChunkEncoding):
             if chunk_input_ids is None or not len(counts):
                 return embeds + 0 * self._dummy_chunk(embeds) if self._all_take_part() else embeds
             if chunk_attention_mask is None:
-                raise E2LLMError("chunk_attention_mask is missing; the processor makes it")
+                raise E2LLMError("chunk_attention_mask is missing; use the processor, which makes it")
             most = int(counts.max()) if self.adapter.dial == "soft_tokens" else None
             kept = self.encode_chunks(chunk_input_ids, chunk_attention_mask, most)
             num_tokens = chunk_attention_mask.ne(0).sum(dim=1)
@@ -191,18 +191,18 @@ class CompositeModel(ChunkEncoding):
         window = getattr(self.config.text_config, "max_position_embeddings", None)
         if window is not None and num_positions > window:
             raise ContextOverflowError(
-                f"the input has {num_positions} positions, the decoder's window has {window}: "
+                f"the input has {num_positions} positions, but the decoder's window has {window}: "
                 f"{num_positions - window} too many; use fewer soft tokens per chunk or a shorter context"
             )
 
     def _all_take_part(self) -> bool:
-        """Whether encoder and adapter run without chunks, too: where they train, or processes wait for it."""
+        """Return whether encoder and adapter must run even without chunks, for gradients or processes."""
         parts = (self.chunk_encoder, self.adapter)
         trains = self.training and any(item.requires_grad for part in parts for item in part.parameters())
         return trains or self.agree_on_passes is not None
 
     def _dummy_chunk(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Sum of the soft tokens of a one-token chunk: so a batch without chunks uses every parameter too."""
+        """Return the sum of one chunk's soft tokens, so that a batch without chunks uses all parameters."""
         ids = torch.zeros((1, 1), dtype=torch.long, device=embeds.device)
         one = torch.ones_like(ids)
         kept = self.encode_chunks(ids, one)

@@ -1,4 +1,4 @@
-"""One sample as the decoder gets it: ids with placeholders, and the chunks that these stand for."""
+"""One sample for the decoder: ids with placeholders, and the chunks that they represent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class DecoderInput:
 
 
 def numbers_per_place(samples: Sequence[DecoderInput]) -> dict[str, torch.Tensor]:
-    """`chunk_num_soft_tokens` `[P]` of samples whose chunks differ in their soft tokens; else nothing."""
+    """Return `chunk_num_soft_tokens` `[P]` if chunks differ in their number of soft tokens, else nothing."""
     numbers = [number for sample in samples for number in sample.num_soft_tokens]
     return {"chunk_num_soft_tokens": torch.tensor(numbers)} if len(set(numbers)) > 1 else {}
 
@@ -39,7 +39,7 @@ def one_per_chunk(
     num_soft_tokens: int | Sequence[int] | None,
     rate: Rate | Sequence[Rate] | None,
 ) -> list[Any]:
-    """The number of soft tokens or the rate of each chunk that is not raw text.
+    """Return the number of soft tokens, or the rate, of each chunk that is not raw text.
 
     Args:
         num_chunks: How many chunks there are.
@@ -57,8 +57,8 @@ def one_per_chunk(
     values: list[Any] = [given] * num_chunks if is_one else list(given)  # type: ignore[arg-type]
     if len(values) != num_chunks:
         raise E2LLMError(
-            f"{name} has {len(values)} values, the context has {num_chunks} chunks; give one value, or one "
-            "for each chunk"
+            f"{name} has {len(values)} values, but the context has {num_chunks} chunks; give one value, or "
+            "one for each chunk"
         )
     wanted = [values[index] for index in soft]
     if rate is not None:

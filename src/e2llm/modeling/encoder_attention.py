@@ -1,4 +1,4 @@
-"""Which tokens an encoder's tokens see: those before them only (a causal encoder), or all of their chunk.
+"""Let a causal encoder attend only to earlier tokens, or to all tokens of a chunk.
 
 Embedding models such as Qwen3-Embedding or E5-Mistral are decoders without a head. transformers can run them
 with attention in both directions: `is_causal=False` in a call makes its masks and its attention kernels
@@ -24,7 +24,7 @@ def prepare_encoder(encoder: Any, bidirectional: bool) -> None:
 
 
 def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
-    """Arguments for each call of an encoder, beside ids and mask.
+    """Return the arguments for each call of an encoder, in addition to ids and mask.
 
     Args:
         encoder: A text encoder, or a decoder without its head.
@@ -37,14 +37,14 @@ def encoder_options(encoder: Any, bidirectional: bool) -> dict[str, bool]:
 
 
 def sees_later_tokens(encoder: Any, bidirectional: bool) -> bool:
-    """Whether a later token changes an earlier state: reads two chunks that differ in their last token."""
+    """Return whether a later token changes an earlier state; read chunks that differ in the last token."""
     device = encoder.get_input_embeddings().weight.device
     chunks = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=device)
     options = encoder_options(encoder, bidirectional)
     was_training = encoder.training
     encoder.eval()
     try:
-        with torch.no_grad():  # one by one, for the rows of one batch may be rounded differently
+        with torch.no_grad():  # one by one, because rows of one batch may be rounded differently
             first, second = (
                 encoder(input_ids=row[None], attention_mask=torch.ones_like(row[None]), **options)
                 for row in chunks

@@ -1,4 +1,4 @@
-"""From chunks to what is kept of them, and from that to soft tokens: the encoder, and the adapter twice.
+"""Encode chunks into kept states, and turn kept states into soft tokens.
 
 Training and reading both read chunks in the passes that `ChunkEncoding.passes` plans, each by one call of
 `encode_layers`.
@@ -24,7 +24,7 @@ from e2llm.modeling.checkpoints.parts import encoder_token_limit
 
 @dataclass(frozen=True)
 class EncoderPass:
-    """Chunks that the encoder reads together.
+    """Chunks that the encoder reads in one pass.
 
     Attributes:
         rows: `[c]` int64, their rows in the batch.
@@ -56,7 +56,7 @@ def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Ten
     order = torch.argsort(lengths, descending=True, stable=True)
     in_order = lengths[order].tolist()
     if in_order and not in_order[-1]:
-        raise E2LLMError(f"chunk {int(order[-1])} has no token: its attention mask is all zero")
+        raise E2LLMError(f"chunk {int(order[-1])} has no tokens: its attention mask is all zero")
     start = 0
     while start < len(in_order):
         size = max(1, max_tokens // in_order[start])
@@ -65,7 +65,7 @@ def plan_passes(mask: torch.Tensor, max_tokens: int) -> Iterator[tuple[torch.Ten
 
 
 class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
-    """What a model does with its `chunk_encoder` and its `adapter`; `CompositeModel` makes both."""
+    """Methods of a model that use its `chunk_encoder` and `adapter`; `CompositeModel` creates both."""
 
     chunk_encoder: Any
     adapter: Adapter
@@ -74,7 +74,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     _encoder_options: dict[str, bool]
 
     def passes(self, ids: torch.Tensor, mask: torch.Tensor) -> Iterator[EncoderPass]:
-        """Plan the encoder's passes over chunks: longest first, so that little padding is read.
+        """Plan the encoder's passes over chunks, longest first, which keeps padding small.
 
         Args:
             ids: `[C, T]` encoder token ids, right-padded.
@@ -86,13 +86,15 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         limit = encoder_token_limit(config=self.config.encoder_config)
         for rows, length in plan_passes(mask, self.config.encoder_batch_tokens):
             if length > limit:
-                raise E2LLMError(f"a chunk has {length} encoder tokens, the encoder reads {limit}; split it")
+                raise E2LLMError(
+                    f"a chunk has {length} encoder tokens, but the encoder reads at most {limit}; split it"
+                )
             yield EncoderPass(rows, ids[rows, :length], mask[rows, :length])
 
     def encode_layers(
         self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pass of the encoder.
+        """Run the encoder on one pass.
 
         Args:
             chunk_input_ids: `[C, T]` ids.
@@ -119,13 +121,13 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     def encode_states(
         self, chunk_input_ids: torch.Tensor, chunk_attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Read `[C, T]` ids and mask in one pass of the encoder; returns `[C, T, E]` states."""
+        """Run the encoder once on `[C, T]` ids and mask; return `[C, T, E]` states."""
         return self.encode_layers(chunk_input_ids, chunk_attention_mask)[0]
 
     def keep(
         self, states: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int | None = None
     ) -> torch.Tensor:
-        """What is kept of chunks: token states `[C, T, E]` with their mask `[C, T]` to `[C, N, S]`.
+        """Return the states to keep, `[C, N, S]`, for token states `[C, T, E]` with their mask `[C, T]`.
 
         Args:
             states: Of `encode_states`.
@@ -141,7 +143,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     def soften(
         self, kept: torch.Tensor, num_tokens: torch.Tensor, num_soft_tokens: torch.Tensor
     ) -> torch.Tensor:
-        """What is kept of chunks to their soft tokens: the second half of the adapter.
+        """Return soft tokens made from kept states, the second step of the adapter.
 
         Args:
             kept: `[P, N, S]`, a row for each place.
@@ -207,7 +209,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
     def _read_pass(
         self, ids: torch.Tensor, mask: torch.Tensor, num_soft_tokens: int, checks: bool
     ) -> torch.Tensor:
-        """Return what is kept of one pass, `[c, N, S]`, of ids and mask `[c, T]`.
+        """Return the kept states `[c, N, S]` of one pass with ids and mask `[c, T]`.
 
         With `checks`, an encoder that trains runs once more in the backward pass, to hold no activations.
         """
@@ -231,7 +233,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
         return held
 
     def _nothing_kept(self, num_soft_tokens: int) -> torch.Tensor:
-        """`[0, K, D]`, what is kept of no chunk."""
+        """Return kept states `[0, K, D]` for no chunks."""
         embeddings = self.get_input_embeddings()  # its weight may be sharded, to no size at all
         like: torch.Tensor = embeddings.weight.new_zeros(())
         return like.expand(0, num_soft_tokens, embeddings.embedding_dim)
@@ -247,7 +249,7 @@ class ChunkEncoding(PreTrainedModel):  # type: ignore[misc]
 
 
 def join_kept(pieces: list[torch.Tensor], order: list[torch.Tensor]) -> torch.Tensor:
-    """What passes kept of their chunks, `[c, n, S]` each with rows `[c]`, as one `[C, N, S]` in order."""
+    """Join the kept states of passes, `[c, n, S]` with rows `[c]`, into one `[C, N, S]` in order."""
     longest = max(piece.shape[1] for piece in pieces)
     padded = [functional.pad(piece, (0, 0, 0, longest - piece.shape[1])) for piece in pieces]
     return torch.cat(padded)[torch.argsort(torch.cat(order))]

@@ -1,4 +1,4 @@
-"""Which model made some soft tokens: a digest of all that they depend on."""
+"""Identify models by a hash of everything that their states or answers depend on."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def reading_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str
 
 
 def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
-    """SHA-256 over what the answers of a model depend on, wherever it was loaded from.
+    """Return a SHA-256 over everything that a model's answers depend on, wherever it was loaded from.
 
     That is all of `reading_fingerprint`, the rest of the adapter, which rates it was trained on,
     and the decoder: its configuration, weights (LoRA deltas included) with their precision,
@@ -66,18 +66,18 @@ def model_fingerprint(model: CompositeModel, processor: E2LLMProcessor) -> str:
 
 
 def _tokenizing(tokenizer: Any) -> dict[str, Any]:
-    """How a tokenizer makes ids of text, without how it pads and cuts, which every call sets."""
+    """Return a tokenizer's settings without padding and truncation, which every call sets."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     return {key: value for key, value in content.items() if key not in ("padding", "truncation")}
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what says where it came from."""
+    """Return a configuration without the entries that say where it came from."""
     return {key: value for key, value in config.items() if key not in _ORIGINS}
 
 
 def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
-    """Add a part's tensors by name, with precision and shape; of LoRA deltas the scales, and which are on."""
+    """Add a part's tensors with names, precision and shapes, and the scales and states of LoRA deltas."""
     for name, module in part.named_modules():
         if getattr(module, "lora_A", None) is not None:
             state = (module.disable_adapters, module.active_adapters, module.merged_adapters)
@@ -86,7 +86,7 @@ def _add_weights(digest: "hashlib._Hash", part: nn.Module) -> None:
 
 
 def _add_tensors(digest: "hashlib._Hash", tensors: dict[str, torch.Tensor]) -> None:
-    """Add tensors by name, with their precision and shape."""
+    """Add tensors with their names, precision and shapes."""
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         flat = tensor.detach().contiguous().cpu().reshape(-1)

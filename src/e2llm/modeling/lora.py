@@ -1,4 +1,4 @@
-"""LoRA on the encoder and the decoder, what trains, and the report of it.
+"""Add LoRA to the encoder and the decoder, set which parts train, and report it.
 
 The layers are injected into each part through transformers' peft integration, so the model keeps its class; a
 part's deltas are saved in peft's own format and can be loaded by peft onto that part's base model alone.
@@ -68,7 +68,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class TrainableReport:
-    """Numbers of parameters, per part: `{part: (trainable, all)}` for encoder, adapter and decoder."""
+    """Numbers of parameters per part: `{part: (trainable, all)}` for encoder, adapter and decoder."""
 
     counts: dict[str, tuple[int, int]]
 
@@ -89,7 +89,7 @@ def set_modes(
     encoder_lora: LoraSettings | None = None,
     decoder_lora: LoraSettings | None = None,
 ) -> TrainableReport:
-    """Say what trains: each part `frozen`, by `lora`, or in `full`.
+    """Set how each part trains: `frozen`, `lora` or `full`.
 
     A part in `full` has no unchanged base from then on and is saved with the checkpoint. Under `lora`, layers
     that are attached already train further.
@@ -135,7 +135,7 @@ def _check_full(part: str, module: Any) -> None:
         raise E2LLMError(f"the {part} has LoRA layers; merge them with merge_lora(model) before mode 'full'")
     if is_quantized(module):
         raise E2LLMError(
-            f"the {part} is quantized, and weights of 4 bits cannot train; use mode 'lora' or 'frozen', or "
+            f"the {part} is quantized, and 4-bit weights cannot train; use mode 'lora' or 'frozen', or "
             "load it with quantization_config=None"
         )
 
@@ -165,7 +165,9 @@ def add_lora(part: Any, settings: LoraSettings) -> None:
     hit = [name for name, _ in part.named_modules() if re.fullmatch(pattern, name)]
     lost = [target for target in targets if not any(name.endswith(target) for name in hit)]
     if lost:
-        raise E2LLMError(f"no module of this {kind!r} model is named {' or '.join(lost)}, a LoRA target")
+        raise E2LLMError(
+            f"this {kind!r} model has no module named {' or '.join(lost)}; correct target_modules"
+        )
     ends = (part.get_input_embeddings(), part.get_output_embeddings())
     if unfit := [name for name in hit if part.get_submodule(name) in ends]:
         raise E2LLMError(
@@ -185,12 +187,12 @@ def add_lora(part: Any, settings: LoraSettings) -> None:
 
 
 def has_lora(module: nn.Module) -> bool:
-    """Whether any LoRA layer is attached."""
+    """Return whether any LoRA layer is attached."""
     return any("lora_" in name for name, _ in module.named_parameters())
 
 
 def report_trainable(model: Any) -> TrainableReport:
-    """Count the parameters of each part and those of them that train."""
+    """Count the parameters and the trainable parameters of each part."""
     counts = {}
     for part, name in (("encoder", "chunk_encoder"), ("adapter", "adapter"), ("decoder", "language_model")):
         parameters = list(getattr(model, name).parameters())
@@ -202,7 +204,7 @@ def report_trainable(model: Any) -> TrainableReport:
 
 
 def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers that hold LoRA deltas, by their names."""
+    """Return the layers with LoRA deltas by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in module.named_modules():
@@ -211,7 +213,7 @@ def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def merge_lora(model: Any) -> Any:
-    """Add the deltas to the weights in place and take the LoRA layers out; the parts lose their bases."""
+    """Add the deltas to the weights in place, and remove the LoRA layers; the parts lose their bases."""
     for part, attribute in PART_MODULES.items():
         module = getattr(model, attribute)
         if not has_lora(module):
@@ -228,14 +230,14 @@ def merge_lora(model: Any) -> Any:
 
 
 def base_state_dict(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a model by their names without LoRA, and without the deltas."""
+    """Return a model's tensors without deltas, under their names without LoRA."""
     return {
         name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if "lora_" not in name
     }
 
 
 def merged_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors by their names without LoRA, the deltas added; the model itself stays as it is."""
+    """Return a model's tensors with the deltas added, under their names without LoRA; keep the model."""
     state = base_state_dict(model.state_dict())
     for name, layer in lora_layers(model):
         check_mergeable(name, layer)
@@ -282,7 +284,7 @@ def save_lora(model: Any, folder: Path, tensors: dict[str, torch.Tensor]) -> Non
 
 
 def load_lora(model: Any, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Attach saved deltas, in a dtype or else that in which they are stored.
+    """Attach saved deltas in a dtype, by default the stored one.
 
     Raises:
         CheckpointError: If one is missing, unknown or of another shape.
@@ -312,5 +314,5 @@ def _peft_name(name: str) -> str:
 
 
 def file_name(parameter_name: str) -> str:
-    """The name of a LoRA parameter in peft's files: without the adapter's name."""
+    """Return the name of a LoRA parameter in peft's files, which lacks the adapter's name."""
     return parameter_name.replace(f".{ADAPTER_NAME}", "")

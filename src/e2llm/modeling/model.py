@@ -1,4 +1,4 @@
-"""The model that users meet: join, load, save, train, generate.
+"""The model class: join, load, save, train, generate.
 
 Shapes: B samples, L decoder tokens, D decoder embedding width, V vocabulary, N labelled positions.
 """
@@ -108,7 +108,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         if chunk_token_id is None:
             if decoder_tokenizer is None:
                 raise E2LLMError(
-                    "the decoder is an instance: give decoder_tokenizer= or chunk_token_id= as well"
+                    "the decoder is a loaded model; give decoder_tokenizer= or chunk_token_id= too"
                 )
             chunk_token_id = choose_placeholder(decoder_tokenizer).id
         ensure_embedding_row(decoder_model, chunk_token_id)
@@ -145,7 +145,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             **settings,
         )
         for part, implementation in attention.items():
-            # a new composite config resets those it is given
+            # a new composite config resets the configs that it is given
             part.config._attn_implementation = implementation
         if config.encoder_attention == "bidirectional":
             check_bidirectional(encoder)
@@ -202,8 +202,8 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         if self.adapter.dial != "rate":
             raise E2LLMError(
-                f"finest_rate={rate!r} is for models whose dial is the rate; the {self.config.adapter!r} "
-                "adapter of this model keeps soft tokens: leave finest_rate out"
+                f"finest_rate={rate!r} is for models that have a rate, but the {self.config.adapter!r} "
+                "adapter of this model has none; leave finest_rate out"
             )
         self.config.finest_rate = check_finest_rate(rate)
         self.adapter.finest_rate = rate  # type: ignore[assignment]
@@ -307,7 +307,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is None:
-            raise E2LLMError("generate needs input_ids; the processor makes them")
+            raise E2LLMError("input_ids are missing; use the processor, which makes them")
         self.language_model.generation_config = self.generation_config
         reject_lossy_generation(kwargs, kwargs.get("generation_config") or self.generation_config)
         chunks = {name: kwargs.pop(name, None) for name in CHUNK_ARGUMENTS}
@@ -348,14 +348,14 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
 
 @torch.no_grad()
 def embedding_scale(decoder: PreTrainedModel) -> float:
-    """Root mean square of a decoder's token embeddings, over at most about 512 tokens."""
+    """Return the root mean square of a decoder's token embeddings, over at most about 512 tokens."""
     embeddings = decoder.get_input_embeddings()
     sample = torch.arange(0, embeddings.num_embeddings, max(1, embeddings.num_embeddings // 512))
     return float(embeddings(sample.to(embeddings.weight.device)).float().pow(2).mean().sqrt())
 
 
 def stop_after_answer(generation_config: Any, tokenizer: Any) -> None:
-    """Let generation end where an answer ends: base models often lack their chat template's end."""
+    """Add the chat template's end token to those that end generation; base models often lack it."""
     ends = generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     last = build_template(tokenizer).after_answer[:1]
@@ -364,7 +364,7 @@ def stop_after_answer(generation_config: Any, tokenizer: Any) -> None:
 
 
 def reject_lossy_generation(kwargs: dict[str, Any], generation_config: Any) -> None:
-    """Raise `E2LLMError` for options of `generate` that would have placeholders read as text."""
+    """Raise `E2LLMError` for options of `generate` that would read placeholders as text."""
     for name in ("prefill_chunk_size", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp"):
         if kwargs.get(name) or getattr(generation_config, name, None):
             raise E2LLMError(f"{name} does not work with soft tokens; leave it out")

@@ -1,4 +1,4 @@
-"""Where soft tokens are in the decoder's input: the placeholder, its places, and positions.
+"""Find placeholders in the decoder's input, and assign them to chunks and positions.
 
 Shapes: B samples, P places at which chunks are, L decoder tokens.
 """
@@ -26,7 +26,7 @@ CHUNK_ARGUMENTS = (
 def find_placeholders(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, chunk_token_id: int
 ) -> torch.Tensor:
-    """Find the placeholders that count: those the attention mask leaves in.
+    """Return the placeholders that the attention mask does not hide.
 
     Args:
         input_ids: `[B, L]` decoder token ids.
@@ -45,7 +45,7 @@ def find_placeholders(
 def soft_tokens_of_places(
     is_placeholder: torch.Tensor, num_places: int, given: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """How many placeholders each chunk has.
+    """Return the number of placeholders of each chunk.
 
     Args:
         is_placeholder: `[B, L]` bool.
@@ -62,39 +62,45 @@ def soft_tokens_of_places(
     total = int(counts.sum())
     if num_places == 0:
         if total:
-            raise E2LLMError(f"the input has {total} placeholders and no chunks")
+            raise E2LLMError(
+                f"the input has {total} placeholders but no chunks; pass the chunks that the processor makes"
+            )
         return counts.new_zeros(0)
     if given is not None:
         given = given.to(counts.device).long()
         if given.shape != (num_places,) or bool((given < 1).any()) or int(given.sum()) != total:
             raise E2LLMError(
-                f"the input has {total} placeholders, but chunk_num_soft_tokens gives {int(given.sum())} to "
-                f"{len(given)} chunks, of which there are {num_places}"
+                f"the input has {total} placeholders, but chunk_num_soft_tokens counts {int(given.sum())} "
+                f"for {len(given)} chunks, of which there are {num_places}"
             )
         if not bool(torch.isin(counts.cumsum(0)[counts > 0], given.cumsum(0)).all()):
-            raise E2LLMError("chunk_num_soft_tokens has a chunk whose placeholders are in two samples")
+            raise E2LLMError("chunk_num_soft_tokens spreads the placeholders of a chunk over two samples")
         return given
     per_chunk, rest = divmod(total, num_places)
     if rest or not per_chunk:
-        raise E2LLMError(f"{total} placeholders do not divide among {num_places} chunks")
+        raise E2LLMError(
+            f"{total} placeholders cannot be divided equally among {num_places} chunks; give "
+            "chunk_num_soft_tokens"
+        )
     crossed = (counts % per_chunk).nonzero().flatten().tolist()
     if crossed:
         raise E2LLMError(
-            f"sample {crossed[0]} has {int(counts[crossed[0]])} placeholders, no multiple of the {per_chunk} "
-            "soft tokens per chunk of this batch; give chunk_num_soft_tokens where chunks differ"
+            f"sample {crossed[0]} has {int(counts[crossed[0]])} placeholders, not a multiple of the "
+            f"{per_chunk} soft tokens per chunk of this batch; give chunk_num_soft_tokens where chunks "
+            "differ"
         )
     return counts.new_full((num_places,), per_chunk)
 
 
 def reject_unknown_chunk_arguments(kwargs: dict[str, Any]) -> None:
-    """Raise `E2LLMError` for arguments named `chunk...` that nobody reads."""
+    """Raise `E2LLMError` for unknown arguments named `chunk...`."""
     unknown = [name for name in kwargs if name.startswith("chunk")]
     if unknown:
         raise E2LLMError(f"unknown argument(s) {', '.join(unknown)}; known: {', '.join(CHUNK_ARGUMENTS)}")
 
 
 def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
-    """Position ids of the last tokens of left-padded rows: padding does not count.
+    """Return position ids of the last tokens of left-padded rows, without counting padding.
 
     Args:
         attention_mask: `[B, P + L]`, nonzero for real tokens, those in a cache first.
@@ -109,7 +115,7 @@ def positions_of(attention_mask: torch.Tensor, num_new: int) -> torch.Tensor:
 def check_packing(
     position_ids: torch.Tensor, attention_mask: Any, use_cache: Any, decoder: str, attention: str = "sdpa"
 ) -> None:
-    """Raise `E2LLMError` where packed samples would see each other.
+    """Raise `E2LLMError` if packed samples would attend to each other.
 
     Samples that follow each other in one row, with positions that start again at 0, are kept apart by
     transformers only without an attention mask and without a cache, not by every decoder, and by flash
@@ -129,8 +135,8 @@ def check_packing(
         )
     if attention_mask is not None or use_cache:
         raise E2LLMError(
-            "position_ids start again within a row (packed samples): give attention_mask=None and "
-            "use_cache=False or the samples attend to each other"
+            "position_ids start again within a row (packed samples); give attention_mask=None and "
+            "use_cache=False, or the samples attend to each other"
         )
 
 

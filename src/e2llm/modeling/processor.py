@@ -1,4 +1,4 @@
-"""From context, instruction and answer to what the model reads.
+"""Turn context, instruction and answer into the model's input.
 
 Shapes: B samples, C chunks of the whole batch, T encoder tokens per chunk, L decoder tokens.
 """
@@ -194,7 +194,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         ids = self.encoder_tokenizer(
             heading, add_special_tokens=False, split_special_tokens=True, verbose=False
         ).input_ids
-        return len(ids) + 1  # after it the chunk's first word may be cut otherwise
+        return len(ids) + 1  # after a heading, the chunk's first word may be tokenized differently
 
     def fit_heading(self, heading: str) -> str:
         """A heading that leaves half of the encoder's tokens to the chunk; its start is cut off to fit."""
@@ -234,7 +234,9 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         """
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):
-            raise E2LLMError(f"expand names chunks outside 0..{len(chunks) - 1}: {sorted(expanded)}")
+            raise E2LLMError(
+                f"expand names chunks {sorted(expanded)}, but there are only 0 to {len(chunks) - 1}"
+            )
         soft = [index for index in range(len(chunks)) if index not in expanded]
         counts = dict(zip(soft, self.count_soft_tokens(chunks, soft, num_soft_tokens, rate), strict=True))
         template, placeholder = self.template, self.chunk_token_id
@@ -289,7 +291,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         placeholder = self.chunk_token_id
         if any(placeholder in ids for ids in rows):
             raise E2LLMError(
-                f"the text encodes to the placeholder {self.chunk_token!r}; use another chunk_token"
+                f"the text becomes the placeholder {self.chunk_token!r} when encoded; use another chunk_token"
             )
         return rows
 
@@ -333,7 +335,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
     def _check_chunk_length(self, length: int) -> None:
         if length > self.max_chunk_tokens:
             raise E2LLMError(
-                f"a chunk has {length} encoder tokens, the limit is {self.max_chunk_tokens}; split it"
+                f"a chunk has {length} encoder tokens, but the limit is {self.max_chunk_tokens}; split it"
             )
 
     def decode_answer(self, ids: Any) -> str:
@@ -368,7 +370,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if return_tensors != "pt":
             raise E2LLMError(f"return_tensors must be 'pt', got {return_tensors!r}")
         if prompt is None:
-            raise E2LLMError("give prompt=, the instruction or question")
+            raise E2LLMError("prompt= is missing; give the instruction or question")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         contexts = self._one_per_sample("context", context, len(prompts))
         answers = self._one_per_sample("answer", answer, len(prompts))

@@ -1,4 +1,4 @@
-"""The rate: encoder tokens per soft token, and the averages that it stands for.
+"""The rate, encoder tokens per soft token, and the averages of states that it needs.
 
 A chunk of `n` encoder tokens (special tokens included) has `ceil(n / rate)` soft tokens: its states are taken
 in groups of `rate` from the left, the last group shorter. Rates are powers of two, so that the groups of a
@@ -30,7 +30,7 @@ def check_rate(value: Any, finest: int = 1, name: str = "rate") -> Rate:
         raise E2LLMError(f"{name} must be a power of two (1, 2, 4, ...) or 'one', got {value!r}")
     if value < finest:
         raise E2LLMError(
-            f"{name} {value} is finer than what is kept, one state per {finest} encoder tokens; "
+            f"{name} {value} is finer than the kept states, one per {finest} encoder tokens; "
             f"use {finest} or coarser"
         )
     return value
@@ -44,22 +44,22 @@ def check_finest_rate(value: Any) -> int:
 
 
 def parse_rate(text: str) -> Rate:
-    """A rate as a user writes it: a number or `one`."""
+    """Parse a rate that a user wrote: a number or `one`."""
     return check_rate(int(text) if text.isdecimal() else text)
 
 
 def encoder_tokens(rate: Rate) -> int:
-    """Encoder tokens that one soft token stands for at most."""
+    """Return the most encoder tokens that one soft token represents."""
     return _WHOLE_CHUNK if rate == ONE_PER_CHUNK else int(rate)
 
 
 def count_soft_tokens(num_tokens: int, rate: Rate) -> int:
-    """Soft tokens of a chunk of `num_tokens` encoder tokens at a rate: 1 or more."""
+    """Return the number of soft tokens, at least 1, of a chunk of `num_tokens` encoder tokens at a rate."""
     return max(1, -(-num_tokens // encoder_tokens(rate)))
 
 
 def rates_of_counts(num_tokens: torch.Tensor, counts: torch.Tensor, finest: int) -> torch.Tensor:
-    """The rate at which a chunk has a number of soft tokens.
+    """Return the rate at which each chunk has a given number of soft tokens.
 
     Args:
         num_tokens: `[P]` int64, encoder tokens of each chunk.
@@ -85,8 +85,8 @@ def rates_of_counts(num_tokens: torch.Tensor, counts: torch.Tensor, finest: int)
         length = int(num_tokens[place])
         allowed = dict.fromkeys(count_soft_tokens(length, finest * 2**power) for power in range(31))
         raise E2LLMError(
-            f"a chunk of {length} encoder tokens cannot have {int(counts[place])} soft tokens; by rate it "
-            f"has {', '.join(map(str, allowed))}"
+            f"a chunk of {length} encoder tokens cannot have {int(counts[place])} soft tokens; with some "
+            f"rate it can have {', '.join(map(str, allowed))}"
         )
     return rates
 
@@ -115,7 +115,7 @@ def group_means(states: torch.Tensor, mask: torch.Tensor, rate: int) -> tuple[to
 
 
 def coarsen(kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor, finest: int) -> torch.Tensor:
-    """Average kept states to coarser rates, each weighted by the tokens that it stands for.
+    """Average kept states to coarser rates, each weighted by the tokens that it represents.
 
     Args:
         kept: `[P, N, S]` means of groups of `finest` tokens.
@@ -139,7 +139,7 @@ def coarsen(kept: torch.Tensor, num_tokens: torch.Tensor, rates: torch.Tensor, f
 def _average(
     rows: torch.Tensor, weights: torch.Tensor, target: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted means `[count, S]` of the rows that go to each target, and the sum of weights of each.
+    """Return weighted means `[count, S]` of the rows of each target, and the sums of weights.
 
     Sums are float32 or wider: in bfloat16, 256 + 1 is 256.
     """

@@ -1,4 +1,4 @@
-"""What a decoder gets of a context as raw text where there is no room for all of it.
+"""Choose the parts of a context to give as raw text if the whole does not fit.
 
 Evaluation (`e2llm.evaluation.systems`) and training (`e2llm.training.samples.text_contexts`) use the same
 functions, so that a decoder is asked with what it was trained on. All counts are decoder tokens.
@@ -20,7 +20,7 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True)
 class RawText:
-    """A part of a context, or all of it, as it is in the decoder's input.
+    """A part of a context, or all of it, as it appears in the decoder's input.
 
     Attributes:
         text: What is given; empty for nothing.
@@ -32,13 +32,13 @@ class RawText:
 
     @classmethod
     def whole(cls, text: str) -> "RawText":
-        """All of a context."""
+        """Return the whole context."""
         return cls(text, ((0, len(text)),))
 
 
 @dataclass(frozen=True)
 class Passages:
-    """A context cut into the chunks that its processor makes: texts, character spans, decoder tokens."""
+    """A context split into chunks: texts, character spans and decoder tokens."""
 
     texts: list[str]
     spans: list[tuple[int, int]]
@@ -46,7 +46,7 @@ class Passages:
 
     @classmethod
     def of(cls, processor: E2LLMProcessor, text: str) -> "Passages":
-        """Cut a context and count its passages."""
+        """Split a context into passages, and count their tokens."""
         chunks = processor.split(text)
         texts = [chunk.text for chunk in chunks]
         counts = [len(row) for row in processor.encode_all(texts)]
@@ -54,12 +54,12 @@ class Passages:
 
     @cached_property
     def index(self) -> Bm25Index:
-        """The passages, ready to be ranked."""
+        """An index for ranking the passages by shared words."""
         return Bm25Index(self.texts)
 
 
 def head_and_tail(text: str, room: int, count_tokens: CountTokens) -> RawText:
-    """The beginning and the end of a context, half of the room each.
+    """Return the beginning and the end of a context, half of the room each.
 
     Args:
         text: The context, longer than the room.
@@ -79,7 +79,7 @@ def head_and_tail(text: str, room: int, count_tokens: CountTokens) -> RawText:
 def best_passages(
     text: str, room: int, passages: Passages, scores: Sequence[float], count_tokens: CountTokens
 ) -> RawText:
-    """The passages that score best and fit, each on a separate line, in the order of the context.
+    """Return the best passages that fit, each on a separate line, in the order of the context.
 
     Args:
         text: The context, longer than the room.
@@ -127,14 +127,14 @@ def lay_out_raw(
 
 
 def longest_prefix(text: str, max_tokens: int | None, count_tokens: CountTokens) -> str:
-    """The longest start of a text that has at most `max_tokens` tokens; the whole text without a limit."""
+    """Return the longest beginning of a text with at most `max_tokens` tokens; without a limit, all of it."""
     if max_tokens is None:
         return text
     return text[: _longest(len(text), max_tokens, lambda size: count_tokens(text[:size]))]
 
 
 def longest_suffix(text: str, max_tokens: int | None, count_tokens: CountTokens) -> str:
-    """The longest end of a text that has at most `max_tokens` tokens; the whole text without a limit."""
+    """Return the longest end of a text with at most `max_tokens` tokens; without a limit, all of it."""
     if max_tokens is None:
         return text
     start = len(text)
@@ -142,7 +142,7 @@ def longest_suffix(text: str, max_tokens: int | None, count_tokens: CountTokens)
 
 
 def _longest(size: int, max_tokens: int, count: Callable[[int], int]) -> int:
-    """The most characters, up to `size`, of which `count` gives at most `max_tokens` tokens."""
+    """Return the most characters, up to `size`, for which `count` returns at most `max_tokens`."""
     high = max(1, max_tokens)
     while high < size and count(high) <= max_tokens:
         high *= 2

@@ -69,7 +69,7 @@ def init_adapter(model: Any, processor: E2LLMProcessor, texts: Sequence[str]) ->
     if len(texts) < _LEAST_TEXTS:
         raise E2LLMError(f"the linear start needs {_LEAST_TEXTS} texts or more, got {len(texts)}")
     if not (processor.tokenizer.is_fast and processor.encoder_tokenizer.is_fast):
-        raise E2LLMError("the linear start needs fast tokenizers, which say where in a text a token is")
+        raise E2LLMError("the linear start needs fast tokenizers, which report the span of each token")
     fitted = [text for place, text in enumerate(texts) if place % 5]
     states, targets, tokens = _pairs(model, processor, fitted)
     held_states, held_targets, held_tokens = _pairs(model, processor, texts[::5])
@@ -110,7 +110,9 @@ def _pairs(
             states.append(read[row, places].double().cpu())
             tokens += [[decoded.input_ids[row][token] for token, _ in parts] for parts in overlaps]
     if not states:
-        raise E2LLMError("the texts for the linear start hold no tokens that both tokenizers know")
+        raise E2LLMError(
+            "the texts for the linear start have no tokens that both tokenizers know; give other texts"
+        )
     return torch.cat(states), torch.cat(targets), tokens
 
 

@@ -87,7 +87,9 @@ def read_corpus(
     """
     started = time.perf_counter()
     if store.max_bytes is not None:
-        raise E2LLMError(f"{store.path}: the store has a limit of {store.max_bytes} bytes; open it without")
+        raise E2LLMError(
+            f"{store.path}: the store has a limit of {store.max_bytes} bytes; open it without max_bytes"
+        )
     place, dtype = choose_place(device)
     name = str(Path(model).resolve()) if Path(model).is_dir() else model
     with hold_shards(store) as shards:
@@ -172,8 +174,8 @@ class CorpusChunks:
         num_gone = sum(key not in self._store for key in self._keys)
         if num_gone:
             raise E2LLMError(
-                f"{self._store.path}: {num_gone:,} of {len(self._keys):,} chunks are missing, since entries "
-                "were removed or damaged meanwhile; run the command again to read them"
+                f"{self._store.path}: {num_gone:,} of {len(self._keys):,} chunks are missing, because "
+                "entries were removed or damaged meanwhile; run the command again to read them"
             )
 
 
@@ -225,8 +227,8 @@ def run_workers(
         raise E2LLMError(f"Ray stopped: {error}; chunks read so far are in the store") from error
     if num_failed:
         raise E2LLMError(
-            f"{num_failed:,} of {num_chunks:,} chunks were not read: {first_error}; the others are in the "
-            "store: mend this and run the command again"
+            f"{num_failed:,} of {num_chunks:,} chunks were not read: {first_error}. The others are in the "
+            "store; fix the error and run the command again"
         )
 
 

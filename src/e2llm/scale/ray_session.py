@@ -120,5 +120,5 @@ def plan_workers(nodes: list[dict[str, float]], num_workers: int | None, device:
     needed = f"{num_workers} CPU core(s)" + (f" and {num_workers} GPU(s)" if on_gpu else "")
     raise E2LLMError(
         f"{num_workers} worker(s) need {needed}; Ray has {num_cpus} core(s) and {num_gpus} GPU(s) on "
-        f"{len(machines)} machine(s): take fewer workers or another device"
+        f"{len(machines)} machine(s): use fewer workers or another device"
     )

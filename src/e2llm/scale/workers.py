@@ -42,7 +42,7 @@ def hold_shards(store: ChunkStore) -> Iterator[Path]:
             yield folder.resolve() / uuid.uuid4().hex
     except Timeout as error:
         raise E2LLMError(
-            f"{store.path}: another run is filling this store; wait for its end, or name another folder"
+            f"{store.path}: another run is filling this store; wait until it ends, or name another folder"
         ) from error
 
 
@@ -59,8 +59,8 @@ def open_shard(folder: Path, max_shards: int) -> ChunkStore:
     num_shards = len(list(folder.iterdir())) if folder.is_dir() else 0
     if num_shards >= max_shards:
         raise E2LLMError(
-            f"workers were started {num_shards} times and kept dying; check the memory that a worker needs, "
-            "or take fewer workers"
+            f"workers were started {num_shards} times and died each time; check the memory that a worker "
+            "needs, or use fewer workers"
         )
     return ChunkStore(folder / uuid.uuid4().hex)
 
@@ -142,8 +142,8 @@ class ChunkWorker:
             found, expected = self.reader.fingerprint, settings.fingerprint
             if found != expected:
                 raise E2LLMError(
-                    f"the model {settings.model!r} of a worker has the fingerprint {found[:12]}, that of the "
-                    f"command {expected[:12]}; put the same model on all machines"
+                    f"the model {settings.model!r} has the fingerprint {found[:12]} on a worker, but the "
+                    f"one of the command has {expected[:12]}; put the same model on all machines"
                 )
         except Exception as error:
             self.error = _text_of(error)

@@ -1,4 +1,4 @@
-"""The application: routes, errors in one shape, checks of every request; and running it under uvicorn."""
+"""Create the application with its routes, errors and checks, and run it under uvicorn."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ _STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 502, 503, 50
 def create_app(
     engine: Engine, settings: ServerSettings | None = None, backend: Backend | None = None
 ) -> FastAPI:
-    """Make the application; any ASGI server runs it, `e2llm serve` under uvicorn.
+    """Return the ASGI application; `e2llm serve` runs it under uvicorn.
 
     Args:
         engine: The server uses its model and processor, with a separate reader and store.
@@ -105,7 +105,7 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
-    """Take an address; port 0 is a free one.
+    """Open a listening socket; port 0 chooses a free port.
 
     Raises:
         E2LLMError: If the address is unavailable.

@@ -43,7 +43,7 @@ class Backend(Protocol):
         """Raise `ApiError` (400) for options that this backend does not support."""
 
     def answer(self, laid: LaidOut, sampling: Sampling) -> AsyncIterator[AnswerPart]:
-        """Answer a prompt; closing the iterator gives the answer up."""
+        """Answer a prompt; closing the iterator cancels the answer."""
 
     @property
     def num_decoding(self) -> int:
@@ -113,7 +113,7 @@ class LocalBackend:
         started = time.perf_counter()
         with self._changed:
             if self._closed:
-                raise RuntimeError("the decoding thread is closed")
+                raise RuntimeError("the decoding thread has stopped")
             self._waiting.append(ticket)
             self._changed.notify()
         count, reason = 0, None
@@ -172,7 +172,7 @@ class LocalBackend:
         self._fail(RuntimeError("the server is stopping"))
 
     def _take(self, batch: DecodingBatch) -> bool:
-        """Bring the batch up to date, and wait while there is nothing in it; False once closed."""
+        """Add and remove answers, and wait while the batch is empty; return False once closed."""
         with self._changed:
             while not self._closed:
                 gone = [ticket for ticket in self._running.values() if ticket.is_cancelled]

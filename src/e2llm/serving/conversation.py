@@ -1,4 +1,4 @@
-"""From messages to a question with its history; messages that do not fit the window become documents.
+"""Turn messages into a question with its history; turn what does not fit the window into documents.
 
 The oldest turns are compressed first, as in `e2llm.inference.chat`, then the middle of messages that are too
 long by themselves. Their first and last paragraphs stay text, since people write there what they want done
@@ -18,7 +18,7 @@ _KEPT_SHARE = 4  # a message that is cut keeps 1/4 of the room as text
 
 @dataclass(frozen=True)
 class Conversation:
-    """A question with the conversation before it.
+    """A question with the turns before it.
 
     Attributes:
         question: The last message, with the instructions of system messages if there is no history.
@@ -46,7 +46,7 @@ def take_turns(messages: Sequence[MessageIn]) -> Conversation:
     spoken = [item for item in messages if item.role in ("user", "assistant")]
     if not spoken or spoken[-1].role != "user" or not spoken[-1].text.strip():
         received = f"one of role {spoken[-1].role!r}" if spoken else "no message of a user"
-        message = f"the last message must be the user's and hold text; got {received}"
+        message = f"the last message must be the user's and contain text; got {received}"
         raise ApiError(400, message, param="messages")
     turns: list[tuple[list[str], list[str]]] = [([], [])]
     for item in spoken:
@@ -107,7 +107,7 @@ def _cut(text: str, room: int, count: Callable[[str], int]) -> tuple[str, str]:
 
 
 def _take(text: str, most: int, count: Callable[[str], int], *, from_end: bool) -> str:
-    """Return the part of a text that takes at most `most` tokens, cut at a line or a word."""
+    """Return the part of a text with at most `most` tokens, cut at a line or a word."""
     while text and count(text) > most:
         size = max(1, len(text) * most // (count(text) + 1))
         size = min(size, len(text) - 1)

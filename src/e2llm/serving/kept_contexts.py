@@ -1,4 +1,4 @@
-"""Contexts that outlive the process: each is a small file with its texts; encoded chunks are in the store.
+"""Contexts that survive the process: small files with texts, while the store has the encoded chunks.
 
 A context is one JSON file, written whole or not at all, so that a server killed at any moment still has every
 context that it confirmed. Soft tokens come from the store of encoded chunks; chunks that it lacks, such as
@@ -173,7 +173,7 @@ class KeptContexts:
         return self._keep(facts.about(context.documents), context)
 
     def edit(self, context_id: str, owner: str, change: Callable[[Context], Any]) -> KeptContext:
-        """Change a context by its own methods, such as `append`; requests under way keep the old one.
+        """Change a context with its methods, such as `append`; running requests keep the old content.
 
         Raises:
             ApiError: 404 if this owner has no context of this id.
@@ -235,7 +235,7 @@ class KeptContexts:
                 state = _state(file)
                 if self._damaged.get(file.stem) != state:
                     self._damaged[file.stem] = state
-                    logger.error("%s: %s; the context is left out: mend or delete the file", file, error)
+                    logger.error("%s: %s; the context is left out; repair or delete the file", file, error)
             message = f"the server's file of {file.stem} is damaged; create the context again"
             raise ApiError(500, message, code="context_damaged", param="context_id") from error
 
@@ -290,13 +290,13 @@ def _read(file: Path) -> tuple[Facts, list[Document]]:
     """
     content = _ContextFile.read_json(file.read_bytes())
     if content.format > FORMAT:
-        raise E2LLMError(f"its format {content.format} is newer than this e2llm reads ({FORMAT})")
+        raise E2LLMError(f"its format {content.format} is newer than this e2llm can read ({FORMAT})")
     if content.id != file.stem:
-        raise E2LLMError(f"it holds the context {content.id}; the file was renamed")
+        raise E2LLMError(f"it contains the context {content.id}; the file was renamed")
     if content.chunk_size_chars is not None:
         check_splitting(content.chunk_size_chars, 0, "prose")
     if not any(item.text.strip() for item in content.documents):
-        raise E2LLMError("it holds no text")
+        raise E2LLMError("it contains no text")
     for item in content.documents:
         if item.kind is not None and item.kind not in CHUNKERS:
             raise E2LLMError(f"the kind of a document is {item.kind!r}; choose from: {', '.join(CHUNKERS)}")

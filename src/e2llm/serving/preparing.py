@@ -1,4 +1,4 @@
-"""From a request to the decoder's input, and to the usage that the caller sees."""
+"""Turn a request into the decoder's input, and report its usage."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -124,7 +124,7 @@ class RequestPreparer:
             found = [Conversation(text) for text in prompts]
         count, most = body.n * len(found), self._settings.max_answers
         if count > most:
-            message = f"{count} answers were requested, the most is {most}; lower n or send fewer prompts"
+            message = f"{count} answers were requested, but the most is {most}; lower n or send fewer prompts"
             raise ApiError(400, message, param="n")
         return found
 
@@ -139,14 +139,14 @@ class RequestPreparer:
         wanted = body.max_tokens
         if isinstance(body, ChatIn) and body.max_completion_tokens is not None:
             if wanted not in (None, body.max_completion_tokens):
-                message = "max_tokens and max_completion_tokens mean the same and differ; give one of them"
+                message = "max_tokens and max_completion_tokens mean the same but differ; give one of them"
                 raise ApiError(400, message, param="max_tokens")
             wanted = body.max_completion_tokens
         if wanted is None:
             window = self._engine.window or 4 * _DEFAULT_NEW_TOKENS
             wanted = min(_DEFAULT_NEW_TOKENS, most, max(1, window // 4))
         if wanted > most:
-            message = f"max_tokens is {wanted}, the most that this server allows is {most}; lower it"
+            message = f"max_tokens is {wanted}, but this server allows at most {most}; lower it"
             raise ApiError(400, message, param="max_tokens")
         return Sampling(
             wanted,
@@ -298,7 +298,7 @@ def check_documents(documents: Sequence[Document], settings: ServerSettings, pre
     """
     count = len(documents) + present
     if count > settings.max_documents:
-        message = f"{count} documents, the most is {settings.max_documents}; join some"
+        message = f"got {count} documents, but the most is {settings.max_documents}; join some"
         raise ApiError(400, message, param="documents")
     check_length(sum(len(item.text) for item in documents), settings)
     if not documents:
@@ -312,5 +312,5 @@ def check_length(num_chars: int, settings: ServerSettings) -> None:
     """Raise `ApiError` (413) for too many characters."""
     most = settings.max_context_chars
     if num_chars > most:
-        message = f"the documents have {num_chars:,} characters, the most is {most:,}; send less"
+        message = f"the documents have {num_chars:,} characters, but the most is {most:,}; send less"
         raise ApiError(413, message, code="context_too_long", param="documents")

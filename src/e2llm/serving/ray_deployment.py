@@ -1,4 +1,4 @@
-"""Several servers behind one address, by Ray Serve: each replica is a whole server, and they share a folder.
+"""Run several servers behind one address with Ray Serve; each replica is a server, and all share a folder.
 
     RAY_USAGE_STATS_ENABLED=0 serve run e2llm.serving.ray_deployment:build model=smol folder=/var/lib/e2llm
 
@@ -62,8 +62,8 @@ class DeploymentArguments(ServerSettings):
         is_local = bool(self.allowed_hosts) and set(self.allowed_hosts) <= set(LOOPBACK)
         if self.api_key_file is None and not is_local:
             raise E2LLMError(
-                f"allowed_hosts is {', '.join(self.allowed_hosts) or 'empty'}, so that other machines may "
-                "call: give api_key_file (e2llm serve --new-api-key makes a key with its line)"
+                f"allowed_hosts is {', '.join(self.allowed_hosts) or 'empty'}, so other machines may "
+                "connect; give api_key_file (e2llm serve --new-api-key makes a key with its line)"
             )
         if self.backend_model is not None and self.url is None:
             raise E2LLMError("backend_model names a decoder of the server at url; give url too")

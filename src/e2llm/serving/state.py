@@ -78,5 +78,5 @@ def state_of(request: Request) -> ServerState:
 
 
 def owner_of(request: Request) -> str:
-    """Return the caller; raises `ApiError` (401) without a key where one is needed."""
+    """Return the caller; raise `ApiError` (401) if a required key is missing."""
     return state_of(request).keys.owner(request.headers.get("authorization"))

@@ -1,4 +1,4 @@
-"""Decoding by a vLLM server: this process reads and stores, vLLM gets embeddings and returns text.
+"""Decode with a vLLM server: this process reads and stores; vLLM gets embeddings and returns text.
 
 Every prompt goes to vLLM's `/v1/completions` as laid out here: as token ids, or as `prompt_embeds` if it has
 soft tokens. vLLM adds nothing to either, so the decoder gets the same input as in this process, and text of a
@@ -109,16 +109,16 @@ def find_server(url: str, *, model: str | None = None, timeout_seconds: float = 
         ) from error
     if response.status_code != 200:
         hint = f"; give its key in ${BACKEND_KEY_VARIABLE}" if response.status_code in (401, 403) else ""
-        raise E2LLMError(
-            f"{server.url}/v1/models answers with status {response.status_code}, expected 200{hint}"
-        )
+        raise E2LLMError(f"{server.url}/v1/models returned status {response.status_code}, expected 200{hint}")
     try:
         card = response.json()["data"][0]
         name, most = card["id"], card.get("max_model_len")
         if not isinstance(name, str) or not (most is None or isinstance(most, int)):
             raise TypeError(card)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise E2LLMError(f"{server.url}/v1/models names no model; is it vLLM's address?") from error
+        raise E2LLMError(
+            f"{server.url}/v1/models lists no model; check that this is vLLM's address"
+        ) from error
     return VllmServer(server.url, name, key, most, timeout_seconds)
 
 
@@ -146,8 +146,8 @@ class VllmBackend:
             name = "presence_penalty" if sampling.presence_penalty else "frequency_penalty"
             raise ApiError(
                 400,
-                f"{name} is not supported by this server: its decoder runs in vLLM, whose engine may die of "
-                "penalties together with embedded prompts (vllm-project/vllm#57719); leave it out",
+                f"{name} is not supported by this server: its decoder runs in vLLM, whose engine may crash "
+                "on penalties with embedded prompts (vllm-project/vllm#57719); leave it out",
                 code="unsupported_value",
                 param=name,
             )
@@ -200,7 +200,7 @@ class VllmBackend:
         if most is not None and needed > most:
             raise ApiError(
                 400,
-                f"prompt and answer need {needed} positions, the decoding server allows {most}; "
+                f"prompt and answer need {needed} positions, but the decoding server allows {most}; "
                 "lower max_tokens, send less text, or let overflow be 'select'",
                 code="context_length_exceeded",
                 param="max_tokens",
@@ -235,7 +235,7 @@ class VllmBackend:
         return len(self._running)
 
     def close(self) -> None:
-        """Give up the answers under way, and begin no more."""
+        """Cancel running answers, and start no more."""
         self._closed = True
         for task, loop in list(self._running.items()):
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -303,7 +303,7 @@ class _AnswerReading:
         return AnswerPart(piece, self._count) if piece else None
 
     def end(self) -> AnswerPart:
-        """Return the last piece; raises `ApiError` if the answer is incomplete."""
+        """Return the last piece; raise `ApiError` if the answer is incomplete."""
         if self._reason not in ("stop", "length"):
             raise _broken()
         rest = self._held if self._stopped_by_text and self._has_text else ""
@@ -320,17 +320,17 @@ def _errors_for_the_caller() -> Iterator[None]:
     try:
         yield
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        message = "the decoding server is unreachable; try again later"
+        message = "the decoding server is unreachable; retry later"
         raise ApiError(503, message, code="backend_unreachable", retry_after=_RETRY_SECONDS) from error
     except httpx2.TimeoutException as error:
-        message = "the decoding server took too long; try again later"
+        message = "the decoding server took too long; retry later"
         raise ApiError(504, message, code="backend_timeout") from error
     except httpx2.HTTPError as error:
         raise _broken() from error
 
 
 def _broken() -> ApiError:
-    return ApiError(502, "the decoding server broke the answer off; try again", code="backend_error")
+    return ApiError(502, "the decoding server ended the answer early; retry", code="backend_error")
 
 
 def _stopping() -> ApiError:
@@ -341,15 +341,15 @@ def _refusal(status: int) -> ApiError:
     """Return the error for a status; vLLM's message may name things that are not public."""
     logger.error("the decoding server answers with status %d", status)
     if status in (429, 503):
-        message = "the decoding server is busy or starting; try again later"
+        message = "the decoding server is busy or starting; retry later"
         return ApiError(503, message, code="backend_busy", retry_after=_RETRY_SECONDS)
     if 400 <= status < 500:
         message = (
-            f"the decoding server refuses this server's request (status {status}); its operator has to check "
+            f"the decoding server refuses this server's request (status {status}); ask the operator to check "
             "how both were started"
         )
         return ApiError(502, message, code="backend_refused")
-    return ApiError(502, f"the decoding server failed (status {status}); try again", code="backend_error")
+    return ApiError(502, f"the decoding server failed (status {status}); retry", code="backend_error")
 
 
 CONNECT_SECONDS = 10.0

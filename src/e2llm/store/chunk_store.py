@@ -1,4 +1,4 @@
-"""Encoded chunks on disk under a hash of the model and the text: each is read once, by any process.
+"""Keep encoded chunks on disk, keyed by a hash of model and text, so that each is encoded once.
 
 A store is a folder with a database (`e2llm.store.database`). It has only what can be read again: losing one
 costs time.
@@ -21,7 +21,7 @@ import torch
 from e2llm.errors import E2LLMError
 from e2llm.store.database import FILE_NAME, WAIT_SECONDS, Database, transaction
 
-_BATCH = 500  # sqlite takes at least 999 variables
+_BATCH = 500  # SQLite accepts at least 999 variables
 _SCAN_BATCH = 100  # whole entries in memory at once
 # The time of last use is kept to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
@@ -104,7 +104,7 @@ class ChunkStore:
         self.num_corrupt = 0
         self._database = Database(self.path)
         if self.path.is_file():
-            raise E2LLMError(f"{self.path} is a file; a store is a folder")
+            raise E2LLMError(f"{self.path} is a file; give a folder for the store")
         with self._database.session():
             pass
 
@@ -139,7 +139,7 @@ class ChunkStore:
         return found
 
     def _note_use(self, connection: sqlite3.Connection, numbers: list[int], now: int) -> None:
-        """Save when entries were used, unless the store is busy or read-only: reading does not wait."""
+        """Record when entries were used, unless the store is busy or read-only."""
         connection.execute("PRAGMA busy_timeout = 0").fetchall()
         try:
             with contextlib.suppress(sqlite3.OperationalError), transaction(connection):
@@ -150,7 +150,7 @@ class ChunkStore:
             connection.execute(f"PRAGMA busy_timeout = {int(WAIT_SECONDS * 1000)}").fetchall()
 
     def put_many(self, entries: Mapping[bytes, Mapping[str, torch.Tensor]]) -> None:
-        """Keep entries, all or none of them; those that exist already stay as they are.
+        """Add entries atomically; entries that already exist stay unchanged.
 
         Args:
             entries: Named CPU tensors by 32-byte key.
@@ -186,7 +186,7 @@ class ChunkStore:
         return MergeReport(num_added, num_present, num_corrupt)
 
     def _insert(self, rows: list[tuple[bytes, bytes, int, int]]) -> int:
-        """Keep rows of key, value, time of last use and size; return how many are new."""
+        """Insert rows of key, value, time of last use and size; return the number of new ones."""
         with self._database.session() as connection:
             before = connection.total_changes
             with transaction(connection):
@@ -199,7 +199,7 @@ class ChunkStore:
         return num_added
 
     def _scan(self) -> Iterator[list[_Row]]:
-        """Yield all rows in batches; others may use the store in between."""
+        """Yield all rows in batches, between which other users can access the store."""
         last = 0
         while True:
             with self._database.session() as connection:
@@ -259,7 +259,7 @@ class ChunkStore:
             E2LLMError: If neither is given, or one is below 0 or NaN.
         """
         if max_bytes is None and older_than_days is None:
-            raise E2LLMError("say what to remove: max_bytes or older_than_days")
+            raise E2LLMError("give max_bytes or older_than_days, to say what to remove")
         for name, value in (("max_bytes", max_bytes), ("older_than_days", older_than_days)):
             if value is not None and not value >= 0:  # catches NaN, too
                 raise E2LLMError(f"{name} must be 0 or more, got {value!r}")

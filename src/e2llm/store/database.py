@@ -1,4 +1,4 @@
-"""The database of a store: opened when needed, shared by threads, reopened by forked processes.
+"""A store's database: opened when needed, shared by threads, reopened by forked processes.
 
 It is an SQLite database in write-ahead mode: readers and a writer do not wait for each other, and a process
 that is killed leaves its last write whole or not at all. A power cut may lose the last writes
@@ -56,7 +56,7 @@ class Database:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection of this process to one thread at a time."""
+        """Yield this process's connection to one thread at a time."""
         with self._lock:
             try:
                 if self.connection is None:
@@ -88,7 +88,7 @@ class Database:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > FORMAT:
                 raise StoreError(
-                    f"{self.folder}: store format {version} is newer than this e2llm reads ({FORMAT}); "
+                    f"{self.folder}: store format {version} is newer than this e2llm can read ({FORMAT}); "
                     "upgrade e2llm or name another folder"
                 )
             if version == 0:
@@ -113,8 +113,8 @@ class Database:
         made = "" if row is None else " ".join(str(row[0]).split()).lower()
         if version != FORMAT or made != _AS_MADE:
             raise StoreError(
-                f"{self.folder / FILE_NAME} is not a store of e2llm, or is damaged; name another "
-                "folder, or delete this one: its chunks are read again when needed"
+                f"{self.folder / FILE_NAME} is damaged, or not a store of e2llm; name another "
+                "folder, or delete this one (chunks are then encoded again when needed)"
             )
 
     def _explain(self, error: sqlite3.Error) -> str:

@@ -1,1 +1,1 @@
-"""From a recipe to a checkpoint."""
+"""Train a model as a recipe says, from data to checkpoint."""

@@ -1,4 +1,4 @@
-"""A recipe in transformers' words: arguments, precision, and a learning rate for each part."""
+"""Translate a recipe into transformers' arguments, precision, and learning rates per part."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

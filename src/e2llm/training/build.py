@@ -52,7 +52,7 @@ def load_start(recipe: Recipe) -> tuple[E2LLMForConditionalGeneration, E2LLMProc
     model = E2LLMForConditionalGeneration.from_pretrained(start, dtype="auto", **options)
     if options["quantization_config"] is not None and not is_quantized(model.language_model):
         raise E2LLMError(
-            f"init_from: {start} holds the decoder's weights itself, and only a base that a checkpoint "
+            f"init_from: {start} contains the decoder's weights, and only a base model that a checkpoint "
             "refers to can be quantized; set decoder.quantization: none"
         )
     if recipe.decoder.source and dtype != "auto":

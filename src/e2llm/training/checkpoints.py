@@ -93,7 +93,7 @@ def held_alone(folder: Path) -> Iterator[None]:
     """
     taken = next((place for place in (folder, *folder.parents) if place.is_file()), None)
     if taken is not None:
-        raise E2LLMError(f"{taken} is a file, but the run needs a folder there; set another output")
+        raise E2LLMError(f"{taken} is a file, but the run needs a folder of that name; set another output")
     if not is_first_process():
         yield
         return
@@ -151,13 +151,16 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
                 value = value.reshape(1)  # FSDP2 shards no single number without a dimension
             if key not in targets or targets[key].shape != value.shape:
                 raise CheckpointError(
-                    f"{file}: {key} is not in the model, or of another shape; is it of this run?"
+                    f"{file}: {key} is not in the model, or has another shape; check that it belongs to "
+                    "this run"
                 )
             copy_into(targets[key], value)
             filled.add(id(targets[key]))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in filled:
-            raise CheckpointError(f"{folder}: holds no {name}, which trains; is it of this run?")
+            raise CheckpointError(
+                f"{folder}: {name}, which trains, is missing; check that the checkpoint belongs to this run"
+            )
 
 
 def copy_into(target: torch.Tensor, value: torch.Tensor) -> None:

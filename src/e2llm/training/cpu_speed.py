@@ -1,4 +1,4 @@
-"""Faster training of LoRA layers and packed samples on a CPU, with the same numbers, parameters and files.
+"""Speed up LoRA and packed samples on CPU; numbers, parameters and files stay the same.
 
 peft's layer computes the deltas in the LoRA parameters' dtype: a bf16 model with fp32 LoRA casts every input
 and output. `speed_up` gives each plain layer one function that computes in the dtype of the frozen weight,

@@ -1,4 +1,4 @@
-"""Soft targets: the decoder's answers to raw text, with LoRA deltas that were trained on raw text.
+"""Distil from a teacher: the same decoder with LoRA deltas that were trained on raw text.
 
 The teacher's deltas lie beside those that train, in the same layers, and are switched on for one pass without
 gradients: no second decoder is held in memory.
@@ -124,7 +124,7 @@ def divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         E2LLMError: If they are not of the same positions.
     """
     if logits.shape != wanted.shape:
-        raise E2LLMError(f"{len(wanted)} positions of the teacher for {len(logits)} of the student")
+        raise E2LLMError(f"the teacher has {len(wanted)} answer positions, but the student has {len(logits)}")
     target = functional.log_softmax(wanted.float(), dim=-1)
     made = functional.log_softmax(logits.float(), dim=-1)
     return functional.kl_div(made, target, reduction="sum", log_target=True)

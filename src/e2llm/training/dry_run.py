@@ -150,11 +150,11 @@ def check_gradients(subject: str, model: Any, before: dict[str, torch.Tensor], r
     """Raise unless gradients reached every tensor that trains, and no other tensor has changed."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and name not in reached:
-            raise E2LLMError(f"{subject}: no gradient reaches {name}, which trains")
+            raise E2LLMError(f"{subject}: no gradient reaches {name}, which should train")
         if parameter.requires_grad or not parameter.is_floating_point():
             continue
         if parameter.grad is not None or not torch.equal(parameter.cpu(), before[name].cpu()):
-            raise E2LLMError(f"{subject}: {name} has changed, although it does not train")
+            raise E2LLMError(f"{subject}: {name} changed, although it should not train")
 
 
 @torch.no_grad()

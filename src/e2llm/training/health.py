@@ -126,8 +126,8 @@ def check_disk_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _SPARE_BYTES:
         raise E2LLMError(
-            f"{folder}: {what} needs {(needed + _SPARE_BYTES) / 1e6:,.0f} MB on the disk, "
-            f"{free / 1e6:,.0f} MB are free; free some, name another output, or lower "
+            f"{folder}: {what} needs {(needed + _SPARE_BYTES) / 1e6:,.0f} MB of disk space, but "
+            f"{free / 1e6:,.0f} MB are free; free some, set another output, or lower "
             "train.keep_checkpoints. Saved checkpoints are intact: continue with --resume"
         )
 

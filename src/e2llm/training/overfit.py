@@ -85,7 +85,9 @@ def overfit(recipe: Recipe, num_records: int, num_steps: int | None = None) -> O
     reasons = recipe.objectives.fractions()["reasoning"] > 0
     records = first_records(recipe.data.train, num_records, needs_question=reasons)
     if len(records) < num_records:
-        raise E2LLMError(f"--overfit {num_records}: only {len(records)} records can serve; ask for fewer")
+        raise E2LLMError(
+            f"--overfit {num_records}: only {len(records)} records are usable; give a smaller number"
+        )
     folder = recipe.folder / f"overfit-{num_records}"
     if folder.exists():
         shutil.rmtree(folder)

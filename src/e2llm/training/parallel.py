@@ -38,9 +38,7 @@ def parallel_arguments(parallel: str, layer_classes: Sequence[str]) -> dict[str,
     check_launcher(parallel)
     if parallel == "fsdp2":
         if not torch.cuda.is_available():
-            raise E2LLMError(
-                "train.parallel: fsdp2 needs a GPU, and there is none here; set train.parallel: ddp"
-            )
+            raise E2LLMError("train.parallel: fsdp2 needs a GPU, but there is none; set train.parallel: ddp")
         return {"fsdp": True, "fsdp_config": fsdp_config(layer_classes)}
     if parallel in ("zero2", "zero3"):
         if importlib.util.find_spec("deepspeed") is None:
@@ -58,11 +56,11 @@ def check_launcher(parallel: str) -> None:
         if os.environ.get(name, "false").lower() in ("1", "true", "yes"):
             raise E2LLMError(
                 f"accelerate launch was given {option}, but the recipe says train.parallel: {parallel}; only "
-                f"the recipe sets what is sharded: launch without {option} and set train.parallel"
+                f"the recipe decides this; launch without {option} and set train.parallel"
             )
     if parallel != "ddp" and "LOCAL_RANK" not in os.environ:
         raise E2LLMError(
-            f"train.parallel: {parallel} shares a run out between processes, and this is one alone; start "
+            f"train.parallel: {parallel} shards a run between processes, but there is only one; start "
             "it with torchrun --nproc-per-node N -m e2llm train ..., or set train.parallel: ddp"
         )
 

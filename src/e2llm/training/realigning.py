@@ -1,4 +1,4 @@
-"""Another encoder under a decoder that stays as it is: a new adapter, learned in two phases.
+"""Give a model another encoder: train a new adapter in two phases, and keep the decoder.
 
 First the new adapter learns to make the soft tokens that the old encoder and adapter make of the same chunks;
 the decoder, which takes most of the time of a step, has no part in it. The nearer the new ones come, the
@@ -120,7 +120,7 @@ def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGener
     width, wanted = new.adapter.kept_size, old.adapter.kept_size
     if width != wanted:
         raise E2LLMError(
-            f"the new encoder's layers give pooled states {width} wide, the adapter's head takes {wanted}; "
+            f"the new encoder's layers give states of width {width}, but the adapter's head needs {wanted}; "
             "choose an encoder that is wider or has more layers"
         )
     new.adapter.head.load_state_dict(old.adapter.head.state_dict())  # type: ignore[union-attr]
@@ -128,7 +128,7 @@ def _keep_head(old: E2LLMForConditionalGeneration, new: E2LLMForConditionalGener
 
 
 def realign_model(recipe: Recipe, model: str, *, match_steps: int = 300) -> RealignResult:
-    """Put another encoder under a trained model's decoder.
+    """Give a trained model another encoder and a new adapter, and train these.
 
     Args:
         recipe: Its `encoder` is the new one, its `decoder.mode` must be frozen; data, objectives and steps
@@ -187,7 +187,7 @@ def held_out_losses(pair: Pair, recipe: Recipe, data: RunData) -> Losses:
     window = getattr(model.config.text_config, "max_position_embeddings", None)
     sets: dict[str, SampleSet] = evaluation_sets(data.validation, recipe, processor, window)
     if not sets:
-        raise E2LLMError("no record is held out: give --validation, or raise data.validation_fraction")
+        raise E2LLMError("no record is held out; give --validation, or raise data.validation_fraction")
     first = next(iter(sets.values()))
     trainer = E2LLMTrainer(model, processor, recipe, training_arguments(recipe, None), first, sets)
     metrics = trainer.evaluate()
@@ -266,7 +266,7 @@ def match(
         E2LLMError: If a loss is NaN or infinite, or there is no text.
     """
     if not texts:
-        raise E2LLMError("there is no text to match soft tokens on; give records with --records")
+        raise E2LLMError("the records have no text to match soft tokens on; give others with --records")
     (model, processor), (old_model, old_processor) = new, old
     rng = random.Random(f"{seed}/matching")
     trained = [

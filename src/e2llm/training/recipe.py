@@ -35,7 +35,7 @@ def load_recipe(
     """
     file = Path(path)
     if file.is_dir():
-        raise E2LLMError(f"{file} is a folder; name a recipe such as {file / 'recipe.yaml'}")
+        raise E2LLMError(f"{file} is a folder; give a recipe such as {file / 'recipe.yaml'}")
     if not file.is_file():
         raise FileNotFoundError(f"no such recipe: {file}")
     content = parse_yaml(file)
@@ -98,7 +98,7 @@ def parse_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping."""
     content = load_yaml(file.read_bytes(), str(file))
     if not isinstance(content, dict):
-        raise E2LLMError(f"{file}: a recipe is a mapping of keys, got {type(content).__name__}")
+        raise E2LLMError(f"{file}: a recipe must be a mapping, got {type(content).__name__}")
     return content
 
 
@@ -160,7 +160,7 @@ def parse_override(override: str, stages: Sequence[str]) -> tuple[str | None, li
         raise E2LLMError(f"--set takes key=value or STAGE:key=value, got {override!r}")
     if colon and stage not in stages:
         known = ", ".join(filter(None, stages)) or "none"
-        raise E2LLMError(f"--set {override!r}: no stage {stage!r} in this recipe; it has {known}")
+        raise E2LLMError(f"--set {override!r}: the recipe has no stage {stage!r}; its stages: {known}")
     return (stage if colon else None), key.split("."), load_yaml(text, f"--set {override[:100]!r}")
 
 
@@ -172,14 +172,14 @@ def with_value(content: Any, keys: Sequence[str], value: Any, subject: str) -> A
     if isinstance(content, list):
         if not key.isdecimal() or int(key) >= len(content):
             raise E2LLMError(
-                f"--set {subject}: {key!r} is no place in a list of {len(content)}; count from 0"
+                f"--set {subject}: {key!r} is not an index of a list of {len(content)}; count from 0"
             )
         return [
             with_value(item, rest, value, subject) if i == int(key) else item
             for i, item in enumerate(content)
         ]
     if not isinstance(content, dict | None):
-        raise E2LLMError(f"--set {subject}: {key!r} is below a value that is no mapping ({content!r})")
+        raise E2LLMError(f"--set {subject}: {key!r} is a key below {content!r}, which is not a mapping")
     changed = dict(content or {})
     changed[key] = with_value(changed.get(key), rest, value, subject)
     return changed

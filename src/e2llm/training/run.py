@@ -68,7 +68,7 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
     checkpoint = None if finished else last_checkpoint(recipe.folder)
     if not resume and (checkpoint or finished):
         raise E2LLMError(
-            f"{recipe.folder} already contains a run; continue it with --resume, or set another output"
+            f"{recipe.folder} already contains a run; resume it with --resume, or set another output"
         )
     changes = changes_since_start(recipe) if checkpoint or finished else []
     if finished is not None:
@@ -210,7 +210,7 @@ def finished_result(recipe: Recipe) -> TrainResult | None:
         result = TrainResult.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise E2LLMError(
-            f"{file} is not a result as e2llm train writes it; delete it, and --resume ends the run again "
+            f"{file} is not a result of e2llm train; delete it, and --resume finishes the run again "
             "from its last checkpoint"
         ) from error
     return result.model_copy(update={"folder": recipe.folder / result.folder})

@@ -1,4 +1,4 @@
-"""The trainer: transformers' Trainer with two objectives, the compression dial and losses per objective."""
+"""Extend transformers' Trainer with two objectives, rates or soft tokens, and losses per objective."""
 
 import math
 import time
@@ -180,16 +180,16 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             f"rank-{self.args.process_index}-" if several else "",
         )
         raise E2LLMError(
-            f"the {name} is {value} at step {step} of {self.state.max_steps}; earlier checkpoints are kept, "
-            f"and the step's batches are in {saved} to look at. {self._advice()}"
+            f"the {name} is {value} at step {step} of {self.state.max_steps}. Earlier checkpoints are kept, "
+            f"and the batches of this step are saved in {saved}. {self._advice()}"
         )
 
     def _stop_unless_sound(self, name: str, value: float) -> None:
         """Raise after a step with a value that is not finite, so that its weights are not saved."""
         if not math.isfinite(value):
             raise E2LLMError(
-                f"the {name} is {value} after step {self.state.global_step} of {self.state.max_steps}; these "
-                f"weights are not saved, earlier checkpoints are kept. {self._advice()}"
+                f"the {name} is {value} after step {self.state.global_step} of {self.state.max_steps}. These "
+                f"weights are not saved; earlier checkpoints are kept. {self._advice()}"
             )
 
     def _advice(self) -> str:
@@ -328,8 +328,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         best = Path(self.state.best_model_checkpoint)
         if problem := damage(best):
             raise CheckpointError(
-                f"{best} holds the weights of the best evaluation and is damaged ({problem}); bring it back "
-                f"from a copy and use --resume, or take another of {best.parent}: each loads as a model"
+                f"{best}, which has the weights of the best evaluation, is damaged ({problem}); restore it "
+                f"from a copy and use --resume, or load another checkpoint of {best.parent} as a model"
             )
         if self.is_deepspeed_enabled:  # it saves and loads weights with its optimizer's
             super()._load_best_model()

@@ -196,5 +196,5 @@ def test_save_options_without_effect_are_refused(model, tmp_path, option):
 
 def test_load_options_without_effect_are_refused(on_bases, tmp_path):
     on_bases.save_pretrained(tmp_path / "saved")
-    with pytest.raises(E2LLMError, match="does not support max_memory"):
+    with pytest.raises(E2LLMError, match="cannot be loaded with max_memory"):
         load(tmp_path / "saved", max_memory={0: "1GB"})

@@ -26,14 +26,14 @@ def test_a_missing_package_is_named(file, monkeypatch):
 
 @pytest.mark.parametrize("name", ["missing.gguf", "./missing.gguf", "MISSING.GGUF"])
 def test_a_missing_file_is_named(name):
-    with pytest.raises(CheckpointError, match="there is no such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         load_part("decoder", name)
 
 
 @pytest.mark.parametrize("architecture", ["clip", "whisper"])
 def test_no_language_model_is_refused(tmp_path, architecture):
     file = write_gguf(tmp_path / "tiny.gguf", architecture=architecture)
-    with pytest.raises(CheckpointError, match=f"holds a model of architecture {architecture}"):
+    with pytest.raises(CheckpointError, match=f"has a model of architecture {architecture}"):
         load_part("decoder", str(file))
 
 
@@ -129,7 +129,7 @@ def test_a_file_whose_tensors_are_not_as_its_header_says_is_refused(tmp_path):
         writer.add_feed_forward_length(40)
 
     file = write_gguf(tmp_path / "tiny.gguf", edit=edit)
-    with pytest.raises(CheckpointError, match=r"mlp.down_proj.weight.* or in other shapes than stated"):
+    with pytest.raises(CheckpointError, match=r"of another shape than stated: .*mlp.down_proj.weight"):
         load_part("decoder", str(file))
 
 

@@ -34,30 +34,31 @@ Expand = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Give just the N chunks that the question points at as text. 0: soft tokens alone.",
+        help="Give exactly the N most relevant chunks as text; 0 gives soft tokens alone.",
     ),
 ]
 Budget = Annotated[
-    int | None, typer.Option(min=1, help="Positions that the input may take; by default 2,048.")
+    int | None, typer.Option(min=1, help="Most decoder positions of the input; by default 2,048.")
 ]
 PolicyText = Annotated[
     str | None,
     typer.Option(
         "--policy",
         metavar="NAME",
-        help="How they are spent: mixed (text where the question points, soft tokens elsewhere), raw (text "
-        "alone), soft, or uniform (all chunks alike).",
+        help="How to spend the budget: mixed (relevant chunks as text, the rest as soft tokens), raw (text "
+        "alone), soft (soft tokens alone), or uniform (all chunks alike).",
     ),
 ]
-Select = Annotated[str, typer.Option(help="How chunks are ranked: bm25, encoder, or fused.")]
+Select = Annotated[str, typer.Option(help="How to rank chunks: bm25, encoder, or fused (both).")]
 Overflow = Annotated[
-    str, typer.Option(help="If chunks do not fit at --rate: error, or select (leave chunks out).")
+    str,
+    typer.Option(help="If the chunks do not fit at --rate: error, or select (leave some out)."),
 ]
 Insert = Annotated[
     str | None,
-    typer.Option(help="Insert this sentence into the middle, to test whether the model finds it."),
+    typer.Option(help="Insert this sentence into the middle of the text, to test if the model finds it."),
 ]
-Compare = Annotated[bool, typer.Option("--compare", help="Also measure the same decoder on the raw text.")]
+Compare = Annotated[bool, typer.Option("--compare", help="Also answer from the full text; compare costs.")]
 
 
 def ask(
@@ -109,7 +110,7 @@ def ask(
     if insert is not None:
         source = insert_into(source, insert)
     if compare and isinstance(source, Path):
-        raise typer.BadParameter("--compare measures reading: give texts, not a saved context")
+        raise typer.BadParameter("--compare needs texts, because it measures reading; got a saved context")
     engine = load_engine(model, device, store)
     if not isinstance(source, Path):
         engine.check_room(source, request)
@@ -117,7 +118,7 @@ def ask(
     answer, comparison = answer_from(engine, source, question, options, compare=compare)
     show_answer(answer, comparison, isinstance(source, Path), as_json)
     if not as_json and not answer.text.strip():
-        raise E2LLMError("the answer is empty; give more chunks as text with --budget or --expand")
+        raise E2LLMError("the answer is empty; give more chunks as text: raise --budget or --expand")
 
 
 def answer_from(
@@ -128,7 +129,7 @@ def answer_from(
     *,
     compare: bool,
 ) -> "tuple[Answer, Comparison | None]":
-    """Return the answer and, with `compare`, the measurement beside full context."""
+    """Return the answer and, with `compare`, the comparison with full context."""
     if compare:
         from e2llm.bench.full_context import compare_with_full_context
 
@@ -138,18 +139,18 @@ def answer_from(
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
-    """Return the paths and the question, which comes last."""
+    """Split the arguments into the paths and the question, which comes last."""
     if len(arguments) < 2:
-        raise typer.BadParameter("name at least one file, then the question")
+        raise typer.BadParameter("give at least one file, then the question")
     *paths, question = arguments
     if os.path.exists(question):
         kind = "folder" if os.path.isdir(question) else "file"
-        raise typer.BadParameter(f"{question!r} is a {kind}; give the question last")
+        raise typer.BadParameter(f"the last argument, {question!r}, is a {kind}; give the question last")
     return paths, question
 
 
 def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier: bool, as_json: bool) -> None:
-    """Print the answer as JSON, or its cost after the answer that was streamed."""
+    """Print the answer as JSON, or the sources and cost of an answer that was already streamed."""
     if as_json:
         result = dataclasses.asdict(answer)
         if comparison is not None:
@@ -168,28 +169,28 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
 
 
 def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Document]":
-    """Put a sentence into the middle of documents, and print on stderr where."""
+    """Insert a sentence into the middle of documents, and print its place on stderr."""
     from e2llm.inference.documents import insert_sentence
 
     if isinstance(source, Path):
-        raise typer.BadParameter("--insert goes with texts, not with a saved context")
+        raise typer.BadParameter("--insert needs texts; got a saved context")
     insertion = insert_sentence(source, sentence, 0.5)
     typer.echo(f"[inserted at character {insertion.start:,} of {insertion.name}]", err=True)
     return insertion.documents
 
 
 def print_piece(piece: str) -> None:
-    """Print a piece of an answer at once."""
+    """Print a piece of an answer without a line break."""
     typer.echo(piece, nl=False)
 
 
 def count_chunks(number: int) -> str:
-    """Return such as `1 chunk` or `1,234 chunks`."""
+    """Return a count such as `1 chunk` or `1,234 chunks`."""
     return "1 chunk" if number == 1 else f"{number:,} chunks"
 
 
 def cost_line(answer: "Answer", read_earlier: bool = False) -> str:
-    """Return one line with the cost of an answer; a saved context was read earlier."""
+    """Return one line with the cost of an answer; `read_earlier` is for a saved context."""
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
     read = f"read {'earlier in ' if read_earlier else ''}{timing.read_seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""`e2llm chat`: talk about files, or just talk, for as long as you like."""
+"""`e2llm chat`: a conversation of any length, about files or anything else."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ _COMMANDS = "/add FILE..., /save FILE, /quit"
 
 def chat(
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE...]", help=FILES_HELP + ", to talk about.")
+        list[str] | None, typer.Argument(metavar="[FILE...]", help=f"What to talk about: {FILES_HELP}.")
     ] = None,
     session: Annotated[
         Path | None,
@@ -32,15 +32,15 @@ def chat(
     rate: RateText = None,
     expand: Annotated[
         int | None,
-        typer.Option(min=0, help="Give just the N chunks that the question points at as text."),
+        typer.Option(min=0, help="Give exactly the N most relevant chunks as text."),
     ] = None,
     store: Store = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Talk about files, or just talk; each line on standard input is a turn.
+    """Chat about files, or about anything; each line of standard input is a turn.
 
-    Old turns become chunks, so that a conversation has any length. Lines that begin with / are commands:
+    Old turns are compressed, so a conversation may have any length. Lines that begin with / are commands:
     /add FILE..., /save FILE, /quit.
 
     Example:
@@ -60,14 +60,14 @@ def chat(
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
     if session is not None and session.is_file() and not is_tensor_file(session):
-        raise E2LLMError(f"{session} is not a saved session; name one, or a new file")
+        raise E2LLMError(f"{session} is not a saved session; name a saved session or a new file")
     engine = load_engine(model, device, store)
     if session is not None and session.is_file():
         keep_as_saved(engine, session)
         talk = ChatSession.load(session, engine, **options)
         if isinstance(source, Path):
             raise typer.BadParameter(
-                "--session continues a saved session, so FILE cannot be a saved context; name texts"
+                "FILE is a saved context, but --session continues a saved session; give texts as FILE"
             )
         known = {(document.name, document.text) for document in talk.context.documents}
         fresh = [item for item in source if (item.name, item.text) not in known]
@@ -80,7 +80,7 @@ def chat(
 
 
 def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
-    """Take turns until the input ends."""
+    """Answer each line of standard input until it ends or `/quit`."""
     from e2llm.errors import E2LLMError
 
     is_terminal = sys.stdin.isatty()
@@ -108,10 +108,10 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
                 typer.echo()
             sys.stdout.flush()
         except (E2LLMError, OSError, typer.BadParameter) as error:
-            if not is_terminal or isinstance(error, BrokenPipeError):  # the pipe of the answers is closed
+            if not is_terminal or isinstance(error, BrokenPipeError):  # nobody reads the answers any more
                 raise
             typer.echo(f"error: {error}", err=True)  # the conversation continues
-        finally:  # also the turns before an interrupt
+        finally:  # an interrupt must not lose earlier turns
             if session is not None:
                 talk.save(session)
 
@@ -134,4 +134,4 @@ def run_command(talk: "ChatSession", line: str) -> None:
         talk.save(arguments[0])
         typer.echo(f"saved to {arguments[0]}", err=True)
     else:
-        raise E2LLMError(f"{line!r} is not a command; the commands are {_COMMANDS}")
+        raise E2LLMError(f"{line!r} is not a command; use one of: {_COMMANDS}")

@@ -24,8 +24,8 @@ def fidelity(
     model: Model = "smol",
     soft_tokens: SoftTokens = None,
     rate: RateText = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Measure N chunks, evenly spread.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Write a picture here.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Measure only N chunks, evenly spread.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the scores into this file.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +35,7 @@ def fidelity(
         e2llm fidelity examples/anne_of_green_gables.txt --sample 100 --png fidelity.png
     """
     if png is not None and png.is_file() and png.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{png} exists and is not a .png; name another file")
+        raise typer.BadParameter(f"{png} exists and is not a .png file; choose another name")
     if png is not None:
         from e2llm.inference.fidelity import check_picture, draw_fidelity
 

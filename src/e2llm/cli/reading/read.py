@@ -1,4 +1,4 @@
-"""`e2llm read`: read files once and save the context."""
+"""`e2llm read`: read files once, and save the context or fill a store."""
 
 import dataclasses
 import json
@@ -26,15 +26,15 @@ def read(
     device: Device = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Fill the store with N Ray workers; 0: one per GPU or 4 cores."),
+        typer.Option(min=0, help="Fill the store with N Ray workers; 0: one per GPU, or per 4 cores."),
     ] = None,
     ray_address: Annotated[
         str | None,
-        typer.Option(help="Ray cluster for --workers, as host:port or auto; default: this machine."),
+        typer.Option(help="Ray cluster for --workers: host:port, or auto; by default this machine."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read files once and ask later: as a saved context (-o), into a store (--store), or both.
+    """Read files once to ask later: save a context (-o), fill a store (--store), or both.
 
     Examples:
         e2llm read examples/anne_of_green_gables.txt -o anne.e2llm
@@ -44,7 +44,7 @@ def read(
         e2llm read library/ --store library.store --workers 8
     """
     if output is None and store is None:
-        raise typer.BadParameter("name a place for the result: -o FILE, --store DIR, or both")
+        raise typer.BadParameter("no place for the result; give -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
     refuse_other_file(output)
@@ -52,7 +52,7 @@ def read(
         check_ray_options(store, device, finest_rate)
         facts, line = read_on_ray(files, output, model, str(store), workers, ray_address, device, chunk_size)
     elif ray_address is not None:
-        raise typer.BadParameter("--ray-address names a cluster for --workers; add --workers 0 or a number")
+        raise typer.BadParameter("--ray-address needs --workers; add --workers N (0: chosen for you)")
     else:
         documents = read_documents(files)
         context = load_engine(model, device, store, finest_rate).read(documents, chunk_size_chars=chunk_size)
@@ -68,7 +68,7 @@ def read(
 
 
 def describe(context: "Context") -> tuple[dict[str, Any], str]:
-    """Return what was read, as values and as a line."""
+    """Return the counts of a reading as a dictionary, and as a line of text."""
     facts = {
         "documents": len(context.documents),
         "chunks": len(context),
@@ -84,15 +84,15 @@ def describe(context: "Context") -> tuple[dict[str, Any], str]:
 
 
 def check_ray_options(store: str | None, device: str | None, finest_rate: int | None) -> None:
-    """Refuse options that do not go with workers."""
+    """Refuse options that do not work with `--workers`."""
     if store is None:
-        raise typer.BadParameter("--workers fill a store; name it with --store DIR")
+        raise typer.BadParameter("--workers needs a store to fill; add --store DIR")
     if device not in (None, "cpu", "cuda"):
         raise typer.BadParameter(
-            f"with --workers, --device is cpu or cuda (a GPU for each worker), got {device}"
+            f"--device {device} does not work with --workers; use cpu, or cuda for one GPU per worker"
         )
     if finest_rate is not None:
-        raise typer.BadParameter("--workers read at the model's finest rate; leave --finest-rate out")
+        raise typer.BadParameter("--finest-rate does not work with --workers; leave it out")
 
 
 def read_on_ray(
@@ -105,7 +105,7 @@ def read_on_ray(
     device: str | None,
     chunk_size: int | None,
 ) -> tuple[dict[str, Any], str]:
-    """Fill a store with many workers, and save a context made from it; return facts and a line."""
+    """Fill a store with many workers, save a context if `output` is given, and return counts and a line."""
     from e2llm.scale.corpus_reading import read_corpus
     from e2llm.store.chunk_store import ChunkStore
 
@@ -131,8 +131,8 @@ def read_on_ray(
 
 
 def refuse_other_file(file: Path | None) -> None:
-    """Refuse to write a context over a file that holds anything else, such as the text itself."""
+    """Refuse to overwrite a file that is not a saved context, such as the text itself."""
     from e2llm.inference.context_file import is_context_file
 
     if file is not None and file.is_file() and file.stat().st_size and not is_context_file(file):
-        raise typer.BadParameter(f"{file} exists and is not a saved context; name another file")
+        raise typer.BadParameter(f"{file} exists and is not a saved context; choose another file")

@@ -1,4 +1,4 @@
-"""`e2llm restate`: chunks as the decoder restates them from their soft tokens."""
+"""`e2llm restate`: show chunks as the decoder restates them from their soft tokens."""
 
 import json
 from typing import Annotated
@@ -11,14 +11,14 @@ from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftT
 
 def restate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES_HELP + ".")],
-    chunk: Annotated[list[int], typer.Option(min=0, help="Index of a chunk; may be given several times.")],
+    chunk: Annotated[list[int], typer.Option(min=0, help="Index of a chunk; may be repeated.")],
     model: Model = "smol",
     soft_tokens: SoftTokens = None,
     rate: RateText = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Restate chunks from their soft tokens alone, beside their true text.
+    """Let the decoder restate chunks from their soft tokens alone, and show them beside their text.
 
     Example:
         e2llm restate examples/anne_of_green_gables.txt --chunk 3

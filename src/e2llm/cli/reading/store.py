@@ -1,4 +1,4 @@
-"""`e2llm store`: look at a store of encoded chunks, check it, free space."""
+"""`e2llm store`: inspect, check and shrink a store of encoded chunks."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from e2llm.cli.options import AsJson
 if TYPE_CHECKING:
     from e2llm.store.chunk_store import ChunkStore
 
-app = typer.Typer(help="Look at a store of encoded chunks, check it, free space.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, check and shrink a store of encoded chunks.", no_args_is_help=True)
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS.update({"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40})
@@ -24,7 +24,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The store's folder.
 
 @app.command("info")
 def show_info(folder: Folder, as_json: AsJson = False) -> None:
-    """Show what a store holds.
+    """Show the number of chunks in a store, its size, and when it was used.
 
     Example:
         e2llm store info ~/.cache/e2llm
@@ -47,10 +47,10 @@ def show_info(folder: Folder, as_json: AsJson = False) -> None:
 def verify(
     folder: Folder,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove damaged chunks; they are read again when needed.")
+        bool, typer.Option("--repair", help="Remove damaged chunks; they are encoded again when needed.")
     ] = False,
 ) -> None:
-    """Check every chunk of a store; exit code 1 if a damaged chunk remains.
+    """Check every chunk of a store; exit with 1 if a damaged chunk remains.
 
     Example:
         e2llm store verify ~/.cache/e2llm --repair
@@ -64,17 +64,18 @@ def verify(
     if report.num_corrupt > report.num_removed:
         from e2llm.errors import E2LLMError
 
-        raise E2LLMError(f"{report.num_corrupt} damaged chunk(s) in {folder}; remove them with --repair")
+        raise E2LLMError(f"{folder} has {report.num_corrupt} damaged chunk(s); remove them with --repair")
 
 
 @app.command()
 def prune(
     folder: Folder,
     max_size: Annotated[
-        str | None, typer.Option(help="Keep the most recently used up to this size: 500MB, 2GB, 1.5GiB.")
+        str | None,
+        typer.Option(help="Keep the last used chunks up to this size: 500MB, 2GB, 1.5GiB."),
     ] = None,
     older_than_days: Annotated[
-        float | None, typer.Option(min=0, help="Remove chunks that were not used for N days.")
+        float | None, typer.Option(min=0, help="Remove chunks that have not been used for N days.")
     ] = None,
 ) -> None:
     """Remove chunks of a store and free their disk space.
@@ -83,7 +84,7 @@ def prune(
         e2llm store prune ~/.cache/e2llm --max-size 2GB
     """
     if max_size is None and older_than_days is None:
-        raise typer.BadParameter("give --max-size or --older-than-days")
+        raise typer.BadParameter("nothing to remove; give --max-size or --older-than-days")
     limit = None if max_size is None else parse_size(max_size)
     with open_store(folder) as store:
         removed = store.prune(max_bytes=limit, older_than_days=older_than_days)
@@ -95,12 +96,12 @@ def prune(
 
 
 def open_store(folder: Path) -> "ChunkStore":
-    """Open a store; raises `FileNotFoundError` if the folder has none."""
+    """Open the store in a folder; raise `FileNotFoundError` if there is none."""
     from e2llm.store.chunk_store import ChunkStore
     from e2llm.store.database import FILE_NAME
 
     if not (folder / FILE_NAME).is_file():
-        raise FileNotFoundError(f"no store in {folder}; e2llm read FILE --store {folder} makes one")
+        raise FileNotFoundError(f"no store in {folder}; create one with: e2llm read FILE --store {folder}")
     return ChunkStore(folder)
 
 

@@ -1,4 +1,4 @@
-"""`e2llm join`: a pretrained encoder and a pretrained decoder as one model, with a new adapter."""
+"""`e2llm join`: join a pretrained encoder and a pretrained decoder with a new adapter."""
 
 import json
 from pathlib import Path
@@ -16,25 +16,25 @@ def join(
     encoder: Annotated[str, typer.Argument(help="Hub id or folder of a text encoder.")],
     decoder: Annotated[str, typer.Argument(help="Hub id, folder or .gguf file of a decoder LLM.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Must not exist or be empty.")
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write, new or empty.")
     ],
     texts: Annotated[
         Path | None,
-        typer.Option(help="A text, or records in JSONL, to fit the adapter's first weights on."),
+        typer.Option(help="Text file, or records in JSONL, to fit the adapter's initial weights to."),
     ] = None,
     adapter: Annotated[str, typer.Option(help="pooling, attention or mlp.")] = "pooling",
     layers: Annotated[
         str | None, typer.Option(help="Encoder layers to read, such as 0,3,6; 0 is the embeddings.")
     ] = None,
-    finest_rate: Annotated[int, typer.Option(help="Encoder tokens per state that is kept: 1, 2, 4, ...")] = 2,
+    finest_rate: Annotated[int, typer.Option(help="Encoder tokens per kept state: 1, 2, 4, ...")] = 2,
     bidirectional: Annotated[
         bool, typer.Option("--bidirectional", help="Let a causal encoder see later tokens.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Join an encoder and a decoder by a new, untrained adapter.
+    """Join an encoder and a decoder with a new, untrained adapter.
 
-    The folder refers to both and copies no weights. Until the adapter is trained, answers come from raw text.
+    The folder refers to both and copies no weights. Until the adapter is trained, answers use raw text.
 
     Example:
         e2llm join sentence-transformers/all-MiniLM-L6-v2 HuggingFaceTB/SmolLM2-135M-Instruct -o joined/
@@ -48,7 +48,7 @@ def join(
     check_new(output)
     chosen = None if layers is None else parse_layers(layers, "--layers")
     if texts is not None and adapter != "pooling":
-        raise E2LLMError(f"--texts fits the pooling adapter only, got --adapter {adapter}; leave it out")
+        raise E2LLMError(f"--texts works only with --adapter pooling, got {adapter}; leave --texts out")
     model = E2LLMForConditionalGeneration.from_parts(
         encoder,
         decoder,
@@ -73,7 +73,7 @@ def join(
 
 
 def _chunks_of(path: Path, processor: "E2LLMProcessor", most: int = 400) -> list[str]:
-    """Return chunks of texts or of records, spread evenly over them."""
+    """Return at most `most` chunks, spread evenly over texts or records."""
     from e2llm.inference.documents import documents_of
     from e2llm.records import read_records
 

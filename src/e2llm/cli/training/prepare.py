@@ -1,4 +1,4 @@
-"""`e2llm prepare`: turn a public data set, or your own texts, into records, and check records."""
+"""`e2llm prepare`: turn a public data set or your own texts into records, and check records."""
 
 import json
 from pathlib import Path
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from e2llm.training.recipes.schema import Recipe
 
 Checked = Annotated[
-    list[Path] | None, typer.Option(metavar="FILE", help="Check files of records: FILE..., or repeated.")
+    list[Path] | None, typer.Option(metavar="FILE", help="Check these files of records instead: FILE...")
 ]
 Validation = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="With --check: validation file, whose contexts must not train."),
+    typer.Option(metavar="FILE", help="With --check: report contexts that are also in this validation file."),
 ]
 RecipeFile = Annotated[
     Path | None,
-    typer.Option(help="Check the decoder's window too; without --check, check the recipe's files."),
+    typer.Option(help="Check against the decoder's window too; without --check, check its files."),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(help="Which part: train, validation, ...; --list shows them, the first is the default."),
+    typer.Option(help="Part of the data set, such as train; --list shows them, the default first."),
 ]
 
 
@@ -38,7 +38,7 @@ def prepare(
         list[str] | None,
         typer.Argument(
             metavar="DATASET",
-            help="Name of the data set; --list shows all. With --check: more files to check.",
+            help="Name of a data set from --list. With --check: more files to check.",
         ),
     ] = None,
     source: Annotated[
@@ -61,9 +61,9 @@ def prepare(
     strict: Annotated[bool, typer.Option(help="Exit with 1 for warnings too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a public data set, or your own texts, into a JSONL file of records.
+    """Turn a public data set or your own texts into a JSONL file of records, or check such files.
 
-    Nothing is downloaded: --list names the home of each data set.
+    This command downloads nothing: --list says where to get each data set.
 
     Examples:
         e2llm prepare text --from my_notes/ -o notes.jsonl
@@ -77,7 +77,8 @@ def prepare(
     if check or validation or recipe or data or strict:
         if source or output or list_datasets or any(not check or name in DATASETS for name in names or []):
             raise typer.BadParameter(
-                "--check and its options go without DATASET, --from, --output and --list"
+                "--check, --validation, --recipe, --data and --strict check records; leave out DATASET, "
+                "--from, --output and --list"
             )
         files = [*(check or []), *map(Path, names or [])]
         raise typer.Exit(run_check(files, validation or [], recipe, data, strict, as_json))
@@ -96,13 +97,13 @@ def prepare(
 
 
 def required(names: list[str], source: Path | None, output: Path | None) -> tuple[str, Path, Path]:
-    """Return the one data set, its source and the output; raise `typer.BadParameter` if one is missing."""
+    """Return the data set, its source and the output; raise `typer.BadParameter` if one is missing."""
     if len(names) > 1:
-        raise typer.BadParameter(f"one DATASET at a time, got {', '.join(names)}")
+        raise typer.BadParameter(f"got several data sets, {', '.join(names)}; give one DATASET at a time")
     if not names or source is None or output is None:
         given = {"DATASET": names, "--from": source, "--output": output}
         missing = ", ".join(name for name, value in given.items() if not value)
-        raise typer.BadParameter(f"{missing} missing; e2llm prepare --list shows the data sets")
+        raise typer.BadParameter(f"missing: {missing}; e2llm prepare --list shows the data sets")
     return names[0], source, output
 
 
@@ -190,10 +191,10 @@ def run_check(
     """
     if not files and (recipe is None or validation):
         raise typer.BadParameter(
-            "--check FILE missing: the records to check, or --recipe with the files it names"
+            "there is nothing to check; give --check FILE, or --recipe alone to check its files"
         )
     if data is not None and recipe is None:
-        raise typer.BadParameter("--data is the folder of a recipe's files; give --recipe too")
+        raise typer.BadParameter("--data needs --recipe, whose files are in that folder; add --recipe")
     if recipe is None:
         checks = {"": check_files(files, validation)}
     else:
@@ -253,7 +254,7 @@ def with_files(recipe: "Recipe", files: list[Path], validation: list[Path]) -> "
 def parts_of(
     recipe: "Recipe", before: "tuple[E2LLMProcessor, int | None] | None"
 ) -> "tuple[E2LLMProcessor, int | None] | None":
-    """Return the processor and window of a stage or the one before; print a warning if neither has them."""
+    """Return the processor and window of a stage, or else of the one before; warn if there are none."""
     from e2llm.training.build import set_chunking
     from e2llm.training.samples.data_check import open_parts
 

@@ -1,4 +1,4 @@
-"""`e2llm realign`: another encoder under a trained model's decoder."""
+"""`e2llm realign`: give a trained model another encoder."""
 
 import dataclasses
 import json
@@ -16,13 +16,11 @@ def realign(
     records: Annotated[list[Path], typer.Option(help="Records to train on; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
     validation: Annotated[
-        list[Path] | None, typer.Option(help="Records to measure on; by default a share of the others.")
+        list[Path] | None, typer.Option(help="Records to measure on; by default a share of --records.")
     ] = None,
     match_steps: Annotated[
         int,
-        typer.Option(
-            min=0, help="Steps that teach the new adapter the old soft tokens, without the decoder."
-        ),
+        typer.Option(min=0, help="Steps to teach the new adapter the old soft tokens, without the decoder."),
     ] = 300,
     steps: Annotated[
         int, typer.Option(min=1, help="Steps on both objectives, with the decoder frozen.")
@@ -30,7 +28,7 @@ def realign(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put another encoder under a model's decoder, which stays the same, and print the loss before and after.
+    """Give a trained model another encoder, keep its decoder, and print the losses before and after.
 
     Example:
         e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
@@ -61,7 +59,7 @@ def realign(
 
 
 def recipe_of(model: str, encoder: str, output: Path, steps: int) -> dict[str, Any]:
-    """Return the recipe of the steps against the decoder, without data: adapter and chunking of the model.
+    """Return a recipe without data for the steps on both objectives, with the model's adapter and chunking.
 
     Raises:
         E2LLMError: If the model is a folder that does not exist.
@@ -73,7 +71,7 @@ def recipe_of(model: str, encoder: str, output: Path, steps: int) -> dict[str, A
 
     source = resolve_source(model)
     if is_folder_name(source) and not Path(source).is_dir():
-        raise E2LLMError(f"{model}: no such folder; name a trained model")
+        raise E2LLMError(f"{model}: no such folder; give the folder of a trained model")
     config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
     every = max(1, steps // 5)
     adapter = {"kind": config.adapter, "max_soft_tokens": config.max_soft_tokens}

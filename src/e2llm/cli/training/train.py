@@ -1,4 +1,4 @@
-"""`e2llm train`: run a recipe."""
+"""`e2llm train`: train a model as a recipe says."""
 
 import dataclasses
 import json
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file.")],
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder that the recipe's data paths are relative to.")
+        Path | None, typer.Option(help="Folder of the recipe's data; by default the recipe's own.")
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change a key, such as train.steps=100; STAGE:KEY for one stage.",
+            help="Set a key of the recipe, such as train.steps=100; STAGE:KEY for one stage.",
         ),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="Run this stage only.")] = None,
@@ -34,20 +34,18 @@ def train(
     ] = False,
     overfit: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Test: learn N records by heart, and fail unless their losses come near zero."
-        ),
+        typer.Option(min=1, help="Only test: learn N records by heart, and fail if their losses stay high."),
     ] = None,
     as_json: AsJson = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Train a step with tiny parts, without data or weights; print the memory of the real size.",
+            help="Only test: train one step with tiny parts, and print the memory of the real size.",
         ),
     ] = False,
 ) -> None:
-    """Train by a recipe, stage after stage.
+    """Train a model as a recipe says, stage after stage.
 
     Examples:
         e2llm train recipes/smoke.yaml
@@ -61,14 +59,14 @@ def train(
     from e2llm.training.recipe import load_recipe
 
     if data is not None and not dry_run and not data.is_dir():
-        raise E2LLMError(f"--data {data}: there is no such folder")
+        raise E2LLMError(f"--data {data}: no such folder")
     refuse_together(resume, overfit is not None, dry_run)
     stages = load_recipe(recipe, settings or [], data)
     if stage is not None:
         known = ", ".join(item.stage for item in stages if item.stage) or "none"
         stages = [item for item in stages if item.stage == stage]
         if not stages:
-            raise E2LLMError(f"{recipe} has no stage {stage!r}; it has {known}")
+            raise E2LLMError(f"{recipe} has no stage {stage!r}; its stages: {known}")
     if dry_run:
         check_stages(stages, as_json)
     elif overfit is not None:
@@ -82,9 +80,9 @@ def refuse_together(resume: bool, overfit: bool, dry_run: bool) -> None:
     """Raise `E2LLMError` for options that exclude each other."""
     if dry_run and (resume or overfit):
         other = "--resume" if resume else "--overfit"
-        raise E2LLMError(f"{other} does not go with --dry-run, which keeps nothing")
+        raise E2LLMError(f"{other} does not work with --dry-run, which saves nothing; leave one out")
     if overfit and resume:
-        raise E2LLMError("--resume does not go with --overfit, which starts from scratch each time")
+        raise E2LLMError("--resume does not work with --overfit, which always starts from scratch")
 
 
 def train_stages(stages: list["Recipe"], resume: bool, as_json: bool) -> None:
@@ -114,13 +112,13 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
         typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.line())
     if not result.is_learned:
         raise E2LLMError(
-            f"the losses of {count} records did not fall below {NEAR_ZERO} in {result.run.steps} steps: "
-            "raise train.learning_rate or train.steps, or train more of the model; else check the records"
+            f"the losses of {count} records did not fall below {NEAR_ZERO} in {result.run.steps} steps; "
+            "raise train.learning_rate or train.steps, train more of the model, or check the records"
         )
 
 
 def check_stages(stages: list["Recipe"], as_json: bool) -> None:
-    """Check stages by one tiny step each, and print the memory of their real size."""
+    """Train one step of each stage with tiny parts, and print the memory of the real size."""
     from e2llm.training.dry_run import dry_run
 
     checks = dry_run(stages)

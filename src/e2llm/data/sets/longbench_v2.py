@@ -24,7 +24,7 @@ def longbench_v2(run: Conversion) -> Records:
         options = tuple(row[key].strip() for key in _CHOICES)
         answer = row["answer"].strip()
         if answer not in ("A", "B", "C", "D"):
-            raise run.error(f"the answer is {answer!r}, not A, B, C or D")
+            raise run.error(f"the answer must be A, B, C or D, got {answer!r}")
         yield run.question(
             row["context"],
             word_options(row["question"].strip(), options),

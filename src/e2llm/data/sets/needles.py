@@ -250,11 +250,9 @@ def _check_arguments(haystacks: Sequence[str], lengths_chars: Sequence[int], kin
     if unknown:
         raise E2LLMError(f"unknown kind(s) {', '.join(unknown)}; choose from: {', '.join(KINDS)}")
     if not lengths_chars or min(lengths_chars) < MIN_LENGTH_CHARS:
-        raise E2LLMError(
-            f"lengths_chars must have lengths of at least {MIN_LENGTH_CHARS}, got {lengths_chars}"
-        )
+        raise E2LLMError(f"each of lengths_chars must be at least {MIN_LENGTH_CHARS}, got {lengths_chars}")
     if not any(text.strip() for text in haystacks):
-        raise E2LLMError("there is no text in the haystacks; give at least one text to hide needles in")
+        raise E2LLMError("the haystacks are empty; give at least one text to hide needles in")
 
 
 def _stretch(rng: random.Random, haystacks: Sequence[str], ends: list[int], length: int) -> str:

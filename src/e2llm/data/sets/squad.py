@@ -34,7 +34,7 @@ def squad(run: Conversion, *, context: Literal["paragraph", "article"] = "paragr
     path, *others = run.files("*v1.1*.json", "*v1.1*.jsonl")
     if others:
         names = ", ".join(item.name for item in (path, *others))
-        raise run.error(f"several SQuAD files ({names}); name one of them")
+        raise run.error(f"found several SQuAD files ({names}); give one of them")
     articles: dict[str, dict[str, list[_Question]]] = {}
     for title, paragraph, questions in _paragraphs(run, path):
         articles.setdefault(title, {}).setdefault(paragraph, []).extend(questions)

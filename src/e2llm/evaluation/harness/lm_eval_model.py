@@ -70,7 +70,7 @@ class HarnessModel:
         self.engine.dial.check(self.settings.soft_tokens or None, self.settings.rate)
         max_length, window = self.settings.max_length, self.engine.window
         if max_length is not None and window is not None and max_length > window:
-            raise E2LLMError(f"max_length={max_length} is more than the decoder's window of {window}")
+            raise E2LLMError(f"max_length must be at most the decoder's window, {window}; got {max_length}")
         max_length = max_length or window or _UNSTATED_WINDOW
         if (self.settings.raw_tokens or 0) >= max_length:
             raise E2LLMError(
@@ -253,7 +253,8 @@ def open_engine(pretrained: str | Engine, device: str | None, options: dict[str,
     if isinstance(pretrained, Engine):
         if options or device is not None:
             raise E2LLMError(
-                "device, dtype, revision, encoder and decoder go with a name, not with an engine"
+                "device, dtype, revision, encoder and decoder have no effect on an Engine; pass a name, or "
+                "leave them out"
             )
         return pretrained
     if str(device).startswith("cuda") and not torch.cuda.is_available():

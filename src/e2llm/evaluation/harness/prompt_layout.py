@@ -95,9 +95,12 @@ class HarnessSettings(CheckedModel):
         if self.raw_tokens is not None and self.overflow != "compress":
             raise E2LLMError(f"raw_tokens has no effect with overflow={self.overflow}; leave one of them out")
         if self.rate is not None and self.soft_tokens is not None:
-            raise E2LLMError("soft_tokens and rate were given; a model takes one of them: leave one out")
+            raise E2LLMError("soft_tokens and rate exclude each other; leave one out")
         if self.soft_tokens == 0 and (self.expand or self.raw_tokens is not None):
-            raise E2LLMError("soft_tokens=0 compresses nothing; expand and raw_tokens have no effect with it")
+            raise E2LLMError(
+                "expand and raw_tokens have no effect with soft_tokens=0, which compresses nothing; leave "
+                "them out"
+            )
         return self
 
     @property

@@ -96,7 +96,7 @@ def read_settings(folder: Path) -> RunSettings | None:
     predictions = folder / PREDICTIONS_NAME
     if predictions.exists() and predictions.stat().st_size:
         raise E2LLMError(
-            f"{folder} holds {PREDICTIONS_NAME} but no {SETTINGS_NAME}, so it is unknown how it was made; "
+            f"{folder} has {PREDICTIONS_NAME} but no {SETTINGS_NAME}, so its settings are unknown; "
             "name another folder with -o"
         )
     return None

@@ -136,7 +136,8 @@ def read_run(folder: Path) -> Run:
         raise E2LLMError(f"{folder} has no {PREDICTIONS_NAME}; name a folder that 'e2llm eval -o' made")
     if not scores.is_file():
         raise E2LLMError(
-            f"{folder} has no {SCORES_NAME}: the run is not finished; give its 'e2llm eval' command again"
+            f"{folder} has no {SCORES_NAME}: the run is not finished; repeat its 'e2llm eval' command to "
+            "finish it"
         )
     return Run(**vars(read_file(RunScores, scores)), predictions=list(read_predictions(predictions)))
 

@@ -228,8 +228,8 @@ class System(ABC):
         room = budget - around - max_new_tokens
         if room < 0:
             raise ContextOverflowError(
-                f"question and template need {around} positions and the answer {max_new_tokens}, the budget "
-                f"is {budget}; raise --budget"
+                f"question and template need {around} positions and the answer {max_new_tokens}, but the "
+                f"budget is {budget}; raise --budget"
             )
         return room
 

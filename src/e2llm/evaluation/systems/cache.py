@@ -190,7 +190,9 @@ class StreamingWindow(ReadCache):
     def __init__(self, decoder: Any, size: int, num_sinks: int = NUM_SINKS) -> None:
         super().__init__(decoder, size)
         if size <= num_sinks + 1:
-            raise E2LLMError(f"a streaming cache needs more than {num_sinks + 1} positions, got {size}")
+            raise E2LLMError(
+                f"a streaming cache needs more than {num_sinks + 1} positions, got {size}; raise --budget"
+            )
         self.frequencies, self.num_sinks = rotary_frequencies(decoder), num_sinks
         self.block_tokens = max(1, min(_BLOCK_TOKENS, (size - num_sinks) // 2))
 
@@ -219,7 +221,7 @@ def rotary_frequencies(decoder: Any) -> torch.Tensor:
     if frequencies is None or kind not in _STATIC_ROTARY or 2 * len(frequencies) != width:
         raise E2LLMError(
             "the streaming system needs a decoder with rotary positions over whole heads that do not depend "
-            f"on the length ({', '.join(_STATIC_ROTARY)}); {config.model_type} has others"
+            f"on the length ({', '.join(_STATIC_ROTARY)}); those of {config.model_type} differ"
         )
     reject_sliding_window(config, "streaming")
     tensor: torch.Tensor = frequencies.float()
@@ -237,7 +239,7 @@ def turn_back(keys: torch.Tensor, frequencies: torch.Tensor, distance: int) -> t
 
 @dataclass
 class StreamingSystem(CacheSystem):
-    """The whole text through a cache of the budget's size, which keeps first and recent tokens.
+    """The whole text through a cache of the budget's size, which keeps the first and the recent tokens.
 
     Attributes:
         sinks: First positions, which are never dropped (paper: 4).
@@ -326,7 +328,7 @@ def pressing(decoder: Any, press: Any) -> Iterator[None]:
 
 @dataclass
 class KvPressSystem(CacheSystem):
-    """The whole text is read, and a press keeps as many of its cached positions as the budget leaves.
+    """The whole text, of whose cached positions a press keeps as many as the budget allows.
 
     The press does not know the question. The text must fit the decoder's window.
 
@@ -348,7 +350,7 @@ class KvPressSystem(CacheSystem):
         decoder = self.engine.model.language_model
         if not isinstance(decoder, self._kvpress.SUPPORTED_MODELS):
             names = ", ".join(kind.__name__ for kind in self._kvpress.SUPPORTED_MODELS)
-            raise E2LLMError(f"kvpress supports {names}; the decoder is a {type(decoder).__name__}")
+            raise E2LLMError(f"kvpress supports {names}, but the decoder is a {type(decoder).__name__}")
         reject_sliding_window(decoder.config, "kvpress")
 
     def prefill(self, context_ids: list[int], question_ids: list[int], max_new_tokens: int) -> PressedCache:
@@ -357,7 +359,7 @@ class KvPressSystem(CacheSystem):
         needed = len(context_ids) + after
         if window is not None and needed > window:
             raise ContextOverflowError(
-                f"context, question and answer need {needed:,} positions, the decoder's window has "
+                f"context, question and answer need {needed:,} positions, but the decoder's window has "
                 f"{window:,}; kvpress reads the whole text before it presses"
             )
         room = len(context_ids) if budget is None else budget - after

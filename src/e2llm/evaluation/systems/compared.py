@@ -15,7 +15,7 @@ from e2llm.modeling.raw_text import RawText, best_passages, head_and_tail
 
 @dataclass
 class SoftSystem(System):
-    """Soft tokens of all chunks; those that do not fit at one per chunk are left out by relevance.
+    """Soft tokens of all chunks; if even one per chunk does not fit, the least relevant are left out.
 
     Attributes:
         soft_tokens: Per chunk; None for the most that fits.
@@ -55,7 +55,7 @@ class SoftSystem(System):
 
 @dataclass
 class HybridSystem(System):
-    """The policy `mixed`: text of the chunks that the question points at, soft tokens of the others.
+    """Policy `mixed`: the most relevant chunks as text, soft tokens for the others.
 
     Attributes:
         select: How these are chosen, `bm25`, `encoder` or `fused`.
@@ -75,7 +75,7 @@ class HybridSystem(System):
 
 @dataclass
 class FullSystem(System):
-    """The whole text; a text that does not fit is refused, not cut."""
+    """The whole text; refuses a text that does not fit."""
 
     name: ClassVar[str] = "full"
     gives_text: ClassVar[bool] = True
@@ -90,7 +90,7 @@ class FullSystem(System):
     def cut(self, item: Item, room: int) -> View:
         """Refuse the text, which does not fit."""
         count = self.readings.count_tokens(item.context)
-        raise ContextOverflowError(f"the context has {count:,} tokens, there is room for {room:,}")
+        raise ContextOverflowError(f"the context has {count:,} tokens, but there is room for only {room:,}")
 
 
 @dataclass
@@ -150,7 +150,7 @@ class DenseSystem(PassageSystem):
 
 @dataclass
 class ClosedBookSystem(System):
-    """The question alone: what the decoder knows by itself, or guesses."""
+    """The question alone, so the decoder answers from its own knowledge."""
 
     name: ClassVar[str] = "closed-book"
 

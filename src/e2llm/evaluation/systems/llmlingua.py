@@ -96,7 +96,7 @@ def make_compressor(name: str, engine: Engine) -> Any:
 
 @dataclass
 class LlmLingua2System(FullSystem):
-    """The words that LLMLingua-2 keeps; as large a percentage of the text as fits.
+    """The words that LLMLingua-2 keeps, at the largest percentage of the text that fits.
 
     Attributes:
         compressor: Folder or hub id of the token classifier.
@@ -129,7 +129,7 @@ class LlmLingua2System(FullSystem):
                 return raw_view(RawText(text), **reading, rewritten=facts)
             percent = min(percent - 1, percent * room // num_tokens)
         raise ContextOverflowError(
-            f"the context has {count:,} tokens, there is room for {room:,}; LLMLingua-2 keeps 1% or more"
+            f"the context has {count:,} tokens, but there is room for {room:,}; LLMLingua-2 keeps at least 1%"
         )
 
     def _compressed(self, text: str, percent: int) -> tuple[str, float, int | None]:

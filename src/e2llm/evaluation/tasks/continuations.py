@@ -109,7 +109,7 @@ class PerplexityTask(LikelihoodTask):
         found = request.count_tokens(context)
         if found < length * _MIN_FILLED_FRACTION:
             raise E2LLMError(
-                f"the haystacks hold {found} tokens before a passage, but a history of {length} was "
+                f"the haystacks have {found} tokens before a passage, but a history of {length} was "
                 "requested; name a shorter length"
             )
         return context, CONTINUATION_PROMPT, text

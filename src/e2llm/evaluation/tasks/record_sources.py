@@ -42,7 +42,7 @@ def find_records(name: str, data: Path | None) -> tuple[Path, RecordSource]:
         FileNotFoundError: If `data` is not a folder.
     """
     if data is not None and not data.is_dir():
-        raise FileNotFoundError(f"no such folder of data sets: {data}")
+        raise FileNotFoundError(f"no such folder: --data {data}")
     dataset, sample = DATASETS[name], sample_file(name)
     split = evaluation_split(dataset)
     folder = data or Path("DATA")
@@ -55,7 +55,7 @@ def find_records(name: str, data: Path | None) -> tuple[Path, RecordSource]:
         return sample, partial(read_sample, sample)
     looked = f"neither {prepared.name} nor a folder {name} is in {data}" if data else "no data named"
     raise E2LLMError(
-        f"the data set {name} is not here ({looked}); get it from {dataset.home} (licence: "
+        f"the data set {name} was not found ({looked}); get it from {dataset.home} (licence: "
         f"{dataset.licence}), and run: e2llm prepare {name} --from FOLDER --split {split} -o {prepared}; "
         f"FOLDER is {dataset.layout}"
     )

@@ -132,7 +132,7 @@ class ChoiceTask(DataSetTask):
             E2LLMError: If it has no options.
         """
         if not record.options:
-            raise E2LLMError(f"{self.name}, record {name}: no 'options'; prepare the data set again")
+            raise E2LLMError(f"{self.name}, record {name}: 'options' is missing; prepare the data set again")
         gold = OPTION_LETTERS.index(record.answer)
         references = (record.options[gold],)
         return replace(super().item(name, record), references=references, options=record.options, gold=gold)

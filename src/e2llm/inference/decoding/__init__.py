@@ -1,1 +1,1 @@
-"""Running the decoder: one answer at a time, or many in one batch."""
+"""Run the decoder: one answer at a time, or many in one batch."""

@@ -1,7 +1,7 @@
-"""Many answers decoded together, each joining and leaving the batch when it likes.
+"""Decode many answers in one batch that answers can join and leave at any step.
 
-Rows of a batch are padded on the left. Their key-value caches are joined where every layer keeps all of its
-keys; rows of a decoder with other caches (sliding windows) stay with those they came with, in groups that
+Rows of a batch are padded on the left. Their key-value caches are joined if every layer keeps all of its
+keys. With other caches (sliding windows), rows stay with those that they came with, in groups that
 take their steps in turn.
 
 Shapes: B rows, L decoder tokens, D decoder width, V vocabulary, P positions in the cache.
@@ -19,21 +19,21 @@ from e2llm.inference.decoding.prefix_cache import PrefixCache
 from e2llm.inference.decoding.sampling import Sampling, TokenChooser
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
-PREFILL_TOKENS = 1024  # decoder positions of prompts between two steps of the answers under way
+PREFILL_TOKENS = 1024  # decoder positions of prompts to process between two steps
 
 
 @dataclass(eq=False)
 class DecodingRow:
-    """One answer on its way.
+    """One answer that is being decoded.
 
     Args:
         input_ids: Decoder ids with placeholders.
         soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
-        sampling: How its tokens are chosen.
+        sampling: How to choose its tokens.
 
     Attributes:
         new_ids: Tokens of the answer so far, its end token included.
-        num_known: Positions of the prompt that were not read again, for an earlier prompt began alike.
+        num_known: Positions of the prompt that were reused from an earlier prompt.
         finish_reason: `stop` after an end token, `length` after the last token allowed, None before.
     """
 
@@ -51,11 +51,11 @@ class DecodingRow:
 
 @dataclass(eq=False)
 class _Group:
-    """Rows that take their steps together.
+    """Rows that take steps together.
 
     Attributes:
         rows: B rows.
-        cache: What their tokens so far left, the last one of each not included; None before the first.
+        cache: Keys and values of all tokens except the last of each row; None before the first step.
         mask: `[B, P]` nonzero for real positions.
     """
 
@@ -66,13 +66,13 @@ class _Group:
 
 @dataclass(eq=False)
 class _Prompts:
-    """Prompts that are being read.
+    """Prompts that are being processed.
 
     Attributes:
-        group: Their rows; its mask is of what is read.
-        embeds: `[B, L, D]` of what is not, padded on the left.
-        mask: `[B, L]` nonzero for real positions of these.
-        whole: `[L', D]` of each row, what is read included.
+        group: Their rows, with the mask of the processed positions.
+        embeds: `[B, L, D]` of the remaining positions, padded on the left.
+        mask: `[B, L]` nonzero for real positions of `embeds`.
+        whole: `[L', D]` of each row's whole prompt.
     """
 
     group: _Group
@@ -82,13 +82,13 @@ class _Prompts:
 
 
 class DecodingBatch:
-    """Answers under way, each one token further at every step.
+    """A batch of answers, each of which gets one token per step.
 
-    Not for several threads at once.
+    Not thread-safe.
 
     Args:
         model: In evaluation mode.
-        prefix_bytes: Memory for what prompts left, so that others which begin alike are read faster.
+        prefix_bytes: Memory for keys and values of earlier prompts, to reuse equal beginnings.
     """
 
     def __init__(self, model: E2LLMForConditionalGeneration, prefix_bytes: int = 0) -> None:
@@ -102,7 +102,7 @@ class DecodingBatch:
         self._pad = next(iter(sorted(self._ends)), 0)
 
     def add(self, rows: Sequence[DecodingRow]) -> None:
-        """Let rows take part from the next step on."""
+        """Add rows, which take part from the next step."""
         self._waiting += rows
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class DecodingBatch:
         return len(self._waiting) + sum(len(group.rows) for group in groups)
 
     def remove(self, rows: Sequence[DecodingRow]) -> None:
-        """Give rows up, wherever they are; nobody waits for their answer any more."""
+        """Remove rows whose answers are no longer needed."""
         gone = set(map(id, rows))
         self._waiting = [row for row in self._waiting if id(row) not in gone]
         if self._prompts is not None and all(id(row) in gone for row in self._prompts.group.rows):
@@ -123,10 +123,10 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def step(self) -> list[DecodingRow]:
-        """Give each row under way one more token, and read on in the prompts of those that wait.
+        """Decode one more token for each row, and process the next piece of waiting prompts.
 
         Returns:
-            The rows that got a token, those that ended with it included; these have left the batch.
+            The rows that got a token. Those that ended with it have left the batch.
         """
         moved: list[DecodingRow] = []
         for group in self._groups:
@@ -142,7 +142,7 @@ class DecodingBatch:
     # --- prompts ------------------------------------------------------------------------------------------
 
     def _read_prompts(self) -> list[DecodingRow]:
-        """Read about `PREFILL_TOKENS` positions of prompts; returns the rows that got their first token."""
+        """Process about `PREFILL_TOKENS` positions of prompts; return the rows that got their first token."""
         moved: list[DecodingRow] = []
         room = PREFILL_TOKENS
         while room > 0:
@@ -155,7 +155,7 @@ class DecodingBatch:
         return moved
 
     def _next_prompts(self) -> _Prompts:
-        """The prompt that has waited longest, and after it others that fit the same pass."""
+        """Return the prompt that has waited longest, and others that fit the same pass."""
         taken: list[tuple[DecodingRow, torch.Tensor]] = []
         longest = 0
         while self._waiting:
@@ -186,7 +186,7 @@ class DecodingBatch:
         return _Prompts(group, torch.stack(padded), mask, whole)
 
     def _read_on(self, prompts: _Prompts) -> list[DecodingRow]:
-        """Read the next piece of prompts; after the last one their rows are under way."""
+        """Process the next piece of prompts; after the last piece, return their rows."""
         group = prompts.group
         group.mask = torch.cat([group.mask, prompts.mask[:, :PREFILL_TOKENS]], dim=1)
         logits = self._forward(group, inputs_embeds=prompts.embeds[:, :PREFILL_TOKENS])
@@ -203,7 +203,7 @@ class DecodingBatch:
         return [group.rows[place] for place in under_way]
 
     def _embed(self, row: DecodingRow) -> torch.Tensor:
-        """`[1, L, D]` of a row's prompt, soft tokens in the places of the placeholders."""
+        """Return the embeddings `[1, L, D]` of a row's prompt, with soft tokens in place of placeholders."""
         device = self._model.get_input_embeddings().weight.device
         ids = torch.tensor([row.input_ids], device=device)
         soft = None if row.soft_tokens is None else row.soft_tokens.to(device)
@@ -217,7 +217,7 @@ class DecodingBatch:
         self._choose(group, self._forward(group, input_ids=last))
 
     def _forward(self, group: _Group, **inputs: torch.Tensor) -> torch.Tensor:
-        """`[B, V]` logits of the next token; the group's cache grows by the inputs."""
+        """Return the logits `[B, V]` of the next token, and add the inputs to the group's cache."""
         keep = {"logits_to_keep": 1} if self._model.takes_logits_to_keep else {}
         output = self._model(
             **inputs, attention_mask=group.mask, past_key_values=group.cache, use_cache=True, **keep
@@ -258,7 +258,7 @@ class DecodingBatch:
                 layer.keys, layer.values = layer.keys[:, :, padding:], layer.values[:, :, padding:]
 
     def _join_groups(self) -> None:
-        """Make one group of all whose caches can be joined."""
+        """Join the groups whose caches can be joined."""
         joinable = [group for group in self._groups if _keeps_all(group.cache)]
         if len(joinable) < 2:
             return
@@ -282,5 +282,5 @@ class DecodingBatch:
 
 
 def _keeps_all(cache: Any) -> bool:
-    """Whether every layer keeps the keys and values of all positions, one after the other."""
+    """Return whether every layer keeps the keys and values of all positions in order."""
     return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)

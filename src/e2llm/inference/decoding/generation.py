@@ -1,4 +1,4 @@
-"""Running the decoder on a laid-out input: whole answers, pieces as they come, and what is refused."""
+"""Run the decoder on an input: return whole answers, or yield pieces as they come."""
 
 import queue
 import threading
@@ -19,7 +19,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 def check_options(
     model: E2LLMForConditionalGeneration, options: dict[str, Any], *, wants_pieces: bool
 ) -> None:
-    """Refuse arguments of `generate` that would be dropped in silence or change what comes back.
+    """Refuse arguments of `generate` that would be ignored or would change the type of the result.
 
     Raises:
         E2LLMError: For several return sequences, a dictionary, or pieces of a beam search.
@@ -30,15 +30,15 @@ def check_options(
         if value is not None and int(value) > most:
             raise E2LLMError(f"{name}={value}: the engine returns one answer; use model.generate for more")
     if wants_pieces and options.get("streamer") is not None:
-        raise E2LLMError("streamer= and pieces exclude each other; give one of them")
+        raise E2LLMError("streamer= does not work with streaming; leave it out")
     if (wants_pieces or options.get("streamer") is not None) and searches_beams(model, options):
         raise E2LLMError(
-            "beam search knows its answer only at the end and cannot be streamed; use num_beams=1"
+            "beam search cannot be streamed, because it knows its answer only at the end; use num_beams=1"
         )
 
 
 def searches_beams(model: E2LLMForConditionalGeneration, options: dict[str, Any]) -> bool:
-    """Whether the options, or the model's defaults, ask for beam search."""
+    """Return whether the options, or the model's defaults, ask for beam search."""
     settings = options.get("generation_config") or model.generation_config
     return int(options.get("num_beams") or getattr(settings, "num_beams", None) or 1) > 1
 
@@ -49,7 +49,7 @@ def generate_ids(
     soft_tokens: torch.Tensor | None,
     **options: Any,
 ) -> list[int]:
-    """Ids of the answer, without the prompt.
+    """Generate the answer, and return its ids without the prompt.
 
     Args:
         model: In evaluation mode.
@@ -77,12 +77,12 @@ def generate_answer(
     max_new_tokens: int,
     **options: Any,
 ) -> Answer:
-    """Answer a laid-out question, and measure it.
+    """Generate an answer, and measure its cost.
 
     Args:
         laid: What the decoder gets.
         decode: From ids to text.
-        on_piece: Called with each piece of the answer as it comes; None if nobody waits for it.
+        on_piece: Called with each piece of the answer as it comes; None for no streaming.
         started: When the question was asked, by `time.perf_counter`.
         read_seconds: Time that reading the context took.
         max_new_tokens: Longest answer.
@@ -106,7 +106,7 @@ def generate_answer(
 
 
 def generate_pieces(laid: LaidOut, decode: Callable[[list[int]], str], **options: Any) -> Iterator[str]:
-    """Pieces of the answer as they come; closing the iterator stops the work at the next token.
+    """Yield pieces of the answer as they come; closing the iterator stops the work at the next token.
 
     Args:
         laid: What the decoder gets.

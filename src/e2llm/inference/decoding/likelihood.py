@@ -1,4 +1,4 @@
-"""How likely the decoder holds a given answer to be, after what it was given."""
+"""Compute the likelihood of a given answer after an input."""
 
 from dataclasses import dataclass, field
 
@@ -15,9 +15,9 @@ class Likelihood:
 
     Attributes:
         log_likelihood: Sum over its tokens, in nats.
-        num_tokens: Its tokens, with the end of an answer.
-        num_greedy: Tokens that the decoder would have chosen itself, given the true ones before.
-        greedy_ids: What it would have chosen at each of them.
+        num_tokens: Number of its tokens, with the end token.
+        num_greedy: Number of tokens that the decoder would have chosen, given the true ones before.
+        greedy_ids: The decoder's choice at each token.
     """
 
     log_likelihood: float
@@ -32,18 +32,18 @@ class Likelihood:
 
     @property
     def token_accuracy(self) -> float:
-        """Share of its tokens that the decoder would have chosen itself, 0 to 1."""
+        """Share of its tokens that the decoder would have chosen, 0 to 1."""
         return self.num_greedy / self.num_tokens
 
 
 def answer_ids(processor: E2LLMProcessor, answer: str) -> list[int]:
-    """Decoder ids of an answer as training lays it out, with its end."""
+    """Return the decoder ids of an answer, with its end, as training lays it out."""
     template = processor.template
     return [*processor.encode(template.answer_prefix + answer), *template.after_answer]
 
 
 def likelihood_of(logits: torch.Tensor, target_ids: list[int]) -> Likelihood:
-    """Sum up the likelihood of target ids.
+    """Return the likelihood of target ids from their logits.
 
     Args:
         logits: `[N, V]`, before each target.
@@ -70,7 +70,7 @@ def likelihood(
         model: In evaluation mode.
         input_ids: Decoder ids with placeholders.
         soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
-        target_ids: What is scored; at least one.
+        target_ids: Ids to score; at least one.
     """
     device = model.get_input_embeddings().weight.device
     inputs = {

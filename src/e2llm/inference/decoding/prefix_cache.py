@@ -1,4 +1,4 @@
-"""Keys and values of prompts read lately, so that the beginning of a new prompt need not be read again.
+"""Keep keys and values of recent prompts, so that a new prompt can reuse an equal beginning.
 
 Questions about one context begin with the same soft tokens. Prompts are compared by their embeddings, bit for
 bit, so that soft tokens count like words.
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import DynamicCache
 
-MIN_TOKENS = 64  # shorter beginnings are read faster than found
+MIN_TOKENS = 64  # reading a shorter beginning is faster than finding it
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """What a prompt left.
+    """Keys and values of a prompt.
 
     Attributes:
         embeds: `[L, D]`.
@@ -33,33 +33,33 @@ class Prefix:
         return self.embeds.nbytes + sum(pairs)
 
     def shared_with(self, embeds: torch.Tensor) -> int:
-        """Positions at the beginning of `[L, D]` embeddings that are equal to these."""
+        """Return the length of the beginning that `[L, D]` embeddings share with this prompt."""
         length = min(len(embeds), len(self.embeds))
         differs = (embeds[:length] != self.embeds[:length]).any(dim=1)
         return int(differs.int().argmax()) if bool(differs.any()) else length
 
     def cache(self, length: int) -> DynamicCache:
-        """A cache that holds the first positions."""
+        """Return a cache of the first positions."""
         pairs = [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers]
         return DynamicCache(pairs)
 
 
 class PrefixCache:
-    """Prompts read lately, the longest unused ones given up first.
+    """Recent prompts; the least recently used are dropped first.
 
     Args:
-        max_bytes: Most bytes of them all; 0 to keep none.
+        max_bytes: Most bytes of all prompts; 0 to keep none.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._prefixes: list[Prefix] = []  # the latest used last
+        self._prefixes: list[Prefix] = []  # most recently used last
 
     def find(self, embeds: torch.Tensor) -> tuple[DynamicCache, int] | None:
-        """Find an earlier prompt that begins like a prompt `[L, D]`.
+        """Find the earlier prompt that shares the longest beginning with a prompt `[L, D]`.
 
         Returns:
-            A cache and the positions that it holds, fewer than L; None if too few are known.
+            A cache and the number of positions in it, fewer than L; None if too few are known.
         """
         shared = [min(prefix.shared_with(embeds), len(embeds) - 1) for prefix in self._prefixes]
         longest = max(shared, default=0)
@@ -70,12 +70,12 @@ class PrefixCache:
         return best.cache(longest), longest
 
     def keep(self, embeds: torch.Tensor, cache: DynamicCache, row: int) -> None:
-        """Keep what a prompt left, unless nearly all of it is known.
+        """Keep the keys and values of a prompt, unless nearly all of them are known.
 
         Args:
             embeds: `[L, D]`.
-            cache: Holds its keys and values at the last L positions of a row.
-            row: Which one.
+            cache: Has its keys and values at the last L positions of a row.
+            row: Index of the row.
         """
         length = len(embeds)
         shared = [prefix.shared_with(embeds) for prefix in self._prefixes]

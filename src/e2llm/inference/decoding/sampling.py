@@ -1,4 +1,4 @@
-"""How a request chooses the tokens of its answer: greedy or sampled, with penalties and a seed."""
+"""Choose the tokens of an answer: greedy or sampled, with penalties and a seed."""
 
 from dataclasses import dataclass, field
 
@@ -7,25 +7,25 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from e2llm.errors import E2LLMError
 
-_LEAST_TEMPERATURE = 1e-5  # below it the likeliest token has all of the probability, and logits overflow
+_LEAST_TEMPERATURE = 1e-5  # below it, logits overflow, and one token has all probability
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of an answer are chosen; the caller checks the ranges.
+    """Options for choosing the tokens of an answer; the caller checks the ranges.
 
     Attributes:
-        max_new_tokens: Longest answer, 1 or more.
-        temperature: 0 for the most likely token each time, up to 2.
-        top_p: Share of the probability that the tokens drawn from hold, above 0 up to 1.
-        seed: Fixes what is drawn, whatever else is decoded beside it; None for a fresh one.
+        max_new_tokens: Most tokens of the answer, 1 or more.
+        temperature: 0 (always the most likely token) to 2.
+        top_p: Total probability of the most likely tokens to draw from, above 0 and at most 1.
+        seed: Fixes the draws, whatever else is in the batch; None for a random seed.
         stop: Texts that end the answer; they are not part of it.
-        presence_penalty: Taken off the score of each token that the answer holds already, -2 to 2.
-        frequency_penalty: The same, as often as the answer holds it.
-        min_new_tokens: Shortest answer before an end token, 0 to `max_new_tokens`; stop texts end it sooner.
+        presence_penalty: Subtracted from the logit of each token that the answer contains, -2 to 2.
+        frequency_penalty: The same, once for each time that the answer contains the token.
+        min_new_tokens: Fewest tokens before an end token, 0 to `max_new_tokens`; stop texts still apply.
 
     Raises:
-        E2LLMError: If the shortest answer is longer than the longest, or a stop text is empty.
+        E2LLMError: If `min_new_tokens` exceeds `max_new_tokens`, or a stop text is empty.
     """
 
     max_new_tokens: int
@@ -44,17 +44,17 @@ class Sampling:
                 f"{self.min_new_tokens}"
             )
         if not all(self.stop):
-            raise E2LLMError("a stop text is empty; leave it out")
+            raise E2LLMError("stop contains an empty text; leave it out")
 
     @property
     def has_penalties(self) -> bool:
-        """Whether tokens that the answer holds already count less, or more."""
+        """Whether a penalty changes the logits of tokens that the answer contains."""
         return bool(self.presence_penalty or self.frequency_penalty)
 
 
 @dataclass
 class TokenChooser:
-    """Chooses one answer's tokens.
+    """Choose the tokens of one answer.
 
     Args:
         sampling: The options of the request.
@@ -73,7 +73,7 @@ class TokenChooser:
 
     @property
     def takes_most_likely(self) -> bool:
-        """Whether the token with the highest logit is always the one."""
+        """Whether the token with the highest logit is always chosen."""
         return self._is_greedy and not self.sampling.has_penalties
 
     @property
@@ -81,7 +81,7 @@ class TokenChooser:
         return self.sampling.temperature < _LEAST_TEMPERATURE
 
     def choose(self, logits: torch.Tensor) -> int:
-        """Choose the next token.
+        """Return the next token.
 
         Args:
             logits: `[V]` on any device.

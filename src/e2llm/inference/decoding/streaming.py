@@ -1,4 +1,4 @@
-"""Streaming: the pieces of an answer as its tokens come, and a way to stop."""
+"""Stream the pieces of an answer as its tokens come, and stop on request."""
 
 import threading
 import time
@@ -9,18 +9,18 @@ import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-_UNFINISHED = "\ufffd"  # what bytes of a character decode to until its last one has come
+_UNFINISHED = "\ufffd"  # an incomplete character decodes to this
 
 
 class AnswerText:
-    """An answer's text as its tokens come; the pieces joined are the text.
+    """Turn tokens into pieces of text as they come; joined, the pieces are the answer.
 
-    White space at the end, characters that are not yet whole, and what may still become one of the stop texts
-    are held back until more comes.
+    White space at the end, incomplete characters, and the possible beginning of a stop text
+    are held back until more tokens come.
 
     Args:
-        decode: Token ids of an answer so far to its text, without white space around it.
-        stop: Texts that end the answer; they are no part of it.
+        decode: Converts the answer's token ids so far to text, without surrounding white space.
+        stop: Texts that end the answer and are not part of it.
 
     Attributes:
         text: All pieces so far.
@@ -35,14 +35,14 @@ class AnswerText:
         self.stopped = False
 
     def put(self, *tokens: int) -> str:
-        """Take tokens; returns the piece that is certain now, which may be empty."""
+        """Add tokens, and return the piece of text that is now certain, which may be empty."""
         if self.stopped:
             return ""
         self._ids += tokens
         return self._next_piece(self._decode(self._ids).rstrip(_UNFINISHED).rstrip(), at_end=False)
 
     def end(self) -> str:
-        """The answer is complete: returns what was still held back."""
+        """End the answer, and return the text that was still held back."""
         return "" if self.stopped else self._next_piece(self._decode(self._ids), at_end=True)
 
     def _next_piece(self, text: str, *, at_end: bool) -> str:
@@ -57,7 +57,7 @@ class AnswerText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a start of `stop`."""
+    """Return the length of the longest end of `text` that is a beginning of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length
@@ -65,7 +65,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class PieceStreamer(BaseStreamer):  # type: ignore[misc]
-    """Calls `emit` with each piece of an answer, from the thread that generates.
+    """Call `emit` with each piece of an answer, from the generating thread.
 
     Args:
         decode: See `AnswerText`.
@@ -78,13 +78,13 @@ class PieceStreamer(BaseStreamer):  # type: ignore[misc]
         self._saw_prompt = False
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt (first call, passed over) or new tokens."""
+        """Add new tokens; the first call brings the prompt and is ignored."""
         if self._saw_prompt:
             self._pass_on(self._text.put(*value.flatten().tolist()))
         self._saw_prompt = True
 
     def end(self) -> None:
-        """Emit what is still held back."""
+        """Emit the text that was still held back."""
         self._pass_on(self._text.end())
 
     def _pass_on(self, piece: str) -> None:
@@ -93,7 +93,7 @@ class PieceStreamer(BaseStreamer):  # type: ignore[misc]
 
 
 class FirstTokenClock(BaseStreamer):  # type: ignore[misc]
-    """Notes when the first new token comes, and passes all on to another streamer."""
+    """Record the time of the first new token, and pass all tokens on to another streamer."""
 
     def __init__(self, inner: BaseStreamer | None = None) -> None:
         self.inner = inner
@@ -101,7 +101,7 @@ class FirstTokenClock(BaseStreamer):  # type: ignore[misc]
         self._saw_prompt = False
 
     def put(self, value: torch.Tensor) -> None:
-        """The first call brings the prompt, the second the first token."""
+        """Pass tokens on; the first call brings the prompt, the second the first token."""
         if self._saw_prompt and self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         self._saw_prompt = True
@@ -109,17 +109,17 @@ class FirstTokenClock(BaseStreamer):  # type: ignore[misc]
             self.inner.put(value)
 
     def end(self) -> None:
-        """Tell the other streamer."""
+        """End the other streamer."""
         if self.inner is not None:
             self.inner.end()
 
 
 class StopEvent(StoppingCriteria):  # type: ignore[misc]
-    """Stops generation when its event is set."""
+    """Stop generation when an event is set."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """One verdict per row."""
+        """Return for each row whether to stop."""
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)

@@ -1,1 +1,1 @@
-"""Checkpoints: finding, loading and saving the model and its parts; nothing is taken on trust."""
+"""Find, verify, load and save checkpoints of the model and its parts."""

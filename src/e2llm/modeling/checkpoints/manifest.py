@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which files belong to it, and which base models it was made with."""
+"""Read the manifest of a checkpoint, which lists its files and base models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ _LORA_CONFIG, _LORA_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 def _check_format(value: int) -> int:
     if value > MANIFEST_FORMAT:
         raise E2LLMError(
-            f"manifest format {value} is newer than this e2llm reads ({MANIFEST_FORMAT}); upgrade e2llm"
+            f"manifest format {value} is newer than this e2llm can read ({MANIFEST_FORMAT}); upgrade e2llm"
         )
     return value
 
 
 class PartEntry(CheckedModel, extra="ignore"):
-    """Where the weights of a part are.
+    """Location of a part's weights.
 
     Attributes:
         saved_here: Whether they are in the checkpoint itself; otherwise a base has them.
@@ -47,12 +47,12 @@ class PartEntry(CheckedModel, extra="ignore"):
     @model_validator(mode="after")
     def _check_base(self) -> "PartEntry":
         if not self.saved_here and not (self.name and self.fingerprint):
-            raise E2LLMError("a part is neither saved here nor has a base")
+            raise E2LLMError("a part is neither saved nor has a base model")
         return self
 
 
 class Manifest(CheckedModel, extra="ignore"):
-    """What `e2llm_manifest.json` states; no name of a file leads out of the folder.
+    """Content of `e2llm_manifest.json`; file names must not lead out of the folder.
 
     Attributes:
         format: Version of this layout.
@@ -76,7 +76,7 @@ class Manifest(CheckedModel, extra="ignore"):
 
 
 def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, Manifest]:
-    """Find a checkpoint's files, from the hub's cache or the hub if `source` is no folder.
+    """Find a checkpoint's files: in a folder, the hub's cache, or on the hub.
 
     Returns:
         The folder to read (`source` itself where it has no manifest) and the manifest.
@@ -101,7 +101,7 @@ def open_checkpoint(source: str, kwargs: dict[str, Any]) -> tuple[str, Manifest]
 
 
 def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | None]:
-    """The folder or hub id to read a checkpoint from, and its manifest if it has one.
+    """Return the folder or hub id to read a checkpoint from, and its manifest if it has one.
 
     Args:
         source: Folder or hub id; of a folder whose saving was interrupted, what is complete is found.
@@ -114,7 +114,7 @@ def find_manifest(source: str, options: Mapping[str, Any]) -> tuple[str, Path | 
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest; raises `CheckpointError` if it does not hold what a manifest holds."""
+    """Read a manifest; raise `CheckpointError` if it is invalid."""
     try:
         return Manifest.read_json(path.read_bytes())
     except E2LLMError as error:
@@ -122,22 +122,22 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_config(model_class: Any, source: str, kwargs: dict[str, Any]) -> Any:
-    """Read the configuration; raises `CheckpointError` if it is of another kind of model."""
+    """Read the configuration; raise `CheckpointError` if it is of another kind of model."""
     options = {} if Path(source).is_dir() else hub_options(kwargs)
     found, _ = model_class.config_class.get_config_dict(source, **options)
     if not found:
         raise CheckpointError(
-            f"{source}: not an E2LLM checkpoint, for it holds no config.json or an empty one; "
+            f"{source}: not an E2LLM checkpoint: config.json is missing or empty; "
             "name the folder of a model, such as RUN/final"
         )
     if found.get("model_type") != model_class.config_class.model_type:
         raise CheckpointError(
-            f"{source}: holds a model of type {found.get('model_type')!r}, not an E2LLM checkpoint; join an "
+            f"{source}: has a model of type {found.get('model_type')!r}, not an E2LLM checkpoint; join an "
             "encoder and a decoder with E2LLMForConditionalGeneration.from_parts"
         )
     return model_class.config_class.from_pretrained(source, **options)
 
 
 def hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that say which revision of a hub id to read, and whether to ask the hub at all."""
+    """Return the arguments for reading from the hub: the revision, and whether to connect at all."""
     return {key: kwargs[key] for key in HUB_OPTIONS if kwargs.get(key) is not None}

@@ -1,4 +1,4 @@
-"""Loading an encoder or a decoder, and fitting it in.
+"""Load an encoder or a decoder, and fit it into the model.
 
 Only models that transformers implements itself are loaded, from safetensors or GGUF files, and only if every
 tensor is there.
@@ -33,7 +33,7 @@ _LARGEST_LIMIT = 10**9  # tokenizers without a limit state 10**30
 
 @dataclass(frozen=True)
 class PartSource:
-    """Where the base weights of a part come from.
+    """Origin of a part's base weights.
 
     Attributes:
         name: Hub id or folder; empty for weights that exist nowhere else.
@@ -47,7 +47,7 @@ class PartSource:
 
 
 def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
-    """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may hold a `revision`."""
+    """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may have a `revision`."""
     revision = {"revision": kwargs["revision"]} if kwargs and kwargs.get("revision") else {}
     with readable_errors(f"tokenizer of {name}", how_to_get(name)):
         return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=False, **revision)
@@ -56,7 +56,7 @@ def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
 def load_part(
     part: str, model: str | os.PathLike[str] | PreTrainedModel, kwargs: dict[str, Any] | None = None
 ) -> tuple[PreTrainedModel, PartSource]:
-    """Load an encoder or a decoder by name, or take an instance (whose unused pooler is taken out).
+    """Load an encoder or a decoder by name, or accept an instance (and remove its unused pooler).
 
     Args:
         part: `encoder` or `decoder`.
@@ -78,7 +78,7 @@ def load_part(
     options.update(use_safetensors=True, trust_remote_code=False)
     source, revision = resolve_source(name), options.get("revision") or ""
     if is_folder_name(source) and not Path(source).is_dir():
-        raise CheckpointError(f"{part} {name}: there is no such folder")
+        raise CheckpointError(f"{part} {name}: no such folder")
     with readable_errors(f"{part} {name}", how_to_get(name)):
         pinned = {"revision": revision} if revision else {}
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
@@ -96,7 +96,7 @@ def load_part(
     problems = [*info["missing_keys"], *(item[0] for item in info["mismatched_keys"])]
     if problems:
         raise CheckpointError(
-            f"{part} {name}: the weights lack {listing(problems)}, which would start at random; "
+            f"{part} {name}: the weights lack {listing(problems)}, which would be random; "
             f"is this a{'n' if part == 'encoder' else ''} {part}?"
         )
     if Path(name).exists():
@@ -106,11 +106,11 @@ def load_part(
 
 
 def _check_config(config: Any, part: str, name: str) -> None:
-    """Raise `CheckpointError` for a model that is no part: one with code, an E2LLM, an encoder-decoder."""
+    """Raise `CheckpointError` for a model with remote code, a whole E2LLM model, or an encoder-decoder."""
     reject_remote_code(config, name)
     if config.model_type == E2LLMConfig.model_type:
         raise CheckpointError(
-            f"{part} {name}: is a whole E2LLM checkpoint; name its {part}, or start from all of it: "
+            f"{part} {name}: is a whole E2LLM checkpoint; give its {part}, or load all of it: "
             "from_pretrained, or init_from in a recipe"
         )
     if config.is_encoder_decoder:
@@ -136,13 +136,13 @@ def reject_remote_code(config: Any, name: str) -> None:
     """Raise if a configuration names code in the checkpoint (`auto_map`)."""
     if getattr(config, "auto_map", None):
         raise CheckpointError(
-            f"{name}: its config.json has 'auto_map', code that would run from the checkpoint; only models "
-            "that transformers implements itself are loaded"
+            f"{name}: its config.json has 'auto_map', which would run code from the checkpoint; only models "
+            "that transformers implements can be loaded"
         )
 
 
 def reject_trust_remote_code(kwargs: dict[str, Any]) -> None:
-    """Take `trust_remote_code` out of arguments; raise `E2LLMError` if it is on."""
+    """Remove `trust_remote_code` from arguments; raise `E2LLMError` if it is on."""
     if kwargs.pop("trust_remote_code", False):
         raise E2LLMError("trust_remote_code=True is refused: code from a checkpoint is never run")
 
@@ -164,7 +164,7 @@ def ensure_embedding_row(decoder: PreTrainedModel, token_id: int) -> None:
         return
     if token_id >= before + MAX_ADDED_ROWS:
         raise E2LLMError(
-            f"the placeholder has id {token_id}, the decoder {before} embedding rows, and at most "
+            f"the placeholder has id {token_id}, but the decoder has {before} embedding rows, and at most "
             f"{MAX_ADDED_ROWS} are added; give the tokenizer that belongs to the decoder"
         )
     with quiet_loading():
@@ -179,7 +179,7 @@ def ensure_embedding_row(decoder: PreTrainedModel, token_id: int) -> None:
 
 
 def encoder_build_kwargs(config: Any) -> dict[str, Any]:
-    """Arguments that leave an encoder's unused pooler out, for the classes that take them."""
+    """Return arguments that leave out an encoder's unused pooler, if its class accepts them."""
     model_class = AutoModel._model_mapping[type(config)]
     if isinstance(model_class, (list, tuple)):
         model_class = model_class[0]
@@ -188,13 +188,13 @@ def encoder_build_kwargs(config: Any) -> dict[str, Any]:
 
 
 def drop_pooler(encoder: PreTrainedModel) -> None:
-    """Take an unused pooler out of an encoder instance, as `encoder_build_kwargs` does for one built here."""
+    """Remove an unused pooler from an encoder instance, as `encoder_build_kwargs` does when loading."""
     if "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters:
         encoder.pooler = None
 
 
 def encoder_token_limit(tokenizer: Any = None, config: Any = None) -> int:
-    """Tokens that an encoder reads at once: the least of what its tokenizer and its configuration state.
+    """Return the most tokens that an encoder reads at once, by its tokenizer and configuration.
 
     Returns:
         The limit, special tokens included; 512 if neither states one.

@@ -1,4 +1,4 @@
-"""Replacing the files of a checkpoint folder so that a crash at any moment leaves a complete checkpoint.
+"""Replace the files of a checkpoint folder so that a crash at any moment leaves a complete checkpoint.
 
 New files are written into a hidden folder inside the target. One rename of that folder is the moment at which
 the new checkpoint holds; only then do its files take their places, and readers use the hidden folder until
@@ -19,14 +19,14 @@ _STAGING_PREFIX = ".e2llm-saving-"
 
 
 def complete_folder(folder: Path) -> Path:
-    """The folder to read: `folder`, or the hidden one that an interrupted save has left complete in it."""
+    """Return the folder to read: `folder`, or the complete hidden one that an interrupted save left in it."""
     complete = folder / COMPLETE_NAME
     return complete if complete.is_dir() else folder
 
 
 @contextmanager
 def publishing(target: Path, owned: tuple[str, ...]) -> Iterator[Path]:
-    """Give a folder to write into; without an exception its files replace those of `target` afterwards.
+    """Yield a folder to write into; without an exception, its files then replace those of `target`.
 
     Args:
         target: The folder to publish to, made if need be. Other files in it stay.
@@ -52,7 +52,7 @@ def publishing(target: Path, owned: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _finish(target: Path, owned: tuple[str, ...]) -> None:
-    """Put the files of the complete hidden folder into their places; may be repeated after a crash."""
+    """Move the files of the complete hidden folder into place; repeatable after a crash."""
     complete = target / COMPLETE_NAME
     new = {file.relative_to(complete) for file in _files(complete)}
     for stale in [file for pattern in owned for file in target.glob(pattern)]:
@@ -67,7 +67,7 @@ def _finish(target: Path, owned: tuple[str, ...]) -> None:
 
 
 def _place(source: Path, destination: Path) -> None:
-    """Replace `destination` by `source` in one step; the source stays until every file is in place."""
+    """Replace `destination` atomically by `source`, which stays until every file is in place."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.exists() and destination.samefile(source):
         return

@@ -1,4 +1,4 @@
-"""Decoders whose matrices are held in 4 bits (QLoRA, arXiv 2305.14314): requesting and recognising them.
+"""Request and recognise decoders with 4-bit matrices (QLoRA, arXiv 2305.14314).
 
 The base stays as it was published and is quantized while it is loaded; what trains is never quantized. The
 choice of nf4 with double quantization and computation in bfloat16 is that of the QLoRA paper.
@@ -42,7 +42,7 @@ def require_bitsandbytes(subject: str, otherwise: str = "") -> None:
 
 
 def saved_quantization(config: Any) -> Any:
-    """How a decoder was quantized when a checkpoint was saved, from the checkpoint's configuration, or None.
+    """Return how a decoder was quantized when a checkpoint was saved, or None.
 
     Raises:
         E2LLMError: If bitsandbytes is not installed.
@@ -60,11 +60,11 @@ def saved_quantization(config: Any) -> Any:
 
 
 def is_quantized(part: Any) -> bool:
-    """Whether a part holds quantized weights."""
+    """Return whether a part has quantized weights."""
     return any(not parameter.is_floating_point() for parameter in part.parameters())
 
 
 def num_values(parameter: torch.Tensor) -> int:
-    """How many weights a parameter stands for: one of 4 bits holds two in each byte."""
+    """Return the number of weights in a parameter; 4-bit parameters have two per byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)

@@ -1,4 +1,4 @@
-"""What a user sees of loading: no bars and reports of transformers, and errors of one line."""
+"""Hide transformers' bars and reports while loading, and turn its errors into one line."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,12 +47,12 @@ def readable_errors(subject: str, advice: str = "") -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text; the whole first paragraph if that line ends with a colon."""
+    """Return the first line of an error's text, or its first paragraph if that line ends with a colon."""
     lines = str(error).split("\n\n")[0].strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines) if lines[0].endswith(":") else lines[0]
 
 
 def listing(names: Sequence[str], limit: int = 4) -> str:
-    """Some names, and how many more there are."""
+    """Return the first names, and the number of further ones."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(sorted(names)[:limit]) + more

@@ -1,4 +1,4 @@
-"""Saving a checkpoint: what has a base elsewhere is referred to, all else is stored."""
+"""Save a checkpoint: refer to unchanged base models, and store everything else."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def save_model(
     is_main_process: bool = True,
     **unused: Any,
 ) -> None:
-    """Write a checkpoint; a crash at any moment leaves the former one or the new one, complete.
+    """Write a checkpoint; a crash at any moment leaves the previous or the new one complete.
 
     Args:
         model: The model.
@@ -57,7 +57,7 @@ def save_model(
         raise E2LLMError(f"save_pretrained does not support {names}; checkpoints are safetensors folders")
     if self_contained and state_dict is not None and lora.has_lora(model):
         raise E2LLMError(
-            "state_dict does not go with self_contained while LoRA is attached: merge_lora first"
+            "state_dict and self_contained exclude each other while LoRA is attached; call merge_lora first"
         )
     if not is_main_process:
         return
@@ -99,7 +99,7 @@ def _write_checkpoint(
 
 
 def widest_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype that holds every floating-point parameter: a checkpoint loads in one dtype by default."""
+    """Return the dtype that can represent every floating-point parameter, since a checkpoint loads in one."""
     widest = torch.float16
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     for kind in kinds:
@@ -113,13 +113,13 @@ def _source(model: Any, part: str) -> PartSource:
 
 
 def trains_base(model: Any, part: str) -> bool:
-    """Whether a part's own weights (LoRA deltas aside) train, so that no base holds them as they are."""
+    """Return whether a part's weights train (LoRA aside), so that they differ from any base model."""
     module = getattr(model, PART_MODULES[part])
     return any(p.requires_grad and "lora_" not in name for name, p in module.named_parameters())
 
 
 def select_tensors(state: dict[str, torch.Tensor], saved_parts: dict[str, bool]) -> dict[str, torch.Tensor]:
-    """The tensors to store: those of the adapter and of the saved parts; tied tensors once."""
+    """Return the tensors to store: those of the adapter and of the saved parts, tied tensors once."""
     keep = ("adapter.", *(f"{PART_MODULES[part]}." for part, saved in saved_parts.items() if saved))
     selected: dict[str, torch.Tensor] = {}
     seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
@@ -164,8 +164,8 @@ def save_decoder(model: Any, tokenizer: Any, folder: str | os.PathLike[str]) -> 
     """
     if is_quantized(model.language_model):
         raise E2LLMError(
-            "the decoder is quantized, and rounded weights are not exported; load the model with "
-            "quantization_config=None, in the precision that dtype= says"
+            "the decoder is quantized, and rounded weights cannot be exported; load the model with "
+            "quantization_config=None"
         )
     decoder = lora.merge_lora(model).language_model
     ids = {name: getattr(model.generation_config, name, None) for name in _ID_NAMES}

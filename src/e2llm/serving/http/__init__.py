@@ -1,1 +1,1 @@
-"""What every request passes: keys, limits, bodies, errors, and the work that ends with the connection."""
+"""Keys, limits, bodies and errors of requests, and work that ends with the connection."""

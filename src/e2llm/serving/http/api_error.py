@@ -33,7 +33,7 @@ class ErrorOut(BaseModel):
 
 
 class ApiError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
         status: HTTP status, 400 to 599.

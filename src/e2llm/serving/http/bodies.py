@@ -1,4 +1,4 @@
-"""Bodies and queries of requests: read after the key was checked, refused with their first fault.
+"""Read bodies and queries of requests after the key was checked; refuse them with the first error.
 
 Bodies are parsed in a thread, beside the event loop. A body of a megabyte can hold hundreds of thousands of
 faults, and making an error of each would take minutes; so the number of its parts is limited first.
@@ -51,7 +51,7 @@ async def read_json_body(request: Request, state: ServerState, model: type[Model
         ApiError: 415 for another media type, 400 for a body that does not fit.
     """
     if media_type(request) != "application/json":
-        raise ApiError(415, "send application/json", code="unsupported_media_type")
+        raise ApiError(415, "Content-Type must be application/json", code="unsupported_media_type")
     raw = await request.body()
     return await state.admission.in_thread(lambda _: parse_body(raw, model))
 
@@ -62,7 +62,7 @@ def media_type(request: Request) -> str:
 
 
 def parse_body(raw: bytes, model: type[Model]) -> Model:
-    """Return JSON as a model; raises `ApiError` (400) with the first fault."""
+    """Parse JSON into a model; raise `ApiError` (400) with the first error."""
     if not raw.strip():
         raise ApiError(400, "the body is empty; send a JSON object")
     try:
@@ -88,14 +88,14 @@ def check_parts(content: dict[str, Any]) -> None:
         if isinstance(item, list):
             count += len(item)
         elif len(item) > MAX_FIELDS:
-            raise ApiError(400, f"a mapping has {len(item)} fields, the most is {MAX_FIELDS}")
+            raise ApiError(400, f"an object has {len(item)} fields; at most {MAX_FIELDS} are allowed")
         if count > MAX_PARTS:
-            raise ApiError(400, f"the body has more than {MAX_PARTS:,} parts; send less")
+            raise ApiError(400, f"the body has more than {MAX_PARTS:,} values; send less")
         for child in children:
             if isinstance(child, dict | list):
                 waiting.append(child)
             elif isinstance(child, int) and child.bit_length() > MAX_BITS:
-                raise ApiError(400, f"a number has {child.bit_length()} bits, the most is {MAX_BITS}")
+                raise ApiError(400, f"a number has {child.bit_length()} bits; at most {MAX_BITS} are allowed")
 
 
 # --- faults -------------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def check_query(request: Request, owner: Annotated[str, Depends(owner_of)]) -> N
         shown = name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "..."
         if name not in known:
             takes = f"takes {', '.join(known)}" if known else "takes no parameters"
-            message = f"the query has {shown!r}, which is unknown; this address {takes}: leave it out"
+            message = f"the query has {shown!r}, which is unknown (this address {takes}); leave it out"
             raise ApiError(400, message, param=shown)
         if given.count(name) > 1:
             message = f"the query has {shown!r} {given.count(name)} times; give it once"
@@ -203,7 +203,7 @@ async def take_documents(
     if kind == "application/json":
         body = await read_json_body(request, state, model)
         if (body.text is None) == (body.documents is None):
-            raise ApiError(400, "give text or documents, one of them", param="text")
+            raise ApiError(400, "give either text or documents", param="text")
         if body.text is not None:
             return body, [Document(body.name or "text 1", body.text)]
         return body, [to_document(item, place) for place, item in enumerate(body.documents or [], 1)]
@@ -217,7 +217,7 @@ async def take_documents(
         except ValidationError as error:
             raise fault_of(model, error) from error
         if body.text is not None:
-            raise ApiError(400, "a form takes files, not text; send JSON for a text", param="text")
+            raise ApiError(400, "a form must contain files, got text; send a text as JSON", param="text")
         documents = []
         for place, item in enumerate(form.getlist("file"), 1):
             if not isinstance(item, UploadFile):

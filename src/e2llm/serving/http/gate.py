@@ -1,4 +1,4 @@
-"""The middleware that every request passes: host, origin, limits of the body; counts and a log line."""
+"""Middleware for every request: check host, origin and body limits; count and log."""
 
 import asyncio
 import logging
@@ -113,10 +113,19 @@ class Gate:
         host, origin = headers.get("host", ""), headers.get("origin")
         allowed = self._settings.allowed_hosts
         if allowed and _part(f"//{host}", "hostname") not in allowed:
-            raise ApiError(403, "this server does not answer under that name", code="host_not_allowed")
+            raise ApiError(
+                403,
+                "the Host header names another host; use the server's address, or start it with "
+                "--allowed-host",
+                code="host_not_allowed",
+            )
         is_own = origin is None or origin in self._settings.cors_origins
         if not is_own and (_part(origin, "netloc") or "").lower() != host.lower():
-            raise ApiError(403, "requests from that page are not allowed", code="origin_not_allowed")
+            raise ApiError(
+                403,
+                "requests from the page in Origin are not allowed; start the server with --set cors_origins",
+                code="origin_not_allowed",
+            )
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise ApiError(400, "Content-Length must be a number of bytes")
@@ -125,7 +134,7 @@ class Gate:
 
 
 class _Exchange:
-    """A request and its answer on their way; refuses the rest of a body that is too long or too slow."""
+    """A request and its response; refuse the rest of a body that is too long or too slow."""
 
     def __init__(self, settings: ServerSettings, scope: Scope, receive: Receive, send: Send) -> None:
         self.num_in = self.num_out = 0

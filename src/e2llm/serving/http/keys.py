@@ -56,7 +56,7 @@ def read_key_file(file: Path) -> list[str]:
             )
         hashes.append(entry.removeprefix(_PREFIX).lower())
     if not hashes:
-        raise E2LLMError(f"{file}: it holds no key; e2llm serve --new-api-key makes one")
+        raise E2LLMError(f"{file} contains no key; e2llm serve --new-api-key makes one")
     return hashes
 
 

@@ -1,4 +1,4 @@
-"""The life of a request: let in or told to wait, worked on in a thread, given up when its client is gone."""
+"""Admit or refuse requests, work in threads, and stop work when the client disconnects."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ _GRACE_SECONDS = 5.0  # beyond the time limit, for a client to take the error
 
 
 class Admission:
-    """Lets requests in, up to a number at once.
+    """Admit a limited number of requests at once.
 
     Args:
         max_requests: Most requests running or waiting.
@@ -35,7 +35,7 @@ class Admission:
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Take a place for as long as the block lasts.
+        """Hold a place while the block runs.
 
         Raises:
             ApiError: 429 if all places are taken.
@@ -43,7 +43,8 @@ class Admission:
         if self.num_requests >= self.max_requests:
             raise ApiError(
                 429,
-                f"{self.num_requests} requests are running or waiting, the most allowed; try again later",
+                f"the server already has {self.num_requests} requests running or waiting, the most allowed; "
+                "retry later",
                 code="queue_full",
                 retry_after=max(1, min(60, round(self._seconds))),
             )
@@ -56,7 +57,7 @@ class Admission:
             self._seconds += 0.2 * (time.monotonic() - started - self._seconds)
 
     async def in_thread(self, work: Callable[[Callable[[], bool]], Result]) -> Result:
-        """Do blocking work in a thread; its argument is a function that says whether it was given up."""
+        """Run blocking work in a thread; its argument is a function that returns whether it was cancelled."""
         cancelled = threading.Event()
         future = asyncio.get_running_loop().run_in_executor(self._threads, work, cancelled.is_set)
         try:
@@ -67,7 +68,7 @@ class Admission:
             raise
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Shut the threads down."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

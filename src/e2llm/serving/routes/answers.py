@@ -147,7 +147,11 @@ async def _respond(request: Request, state: ServerState, body: ChatIn | Completi
     answer = _Answer(state, body, owner)
     limit = state.settings.timeout_seconds
     if body.stream_options is not None and not body.stream:
-        raise ApiError(400, "stream_options goes with stream: true", param="stream_options")
+        raise ApiError(
+            400,
+            "stream_options needs stream: true; set it, or leave stream_options out",
+            param="stream_options",
+        )
     with ExitStack() as stack:
         stack.enter_context(state.admission.enter())
         if not body.stream:

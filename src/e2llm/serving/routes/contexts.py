@@ -1,4 +1,4 @@
-"""`/v1/contexts`: read once, keep, change, look into."""
+"""`/v1/contexts`: read, keep, change and inspect contexts."""
 
 import asyncio
 import re
@@ -206,7 +206,7 @@ async def list_contexts(
 def _place_after(found: list[Facts], after: str) -> int:
     """Return the index of the first context after a cursor."""
     if (cursor := _CURSOR.fullmatch(after)) is None:
-        raise ApiError(400, f"after is {after!r}; give next of the page before", param="after")
+        raise ApiError(400, f"after is {after!r}; give the value next of the previous page", param="after")
     place = (int(cursor[1]), cursor[2])
     return sum((facts.created_at, facts.id) >= place for facts in found)
 
@@ -259,7 +259,7 @@ def _check_chunk(kept: KeptContext, index: int) -> None:
     count = len(kept.context.chunks)
     if index >= count:
         raise ApiError(
-            404, f"there is no chunk {index}; the context has 0 to {count - 1}", code="chunk_not_found"
+            404, f"there is no chunk {index}; the context has chunks 0 to {count - 1}", code="chunk_not_found"
         )
 
 

@@ -118,8 +118,8 @@ class ObjectivesSection(Section):
     def _check(self) -> "ObjectivesSection":
         if self.rate_weights and len(self.rate_weights) != len(self.rates):
             raise ValueError(
-                f"rate_weights has {len(self.rate_weights)} numbers, rates has {len(self.rates)}; give one "
-                "weight per entry"
+                f"rate_weights has {len(self.rate_weights)} numbers, but rates has {len(self.rates)}; give "
+                "one weight per rate"
             )
         if self.reasoning.context == "text":
             self._check_text()
@@ -129,8 +129,9 @@ class ObjectivesSection(Section):
         """Refuse what needs soft tokens beside raw text."""
         if self.understanding.fraction:
             raise ValueError(
-                f"understanding.fraction={self.understanding.fraction:g} does not go with reasoning.context: "
-                "text: only soft tokens are restated; set understanding.fraction: 0"
+                f"understanding.fraction={self.understanding.fraction:g} does not work with "
+                "reasoning.context: text, which has no soft tokens to restate; set understanding.fraction: "
+                "0"
             )
         if names := self.changed((*KEYS_OF_NUMBERS, *KEYS_OF_RATES, "mixed_fraction", "distillation")):
             raise ValueError(f"{', '.join(names)} has no effect with reasoning.context: text; leave it out")

@@ -22,7 +22,7 @@ class Section(BaseModel):
     @classmethod
     def _no_boolean_number(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("this key is not one of true or false")  # true would count as 1
+            raise ValueError("this key does not take true or false")  # true would count as 1
         return value
 
     def changed(self, names: Iterable[str]) -> list[str]:

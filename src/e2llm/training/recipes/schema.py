@@ -143,7 +143,9 @@ class Recipe(Section):
                 "decoder"
             )
         if (self.encoder.mode, self.adapter.mode, self.decoder.mode) == ("frozen",) * 3:
-            raise ValueError("encoder, adapter and decoder are all frozen; let one of them train")
+            raise ValueError(
+                "encoder, adapter and decoder are all frozen; set the mode of one of them to lora or full"
+            )
         if self.train.parallel in ("fsdp2", "zero3"):
             self._check_sharded()
         if self.encoder.mode == "frozen" and self.encoder.unchecked_tokens:
@@ -162,8 +164,9 @@ class Recipe(Section):
             )
         elif max(self.objectives.soft_tokens) > self.adapter.max_soft_tokens:
             raise ValueError(
-                f"objectives.soft_tokens has {max(self.objectives.soft_tokens)}, adapter.max_soft_tokens is "
-                f"{self.adapter.max_soft_tokens}; raise the one or lower the other"
+                f"objectives.soft_tokens has {max(self.objectives.soft_tokens)}, but "
+                f"adapter.max_soft_tokens is {self.adapter.max_soft_tokens}; lower the former or raise the "
+                "latter"
             )
         return self
 
@@ -194,14 +197,14 @@ class Recipe(Section):
         """Refuse what cannot be sharded, and what makes processes wait for each other forever."""
         if self.decoder.quantization != "none":
             raise ValueError(
-                f"decoder.quantization: {self.decoder.quantization} does not go with train.parallel: "
+                f"decoder.quantization: {self.decoder.quantization} does not work with train.parallel: "
                 f"{self.train.parallel}: packed weights cannot be sharded; set train.parallel: ddp"
             )
         if self.encoder.unchecked_tokens:
             raise ValueError(
-                f"encoder.unchecked_tokens does not go with train.parallel: {self.train.parallel}: processes "
-                "gather the encoder's weights together, and would make unequal numbers of passes; leave it "
-                "out, or set train.parallel: ddp or zero2"
+                f"encoder.unchecked_tokens does not work with train.parallel: {self.train.parallel}: "
+                "processes gather the encoder's weights together, and would make unequal numbers of "
+                "passes; leave it out, or set train.parallel: ddp or zero2"
             )
 
     @property

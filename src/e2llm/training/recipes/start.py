@@ -50,7 +50,7 @@ def start_settings(content: Mapping[str, Any], stages: Sequence[Recipe], subject
         problem = f"{name} cannot be read ({first_line(error)})"
         if leaves_out(content.get("decoder", {})):
             raise E2LLMError(
-                f"{subject}: the decoder is left to init_from, and {problem}; name one that is there, "
+                f"{subject}: the decoder comes from init_from, but {problem}; give an existing checkpoint, "
                 "or give decoder.source"
             ) from error
         say(f"init_from: {problem}; what the recipe leaves out has its default")
@@ -148,5 +148,5 @@ def check_adapter(recipe: Recipe, start: Settings, subject: str) -> None:
         if (stated := getattr(recipe.adapter, key)) != value:
             raise E2LLMError(
                 f"{subject}: adapter.{key} is {stated!r}, but {recipe.init_from}, where the run starts, has "
-                f"{value!r}, which stays; leave adapter.{key} out"
+                f"{value!r}, which cannot change; leave adapter.{key} out"
             )

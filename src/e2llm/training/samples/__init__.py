@@ -1,1 +1,1 @@
-"""From records to batches: sources, chunks and their rates, laid-out samples, and the check of all data."""
+"""Turn records into batches, and check all data before a run."""

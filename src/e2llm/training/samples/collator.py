@@ -1,4 +1,4 @@
-"""Samples, and batches of tensors made of them.
+"""Turn samples into batches of tensors.
 
 Shapes: R rows of the batch, L decoder tokens of a row, C distinct chunks of the whole batch, P places of
 chunks, T encoder tokens per chunk.

@@ -211,7 +211,7 @@ class RunData:
         if wrong:
             found = "; ".join(item.line() for item in wrong)
             other = ", or set data.problems: skip to leave that out" if mode == "strict" else ""
-            raise E2LLMError(f"the data are wrong: {found}. Mend the files{other}")
+            raise E2LLMError(f"the data have errors: {found}. Correct the files{other}")
 
 
 def read_data(recipe: Recipe) -> RunData:

@@ -58,7 +58,7 @@ def load_sources(
         if source.records:
             sources.append(source)
         elif read is None:
-            raise E2LLMError(f"{file.path}: holds no records")
+            raise E2LLMError(f"{file.path}: contains no records")
     return sources
 
 

@@ -1,4 +1,4 @@
-"""Samples from records: windows to restate, and contexts with questions.
+"""Make samples from records: windows to restate, and contexts with questions.
 
 Sample `i` of a run depends on the seed and on `i` alone, so that a resumed run sees what it would have seen.
 """
@@ -130,7 +130,7 @@ class SampleSet(Dataset[Sample]):
         if self.window is not None and num_positions > self.window:
             raise E2LLMError(
                 f"a {objective} sample of record {record.id or record.prompt[:60]!r} needs {num_positions} "
-                f"positions, the decoder's window has {self.window}; lower {_SIZE_KEYS[objective]}"
+                f"positions, but the decoder's window has {self.window}; lower {_SIZE_KEYS[objective]}"
             )
         return replace(sample, objective=OBJECTIVES.index(objective), index=index)
 

@@ -32,7 +32,7 @@ def text_budgets(settings: ReasoningObjective, window: int | None) -> list[int |
     most = max(settings.text_budgets)
     if window is not None and most > window:
         raise E2LLMError(
-            f"objectives.reasoning.text_budgets has {most}, the decoder's window has {window} positions; "
+            f"objectives.reasoning.text_budgets has {most}, but the decoder's window has {window} positions; "
             "lower it"
         )
     return list(settings.text_budgets)
@@ -95,7 +95,7 @@ class TextContexts:
             if around > budget:
                 raise E2LLMError(
                     f"question and answer of record {record.id or record.prompt[:60]!r} need {around} "
-                    f"positions, the budget has {budget}; raise objectives.reasoning.text_budgets"
+                    f"positions, but the budget is {budget}; raise objectives.reasoning.text_budgets"
                 )
             room = budget - around
         given = self._view(record, view, room)

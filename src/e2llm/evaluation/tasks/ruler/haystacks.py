@@ -51,7 +51,7 @@ def essay(haystacks: Sequence[str]) -> Haystack:
 def passages(haystacks: Sequence[str], num_chars: int) -> Iterator[str]:
     """Yield passages of whole words with single spaces, about `num_chars` characters each, without end."""
     if not any(text.strip() for text in haystacks):
-        raise E2LLMError("no haystack holds text; give at least one text to hide needles in")
+        raise E2LLMError("the haystacks are empty; give at least one text to hide needles in")
     for text in cycle(haystacks):
         start = 0
         while start < len(text):

@@ -91,13 +91,13 @@ class QuestionTask(RulerTask):
     def _prepare(self, request: TaskRequest) -> _Asked:
         wanted = f"{self.name} needs {' or '.join(self.files)} of {self.wanted}; name its folder with --data"
         if request.data is None:
-            raise E2LLMError(f"no folder with data was given; {wanted}")
+            raise E2LLMError(f"--data is missing; {wanted}")
         found = (path for name in self.files for path in sorted(request.data.rglob(name)) if path.is_file())
         if (file := next(found, None)) is None:
             raise FileNotFoundError(f"not found in {request.data}; {wanted}")
         library = self.read(file)
         if not library.questions:
-            raise E2LLMError(f"{file}: has no question with an answer; {self.name} needs {self.wanted}")
+            raise E2LLMError(f"{file}: no question has an answer; {self.name} needs {self.wanted}")
         random.Random(f"{request.seed}/{self.name}").shuffle(library.questions)
 
         def fitting(length: int) -> Iterator[Question]:

@@ -68,7 +68,7 @@ class RulerTask(Task):
                 rng = random.Random(f"{request.seed}/{self.name}/{length}/{index}")
                 draft = self._draft(shared, rng, length, index)
                 if draft is None and not index:
-                    raise E2LLMError(f"{self.name}: no question fits in {length} tokens; ask for more tokens")
+                    raise E2LLMError(f"{self.name}: no question fits in {length} tokens; raise --lengths")
                 if draft is None:
                     continue
                 passage, sizes[length] = longest_context(
@@ -151,8 +151,8 @@ def longest_context(
             over = counts[-1]
         else:
             raise E2LLMError(
-                f"{task}: a length of {length} tokens is too short, the smallest context has {tokens}; "
-                "ask for more tokens"
+                f"{task}: a length of {length} tokens is too short: the smallest context has {tokens}; "
+                "raise --lengths"
             )
         if step == _MAX_COUNTS:
             allowed = max(allowed, int(SHORTFALL_FRACTION * length))
