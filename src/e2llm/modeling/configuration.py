@@ -61,6 +61,7 @@ class E2LLMConfig(PreTrainedConfig):  # type: ignore[misc]
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the two sub-configurations and check the values."""
+        kwargs.pop("default_rate", None)  # of earlier checkpoints
         super().__post_init__(**kwargs)
         if type(self.max_soft_tokens) is not int or self.max_soft_tokens < 1:
             raise E2LLMError(
