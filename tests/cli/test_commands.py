@@ -117,7 +117,8 @@ def test_a_dash_reads_standard_input(run, model, text_file, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(b" \n", "empty"), (b"caf\xe9", "byte 3 is not valid utf-8"), (b"a\0b", "binary")]
+    ("data", "words"),
+    [(b" \n", "empty"), (b"\xec\xe8\xf0", "byte 0 is not valid utf-8"), (b"a\0b", "binary")],
 )
 def test_standard_input_that_is_no_text_is_refused(run, model, monkeypatch, data, words):
     monkeypatch.setattr(sys, "stdin", stdin_of(data))

@@ -204,9 +204,9 @@ def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, wor
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\xff\xfe", "x.bin: byte 0 is not valid utf-8; give UTF-8 text"),
+        (b"\xec\xe8\xf0", "x.bin: byte 0 is not valid utf-8, and"),
         (b"a\0b", "x.bin: holds zero bytes, so it is a binary file"),
-        (b"", "the text is empty"),
+        (b"", "x.bin: the file is empty"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(client, data, words):
