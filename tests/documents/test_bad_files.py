@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from made_files import made_docx, made_epub, made_pdf, made_pptx, made_xlsx, made_zip
 
-from e2llm.documents import load_documents, office, read_bytes
+from e2llm.documents import list_folder, load_documents, office, read_bytes
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100)
@@ -142,6 +142,8 @@ def test_a_folder_reads_what_it_can_and_warns_of_the_rest(tmp_path):
     (tmp_path / "a.txt").write_text("One boat.")
     (tmp_path / "b.pdf").write_bytes(made_pdf(["Two boats."]))
     (tmp_path / "scan.pdf").write_bytes(made_pdf([""]))
+    (tmp_path / "parts.zip").write_bytes(made_zip({"a.txt": "x"}))
+    assert str(list_folder(tmp_path)) == "3 file(s), skipped 1 (1 binary)"
     with pytest.warns(E2LLMWarning, match=r"left out: .*scan\.pdf: the PDF file has 1 page"):
         documents = load_documents([tmp_path])
     assert [item.text.strip() for item in documents] == ["One boat.", "Two boats."]
@@ -149,7 +151,7 @@ def test_a_folder_reads_what_it_can_and_warns_of_the_rest(tmp_path):
     (tmp_path / "b.pdf").unlink()
     with (
         pytest.warns(E2LLMWarning),
-        pytest.raises(E2LLMError, match=r"holds no text to read: 1 file\(s\), of which none"),
+        pytest.raises(E2LLMError, match=r"holds no text to read: 1 file\(s\), skipped 1 .*, of which none"),
     ):
         load_documents([tmp_path])
 

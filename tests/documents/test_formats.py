@@ -22,6 +22,7 @@ from e2llm.documents.document import join_parts
 
 def placed(document):
     """Each place with its text."""
+    check(document)
     starts = [start for start, _ in document.places]
     ends = [*starts[1:], len(document.text)]
     return [
@@ -49,9 +50,10 @@ def test_paragraphs_and_tables_of_word_are_known_by_the_heading_above():
         table = file.add_table(2, 2)
         for cell, text in zip([cell for row in table.rows for cell in row.cells], "abcd", strict=True):
             cell.text = text
+        table.cell(0, 0).add_table(1, 1).cell(0, 0).text = "within"
 
     document = read_bytes(made_docx(add), "a.docx")
-    assert document.text.strip() == "Before.\nThe  boats\nSeven of them.\na | b\nc | d"
+    assert document.text.strip() == "Before.\nThe  boats\nSeven of them.\na within | b\nc | d"
     assert document.place_at(0) == "line 1"
     assert document.place_at(document.text.index("Seven")) == "section The boats"
 
@@ -202,6 +204,9 @@ def test_other_texts_stay_as_they_are_and_are_known_by_their_lines(name):
         (b"<html><h1>Boats</h1><p>One boat.", "a.xls", "section Boats"),
         (b"One boat.", "a.pdf", "line 1"),
         (made_pdf(["One boat."]), "standard input", "page 1"),
+        (b"\r\n" + made_pdf(["One boat."]), "a.txt", "page 1"),
+        (b"HTTP/1.1 200 OK\r\n" + made_pdf(["One boat."]), "a.pdf", "page 1"),
+        (b'HEAD = b"%PDF-"\n# One boat.', "a.py", "line 2"),
     ],
 )
 def test_the_first_bytes_count_more_than_the_suffix(data, name, place):

@@ -13,7 +13,7 @@ from pathspec import GitIgnoreSpec
 
 from e2llm.documents.decoding import decode_text
 from e2llm.documents.faults import MAX_BYTES
-from e2llm.documents.readers import is_own, is_packed, suffix_of
+from e2llm.documents.readers import READERS, is_own, is_packed, suffix_of
 from e2llm.errors import E2LLMError
 
 MAX_FILE_BYTES = 2 * 2**20
@@ -139,10 +139,13 @@ def _why_skipped(file: Path) -> str | None:
     """The reason for which a file's content is not read, or None; a damaged one shows when it is read."""
     if file.name.lower().endswith(_GENERATED_ENDINGS):
         return "generated"
+    suffix = suffix_of(file.name)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            is_text = is_own(suffix_of(file.name)) and not is_packed(stream.read(1024))
+            is_text = is_own(suffix) and not is_packed(stream.read(1024))
+            if not is_text and suffix not in READERS:
+                return "binary"  # such as an archive
             if size > (MAX_FILE_BYTES if is_text else MAX_BYTES):
                 return "too large"
             if not is_text:

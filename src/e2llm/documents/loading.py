@@ -19,10 +19,10 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://\S+")
 _PATH_START = re.compile(r"\.{0,2}/|~/|[A-Za-z]:[\\/]|\\\\")
 _OTHER_SUFFIXES = frozenset({".doc", ".xls", ".ppt", ".odt", ".log", ".xml", ".yaml", ".yml", ".e2llm"})
 
-Source = str | PathLike[str] | Document
+Readable = str | PathLike[str] | Document
 
 
-def documents_of(source: Source | Sequence[Source]) -> list[Document]:
+def documents_of(source: Readable | Sequence[Readable]) -> list[Document]:
     """The documents of a text (`str`), a path, a document, or several of them.
 
     A `str` of one line that names a file or folder is a path.

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from e2llm.documents.decoding import decode_text
 from e2llm.documents.document import Part
 from e2llm.documents.faults import damage_of
 from e2llm.errors import E2LLMError, MissingExtraError
@@ -69,24 +68,26 @@ def read_docx(data: bytes, name: str) -> Iterator[Part]:
     with damage_of(name, "a Word file"):
         file = docx.Document(io.BytesIO(data))
         styles = {style.style_id: style.name.lower() for style in file.styles if style.name}
-        for block in _blocks(file.element.body):
+        for block in _children(file.element.body, "p", "tbl"):
             if block.tag == f"{_WORD}tbl":
-                rows = (block_row for block_row in block.iter(f"{_WORD}tr"))
-                yield place, "".join(_row(map(_word_text, row.iter(f"{_WORD}tc"))) for row in rows) + "\n"
-                continue
-            if text := _word_text(block).strip():
+                yield place, _table_text(block) + "\n"
+            elif text := _word_text(block).strip():
                 if styles.get(block.style or "", "").startswith(("heading", "title")):
                     place = f"section {' '.join(text.split())}"
                 yield place, f"{text}\n"
 
 
-def _blocks(parent: Any) -> Iterator[Any]:
-    """Paragraphs and tables in their order, those within content controls included."""
+def _children(parent: Any, *tags: str) -> Iterator[Any]:
+    """Elements below a parent in their order, those within content controls included."""
     for child in parent:
-        if child.tag in (f"{_WORD}p", f"{_WORD}tbl"):
+        if child.tag in [_WORD + tag for tag in tags]:
             yield child
         elif child.tag in (f"{_WORD}sdt", f"{_WORD}sdtContent", f"{_WORD}ins"):
-            yield from _blocks(child)
+            yield from _children(child, *tags)
+
+
+def _table_text(table: Any) -> str:
+    return "".join(_row(map(_word_text, _children(row, "tc"))) for row in _children(table, "tr"))
 
 
 def _word_text(element: Any) -> str:
@@ -157,8 +158,5 @@ def read_rtf(data: bytes, name: str) -> Iterator[Part]:
         E2LLMError: If the file is damaged.
     """
     striprtf = _library("striprtf.striprtf", "striprtf")
-    if not data.startswith(b"{\\rtf"):
-        yield "", decode_text(data, name)
-        return
     with damage_of(name, "an RTF file"):
         yield "", striprtf.rtf_to_text(data.decode("latin-1"), errors="replace").strip()

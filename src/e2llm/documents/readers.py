@@ -59,9 +59,8 @@ _LOCKED_OFFICE = "EncryptedPackage".encode("utf-16-le")
 _NO_TEXT = (
     (b"\x89PNG", "a picture (PNG)"),
     (b"\xff\xd8\xff", "a picture (JPEG)"),
-    (b"GIF8", "a picture (GIF)"),
+    (b"GIF89a", "a picture (GIF)"),
     (b"\x1f\x8b", "an archive (gzip)"),
-    (b"BZh", "an archive (bzip2)"),
     (b"\xfd7zXZ", "an archive (xz)"),
     (b"7z\xbc\xaf", "an archive (7z)"),
     (b"Rar!\x1a", "an archive (RAR)"),
@@ -93,7 +92,7 @@ def read_bytes(data: bytes, name: str, limit: int = MAX_BYTES) -> Document:
 
 def is_packed(data: bytes) -> bool:
     """Whether the first bytes of a file are those of a format that is read though it is not plain text."""
-    return data.startswith((b"PK\x03\x04", b"{\\rtf")) or b"%PDF-" in data[:1024]
+    return data.startswith((b"PK\x03\x04", b"{\\rtf")) or data.lstrip().startswith(b"%PDF-")
 
 
 def suffix_of(name: str) -> str:
@@ -127,7 +126,8 @@ def _format_of(data: bytes, name: str, limit: int) -> str | None:
     """
     if data.startswith(b"{\\rtf"):
         return ".rtf"
-    if b"%PDF-" in data[:1024]:
+    start = data[:1024]
+    if start.lstrip().startswith(b"%PDF-") or (suffix_of(name) == ".pdf" and b"%PDF-" in start):
         return ".pdf"
     if data.startswith(b"PK\x03\x04"):
         members = set(check_archive(data, name, limit))
@@ -139,7 +139,7 @@ def _format_of(data: bytes, name: str, limit: int) -> str | None:
         if _LOCKED_OFFICE in data:
             raise E2LLMError(f"{name}: the file is encrypted; save it without a password")
         raise E2LLMError(f"{name}: is an old Office file; save it as .docx, .xlsx or .pptx")
-    for start, kind in _NO_TEXT:
-        if data.startswith(start):
+    for mark, kind in _NO_TEXT:
+        if data.startswith(mark):
             raise E2LLMError(f"{name}: is {kind}, a binary file without text; name a file with text")
     return None

@@ -178,6 +178,8 @@ def is_context_file(path: Path) -> bool:
 
 def is_tensor_file(path: Path) -> bool:
     """Whether a file begins as a saved context or any safetensors file does; it may be cut short."""
+    if not path.is_file():  # opening a pipe would wait for its other end
+        return False
     try:
         with path.open("rb") as stream:
             size, start = struct.unpack("<Q", stream.read(8))[0], stream.read(2)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from e2llm.documents import Document, documents_of
-from e2llm.documents.loading import Source
+from e2llm.documents.loading import Readable
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content, Splitting, read_content
@@ -109,7 +109,7 @@ class Engine:
 
     def read(
         self,
-        source: Source | Sequence[Source],
+        source: Readable | Sequence[Readable],
         *,
         chunk_size_chars: int | None = None,
         store: ChunkStore | None = None,
@@ -159,7 +159,7 @@ class Engine:
         )
 
     @staticmethod
-    def documents(source: Source | Sequence[Source]) -> list[Document]:
+    def documents(source: Readable | Sequence[Readable]) -> list[Document]:
         """The texts, with their names, of what `read` takes."""
         return documents_of(source)
 
