@@ -114,6 +114,11 @@ def test_blocks_of_a_page_are_lines_and_its_headings_are_places():
     assert document.place_at(document.text.index("Red")) == "section The key"
 
 
+def test_a_long_heading_is_cut():
+    document = read_bytes(f"<h1>{'boats ' * 99}</h1><p>One.".encode(), "a.html")
+    assert document.places == ((0, "section " + "boats " * 12 + "boats..."),)
+
+
 def test_a_page_is_in_the_encoding_that_it_states():
     page = '<meta charset="iso-8859-2"><p>Łódź'.encode("iso-8859-2")
     assert read_bytes(page, "p.htm").text.strip() == "Łódź"

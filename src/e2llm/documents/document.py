@@ -4,9 +4,11 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from textwrap import shorten
 
 Places = tuple[tuple[int, str], ...]  # first character and place, sorted
 Part = tuple[str, str]  # place and text; the texts follow each other without anything between them
+_MAX_TITLE_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Document:
             if moved < len(new_text):
                 places[moved] = place  # of places without text left, the last one remains
         return replace(self, text=new_text, places=tuple(places.items()))
+
+
+def section(title: str) -> str:
+    """Return the place of the text below a heading; a long heading is cut."""
+    return f"section {shorten(title, _MAX_TITLE_CHARS, placeholder='...')}"
 
 
 def join_parts(parts: Iterable[Part]) -> tuple[str, Places]:

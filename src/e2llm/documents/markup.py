@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from e2llm.documents.decoding import decode_text
-from e2llm.documents.document import Part
+from e2llm.documents.document import Part, section
 from e2llm.documents.faults import damage_of
 from e2llm.errors import E2LLMError
 
@@ -51,8 +51,7 @@ class _Page(HTMLParser):
         self._skipped = max(0, self._skipped - (tag in _SKIPPED))
         self._preformatted = max(0, self._preformatted - (tag == "pre"))
         if tag in _HEADINGS and self._heading is not None:
-            title = " ".join("".join(self._heading).split())
-            self.sections[-1] = (title, self.sections[-1][1])
+            self.sections[-1] = ("".join(self._heading).strip(), self.sections[-1][1])
             self._heading = None
         self._separate(tag)
 
@@ -88,7 +87,7 @@ class _Page(HTMLParser):
 def read_html(data: bytes, name: str) -> Iterator[Part]:
     """Yield the sections of a page; the place of a section is its heading."""
     for title, text in _sections(_decode(data, name)):
-        yield (f"section {title}" if title else ""), text
+        yield (section(title) if title else ""), text
 
 
 def html_text(page: str) -> str:

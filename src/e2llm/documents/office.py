@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from e2llm.documents.document import Part
+from e2llm.documents.document import Part, section
 from e2llm.documents.faults import damage_of
 from e2llm.errors import E2LLMError, MissingExtraError
 
@@ -73,7 +73,7 @@ def read_docx(data: bytes, name: str) -> Iterator[Part]:
                 yield place, _table_text(block) + "\n"
             elif text := _word_text(block).strip():
                 if styles.get(block.style or "", "").startswith(("heading", "title")):
-                    place = f"section {' '.join(text.split())}"
+                    place = section(text)
                 yield place, f"{text}\n"
 
 
