@@ -124,6 +124,12 @@ def test_a_page_is_in_the_encoding_that_it_states():
     assert read_bytes(page, "p.htm").text.strip() == "Łódź"
 
 
+@pytest.mark.parametrize("stated", ["utf-16", "UTF-8", "no-such", "hex"])
+def test_a_page_that_states_another_encoding_is_read_by_its_bytes(stated):
+    page = f'\ufeff<meta charset="{stated}"><p>Łódź'.encode()
+    assert read_bytes(page, "p.htm").text.strip() == "Łódź"
+
+
 SRT = "1\n00:00:01,000 --> 00:00:02,000\n<i>Hello.</i>\n\n2\n00:12:05,500 --> 00:12:07,000\nTwo\nlines\n"
 VTT = "WEBVTT\n\nNOTE no\n\n00:01.000 --> 00:02.000 align:start\n<v Mira>Hello.\n\n"
 VTT += "id\n01:02:03.000 --> 01:02:04.000\nBye.\n"
@@ -172,7 +178,7 @@ def test_a_cell_of_a_notebook_is_a_place_with_what_it_printed():
                 "cell_type": "code",
                 "source": "6 * 7",
                 "outputs": [
-                    {"output_type": "stream", "text": ["printed\n"]},
+                    {"output_type": "stream", "text": ["printed\r\n"]},
                     {"output_type": "execute_result", "data": {"text/plain": "42", "image/png": "AAAA"}},
                 ],
             },
@@ -247,6 +253,7 @@ def test_places_are_sorted_and_inside_the_text(parts):
     text, places = join_parts(parts)
     document = Document("x", text, places=places)
     check(document)
+    parts = [(place, part.replace("\r\n", "\n").replace("\r", "\n")) for place, part in parts]
     assert len(text) == sum(len(part) for _, part in parts)
     offset = 0
     for place, part in parts:

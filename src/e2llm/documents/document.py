@@ -56,13 +56,17 @@ def section(title: str) -> str:
 
 
 def join_parts(parts: Iterable[Part]) -> tuple[str, Places]:
-    """Return the text of parts, and the first character of each place; lone surrogates become `?`."""
+    """Return the text of parts, and the first character of each place.
+
+    Line ends become `\\n`, and lone surrogates `?`.
+    """
     texts: list[str] = []
     places: list[tuple[int, str]] = []
     length = 0
     for place, text in parts:
         if not text:
             continue
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         if place != (places[-1][1] if places else ""):
             places.append((length, place))
         texts.append(text)

@@ -106,10 +106,12 @@ def _sections(page: str) -> Iterator[tuple[str, str]]:
 
 
 def _decode(data: bytes, name: str) -> str:
-    """The page in the encoding that it states, where it is in that encoding."""
+    """The page in the encoding that it states, where that is no Unicode and the page is in it."""
     if stated := _CHARSET.search(data[:2048]):
         try:
-            return data.decode(codecs.lookup(stated[1].decode()).name)
+            encoding = codecs.lookup(stated[1].decode()).name
+            if not encoding.startswith("utf"):  # a page found by this pattern is not UTF-16, as some state
+                return data.decode(encoding)
         except (LookupError, UnicodeError):
             pass
     return decode_text(data, name)
