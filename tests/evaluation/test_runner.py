@@ -126,8 +126,10 @@ def test_the_files_are_those_of_a_run(evaluate, request_, tmp_path):
 def test_a_context_is_read_once_for_all_questions_and_systems(
     evaluate, request_, tmp_path, engine, monkeypatch
 ):
-    texts, read = [], engine.read
-    monkeypatch.setattr(engine, "read", lambda text, **options: texts.append(text) or read(text, **options))
+    texts, read = [], engine.read_text
+    monkeypatch.setattr(
+        engine, "read_text", lambda text, **options: texts.append(text) or read(text, **options)
+    )
     evaluate(replace(request_, systems=["e2llm", "hybrid", "dense"], limit=6, budget=200), tmp_path / "run")
     read_whole = [text for text in texts if text in (TEXT, TEXT[:60], TEXT * 6)]
     # passages that stand raw in the decoder are texts of their own

@@ -77,8 +77,10 @@ def test_passages_are_the_ones_that_share_words_in_document_order(engine):
 
 
 def test_a_text_is_read_once_for_all_its_questions(engine, monkeypatch):
-    readings, calls, read = Readings(engine), [], engine.read
-    monkeypatch.setattr(engine, "read", lambda text, **options: calls.append(text) or read(text, **options))
+    readings, calls, read = Readings(engine), [], engine.read_text
+    monkeypatch.setattr(
+        engine, "read_text", lambda text, **options: calls.append(text) or read(text, **options)
+    )
     for system in (SoftSystem, HybridSystem, DenseSystem):
         system(engine, readings, 200).answer(LONG, 4)
     assert len(calls) == 1

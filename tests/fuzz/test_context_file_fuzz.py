@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from e2llm import ChatSession, Context
+from e2llm.documents import Document
 from e2llm.inference.context_file import _hash_tensors, is_context_file
-from e2llm.inference.documents import Document
 from tiny_models import TEXT
 
 KEY = "e2llm_context"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2llm import ChunkStore
-from e2llm.inference.documents import Document
+from e2llm.documents import Document
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.kept_contexts import KeptContexts
 

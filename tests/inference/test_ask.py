@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from e2llm import Engine
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 QUESTION = "Where is the key?"

@@ -1,8 +1,8 @@
 import pytest
 
 from e2llm import ChatSession
+from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.documents import Document
 from tiny_models import TEXT
 
 FACT = "The code of the safe is 4817."

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2llm import Engine
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.inference.context import Context
-from e2llm.inference.documents import Document
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 LONG = "".join(f"Boat {i} has {'very ' * (i % 7)}old sails. " for i in range(60))

@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from e2llm import Context, Engine
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
-from e2llm.inference.context_file import is_context_file
-from e2llm.inference.documents import Document
+from e2llm.inference.context_file import _hash_tensors, is_context_file
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 
@@ -35,6 +35,30 @@ def test_a_loaded_context_is_the_saved_one(engine, saved):
     assert loaded.read_seconds == context.read_seconds
     question = {"question": "Where is the key?", "max_new_tokens": 6, "expand": 1}
     assert engine.ask(loaded, **question).text == engine.ask(context, **question).text
+
+
+def test_places_are_kept_and_files_without_them_are_as_before(engine, saved, tmp_path):
+    assert "places" not in load_file(saved[1])
+    places = ((0, "page 1"), (5, "page 2"))
+    context = engine.read([Document("a", "One.\nTwo.", places=places), Document("b", "B.")], progress=False)
+    context.save(tmp_path / "a.e2llm")
+    loaded = Context.load(tmp_path / "a.e2llm", engine)
+    assert [item.places for item in loaded.documents] == [places, ()]
+    context.edit(0, 0, 5, "")
+    assert [item.places for item in context.documents] == [((0, "page 2"),), ()]
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'[[[0, "page 1"]], [], []]', b'[[["x", 1]], []]', b"[["])
+def test_places_that_do_not_fit_are_damage(engine, saved, content):
+    _, file = saved
+    tensors = load_file(file)
+    tensors["places"] = torch.tensor(bytearray(content), dtype=torch.uint8)
+    with safe_open(file, "pt") as opened:
+        manifest = json.loads(opened.metadata()["e2llm_context"])
+    manifest["tensors_sha256"] = _hash_tensors(tensors)
+    save_file(tensors, file, {"e2llm_context": json.dumps(manifest)})
+    with pytest.raises(E2LLMError, match="damaged or no saved context"):
+        Context.load(file, engine)
 
 
 def test_a_loaded_context_can_be_edited(engine, saved):

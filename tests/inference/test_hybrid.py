@@ -1,5 +1,6 @@
 import pytest
 
+from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
 
 BOATS = "".join(f"Boat number {i} is named after harbour {i * 7}. " for i in range(40))
@@ -119,9 +120,17 @@ def test_without_text_the_sources_are_soft(engine, boats):
     assert "Boat number 23 is named" in answer.sources[0].text
 
 
-def test_a_source_counts_lines(engine):
+def test_a_source_names_the_place_of_its_document(engine):
+    document = Document("report.pdf", "One boat.\n\nTwo boats.", places=((0, "page 1"), (11, "page 12")))
+    answer = engine.ask(engine.read(document, progress=False), "Two?", max_new_tokens=1)
+    assert {str(source) for source in answer.sources} <= {"report.pdf, page 1", "report.pdf, page 12"}
+    assert all(source.place == document.place_at(source.start) for source in answer.sources)
+
+
+def test_a_source_of_a_text_counts_lines(engine):
     context = engine.read("One.\n\nTwo of them.\n" * 6, progress=False)
     answer = engine.ask(context, "Two?", max_new_tokens=1)
     document = context.documents[0].text
     for source in answer.sources:
-        assert document.splitlines()[source.line - 1].startswith(source.text.splitlines()[0].strip() or "")
+        number = int(source.place.removeprefix("line "))
+        assert document.splitlines()[number - 1].startswith(source.text.splitlines()[0].strip() or "")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from e2llm import Engine
+from e2llm.documents import Document, load_documents
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import Document, load_documents
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 LONG = "".join(f"Boat {i} has {'very ' * (i % 7)}old sails. " for i in range(60))
@@ -75,7 +75,12 @@ def test_paths_and_documents_are_read_in_their_order(engine, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (b" \n", "is empty"), (b"a\0b", "binary"), ("caf\u00e9".encode("latin-1"), "byte 3")],
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"a\0b", "binary"),
+        ("\u043c\u0438\u0440".encode("cp1251"), "byte 0"),
+    ],
 )
 def test_a_file_that_is_no_text_is_named(tmp_path, content, words):
     file = tmp_path / "x.txt"
@@ -83,6 +88,15 @@ def test_a_file_that_is_no_text_is_named(tmp_path, content, words):
     with pytest.raises(E2LLMError, match=words) as error:
         load_documents([file])
     assert str(file) in str(error.value)
+
+
+def test_a_short_text_that_names_a_file_is_read_as_that_file(engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("Text a.")
+    assert engine.read("a.txt", progress=False).documents[0].text == "Text a."
+    assert engine.read_text("a.txt", progress=False).documents[0].text == "a.txt"
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder: b\.txt; Engine\.read_text"):
+        engine.read("b.txt")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -134,3 +148,19 @@ def test_threads_read_and_stream_at_once(engine, context):
         for item in reads:
             torch.testing.assert_close(item.result().kept, context.kept, atol=1e-5, rtol=1e-5)
         assert [item.result() for item in streams] == [expected] * 6
+
+
+def test_chunks_are_read_and_given_raw_with_their_heading(engine, tmp_path, seen):
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "a.py").write_text(
+        "def first():\n    return 1\n\n\ndef second():\n    return 2\n" * 3
+    )
+    context = engine.read(load_documents([tmp_path]), progress=False)
+    assert len(context) > 3
+    assert context.content.texts[1] == "# File: pkg/a.py\n" + context.chunks[1].text
+    assert "".join(chunk.text for chunk in context.chunks) == context.documents[0].text
+    assert any(chunk.text.startswith("def ") for chunk in context.chunks[1:])
+    rows = engine.processor.encode_chunk_ids(context.content.texts)
+    assert max(len(row) for row in rows) <= engine.processor.max_chunk_tokens
+    engine.ask(context, "Who?", expand=[1], max_new_tokens=1)
+    assert context.content.texts[1] in engine.processor.tokenizer.decode(seen.ids)

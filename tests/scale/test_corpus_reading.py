@@ -11,8 +11,8 @@ import torch
 
 from e2llm import ChunkStore
 from e2llm.cli.main import entry_point
+from e2llm.documents import Document, iter_documents
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import Document, iter_documents
 from e2llm.scale.corpus_reading import choose_place, put_batches, read_corpus, run_workers
 from e2llm.scale.ray_session import WorkerPlan
 from e2llm.scale.workers import ChunkWorker, WorkerSettings, load_reader

@@ -1,11 +1,18 @@
 """Contexts over HTTP: made, listed, changed, looked into and deleted; an edit reads only what is new."""
 
+import io
 import json
+import sys
+import zipfile
 
 import pytest
 
+from e2llm.serving import kept_contexts
+from e2llm.serving.http import bodies
 from served import MODEL
 from tiny_models import TEXT
+
+SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\nOne boat.\n\n2\n00:12:05,000 --> 00:12:07,000\nTwo boats.\n"
 
 
 def create(client, **body):
@@ -204,9 +211,9 @@ def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, wor
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\xff\xfe", "x.bin: byte 0 is not valid utf-8; give UTF-8 text"),
-        (b"a\0b", "x.bin: contains zero bytes, so it is binary"),
-        (b"", "the text is empty"),
+        (b"\xec\xe8\xf0", "x.bin: byte 0 is not valid utf-8, and"),
+        (b"a\0b", "x.bin: contains zero bytes, so it is a binary file"),
+        (b"", "x.bin: the file is empty"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(client, data, words):
@@ -226,6 +233,36 @@ def test_a_file_is_the_same_text_as_for_a_command(client):
     response = client.post("/v1/contexts", files={"file": ("x.txt", b"\xef\xbb\xbfOne.\r\nTwo.\rThree.")})
     chunks = client.get(f"/v1/contexts/{response.json()['id']}/chunks").json()["data"]
     assert "".join(item["text"] for item in chunks) == "One.\nTwo.\nThree."
+
+
+def test_a_document_is_read_as_its_text_and_keeps_its_places(client, served):
+    response = client.post("/v1/contexts", files={"file": ("a.srt", SUBTITLES.encode())})
+    id = response.json()["id"]
+    chunks = client.get(f"/v1/contexts/{id}/chunks").json()["data"]
+    assert "".join(item["text"] for item in chunks) == "One boat.\nTwo boats.\n"
+    client.post(f"/v1/contexts/{id}/documents", json={"text": "More."})
+    file = served.state.contexts._file(id)
+    places = [item.get("places") for item in json.loads(file.read_text())["documents"]]
+    assert places == [[[0, "00:00:01"], [10, "00:12:05"]], None]
+    _, documents = kept_contexts._read(file)
+    assert documents[0].place_at(12) == "00:12:05"
+
+
+def test_a_format_whose_library_the_server_lacks_is_refused(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "striprtf.striprtf", None)
+    response = client.post("/v1/contexts", files={"file": ("a.rtf", rb"{\rtf1 One.}")})
+    assert response.status_code == 415
+    assert "a.rtf: this server cannot read the format" in response.json()["error"]["message"]
+
+
+def test_a_file_that_unpacks_to_far_more_than_a_context_is_refused(client, monkeypatch):
+    monkeypatch.setattr(bodies, "_UNPACKED_PER_CHAR", 0)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("word/document.xml", b"x" * 1_000_000)
+    response = client.post("/v1/contexts", files={"file": ("a.docx", stream.getvalue())})
+    assert response.status_code == 400
+    assert "a.docx: unpacked, it has more than" in response.json()["error"]["message"]
 
 
 def test_other_kinds_of_bodies_are_refused(client):

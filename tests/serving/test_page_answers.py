@@ -163,7 +163,7 @@ def test_what_the_server_refuses_is_said_and_the_question_stays(tab, opened):
 
 def test_a_file_that_is_no_text_is_refused_with_the_servers_words(tab, page):
     tab.allowed.add(400)
-    page.locator("#files").set_input_files([{"name": "a.bin", "mimeType": "", "buffer": b"\xff\xfe\x00"}])
+    page.locator("#files").set_input_files([{"name": "a.bin", "mimeType": "", "buffer": b"a\x00b"}])
     expect(page.get_by_role("alert")).to_contain_text("a.bin: contains zero bytes")
     expect(page.locator("#readForm")).to_be_visible()
 

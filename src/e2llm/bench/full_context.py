@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from e2llm.documents import Document
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
-from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.measuring import PeakMemory, format_bytes
 from e2llm.modeling.raw_text import longest_prefix

@@ -112,7 +112,7 @@ def serving(
         e2llm bench serve --text examples/anne_of_green_gables.txt --clients 1,8
     """
     from e2llm.bench.serving import format_load, measure_serving
-    from e2llm.inference.documents import load_documents
+    from e2llm.documents import load_documents
 
     counts = parse_lengths(clients, "--clients", 1)
     result = measure_serving(model, load_documents([text])[0].text, counts, on_progress=show_progress)

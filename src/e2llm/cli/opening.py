@@ -12,8 +12,8 @@ import typer
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
+    from e2llm.documents import Document
     from e2llm.inference.context import Context
-    from e2llm.inference.documents import Document
     from e2llm.inference.engine import Engine
 
 
@@ -56,8 +56,8 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
     Raises:
         E2LLMError: If a file is a saved context, which is not a text.
     """
+    from e2llm.documents import iter_documents, list_folder, read_stream
     from e2llm.inference.context_file import is_context_file
-    from e2llm.inference.documents import iter_documents, list_folder, read_stream
 
     for path in paths:
         if path == "-":

@@ -56,7 +56,7 @@ class Source:
     Attributes:
         chunk: Its index in the context.
         document: Name of its document.
-        line: Line of the document at which it begins, from 1.
+        place: Where in the document it begins, such as `page 12` or `line 40`.
         start: Its first character in the document.
         end: The character after its last one.
         text: Its text.
@@ -66,7 +66,7 @@ class Source:
 
     chunk: int
     document: str
-    line: int
+    place: str
     start: int
     end: int
     text: str
@@ -74,7 +74,7 @@ class Source:
     relevance: float
 
     def __str__(self) -> str:
-        return f"{self.document}, line {self.line:,}"
+        return f"{self.document}, {self.place}"
 
 
 @dataclass(frozen=True)

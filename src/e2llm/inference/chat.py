@@ -7,10 +7,10 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
-from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.validation import CheckedModel
 

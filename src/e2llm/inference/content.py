@@ -10,8 +10,8 @@ from itertools import accumulate
 import torch
 
 from e2llm.chunking import Chunk
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.bm25 import Bm25Index
 from e2llm.modeling.processor import E2LLMProcessor

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from e2llm.chunking import Chunk
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context_file import SavedContext, load_context, save_context
-from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.store.chunk_store import ChunkStore
 
@@ -221,8 +221,7 @@ class Context:
                     f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)} "
                     "characters"
                 )
-            new_text = old.text[:start] + text + old.text[end:]
-            documents[document] = Document(old.name, new_text, old.kind, old.heading)
+            documents[document] = old.edited(start, end, text)
             return self._reread(documents)
 
     def _reread(self, documents: Sequence[Document]) -> int:

@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from e2llm.chunking import Chunk, check_splitting
+from e2llm.documents.document import Document, Places
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.inference.content import Content, Splitting
-from e2llm.inference.documents import Document
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.rates import check_rate
 from e2llm.validation import CheckedModel
 
 FORMAT = 2  # for models with a rate; others write and read format 1
 _HEADER_KEY = "e2llm_context"
+_Places = TypeAdapter(list[Places])
 _MAX_HEADER_BYTES = 100_000_000  # safetensors refuses longer headers
 
 
@@ -101,6 +102,7 @@ def save_context(context: SavedContext, path: Path) -> None:
     ]
     tensors = {
         **_kept_tensors(content.read, context.finest_rate),
+        **_place_tensors(content),
         "vectors": content.read.vectors.contiguous(),
         "chunks": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
         "texts": torch.tensor(bytearray(b"".join(texts)), dtype=torch.uint8),
@@ -138,6 +140,14 @@ def _kept_tensors(read: ReadChunks, finest_rate: int | None) -> dict[str, torch.
     return {"kept": rows.contiguous(), "num_tokens": read.num_tokens.contiguous()}
 
 
+def _place_tensors(content: Content) -> dict[str, torch.Tensor]:
+    """The places of the documents as JSON; nothing where no document has any."""
+    places = [document.places for document in content.documents]
+    if not any(places):
+        return {}
+    return {"places": torch.tensor(bytearray(_Places.dump_json(places)), dtype=torch.uint8)}
+
+
 def _hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -168,6 +178,8 @@ def is_context_file(path: Path) -> bool:
 
 def is_tensor_file(path: Path) -> bool:
     """Return whether a file begins like a safetensors file, even if it is cut short."""
+    if not path.is_file():  # opening a pipe would wait for its other end
+        return False
     try:
         with path.open("rb") as stream:
             size, start = struct.unpack("<Q", stream.read(8))[0], stream.read(2)
@@ -249,10 +261,13 @@ def _content(manifest: _Manifest, tensors: dict[str, torch.Tensor], reader: Chun
     data, rows = tensors["texts"].numpy().tobytes(), tensors["chunks"].tolist()
     if sum(item.bytes for item in manifest.documents) != len(data):
         raise E2LLMError("its documents do not match its text")
+    all_places: list[Places] = [()] * len(manifest.documents)
+    if "places" in tensors:
+        all_places = _Places.validate_json(tensors["places"].numpy().tobytes())
     documents, start = [], 0
-    for item in manifest.documents:
+    for item, places in zip(manifest.documents, all_places, strict=True):
         text = data[start : start + item.bytes].decode()
-        documents.append(Document(item.name, text, item.kind, item.heading))
+        documents.append(Document(item.name, text, item.kind, item.heading, places))
         start += item.bytes
     chunks = [Chunk(start, end, documents[owner].text[start:end]) for owner, start, end, _ in rows]
     if manifest.finest_rate is None:

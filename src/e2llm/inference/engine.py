@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from e2llm.documents import Document, documents_of
+from e2llm.documents.loading import Readable
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content, Splitting, read_content
@@ -14,7 +16,6 @@ from e2llm.inference.context import Context
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.dial import Dial, Level
-from e2llm.inference.documents import Document, documents_of
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.layout import ContextLayout, LaidOut
 from e2llm.inference.loading import choose_device, load_pair
@@ -108,7 +109,7 @@ class Engine:
 
     def read(
         self,
-        source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
+        source: Readable | Sequence[Readable],
         *,
         chunk_size_chars: int | None = None,
         store: ChunkStore | None = None,
@@ -117,7 +118,8 @@ class Engine:
         """Split a text or documents into chunks, encode them, and return the context.
 
         Args:
-            source: A text (`str`), a file or folder (`Path`), a `Document`, or several files and documents.
+            source: A file or folder, a text, a `Document`, or several of them. A `str` of one line that names
+                a file or folder is a path; `read_text` takes a text literally.
             chunk_size_chars: Longest chunk, in characters; by default the processor's. Smaller chunks lose
                 less and take more of the window.
             store: Store to look up and keep encoded chunks in; by default the
@@ -125,13 +127,19 @@ class Engine:
             progress: Show a bar; by default on a terminal when there is much to read.
 
         Raises:
-            E2LLMError: If there is no text.
+            FileNotFoundError: If there is no such file, or a text looks like a path and names no file.
+            E2LLMError: If there is no text, or a file cannot be read.
+            MissingExtraError: If a file needs the extra `documents`, which is not installed.
         """
         started = time.perf_counter()
         store = self.store if store is None else store
         splitting = Splitting.of(self.processor, chunk_size_chars)
         content = read_content(self.documents(source), splitting, self.reader, store=store, progress=progress)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
+
+    def read_text(self, text: str, **options: Any) -> Context:
+        """Read a text, also one that is the name of a file; options and errors are those of `read`."""
+        return self.read(Document("text", text), **options)
 
     def new_context(self) -> Context:
         """Return a context without documents, to append to."""
@@ -151,9 +159,7 @@ class Engine:
         )
 
     @staticmethod
-    def documents(
-        source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document],
-    ) -> list[Document]:
+    def documents(source: Readable | Sequence[Readable]) -> list[Document]:
         """Return the documents of anything that `read` accepts."""
         return documents_of(source)
 

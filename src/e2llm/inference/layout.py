@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.answer import Answer, Source, Timing, Usage
 from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
 from e2llm.inference.dial import UNTRAINED, Dial, Level
-from e2llm.inference.documents import Document
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import (
     POLICIES,
@@ -275,10 +275,10 @@ def sources_of(laid: LaidOut) -> list[Source]:
     for place in best:
         index = plan.kept[place]
         chunk, document = content.chunks[index], content.documents[content.owners[index]]
-        line = document.text.count("\n", 0, chunk.start) + 1
+        where = document.place_at(chunk.start)
         level, relevance = plan.levels[place], plan.relevance[place]
         sources.append(
-            Source(index, document.name, line, chunk.start, chunk.end, chunk.text, level, relevance)
+            Source(index, document.name, where, chunk.start, chunk.end, chunk.text, level, relevance)
         )
     return sources
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.inference.content import Splitting, chunk_key, chunk_texts
-from e2llm.inference.documents import Document
 from e2llm.inference.loading import choose_device, choose_dtype
 from e2llm.inference.reader import ChunkReader
 from e2llm.scale.ray_session import WorkerPlan, plan_workers, ray_session

@@ -8,8 +8,8 @@ with a text that they paste.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from e2llm.documents import Document
 from e2llm.inference.chat import TURN
-from e2llm.inference.documents import Document
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.schemas import MessageIn
 

@@ -22,10 +22,10 @@ from filelock import FileLock
 from pydantic import Field
 
 from e2llm.chunking import CHUNKERS, check_splitting
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.inference.context import Context
-from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.serving.http.api_error import ApiError
 from e2llm.store.chunk_store import ChunkStore
@@ -241,7 +241,7 @@ class KeptContexts:
 
     def _keep(self, facts: Facts, context: Context) -> KeptContext:
         file = self._file(facts.id)
-        documents = [asdict(item) for item in context.documents]
+        documents = [_saved(item) for item in context.documents]
         content = {"format": FORMAT, **facts.model_dump(), "documents": documents}
         write_atomically(file, json.dumps(content, ensure_ascii=False).encode())
         kept = KeptContext(facts, context)
@@ -262,6 +262,12 @@ class KeptContexts:
         """Return a lock that keeps other threads and other servers from changing a context."""
         number = int(context_id[-6:], 16) % _LOCKS
         return FileLock(self._folder / "locks" / f"{number}")
+
+
+def _saved(document: Document) -> dict[str, Any]:
+    """What a file holds of a document; places only where it has some, as files of older versions."""
+    values = asdict(document)
+    return values if document.places else {name: v for name, v in values.items() if name != "places"}
 
 
 def _no_such(context_id: str) -> ApiError:

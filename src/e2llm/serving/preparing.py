@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.inference.content import Content, Splitting, join_contents
 from e2llm.inference.context import Context
 from e2llm.inference.decoding.sampling import Sampling
-from e2llm.inference.documents import Document
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.options import AskRequest, LayoutOptions

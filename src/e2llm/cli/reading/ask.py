@@ -25,8 +25,8 @@ from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
     from e2llm.bench.full_context import Comparison
+    from e2llm.documents import Document
     from e2llm.inference.answer import Answer
-    from e2llm.inference.documents import Document
     from e2llm.inference.engine import Engine
 
 
@@ -170,7 +170,7 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
 
 def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Document]":
     """Insert a sentence into the middle of documents, and print its place on stderr."""
-    from e2llm.inference.documents import insert_sentence
+    from e2llm.documents import insert_sentence
 
     if isinstance(source, Path):
         raise typer.BadParameter("--insert needs texts; got a saved context")

@@ -74,7 +74,7 @@ def join(
 
 def _chunks_of(path: Path, processor: "E2LLMProcessor", most: int = 400) -> list[str]:
     """Return at most `most` chunks, spread evenly over texts or records."""
-    from e2llm.inference.documents import documents_of
+    from e2llm.documents import documents_of
     from e2llm.records import read_records
 
     if path.suffix == ".jsonl":

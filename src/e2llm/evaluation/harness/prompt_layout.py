@@ -220,7 +220,7 @@ class PromptLayout:
         self.settings = settings
         self.encoder = PromptEncoder(engine.processor)
         self.opening = ""
-        self.read = lru_cache(_MAX_CONTEXTS)(lambda text: engine.read(text, progress=False))
+        self.read = lru_cache(_MAX_CONTEXTS)(lambda text: engine.read_text(text, progress=False))
         self._count = lru_cache(_MAX_CONTEXTS)(lambda text: len(self.encoder.encode(text)))
 
     def lay_out(self, prompt: str, row: Mapping[str, Any], room: int) -> LaidPrompt:

@@ -67,7 +67,7 @@ class Readings:
 
     def _read(self, text: str) -> TimedContext:
         with PeakMemory(self.engine.device) as memory:
-            context = self.engine.read(text, progress=False) if text.strip() else Context.empty()
+            context = self.engine.read_text(text, progress=False) if text.strip() else Context.empty()
         return TimedContext(context, context.read_seconds, memory.extra_bytes)
 
     def _cut(self, text: str) -> Cutting:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
-from e2llm.data.source_files import decode_text
-from e2llm.inference.documents import Document
+from e2llm.documents import Document, read_bytes
+from e2llm.errors import MissingExtraError
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.preparing import to_document
 from e2llm.serving.schemas import ContextIn, DocumentsIn
@@ -28,6 +28,7 @@ MAX_BITS = 64  # of a whole number; Python does not even print those of some tho
 RATE_ADVICE = "/v1/models lists the rates of this model"
 _NUMBER = re.compile(r"-?[0-9.]{1,20}")  # as a query has it
 _SHOWN_CHARS = 80
+_UNPACKED_PER_CHAR = 16  # bytes of markup and pictures around each character of a packed file
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -223,8 +224,23 @@ async def take_documents(
             if not isinstance(item, UploadFile):
                 raise ApiError(400, "file must be a file", param="file")
             name = _shown_name(item.filename) or f"file {place}"
-            documents.append(Document(name, decode_text(await item.read(), name)))
+            documents.append(await _read_file(await item.read(), name, state))
     return body, documents
+
+
+async def _read_file(data: bytes, name: str, state: ServerState) -> Document:
+    """Return the text of a file, read in a thread.
+
+    Raises:
+        ApiError: 415 if the server lacks the library for this format.
+        E2LLMError: If the file cannot be read.
+    """
+    limit = max(len(data), _UNPACKED_PER_CHAR * state.settings.max_context_chars)
+    try:
+        return await state.admission.in_thread(lambda _: read_bytes(data, name, limit))
+    except MissingExtraError as error:
+        message = f"{name}: this server cannot read the format ({error}); send text"
+        raise ApiError(415, message, code="unsupported_media_type", param="file") from error
 
 
 def _shown_name(name: str | None) -> str:

@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import Document
 from e2llm.modeling.rates import parse_rate
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.http.bodies import (
@@ -245,9 +245,7 @@ async def append_documents(request: Request, context_id: Id, owner: Owner, state
         check_documents(documents, state.settings, present=present)
         check_length(kept.facts.characters + sum(len(item.text) for item in documents), state.settings)
         named = [
-            Document(f"text {present + place}", item.text, item.kind)
-            if item.name == f"text {place}"
-            else item
+            replace(item, name=f"text {present + place}") if item.name == f"text {place}" else item
             for place, item in enumerate(documents, 1)
         ]
         return state.contexts.edit(context_id, owner, lambda context: context.extend(named))

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from e2llm.documents import Document, insert_sentence
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import Document, insert_sentence
 
 TEXT = 'One came. "Two went!" he said. Three stayed.'
 

@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
+from e2llm.documents import list_folder, load_documents
+from e2llm.documents.folders import MAX_FILE_BYTES, is_code
 from e2llm.errors import E2LLMError
-from e2llm.inference.documents import MAX_FILE_BYTES, is_code, list_folder, load_documents
 
 
 def make(folder, files):
@@ -31,7 +32,7 @@ def test_what_cannot_be_read_as_text_is_skipped_and_counted(tmp_path):
         {
             "ok.py": "x",
             "image.png": b"\x89PNG\0\0",
-            "latin.txt": b"caf\xe9",
+            "cyrillic.txt": b"\xcf\xf0\xe8\xe2\xe5\xf2",
             "empty.py": " \n",
             "big.txt": "x" * (MAX_FILE_BYTES + 1),
             "app.min.js": "x",
@@ -212,16 +213,3 @@ def test_a_folder_without_text_says_what_it_holds(tmp_path):
     make(tmp_path, {"a.png": b"\0"})
     with pytest.raises(E2LLMError, match=r"contains no text to read \(0 file\(s\), skipped 1 \(1 binary\)\)"):
         load_documents([tmp_path])
-
-
-def test_chunks_are_read_and_given_raw_with_their_heading(engine, tmp_path, seen):
-    make(tmp_path, {"pkg/a.py": "def first():\n    return 1\n\n\ndef second():\n    return 2\n" * 3})
-    context = engine.read(load_documents([tmp_path]), progress=False)
-    assert len(context) > 3
-    assert context.content.texts[1] == "# File: pkg/a.py\n" + context.chunks[1].text
-    assert "".join(chunk.text for chunk in context.chunks) == context.documents[0].text
-    assert any(chunk.text.startswith("def ") for chunk in context.chunks[1:])
-    rows = engine.processor.encode_chunk_ids(context.content.texts)
-    assert max(len(row) for row in rows) <= engine.processor.max_chunk_tokens
-    engine.ask(context, "Who?", expand=[1], max_new_tokens=1)
-    assert context.content.texts[1] in engine.processor.tokenizer.decode(seen.ids)

@@ -1,0 +1,162 @@
+"""Text of PDF, Word, PowerPoint, Excel and RTF files, by the libraries of the extra `documents`."""
+
+import importlib
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from e2llm.documents.document import Part, section
+from e2llm.documents.faults import damage_of
+from e2llm.errors import E2LLMError, MissingExtraError
+
+_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_BREAKS = {f"{_WORD}tab": "\t", f"{_WORD}br": "\n", f"{_WORD}cr": "\n"}
+
+
+def _library(module: str, package: str) -> Any:
+    """Import a library; raises `MissingExtraError` if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(package, "documents") from error
+
+
+def _row(cells: Iterable[str]) -> str:
+    """A row of a table as one line; empty where all cells are."""
+    texts = [" ".join(cell.split()) for cell in cells]
+    return " | ".join(texts).rstrip(" |") + "\n" if any(texts) else ""
+
+
+def read_pdf(data: bytes, name: str) -> Iterator[Part]:
+    """Yield the pages of a PDF file.
+
+    Raises:
+        MissingExtraError: If pypdf is not installed.
+        E2LLMError: If the file is damaged or encrypted, or its pages hold no text, as in a scan.
+    """
+    pypdf = _library("pypdf", "pypdf")
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it reports each blemish that it mends
+    with damage_of(name, "a PDF file"):
+        file = pypdf.PdfReader(io.BytesIO(data))
+        if file.is_encrypted and not file.decrypt(""):
+            raise E2LLMError(f"{name}: the PDF file is encrypted; save it without a password")
+        count, has_text = len(file.pages), False
+        for number, page in enumerate(file.pages, 1):
+            if text := page.extract_text().strip():
+                has_text = True
+                yield f"page {number}", f"{text}\n\n"
+    if not has_text:
+        raise E2LLMError(
+            f"{name}: the PDF file has {count} page(s) and no text, as a scan; recognize its text (OCR) first"
+        )
+
+
+# --- Word -------------------------------------------------------------------------------------------------
+
+
+def read_docx(data: bytes, name: str) -> Iterator[Part]:
+    """Yield the paragraphs and tables of a Word file; a place is the heading above.
+
+    Raises:
+        MissingExtraError: If python-docx is not installed.
+        E2LLMError: If the file is damaged.
+    """
+    docx = _library("docx", "python-docx")
+    place = ""
+    with damage_of(name, "a Word file"):
+        file = docx.Document(io.BytesIO(data))
+        styles = {style.style_id: style.name.lower() for style in file.styles if style.name}
+        for block in _children(file.element.body, "p", "tbl"):
+            if block.tag == f"{_WORD}tbl":
+                yield place, _table_text(block) + "\n"
+            elif text := _word_text(block).strip():
+                if styles.get(block.style or "", "").startswith(("heading", "title")):
+                    place = section(text)
+                yield place, f"{text}\n"
+
+
+def _children(parent: Any, *tags: str) -> Iterator[Any]:
+    """Elements below a parent in their order, those within content controls included."""
+    for child in parent:
+        if child.tag in [_WORD + tag for tag in tags]:
+            yield child
+        elif child.tag in (f"{_WORD}sdt", f"{_WORD}sdtContent", f"{_WORD}ins"):
+            yield from _children(child, *tags)
+
+
+def _table_text(table: Any) -> str:
+    return "".join(_row(map(_word_text, _children(row, "tc"))) for row in _children(table, "tr"))
+
+
+def _word_text(element: Any) -> str:
+    """The text of an element; a text box counts once, though it is stored twice."""
+    pieces = []
+    for child in element:
+        if child.tag == f"{_WORD}t":
+            pieces.append(child.text or "")
+        elif child.tag in _BREAKS:
+            pieces.append(_BREAKS[child.tag])
+        elif child.tag != _FALLBACK and isinstance(child.tag, str):
+            pieces.append(_word_text(child) + ("\n" if child.tag == f"{_WORD}p" else ""))
+    return "".join(pieces)
+
+
+# --- PowerPoint and Excel -----------------------------------------------------------------------------------
+
+
+def read_pptx(data: bytes, name: str) -> Iterator[Part]:
+    """Yield the slides of a PowerPoint file, each with its notes.
+
+    Raises:
+        MissingExtraError: If python-pptx is not installed.
+        E2LLMError: If the file is damaged.
+    """
+    pptx = _library("pptx", "python-pptx")
+    with damage_of(name, "a PowerPoint file"):
+        for number, slide in enumerate(pptx.Presentation(io.BytesIO(data)).slides, 1):
+            texts = [text for shape in slide.shapes for text in _shape_texts(shape)]
+            if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
+                texts.append(slide.notes_slide.notes_text_frame.text)
+            if text := "\n".join(filter(None, map(str.strip, texts))).replace("\v", "\n"):
+                yield f"slide {number}", f"{text}\n\n"
+
+
+def _shape_texts(shape: Any) -> Iterator[str]:
+    if hasattr(shape, "shapes"):  # a group
+        for child in shape.shapes:
+            yield from _shape_texts(child)
+    elif shape.has_text_frame:
+        yield shape.text_frame.text
+    elif getattr(shape, "has_table", False):
+        yield "".join(_row(cell.text for cell in row.cells) for row in shape.table.rows)
+
+
+def read_xlsx(data: bytes, name: str) -> Iterator[Part]:
+    """Yield the rows of an Excel file's sheets; formulas give the values last computed.
+
+    Raises:
+        MissingExtraError: If openpyxl is not installed.
+        E2LLMError: If the file is damaged.
+    """
+    openpyxl = _library("openpyxl", "openpyxl")
+    with damage_of(name, "an Excel file"):
+        file = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        for sheet in file.worksheets:
+            sheet.reset_dimensions()  # those stated may be wrong
+            for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+                if text := _row("" if value is None else str(value) for value in row):
+                    yield f"sheet {sheet.title}, row {number}", text
+
+
+def read_rtf(data: bytes, name: str) -> Iterator[Part]:
+    """Yield the text of a rich text file.
+
+    Raises:
+        MissingExtraError: If striprtf is not installed.
+        E2LLMError: If the file is damaged.
+    """
+    striprtf = _library("striprtf.striprtf", "striprtf")
+    with damage_of(name, "an RTF file"):
+        yield "", striprtf.rtf_to_text(data.decode("latin-1"), errors="replace").strip()

@@ -1,0 +1,163 @@
+"""Bad files: one sentence each."""
+
+import io
+import os
+import socket
+import warnings
+import zipfile
+
+import pytest
+from made_files import made_docx, made_epub, made_pdf, made_pptx, made_xlsx, made_zip
+
+from e2llm.documents import list_folder, load_documents, office, read_bytes
+from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
+
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100)
+DOCX = made_docx(lambda file: file.add_paragraph("One boat."))
+CORRUPT_DOCX = made_zip({"word/document.xml": "<no", "[Content_Types].xml": "<no"})
+
+
+def with_encryption_flags(data):
+    """The archive with every member marked as encrypted."""
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        parts = data.split(signature)
+        data = signature.join(
+            [parts[0], *(item[: place - 4] + b"\x01" + item[place - 3 :] for item in parts[1:])]
+        )
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        (
+            made_pdf(["", ""]),
+            "scan.pdf",
+            r"has 2 page\(s\) and no text, as a scan; recognize",
+        ),
+        (made_pdf(["One."], "secret"), "a.pdf", "the PDF file is encrypted; save it without a password"),
+        (made_pdf(["One."])[:60], "a.pdf", "the file is damaged, or not a PDF file"),
+        (b"%PDF-1.7\n" + bytes(range(256)), "a.pdf", "the file is damaged, or not a PDF file"),
+        (DOCX[:-40], "a.docx", "the file is damaged, or not a ZIP archive"),
+        (DOCX[:200] + b"?" * 50 + DOCX[250:], "a.docx", "the file is damaged, or not a ZIP archive"),
+        (CORRUPT_DOCX, "a.docx", "the file is damaged, or not a Word file"),
+        (made_zip({"xl/workbook.xml": "<no"}), "a.xlsx", "the file is damaged, or not an Excel file"),
+        (made_zip({"ppt/presentation.xml": ""}), "a.pptx", "the file is damaged, or not a PowerPoint file"),
+        (made_zip({"META-INF/container.xml": "<a/>"}), "a.epub", "the file is damaged, or not an EPUB book"),
+        (with_encryption_flags(made_zip({"a.txt": "x"})), "a.zip", "the file is encrypted"),
+        (OLE + "EncryptedPackage".encode("utf-16-le"), "a.docx", "the file is encrypted; save it without"),
+        (OLE, "a.doc", r"is an old Office file; save it as \.docx"),
+        (made_zip({"a.txt": "x"}), "a.zip", "is a ZIP archive; unpack it"),
+        (made_zip({"a.txt": "x"}), "a.docx", "is a ZIP archive; unpack it"),
+        (b"\x89PNG\r\n\x1a\n\0", "a.txt", r"is a picture \(PNG\), a binary file"),
+        (b"a\0b", "a.txt", "contains zero bytes, so it is a binary file"),
+        (bytes(range(256)) * 4, "a.txt", "contains zero bytes, so it is a binary file"),
+        (b"", "a.pdf", "the file is empty"),
+        (b" \n\t", "a.txt", "the file is empty"),
+        (made_docx(lambda file: None), "a.docx", "the file is empty; there is no text"),
+        (made_pptx([("", "")]), "a.pptx", "the file is empty; there is no text"),
+        (made_xlsx({"S": []}), "a.xlsx", "the file is empty; there is no text"),
+        (b"\xef\xbb\xbf", "a.txt", "the file is empty"),
+        ("Привет".encode("cp1251"), "a.txt", "byte 0 is not valid utf-8, and other encodings cannot be told"),
+        ("こんにちは".encode("shift-jis"), "a.txt", "other encodings cannot be told"),
+        ("一个盒子".encode("gbk"), "a.txt", "other encodings cannot be told"),
+        ("Zażółć gęślą jaźń".encode("cp1250"), "a.txt", "other encodings cannot be told"),
+        ("příliš žluťoučký kůň".encode("cp1250"), "a.txt", "other encodings cannot be told"),
+        (b"\xef\xbb\xbfcaf\xe9", "a.txt", "begins as utf-8 and is not valid throughout"),
+        (b"\xff\xfea", "a.txt", "begins as utf-16 and is not valid throughout"),
+        (b"no times here", "a.srt", "no line has times such as"),
+        (b"no mail", "a.mbox", "no line begins with 'From '"),
+        (b"{}", "a.ipynb", "the file is damaged, or not a Jupyter notebook"),
+        (b"{", "a.ipynb", "the file is damaged, or not a Jupyter notebook"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_that_names_it(data, name, words):
+    with pytest.raises(E2LLMError, match=words) as error:
+        read_bytes(data, name)
+    assert str(error.value).startswith(f"{name}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_book_with_encrypted_chapters_is_refused():
+    locked = {"META-INF/encryption.xml": '<CipherReference URI="OEBPS/c0.xhtml"/>'}
+    with pytest.raises(E2LLMError, match=r"a\.epub: the book is encrypted \(DRM\)"):
+        read_bytes(made_epub(["<p>Text."], locked), "a.epub")
+    fonts = {"META-INF/encryption.xml": '<CipherReference URI="OEBPS/font.otf"/>'}
+    assert "Text." in read_bytes(made_epub(["<p>Text."], fonts), "a.epub").text
+
+
+def test_what_is_packed_is_counted_while_it_is_read():
+    bomb = made_zip({"word/document.xml": "x" * 3_000_000})
+    assert len(bomb) < 10_000
+    with pytest.raises(E2LLMError, match=r"bomb\.docx: unpacked, it has more than 2 MB"):
+        read_bytes(bomb, "bomb.docx", limit=2_000_000)
+
+
+def test_a_member_that_states_a_smaller_size_is_refused_all_the_same():
+    bomb = made_zip({"a.xml": "x" * 3_000_000}).replace((3_000_000).to_bytes(4, "little"), b"\x0a\0\0\0")
+    assert zipfile.is_zipfile(io.BytesIO(bomb))
+    with pytest.raises(E2LLMError, match="damaged"):
+        read_bytes(bomb, "bomb.docx", limit=2_000_000)
+
+
+def test_a_file_of_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("e2llm.documents.loading.MAX_BYTES", 10)
+    (tmp_path / "a.txt").write_text("x" * 11)
+    with pytest.raises(E2LLMError, match=r"a\.txt: the file has more than"):
+        load_documents([tmp_path / "a.txt"])
+
+
+def test_a_device_a_pipe_and_a_socket_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("socket")
+    for name in ("pipe", "socket", os.devnull):
+        with pytest.raises(E2LLMError, match=f"{name}: is a device, a pipe or a socket"):
+            load_documents([name])
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "library"),
+    [
+        (made_pdf(["One."]), "a.pdf", "pypdf"),
+        (DOCX, "a.docx", "python-docx"),
+        (made_pptx([("One", "")]), "a.pptx", "python-pptx"),
+        (made_xlsx({"S": [["One"]]}), "a.xlsx", "openpyxl"),
+        (rb"{\rtf1 One}", "a.rtf", "striprtf"),
+    ],
+)
+def test_a_format_without_its_library_names_the_extra(monkeypatch, data, name, library):
+    def missing(module):
+        raise ImportError(module)
+
+    monkeypatch.setattr(office.importlib, "import_module", missing)
+    words = rf"{library} is not installed; install it with: pip install 'e2llm\[documents\]'"
+    with pytest.raises(MissingExtraError, match=words):
+        read_bytes(data, name)
+
+
+def test_a_folder_reads_what_it_can_and_warns_of_the_rest(tmp_path):
+    (tmp_path / "a.txt").write_text("One boat.")
+    (tmp_path / "b.pdf").write_bytes(made_pdf(["Two boats."]))
+    (tmp_path / "scan.pdf").write_bytes(made_pdf([""]))
+    (tmp_path / "parts.zip").write_bytes(made_zip({"a.txt": "x"}))
+    assert str(list_folder(tmp_path)) == "3 file(s), skipped 1 (1 binary)"
+    with pytest.warns(E2LLMWarning, match=r"left out: .*scan\.pdf: the PDF file has 1 page"):
+        documents = load_documents([tmp_path])
+    assert [item.text.strip() for item in documents] == ["One boat.", "Two boats."]
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "b.pdf").unlink()
+    with (
+        pytest.warns(E2LLMWarning),
+        pytest.raises(E2LLMError, match=r"holds no text to read: 1 file\(s\), skipped 1 .*, of which none"),
+    ):
+        load_documents([tmp_path])
+
+
+def test_a_sound_folder_warns_of_nothing(tmp_path):
+    (tmp_path / "b.pdf").write_bytes(made_pdf(["Two boats."]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(load_documents([tmp_path])) == 1

@@ -1,0 +1,276 @@
+"""Every format: its text and its places."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_files import (
+    made_docx,
+    made_email,
+    made_epub,
+    made_notebook,
+    made_pdf,
+    made_pptx,
+    made_xlsx,
+    made_zip,
+)
+
+from e2llm.documents import Document, read_bytes
+from e2llm.documents.document import join_parts
+
+
+def placed(document):
+    """Each place with its text."""
+    check(document)
+    starts = [start for start, _ in document.places]
+    ends = [*starts[1:], len(document.text)]
+    return [
+        (place, document.text[start:end].strip())
+        for (start, place), end in zip(document.places, ends, strict=True)
+    ]
+
+
+def test_a_page_of_a_pdf_is_a_place():
+    document = read_bytes(made_pdf(["One boat.", "", "Three boats."]), "report.pdf")
+    assert document.name == "report.pdf"
+    assert placed(document) == [("page 1", "One boat."), ("page 3", "Three boats.")]
+    assert document.place_at(document.text.index("Three")) == "page 3"
+
+
+def test_a_pdf_that_opens_without_a_password_is_read_though_encrypted():
+    assert placed(read_bytes(made_pdf(["One boat."], password=""), "x.pdf")) == [("page 1", "One boat.")]
+
+
+def test_paragraphs_and_tables_of_word_are_known_by_the_heading_above():
+    def add(file):
+        file.add_paragraph("Before.")
+        file.add_heading("The  boats", 1)
+        file.add_paragraph("Seven of them.")
+        table = file.add_table(2, 2)
+        for cell, text in zip([cell for row in table.rows for cell in row.cells], "abcd", strict=True):
+            cell.text = text
+        table.cell(0, 0).add_table(1, 1).cell(0, 0).text = "within"
+
+    document = read_bytes(made_docx(add), "a.docx")
+    assert document.text.strip() == "Before.\nThe  boats\nSeven of them.\na within | b\nc | d"
+    assert document.place_at(0) == "line 1"
+    assert document.place_at(document.text.index("Seven")) == "section The boats"
+
+
+def test_word_text_within_content_controls_and_links_is_read():
+    def add(file):
+        from docx.oxml import parse_xml
+        from docx.oxml.ns import nsdecls
+
+        link = "<w:hyperlink><w:r><w:t>Linked.</w:t></w:r></w:hyperlink>"
+        inner = f"<w:p>{link}<w:del><w:r><w:delText>Gone</w:delText></w:r></w:del></w:p>"
+        block = f"<w:sdt {nsdecls('w')}><w:sdtContent>{inner}</w:sdtContent></w:sdt>"
+        file.element.body.insert(0, parse_xml(block))
+
+    assert read_bytes(made_docx(add), "a.docx").text.strip() == "Linked."
+
+
+def test_a_slide_is_a_place_with_its_notes():
+    document = read_bytes(made_pptx([("First", ""), ("Second", "Say it slowly.")]), "talk.pptx")
+    assert placed(document) == [("slide 1", "First"), ("slide 2", "Second\nSay it slowly.")]
+
+
+def test_a_row_of_a_sheet_is_a_place():
+    sheets = {"Budget": [["boat", "euros"], [None, None], ["Tern", 7]], "Notes": [["Paid."]]}
+    document = read_bytes(made_xlsx(sheets), "money.xlsx")
+    assert placed(document) == [
+        ("sheet Budget, row 1", "boat | euros"),
+        ("sheet Budget, row 3", "Tern | 7"),
+        ("sheet Notes, row 1", "Paid."),
+    ]
+
+
+def test_a_chapter_of_a_book_is_a_place_and_files_without_text_are_not_counted():
+    pages = ["<body><img src='cover.png'/></body>", "<h1>The storm</h1><p>It blew.</p>", "<p>Calm.</p>"]
+    document = read_bytes(made_epub(pages), "book.epub")
+    assert placed(document) == [("chapter 1", "The storm\n\nIt blew."), ("chapter 2", "Calm.")]
+
+
+def test_rich_text_becomes_its_text():
+    document = read_bytes(rb"{\rtf1\ansi\ansicpg1252 Caf\'e9 \b bold\b0\par Second line}", "a.rtf")
+    assert document.text == "Café bold\nSecond line"
+    assert document.place_at(document.text.index("Second")) == "line 2"
+
+
+PAGE = """<!DOCTYPE html><html><head><title>Boats</title><style>p {}</style>
+<script>var a = "<p>no</p>";</script></head><body><p>Intro <b>in</b>
+bold.</p><h2>The  <i>key</i></h2><ul><li>Blue</li><li>Red &amp; white</li></ul><pre>a
+  b</pre></body></html>"""
+
+
+def test_blocks_of_a_page_are_lines_and_its_headings_are_places():
+    document = read_bytes(PAGE.encode(), "page.html")
+    assert document.text.split("\n\n")[:3] == ["Boats", "Intro in bold.", "The key"]
+    assert "Blue\nRed & white" in document.text
+    assert "a\n  b" in document.text
+    assert "no" not in document.text
+    assert document.place_at(document.text.index("Intro")) == "line 3"
+    assert document.place_at(document.text.index("Red")) == "section The key"
+
+
+def test_a_long_heading_is_cut():
+    document = read_bytes(f"<h1>{'boats ' * 99}</h1><p>One.".encode(), "a.html")
+    assert document.places == ((0, "section " + "boats " * 12 + "boats..."),)
+
+
+def test_a_page_is_in_the_encoding_that_it_states():
+    page = '<meta charset="iso-8859-2"><p>Łódź'.encode("iso-8859-2")
+    assert read_bytes(page, "p.htm").text.strip() == "Łódź"
+
+
+@pytest.mark.parametrize("stated", ["utf-16", "UTF-8", "no-such", "hex"])
+def test_a_page_that_states_another_encoding_is_read_by_its_bytes(stated):
+    page = f'\ufeff<meta charset="{stated}"><p>Łódź'.encode()
+    assert read_bytes(page, "p.htm").text.strip() == "Łódź"
+
+
+SRT = "1\n00:00:01,000 --> 00:00:02,000\n<i>Hello.</i>\n\n2\n00:12:05,500 --> 00:12:07,000\nTwo\nlines\n"
+VTT = "WEBVTT\n\nNOTE no\n\n00:01.000 --> 00:02.000 align:start\n<v Mira>Hello.\n\n"
+VTT += "id\n01:02:03.000 --> 01:02:04.000\nBye.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        (SRT, "a.srt", [("00:00:01", "Hello."), ("00:12:05", "Two\nlines")]),
+        (VTT, "a.vtt", [("00:00:01", "Mira: Hello."), ("01:02:03", "Bye.")]),
+    ],
+    ids=["srt", "vtt"],
+)
+def test_a_cue_of_subtitles_is_known_by_its_time(text, name, expected):
+    assert placed(read_bytes(text.encode(), name)) == expected
+
+
+def test_a_message_has_its_headers_text_and_the_names_of_attachments():
+    data = made_email("The key", "It is under the stone.\n", "<p>not this</p>", "map.pdf")
+    assert read_bytes(data, "a.eml").text == (
+        "From: mira@boats.org\nTo: jon@boats.org\nSubject: The key\n\nIt is under the stone.\n\n"
+        "Attachments: map.pdf"
+    )
+
+
+def test_a_message_in_html_alone_becomes_text():
+    assert read_bytes(made_email("S", None, "<p>It is <b>blue</b>.</p>"), "a.eml").text.endswith(
+        "It is blue."
+    )
+
+
+def test_a_message_of_a_mailbox_is_a_place():
+    data = b"".join(
+        b"From x Thu Jan 1 00:00:00 2026\n" + made_email(name, f"Text {name}.") + b"\n\n" for name in "ab"
+    )
+    document = read_bytes(data, "old.mbox")
+    assert [place for place, _ in placed(document)] == ["message 1", "message 2"]
+    assert document.place_at(document.text.index("Text b.")) == "message 2"
+
+
+def test_a_cell_of_a_notebook_is_a_place_with_what_it_printed():
+    data = made_notebook(
+        [
+            {"cell_type": "markdown", "source": ["# Boats\n", "Text."]},
+            {
+                "cell_type": "code",
+                "source": "6 * 7",
+                "outputs": [
+                    {"output_type": "stream", "text": ["printed\r\n"]},
+                    {"output_type": "execute_result", "data": {"text/plain": "42", "image/png": "AAAA"}},
+                ],
+            },
+        ]
+    )
+    assert placed(read_bytes(data, "a.ipynb")) == [
+        ("cell 1", "# Boats\nText."),
+        ("cell 2", "6 * 7\nprinted\n42"),
+    ]
+
+
+def test_a_row_of_a_table_is_a_place_and_the_text_stays_as_it_is():
+    text = 'name,note\nTern,"two\nlines"\nGull,one\n'
+    document = read_bytes(text.encode(), "a.csv")
+    assert document.text == text
+    assert document.place_at(text.index("Gull")) == "row 3"
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.md", "a.txt", "a.py", "a.unknown", "README"])
+def test_other_texts_stay_as_they_are_and_are_known_by_their_lines(name):
+    text = json.dumps({"boat": "Tern"}) + "\n# two\n"
+    document = read_bytes(text.encode(), name)
+    assert (document.text, document.places) == (text, ())
+    assert document.place_at(text.index("#")) == "line 2"
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "place"),
+    [
+        (made_pdf(["One boat."]), "a.txt", "page 1"),
+        (made_xlsx({"S": [["One boat."]]}), "a.csv", "sheet S, row 1"),
+        (made_epub(["One boat."]), "a.zip", "chapter 1"),
+        (rb"{\rtf1 One boat.}", "a.doc", "line 1"),
+        (b"<html><h1>Boats</h1><p>One boat.", "a.xls", "section Boats"),
+        (b"One boat.", "a.pdf", "line 1"),
+        (made_pdf(["One boat."]), "standard input", "page 1"),
+        (b"\r\n" + made_pdf(["One boat."]), "a.txt", "page 1"),
+        (b"HTTP/1.1 200 OK\r\n" + made_pdf(["One boat."]), "a.pdf", "page 1"),
+        (b'HEAD = b"%PDF-"\n# One boat.', "a.py", "line 2"),
+    ],
+)
+def test_the_first_bytes_count_more_than_the_suffix(data, name, place):
+    document = read_bytes(data, name)
+    assert "One boat." in document.text
+    assert document.place_at(document.text.index("One")) == place
+
+
+def test_a_reader_from_outside_knows_its_own_format(monkeypatch):
+    from e2llm.documents import READERS
+
+    monkeypatch.setitem(READERS, ".boat", lambda data, name: [("mast 1", f"{len(data)} bytes of {name}")])
+    document = read_bytes(made_zip({"x": "y"})[:10], "a.boat")
+    assert (document.text, document.places) == ("10 bytes of a.boat", ((0, "mast 1"),))
+
+
+# --- places -----------------------------------------------------------------------------------------------
+
+PARTS = st.lists(
+    st.tuples(st.sampled_from(["", "page 1", "page 2"]), st.text(st.characters(exclude_categories=[]))),
+    max_size=9,
+)
+
+
+def check(document):
+    starts = [start for start, _ in document.places]
+    assert starts == sorted(set(starts))
+    assert all(0 <= start < len(document.text) for start in starts)
+
+
+@given(PARTS)
+def test_places_are_sorted_and_inside_the_text(parts):
+    text, places = join_parts(parts)
+    document = Document("x", text, places=places)
+    check(document)
+    parts = [(place, part.replace("\r\n", "\n").replace("\r", "\n")) for place, part in parts]
+    assert len(text) == sum(len(part) for _, part in parts)
+    offset = 0
+    for place, part in parts:
+        if part:
+            assert place in (document.place_at(offset), "")
+        offset += len(part)
+
+
+@given(PARTS, st.integers(0, 60), st.integers(0, 60), st.text(max_size=5))
+def test_an_edit_moves_the_places_with_their_text(parts, start, length, new):
+    text, places = join_parts(parts)
+    document = Document("x", text, places=places)
+    start = min(start, len(text))
+    end = min(start + length, len(text))
+    edited = document.edited(start, end, new)
+    check(edited)
+    assert edited.text == text[:start] + new + text[end:]
+    for offset in range(end, len(text)):
+        if not (place := document.place_at(offset)).startswith("line"):
+            assert edited.place_at(offset - end + start + len(new)) == place
