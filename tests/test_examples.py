@@ -18,7 +18,7 @@ RUNS = {
     "compare_systems.py": (["--limit", "1", "--output", "{folder}/compared"], ["last-chunks:last=1", "bm25"]),
     "serve_and_call.py": ([], ["ctx_", "positions", "as text:"]),
     "chat_with_growing_document.py": (["--session", "{folder}/talk.e2llm"], ["monday: 1 new chunk(s)"]),
-    "ask_a_repository.py": (["--store", "{folder}/store"], ["read now", "as text:"]),
+    "ask_a_repository.py": (["--store", "{folder}/store"], ["read now", "source:"]),
 }
 
 

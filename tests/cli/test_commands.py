@@ -42,7 +42,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     [
         (
             ("--soft-tokens", 4),
-            "200 chunks at 4 soft token(s) each take 800 positions, and there is room for ",
+            "200 chunks at 4 soft token(s) each take 800 positions, but there is room for ",
         ),
         (("--soft-tokens", 5), "soft tokens per chunk must be from 1 to 4, got 5"),
         (("--overflow", "luck"), "overflow must be error or select, got 'luck'"),
@@ -120,7 +120,7 @@ def test_several_files_and_folders_are_one_context(run, model, text_file, tmp_pa
 def test_a_document_is_read_and_its_places_are_sources(run, model, tmp_path):
     (tmp_path / "talk.srt").write_text("1\n00:12:05,000 --> 00:12:07,000\nThe key is under the stone.\n")
     result = run("ask", tmp_path / "talk.srt", QUESTION, "--model", model)
-    assert f"[1] {tmp_path / 'talk.srt'}, 00:12:05: The key" in result.out
+    assert f"[1] {tmp_path / 'talk.srt'}, 00:12:05: The key" in result.err
     run("read", tmp_path / "talk.srt", "--model", model, "-o", tmp_path / "talk.e2llm")
     result = run("ask", tmp_path / "talk.e2llm", QUESTION, "--model", model, "--json")
     assert json.loads(result.out)["sources"][0]["place"] == "00:12:05"

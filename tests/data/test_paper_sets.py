@@ -188,8 +188,8 @@ def test_a_longbench_v2_record_has_the_groups_of_its_breakdowns(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "E"}, "the answer is 'E'"),
-        ({"answer": "AB"}, "the answer is 'AB'"),
+        ({"answer": "E"}, "the answer must be A, B, C or D, got 'E'"),
+        ({"answer": "AB"}, "the answer must be A, B, C or D, got 'AB'"),
     ],
 )
 def test_an_answer_that_is_no_letter_names_the_question(changes, message, tmp_path):

@@ -24,12 +24,12 @@ def test_without_an_id_column_rows_are_numbered(tmp_path):
 
 
 def test_an_absent_column_names_those_that_are_there(tmp_path):
-    with pytest.raises(E2LLMError, match="no column 'body', found id, text, year"):
+    with pytest.raises(E2LLMError, match="no column 'body'; found id, text, year"):
         convert(make_parquet(tmp_path), column="body")
 
 
 def test_a_column_of_numbers_is_an_error(tmp_path):
-    with pytest.raises(E2LLMError, match="'year' holds int64, not strings"):
+    with pytest.raises(E2LLMError, match="'year' contains int64, not strings"):
         convert(make_parquet(tmp_path), column="year")
 
 

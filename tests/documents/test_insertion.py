@@ -45,5 +45,7 @@ def test_all_of_the_text_and_the_sentence_are_there(text, depth, sentence):
 
 @pytest.mark.parametrize(("text", "sentence"), [(TEXT, " "), ("", "X.")])
 def test_without_a_sentence_or_a_text_it_is_an_error(text, sentence):
-    with pytest.raises(E2LLMError, match="the sentence to insert or the text is empty"):
+    with pytest.raises(
+        E2LLMError, match="the sentence to insert is empty, or there is no text to insert it into"
+    ):
         insert_sentence([Document("a", text)], sentence)

@@ -276,7 +276,7 @@ def test_any_other_error_stops_the_run_with_the_name_of_the_item(evaluate, reque
     ("changes", "words"),
     [
         ({"tasks": ["vt", "poems"]}, "unknown task 'poems'"),
-        ({"tasks": ["perplexity", "narrativeqa"]}, "the data set narrativeqa is not here"),
+        ({"tasks": ["perplexity", "narrativeqa"]}, "the data set narrativeqa was not found"),
         ({"systems": ["e2llm", "oracle"]}, "unknown system 'oracle'"),
         ({"budget": 9999}, "e2llm: a budget of 9,999 positions is more than the decoder's window of 512"),
         ({"tasks": []}, "name at least one task"),

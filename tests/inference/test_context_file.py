@@ -57,7 +57,7 @@ def test_places_that_do_not_fit_are_damage(engine, saved, content):
         manifest = json.loads(opened.metadata()["e2llm_context"])
     manifest["tensors_sha256"] = _hash_tensors(tensors)
     save_file(tensors, file, {"e2llm_context": json.dumps(manifest)})
-    with pytest.raises(E2LLMError, match="damaged or no saved context"):
+    with pytest.raises(E2LLMError, match="not a saved context, or damaged"):
         Context.load(file, engine)
 
 

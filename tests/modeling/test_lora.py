@@ -139,7 +139,7 @@ def test_full_training_of_a_part_with_lora_is_refused_and_changes_nothing(model)
     [
         ({"rank": 0}, "rank must be 1 or more, got 0"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
-        ({"target_modules": ("q_proj", "nothing")}, "no module of this 'llama' model is named nothing"),
+        ({"target_modules": ("q_proj", "nothing")}, "this 'llama' model has no module named nothing"),
         ({"target_modules": ("lm_head",)}, "LoRA on lm_head is not supported"),
         ({"target_modules": ("embed_tokens",)}, "LoRA on model.embed_tokens is not supported"),
     ],

@@ -162,7 +162,7 @@ def test_workers_run_on_cpus_or_on_the_gpus_of_a_cluster():
     [
         (["--workers", "1"], "or both"),
         (["--workers", "1", "-o", "x.e2llm"], "--store DIR"),
-        (["--workers", "1", "--store", "s", "--device", "cuda:1"], "cpu or cuda"),
+        (["--workers", "1", "--store", "s", "--device", "cuda:1"], "use cpu, or cuda"),
         (["--store", "s", "--ray-address", "auto"], "add --workers"),
         (["--store", "s", "--workers", "-1"], "--workers"),
     ],

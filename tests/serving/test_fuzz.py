@@ -225,7 +225,7 @@ def test_a_body_of_many_faults_is_told_of_one(fuzzed, field, monkeypatch):
     ("body", "words"),
     [
         ({f"x{number}": 1 for number in range(65)}, "65 fields"),
-        ({"stop": [[[]] * 60_000] * 2}, "100,000 parts"),
+        ({"stop": [[[]] * 60_000] * 2}, "100,000 values"),
     ],
 )
 def test_a_body_of_too_many_parts_is_refused_before_it_is_looked_at(fuzzed, body, words):

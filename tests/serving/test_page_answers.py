@@ -37,6 +37,7 @@ def test_an_answer_streams_in_with_what_it_took(opened, served, context):
 
 def test_expanded_chunks_open_from_the_answer_and_are_marked(opened, client, context):
     plain = opened.locator("#strip").screenshot()
+    opened.locator("#expand").fill("1")
     ask(opened)
     answered(opened)
     buttons = opened.locator(".expanded button")
@@ -153,7 +154,7 @@ def test_what_the_server_refuses_is_said_and_the_question_stays(tab, opened):
     tab.allowed.add(400)
     ask(opened, max_tokens=500)
     problem = opened.get_by_role("alert")
-    expect(problem).to_contain_text("the decoder's window has 512")
+    expect(problem).to_contain_text("the input may take")
     expect(opened.locator("#question")).to_have_value(QUESTION)
     expect(opened.locator("#turns li")).to_have_count(0)
     ask(opened)
@@ -170,7 +171,7 @@ def test_a_file_that_is_no_text_is_refused_with_the_servers_words(tab, page):
 
 def test_a_busy_server_is_told_of_with_the_time_to_try_again(tab, opened, served, monkeypatch):
     tab.allowed.add(429)
-    monkeypatch.setattr(served.state.admission, "most", 0)
+    monkeypatch.setattr(served.state.admission, "max_requests", 0)
     ask(opened)
     expect(opened.get_by_role("alert")).to_contain_text("The server is busy")
     expect(opened.get_by_role("alert")).to_contain_text("Try again in 1 s.")

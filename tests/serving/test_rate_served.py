@@ -63,7 +63,7 @@ def test_what_the_model_takes_is_told_and_what_it_does_not_is_refused(pooled):
         ({"rate": 2.5}, "rate", "got 2.5; /v1/models"),
         ({"rate": [2, "x"]}, "rate", "got 'x'; /v1/models"),
         ({"rate": 10**30}, None, "bits"),
-        ({"rate": [2]}, None, "rate has 1 values, the context has 5 chunks"),
+        ({"rate": [2]}, None, "rate has 1 values, but the context has 5 chunks"),
     ):
         response = chat(pooled, context_ids=[pooled.context_id], **body)
         error = response.json()["error"]

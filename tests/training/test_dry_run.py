@@ -66,8 +66,8 @@ def test_parts_that_are_not_on_this_machine_have_no_memory_and_a_step_all_the_sa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dry-run", "--resume"], "--resume does not go with --dry-run"),
-        (["--dry-run", "--overfit", "4"], "--overfit does not go with --dry-run"),
+        (["--dry-run", "--resume"], "--resume does not work with --dry-run"),
+        (["--dry-run", "--overfit", "4"], "--overfit does not work with --dry-run"),
     ],
 )
 def test_a_mistake_is_one_line(recipe_file, capsys, arguments, message):

@@ -184,7 +184,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run_at_its_step(recipe_o
     trainer = make_trainer(recipe_of())
     trainer.add_callback(Spoil(what))
     with pytest.raises(
-        E2LLMError, match=rf"the {what} is (nan|inf|-inf) at step 2 of 4; .*train\.learning_rate"
+        E2LLMError, match=rf"the {what} is (nan|inf|-inf) at step 2 of 4\. .*train\.learning_rate"
     ):
         trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.language_model.parameters())

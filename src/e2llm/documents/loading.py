@@ -140,7 +140,7 @@ def _iter_folder(folder: Path) -> Iterator[Document]:
     """The documents of a folder; those that cannot be read are left out with a warning."""
     listing = list_folder(folder)
     if not listing.files:
-        raise E2LLMError(f"{folder}: the folder holds no text to read: {listing}; name files instead")
+        raise E2LLMError(f"{folder}: the folder contains no text to read ({listing}); name files instead")
     has_code = any(is_code(file) for file in listing.files)
     last_error: Exception | None = None
     count = 0
@@ -155,8 +155,7 @@ def _iter_folder(folder: Path) -> Iterator[Document]:
         yield _with_heading(file, file.relative_to(folder).as_posix(), document) if has_code else document
     if not count:
         raise E2LLMError(
-            f"{folder}: the folder holds no text to read: {listing}, of which none can be read; name files "
-            "instead"
+            f"{folder}: the folder contains no text to read ({listing}, none readable); name files instead"
         ) from last_error
 
 
