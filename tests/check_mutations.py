@@ -113,10 +113,17 @@ MUTATIONS = [
         "tests/inference/test_context.py",
     ),
     Mutation(
-        "choose_expanded: the least relevant chunks first",
+        "best_first: the least relevant chunks first",
         "inference/planning.py",
         "sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
         "sorted(range(len(scores)), key=lambda index: (scores[index], index))",
+        "tests/inference/test_planning.py",
+    ),
+    Mutation(
+        "Spending.give: the budget is not kept",
+        "inference/planning.py",
+        "if room is not None and used > room:",
+        "if room is not None and used > 2 * room:",
         "tests/inference/test_planning.py",
     ),
     Mutation(
