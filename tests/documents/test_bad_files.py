@@ -151,7 +151,7 @@ def test_a_folder_reads_what_it_can_and_warns_of_the_rest(tmp_path):
     (tmp_path / "b.pdf").unlink()
     with (
         pytest.warns(E2LLMWarning),
-        pytest.raises(E2LLMError, match=r"holds no text to read: 1 file\(s\), skipped 1 .*, of which none"),
+        pytest.raises(E2LLMError, match=r"contains no text to read \(1 file\(s\), .*, none readable"),
     ):
         load_documents([tmp_path])
 

@@ -134,3 +134,17 @@ def test_a_source_of_a_text_counts_lines(engine):
     for source in answer.sources:
         number = int(source.place.removeprefix("line "))
         assert document.splitlines()[number - 1].startswith(source.text.splitlines()[0].strip() or "")
+
+
+def test_a_source_begins_at_its_first_visible_character(engine):
+    text = "One.\n" * 9 + "\n\n" + "The key is under the blue stone. " * 3
+    answer = engine.ask(engine.read(text, progress=False), "Where is the key?", budget=60, max_new_tokens=1)
+    lines = text.split("\n")
+    for source in answer.sources:
+        number = int(str(source).rpartition(" ")[2])
+        assert lines[number - 1].startswith(source.text.strip().split("\n")[0].split(" ")[0])
+
+
+def test_only_a_context_can_be_asked_about(engine):
+    with pytest.raises(E2LLMError, match=r"ask about a Context, which Engine\.read returns; got str"):
+        engine.ask("The key is here.", QUESTION)

@@ -206,3 +206,8 @@ def test_a_budget_beyond_the_window_and_a_question_beyond_the_budget_are_refused
 
 def test_best_first_breaks_ties_by_document_order():
     assert best_first([1.0, 3.0, 1.0, 3.0]) == [1, 3, 0, 2]
+
+
+def test_a_long_question_leaves_room_for_chunks_by_default():
+    assert Room.of(None, 8192, 3000, 64).budget == 1024
+    assert Room.of(None, 4000, 3500, 64).budget == 436

@@ -213,6 +213,8 @@ class ContextLayout:
 
     def content_of(self, context: Context) -> Content:
         """Return the current content of a context; raise `E2LLMError` if another model read it."""
+        if not isinstance(context, Context):
+            raise E2LLMError(f"ask about a Context, which Engine.read returns; got {type(context).__name__}")
         if context.fingerprint and context.fingerprint != self.reader.fingerprint:
             if context.finest_rate != self.reader.finest_rate:
                 raise E2LLMError(
@@ -270,12 +272,14 @@ def sources_of(laid: LaidOut) -> list[Source]:
     """Return the chunks that an answer may rest on (`Answer.sources`)."""
     content, plan = laid.content, laid.plan
     places = [place for place, count in enumerate(plan.counts) if not count] or range(len(plan.kept))
+    if pointed := [place for place in places if plan.relevance[place] > 0]:
+        places = pointed
     best = sorted(places, key=lambda place: -plan.relevance[place])[:_MOST_SOURCES]
     sources = []
     for place in best:
         index = plan.kept[place]
         chunk, document = content.chunks[index], content.documents[content.owners[index]]
-        where = document.place_at(chunk.start)
+        where = document.place_at(chunk.end - len(chunk.text.lstrip()) if chunk.text.strip() else chunk.start)
         level, relevance = plan.levels[place], plan.relevance[place]
         sources.append(
             Source(index, document.name, where, chunk.start, chunk.end, chunk.text, level, relevance)

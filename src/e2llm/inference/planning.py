@@ -156,7 +156,8 @@ class Room:
                 f"{max(0, limit):,} beside {max_new_tokens:,} for the answer; raise budget, lower "
                 "max_new_tokens or shorten the question"
             )
-        most = DEFAULT_BUDGET if limit is None else min(limit, DEFAULT_BUDGET if budget is None else budget)
+        most = max(DEFAULT_BUDGET, overhead + DEFAULT_BUDGET // 2) if budget is None else budget
+        most = most if limit is None else min(limit, most)
         return cls(max(0, most - overhead), None if limit is None else limit - overhead, overhead)
 
 
