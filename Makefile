@@ -33,7 +33,7 @@ $(READY): $(DEMO_READY)
 
 .PHONY: demo
 demo: $(DEMO_READY)  ## Ask a whole book a question, beside the full-context way
-	$(BIN)/e2llm ask $(BOOK) "Where does Anne live?" --compare
+	$(BIN)/e2llm ask $(BOOK) "Where does Anne live?" --select fused --compare
 
 .PHONY: test
 test: $(READY)  ## Run all tests
