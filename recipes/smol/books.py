@@ -9,12 +9,13 @@ right answers.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+from smol_figures import add_line
 
 from e2llm import Engine, read_records
 from e2llm.documents import Document, insert_sentence
@@ -80,11 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         engine = Engine.from_pretrained(options.model)
         for num_chars in options.chars:
-            line = json.dumps({"model": options.model, **measure(engine, prose(options.data, num_chars))})
-            print(line, flush=True)
-            if options.output is not None:
-                with options.output.open("a", encoding="utf-8") as stream:
-                    stream.write(line + "\n")
+            row = measure(engine, prose(options.data, num_chars))
+            add_line({"model": options.model, **row}, options.output)
     except (E2LLMError, OSError) as error:
         print(f"books: {error}", file=sys.stderr)
         return 1

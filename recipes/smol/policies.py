@@ -7,12 +7,13 @@ JSON per arm has its mean F1, and the mean difference to `raw` with a 95% bootst
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+
+from smol_figures import add_line
 
 from e2llm import Engine, Record, read_records
 from e2llm.errors import E2LLMError
@@ -80,10 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         differences = [ours - theirs for ours, theirs in zip(found, scores["raw"], strict=True)]
         row = {"arm": arm, "budget": options.budget, "questions": len(found), "f1": sum(found) / len(found)}
         row |= {"to_raw": sum(differences) / len(found), "interval": interval(differences)}
-        print(line := json.dumps(row), flush=True)
-        if options.output is not None:
-            with options.output.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+        add_line(row, options.output)
     return 0
 
 

@@ -7,12 +7,13 @@ A line of JSON per set has the shares among the first 1, 3, 5 and 10 chunks.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from smol_figures import add_line
 
 from e2llm import Engine, read_records
 from e2llm.errors import E2LLMError
@@ -56,11 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = Engine.from_pretrained(options.model)
         for name in options.sets:
             row = measure(engine, options.data / "validation" / f"long-{name}.jsonl")
-            line = json.dumps({"model": options.model, **row})
-            print(line, flush=True)
-            if options.output is not None:
-                with options.output.open("a", encoding="utf-8") as stream:
-                    stream.write(line + "\n")
+            add_line({"model": options.model, **row}, options.output)
     except (E2LLMError, OSError) as error:
         print(f"ranking: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Text of files and of uploads: one decoding, with errors that name the file and say what to do."""
+"""Text in an encoding that is named, for data sets and settings; `e2llm.documents` finds out encodings."""
 
 from pathlib import Path
 

@@ -58,12 +58,12 @@ def path_of(text: str) -> Path | None:
             return path
     except (OSError, RuntimeError, ValueError):
         return None
-    has_suffix = suffix_of(text) in READERS.keys() | CODE_SUFFIXES | _OTHER_SUFFIXES
-    one_word = len(text.split()) == 1
-    starts_as_path = _PATH_START.match(text) is not None
-    if _ADDRESS.fullmatch(text) or (has_suffix and (one_word or starts_as_path)):
-        raise FileNotFoundError(f"{_missing(text)}; Engine.read_text takes a text literally")
-    if one_word and starts_as_path:
+    signs = (
+        suffix_of(text) in READERS.keys() | CODE_SUFFIXES | _OTHER_SUFFIXES,
+        len(text.split()) == 1,
+        _PATH_START.match(text) is not None,
+    )
+    if _ADDRESS.fullmatch(text) or sum(signs) > 1:
         raise FileNotFoundError(f"{_missing(text)}; Engine.read_text takes a text literally")
     return None
 
