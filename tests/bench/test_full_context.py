@@ -30,6 +30,13 @@ def test_soft_tokens_take_in_the_whole_text(engine, comparison):
     assert ours.input_positions == ours.answer.usage.soft_tokens + ours.answer.usage.raw_tokens
 
 
+def test_chunks_that_the_decoder_does_not_get_are_not_taken_in(engine):
+    ours = compare_with_full_context(engine, LONG, QUESTION, max_new_tokens=2, budget=90).e2llm
+    num_chunks = len(engine.read(LONG, progress=False))
+    assert ours.answer.left_out > 0
+    assert ours.context_fraction == 1 - ours.answer.left_out / num_chunks
+
+
 def test_full_context_takes_in_as_much_as_the_window_takes(engine, comparison):
     full = comparison.full_context
     assert full.answer.usage.soft_tokens == 0

@@ -27,8 +27,9 @@ class Measured:
 
     Attributes:
         answer: The answer with its usage and timing.
-        context_tokens: Decoder tokens of the text that the way took in.
-        context_fraction: Share of the text that it took in, from 0 to 1.
+        context_tokens: Decoder tokens of the text that the way took in; of e2llm, by the share below.
+        context_fraction: Share of the text that it took in, from 0 to 1; of e2llm, the share of the chunks
+            that the decoder got as text or soft tokens.
         input_positions: Positions of the decoder's input.
         peak_extra_bytes: Most memory during the call (reading included) above that at its start: resident
             memory of the process on a CPU, allocated memory on a GPU; None where it is unknown.
@@ -101,7 +102,8 @@ def compare_with_full_context(
         context = engine.read(documents)
         answer = engine.ask(context, question, max_new_tokens=max_new_tokens, **options)
     positions = answer.usage.soft_tokens + answer.usage.raw_tokens
-    ours = Measured(answer, context.num_tokens, 1.0, positions, memory.extra_bytes)
+    share = 1 - answer.left_out / len(context)
+    ours = Measured(answer, round(share * context.num_tokens), share, positions, memory.extra_bytes)
     text = "\n\n".join(item.text for item in documents)
     around = len(engine.processor.lay_out([], question).input_ids)
     room = None if engine.window is None else engine.window - max_new_tokens - around
