@@ -25,14 +25,21 @@ class _Job:
         texts: All chunk texts.
         waiting: Places of the chunks that are not read yet, longest last.
         result: The states of all chunks, filled in round by round.
+        is_cancelled: Whether the caller no longer wants it; asked by both threads.
         done: Queue of the places that were read, an error, or None at the end.
+        ended: Whether it failed, or its caller left.
     """
 
     texts: list[str]
     waiting: list[int]
     result: ReadChunks
+    is_cancelled: Callable[[], bool]
     done: "queue.SimpleQueue[list[int] | BaseException | None]" = field(default_factory=queue.SimpleQueue)
-    cancelled: bool = False
+    ended: bool = False
+
+    @property
+    def is_wanted(self) -> bool:
+        return not (self.ended or self.is_cancelled())
 
 
 class SharedReader(ChunkReader):
@@ -96,7 +103,7 @@ class SharedReader(ChunkReader):
         """
         on_progress, is_cancelled = getattr(self._watching, "by", (lambda *_: None, lambda: False))
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        job = _Job(list(texts), order, self.empty(len(texts)))
+        job = _Job(list(texts), order, self.empty(len(texts)), is_cancelled)
         on_progress(0, len(texts))
         if not texts:
             return job.result
@@ -107,7 +114,7 @@ class SharedReader(ChunkReader):
             self._changed.notify()
         num_done = 0
         try:
-            while (item := self._next(job, is_cancelled)) is not None:
+            while (item := self._next(job)) is not None:
                 if isinstance(item, BaseException):
                     raise item
                 num_done += len(item)
@@ -115,13 +122,13 @@ class SharedReader(ChunkReader):
                     on_read(item, job.result)
                 on_progress(num_done, len(texts))
         finally:
-            job.cancelled = True  # where it ended early; a whole one has left the list already
+            job.ended = True  # where it ended early; a whole one has left the list already
         return job.result
 
     @staticmethod
-    def _next(job: _Job, is_cancelled: Callable[[], bool]) -> "list[int] | BaseException | None":
+    def _next(job: _Job) -> "list[int] | BaseException | None":
         while True:
-            if is_cancelled():
+            if job.is_cancelled():
                 raise ReadingCancelledError("the reading was cancelled")
             try:
                 return job.done.get(timeout=0.25)
@@ -153,13 +160,13 @@ class SharedReader(ChunkReader):
                 for item in taken:
                     self._read_alone(item)
             with self._changed:
-                self._jobs = [job for job in self._jobs if job.waiting and not job.cancelled]
+                self._jobs = [job for job in self._jobs if job.waiting and job.is_wanted]
 
     def _wait(self) -> list[_Job] | None:
         """Wait for at least one job and return all; None once the reader is closed."""
         with self._changed:
             while True:
-                self._jobs = [job for job in self._jobs if not job.cancelled]
+                self._jobs = [job for job in self._jobs if job.is_wanted]
                 if self._closed:
                     for job in self._jobs:
                         job.done.put(ReadingCancelledError("the reader is closed"))
@@ -173,7 +180,7 @@ class SharedReader(ChunkReader):
             self._read_round([item])
         except Exception as error:  # raised in the thread that waits
             item[0].done.put(error)
-            item[0].cancelled = True
+            item[0].ended = True
 
     def _read_round(self, taken: list[tuple[_Job, list[int]]]) -> None:
         texts = [job.texts[place] for job, places in taken for place in places]
