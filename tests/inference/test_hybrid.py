@@ -1,6 +1,5 @@
 import pytest
 
-from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
 
 BOATS = "".join(f"Boat number {i} is named after harbour {i * 7}. " for i in range(40))
@@ -101,48 +100,6 @@ def test_named_chunks_are_all_the_text_there_is(engine, boats):
 def test_a_budget_beyond_the_window_is_refused(engine, boats):
     with pytest.raises(E2LLMError, match=r"budget is 513 and .* has 512 positions"):
         engine.ask(boats, QUESTION, budget=513, max_new_tokens=1)
-
-
-def test_sources_are_the_most_relevant_chunks_given_as_text_with_their_places(engine, boats):
-    answer = engine.ask(boats, QUESTION, budget=200, select="bm25", max_new_tokens=2)
-    first = answer.sources[0]
-    assert "Boat number 23 is named" in first.text
-    assert first.text == BOATS[first.start : first.end] == boats.chunks[first.chunk].text
-    assert {item.chunk for item in answer.sources} == set(answer.expanded_chunks[:5])
-    relevance = [item.relevance for item in answer.sources]
-    assert relevance == sorted(relevance, reverse=True)
-    assert (first.level, str(first)) == ("text", "text, line 1")
-
-
-def test_without_text_the_sources_are_soft(engine, boats):
-    answer = engine.ask(boats, QUESTION, soft_tokens=2, select="bm25", max_new_tokens=2)
-    assert [item.level for item in answer.sources] == [2] * 5
-    assert "Boat number 23 is named" in answer.sources[0].text
-
-
-def test_a_source_names_the_place_of_its_document(engine):
-    document = Document("report.pdf", "One boat.\n\nTwo boats.", places=((0, "page 1"), (11, "page 12")))
-    answer = engine.ask(engine.read(document, progress=False), "Two?", max_new_tokens=1)
-    assert {str(source) for source in answer.sources} <= {"report.pdf, page 1", "report.pdf, page 12"}
-    assert all(source.place == document.place_at(source.start) for source in answer.sources)
-
-
-def test_a_source_of_a_text_counts_lines(engine):
-    context = engine.read("One.\n\nTwo of them.\n" * 6, progress=False)
-    answer = engine.ask(context, "Two?", max_new_tokens=1)
-    document = context.documents[0].text
-    for source in answer.sources:
-        number = int(source.place.removeprefix("line "))
-        assert document.splitlines()[number - 1].startswith(source.text.splitlines()[0].strip() or "")
-
-
-def test_a_source_begins_at_its_first_visible_character(engine):
-    text = "One.\n" * 9 + "\n\n" + "The key is under the blue stone. " * 3
-    answer = engine.ask(engine.read(text, progress=False), "Where is the key?", budget=60, max_new_tokens=1)
-    lines = text.split("\n")
-    for source in answer.sources:
-        number = int(str(source).rpartition(" ")[2])
-        assert lines[number - 1].startswith(source.text.strip().split("\n")[0].split(" ")[0])
 
 
 def test_only_a_context_can_be_asked_about(engine):

@@ -109,7 +109,9 @@ def compare_with_full_context(
     room = None if engine.window is None else engine.window - max_new_tokens - around
     prefix = longest_prefix(text, room, engine.count_tokens)
     with PeakMemory(engine.device) as memory:
-        answer = engine.ask(Context.of_text(prefix), question, expand=[0], max_new_tokens=max_new_tokens)
+        answer = engine.ask(
+            Context.of_text(prefix), question, expand=[0], max_new_tokens=max_new_tokens, sources="ranked"
+        )
     share = len(prefix) / len(text)
     full = Measured(answer, engine.count_tokens(prefix), share, answer.usage.raw_tokens, memory.extra_bytes)
     return Comparison(ours, full, engine.window, str(engine.device), torch.get_num_threads())

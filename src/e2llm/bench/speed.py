@@ -66,7 +66,7 @@ class Side:
             if store is not None and not len(store):
                 engine.read(self.text, store=store, progress=False)
             context = engine.read(self.text, store=store, progress=False)
-        answer = engine.ask(context, BENCH_QUESTION, **options, max_new_tokens=NEW_TOKENS)
+        answer = engine.ask(context, BENCH_QUESTION, **options, max_new_tokens=NEW_TOKENS, sources="ranked")
         first = answer.timing.first_token_seconds or 0.0
         positions = answer.usage.soft_tokens + answer.usage.raw_tokens
         return {

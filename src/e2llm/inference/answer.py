@@ -20,6 +20,7 @@ class Usage:
         rate: Encoder tokens per soft token, or `one`; None if the chunks differ or the model has no rate.
         positions: Positions of the chunks by form: `text`, and each rate or number of soft tokens.
         note: A warning about this answer, such as that the adapter is not trained, or None.
+        refined: Chunks that were given as text for a second answer (`refine`).
     """
 
     context_tokens: int
@@ -32,6 +33,7 @@ class Usage:
     rate: Rate | None = None
     note: str | None = None
     positions: dict[str, int] = field(default_factory=dict)
+    refined: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Timing:
         read_seconds: Time for reading the context, once for all questions.
         first_token_seconds: Time from the question to the first token; None with beam search.
         total_seconds: Time from the question to the whole answer, without reading.
+        sources_seconds: Time after that for measuring the sources.
     """
 
     read_seconds: float
     first_token_seconds: float | None
     total_seconds: float
+    sources_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Source:
         text: Its text.
         level: The form that the decoder got: `text`, a rate, or a number of soft tokens.
         relevance: Relevance to the question; higher is more relevant.
+        weight: Nats that the answer loses if this chunk is hidden; None if that was not measured.
     """
 
     chunk: int
@@ -72,6 +77,7 @@ class Source:
     text: str
     level: Rate | str
     relevance: float
+    weight: float | None = None
 
     def __str__(self) -> str:
         return f"{self.document}, {self.place}"
@@ -83,8 +89,10 @@ class Answer:
 
     Attributes:
         text: The answer.
-        sources: At most five chunks that it may rest on, the most relevant first: those given as text, or if
-            there are none, those given as soft tokens.
+        sources: At most five chunks that it rests on. If measured, those that it is less likely without,
+            by weight; if ranked, those given as text, then others, by relevance.
+        cited: The text with `[n]` after each sentence that rests on the nth source; without numbers if the
+            sources were not measured.
         usage: Positions.
         timing: Seconds.
         expanded: Character spans `(start, end)` of the chunks that were given as raw text, in document order.
@@ -99,3 +107,19 @@ class Answer:
     expanded_chunks: list[int] = field(default_factory=list)
     left_out: int = 0
     sources: list[Source] = field(default_factory=list)
+    cited: str = ""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """How unlikely the decoder finds an answer.
+
+    Attributes:
+        nats_per_token: Loss of the answer in the layout that it was given in, per token.
+        finer_nats_per_token: The same with its sources given as text.
+        num_tokens: Tokens of the answer, with its end.
+    """
+
+    nats_per_token: float
+    finer_nats_per_token: float
+    num_tokens: int

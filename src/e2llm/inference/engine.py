@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from e2llm.documents import Document, documents_of
 from e2llm.documents.loading import Readable
 from e2llm.errors import E2LLMError
-from e2llm.inference.answer import Answer
+from e2llm.inference.answer import Answer, Doubt
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
@@ -173,9 +174,10 @@ class Engine:
         Args:
             context: What `read` returned.
             question: The question or instruction.
-            on_piece: Called with each piece of the answer as it comes; the pieces joined are the text.
+            on_piece: Called with each piece of the answer as it comes; the pieces joined are the text. With
+                `refine` the whole text is one piece.
             options: The fields of `AskOptions` (`budget`, `policy`, `rate`, `soft_tokens`, `expand`,
-                `select`, `overflow`, `max_new_tokens`), which describes them; `history`,
+                `select`, `overflow`, `max_new_tokens`, `sources`, `refine`), which describes them; `history`,
                 earlier questions with their answers, oldest first; and arguments of transformers' `generate`
                 (`num_beams`, `do_sample`, ...), by default greedy.
 
@@ -186,10 +188,31 @@ class Engine:
         """
         started = time.perf_counter()
         request = AskRequest.take(question, options)
+        answer = self._answer(context, request, None if request.refine else on_piece, started, options)
+        num_refined = 0
+        for _ in range(request.refine):
+            coarse = self._layout.coarse_sources(context, request, answer)
+            if not coarse:
+                break
+            named = sorted([*answer.expanded_chunks, *coarse])
+            request = request.model_copy(update={"expand": named, "overflow": "select"})
+            answer = self._answer(context, request, None, started, options)
+            num_refined += len(coarse)
+        if request.refine and on_piece is not None:
+            on_piece(answer.text)
+        return replace(answer, usage=replace(answer.usage, refined=num_refined)) if num_refined else answer
+
+    def _answer(
+        self,
+        context: Context,
+        request: AskRequest,
+        on_piece: Callable[[str], Any] | None,
+        started: float,
+        options: dict[str, Any],
+    ) -> Answer:
         laid = self.lay_out(context, request)
-        return generate_answer(
-            laid, self._decode, on_piece, started, context.read_seconds, request.max_new_tokens, **options
-        )
+        seconds = context.read_seconds
+        return generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
 
     def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
         """Yield the answer piece by piece; joined, the pieces are the text that `ask` returns.
@@ -249,6 +272,28 @@ class Engine:
         request = AskRequest.take(question, {**options, "max_new_tokens": max(map(len, rows))})
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
+
+    def doubt(self, context: Context, question: str, answer: Answer, **options: Any) -> Doubt:
+        """Return how unlikely the decoder finds an answer, as it was given and with its sources as text.
+
+        Args:
+            context: What `read` returned.
+            question: The question.
+            answer: What `ask` returned for it.
+            options: Those that `ask` got: `policy`, `budget`, `rate`, ...
+
+        Raises:
+            ContextOverflowError: If input and answer do not fit the window.
+            E2LLMError: If an option is unknown.
+        """
+        request = AskRequest.take(question, dict(options))
+        used = self.score(context, question, [answer.text], **options)[0]
+        coarse = self._layout.coarse_sources(context, request, answer)
+        finer = used
+        if coarse:
+            named = {"expand": sorted([*answer.expanded_chunks, *coarse]), "overflow": "select"}
+            finer = self.score(context, question, [answer.text], **{**options, **named})[0]
+        return Doubt(used.mean_loss_nats, finer.mean_loss_nats, used.num_tokens)
 
     def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:
         """Return the relevance of each chunk to a question; higher is more relevant.

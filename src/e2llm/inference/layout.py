@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
 from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.answer import Answer, Source, Timing, Usage
+from e2llm.inference.answer import Answer, Usage
 from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
 from e2llm.inference.dial import UNTRAINED, Dial, Level
@@ -33,7 +34,6 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL
 
 _FUSION_OFFSET = 60
-_MOST_SOURCES = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class LaidOut:
         content: The context.
         plan: The chunks that are given, and their forms.
         sample: Ids, with a placeholder for each soft token.
+        first_position: Position of the first chunk.
         model: Makes the soft tokens.
         note: A warning about the answer, or None.
     """
@@ -51,8 +52,15 @@ class LaidOut:
     content: Content
     plan: Plan
     sample: DecoderInput
+    first_position: int
     model: E2LLMForConditionalGeneration
     note: str | None = None
+
+    @property
+    def chunk_spans(self) -> list[tuple[int, int]]:
+        """First position of each given chunk, and the one after its last."""
+        ends = [*accumulate(self.plan.sizes, initial=self.first_position)]
+        return list(pairwise(ends))
 
     @cached_property
     def soft_tokens(self) -> torch.Tensor | None:
@@ -87,7 +95,7 @@ class ContextLayout:
         """Return the decoder's input for a question."""
         content = self.content_of(context)
         self.dial.check(request.soft_tokens, request.rate)
-        room = self._room(request)
+        room = self.room(request)
         if context.fingerprint:
             plan = self.plan(content, request, room)
             note = self._note_on(plan, content)
@@ -102,7 +110,8 @@ class ContextLayout:
                 expand=[places[index] for index in plan.expand],
                 history=request.history,
             )
-        return LaidOut(content, plan, sample, self.model, note)
+        first = len(self.processor.template.before_context)
+        return LaidOut(content, plan, sample, first, self.model, note)
 
     def plan(self, content: Content, request: AskRequest, room: Room) -> Plan:
         """Choose the form of each chunk.
@@ -144,6 +153,16 @@ class ContextLayout:
             )
         return plan
 
+    def coarse_sources(self, context: Context, request: AskRequest, answer: Answer) -> list[int]:
+        """Return the sources of an answer that were soft tokens, as many as fit the budget as text."""
+        counts, chosen = self.content_of(context).token_counts, []
+        room = self.room(request).budget - sum(counts[index] for index in answer.expanded_chunks)
+        for source in answer.sources:
+            if source.level != TEXT_LEVEL and counts[source.chunk] <= room:
+                chosen.append(source.chunk)
+                room -= counts[source.chunk]
+        return chosen
+
     def _policy(self, request: AskRequest) -> Policy:
         """Return the requested policy or the default; chunks that the user named are the only text then."""
         wants_soft = request.has_level or request.policy not in (None, "raw")
@@ -154,7 +173,8 @@ class ContextLayout:
             return POLICIES[name]
         return replace(POLICIES["soft" if name == "mixed" else name], gives_text=False)
 
-    def _room(self, request: AskRequest) -> Room:
+    def room(self, request: AskRequest) -> Room:
+        """Return the positions that a question and its options leave for chunks."""
         overhead = self.count_positions(request.question, request.history)
         return Room.of(request.budget, self.window, overhead, request.max_new_tokens)
 
@@ -186,7 +206,7 @@ class ContextLayout:
             E2LLMError: If the soft tokens, the rate or the chunk size are out of range.
         """
         self.dial.check(request.soft_tokens, request.rate)
-        room = self._room(request)
+        room = self.room(request)
         if room.limit is None or not request.has_level or request.overflow == "select":
             return
         splitting = Splitting.of(self.processor, chunk_size_chars)
@@ -257,34 +277,6 @@ def fuse(first: Sequence[float], second: Sequence[float]) -> list[float]:
         for rank, index in enumerate(best_first(scores), start=1):
             fused[index] += 1 / (_FUSION_OFFSET + rank)
     return fused
-
-
-def answer_of(text: str, laid: LaidOut, timing: Timing, new_tokens: int) -> Answer:
-    """Return an answer with its sources and cost."""
-    content, plan = laid.content, laid.plan
-    spans = [(content.chunks[index].start, content.chunks[index].end) for index in plan.expand]
-    return Answer(
-        text, usage_of(laid, new_tokens), timing, spans, list(plan.expand), plan.left_out, sources_of(laid)
-    )
-
-
-def sources_of(laid: LaidOut) -> list[Source]:
-    """Return the chunks that an answer may rest on (`Answer.sources`)."""
-    content, plan = laid.content, laid.plan
-    places = [place for place, count in enumerate(plan.counts) if not count] or range(len(plan.kept))
-    if pointed := [place for place in places if plan.relevance[place] > 0]:
-        places = pointed
-    best = sorted(places, key=lambda place: -plan.relevance[place])[:_MOST_SOURCES]
-    sources = []
-    for place in best:
-        index = plan.kept[place]
-        chunk, document = content.chunks[index], content.documents[content.owners[index]]
-        where = document.place_at(chunk.end - len(chunk.text.lstrip()) if chunk.text.strip() else chunk.start)
-        level, relevance = plan.levels[place], plan.relevance[place]
-        sources.append(
-            Source(index, document.name, where, chunk.start, chunk.end, chunk.text, level, relevance)
-        )
-    return sources
 
 
 def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:

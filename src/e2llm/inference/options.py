@@ -119,10 +119,19 @@ class LayoutOptions(CheckedModel):
 
 
 class AskOptions(LayoutOptions):
-    """Options of the decoder's input and of the answer's length."""
+    """Options of the decoder's input, of the answer's length, and of its sources."""
 
     max_new_tokens: Annotated[OneOrMore, Allowed("a whole number, 1 or more")] = Field(
         64, description="Most tokens of the answer."
+    )
+    sources: Annotated[Literal["measured", "ranked"] | None, Allowed("measured or ranked")] = Field(
+        None,
+        description="How to find the answer's sources: `measured`, by what its likelihood loses without each "
+        "of the best chunks; `ranked`, by relevance. By default `measured` if the decoder allows it.",
+    )
+    refine: Annotated[StrictInt, Field(ge=0, le=3), Allowed("a whole number from 0 to 3")] = Field(
+        0,
+        description="How often to answer again with the sources that were soft tokens given as text.",
     )
 
 

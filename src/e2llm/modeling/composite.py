@@ -61,7 +61,7 @@ class CompositeModel(ChunkEncoding):
         prepare_encoder(self.chunk_encoder, bidirectional)
         self._encoder_options = encoder_options(self.chunk_encoder, bidirectional)
         takes = inspect.signature(self.language_model.forward).parameters
-        self._takes_position_ids = "position_ids" in takes
+        self.takes_position_ids = "position_ids" in takes
         self.takes_logits_to_keep = "logits_to_keep" in takes
         for part in (chunk_encoder, language_model):
             for module in part.modules() if part is not None else ():

@@ -263,7 +263,7 @@ class E2LLMForConditionalGeneration(CompositeModel, GenerationMixin):  # type: i
             decoder_type = self.config.text_config.model_type
             attention = self.language_model.config._attn_implementation
             check_packing(kwargs["position_ids"], attention_mask, caches, decoder_type, attention)
-        elif attention_mask is not None and attention_mask.dim() == 2 and self._takes_position_ids:
+        elif attention_mask is not None and attention_mask.dim() == 2 and self.takes_position_ids:
             kwargs["position_ids"] = positions_of(attention_mask, inputs_embeds.shape[1])
         keep = places = None
         if labels is not None:

@@ -187,6 +187,7 @@ class System(ABC):
                 item.prompt,
                 budget=self.input_budget(max_new_tokens),
                 max_new_tokens=max_new_tokens,
+                sources="ranked",
                 **view.options,
             )
         return Output(answer.text, self._cost(item, view, answer, memory.extra_bytes), given(view, answer))

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from transformers import StoppingCriteriaList
+from transformers.cache_utils import DynamicCache
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.decoding.evidence import can_hide_chunks
 from e2llm.inference.decoding.streaming import FirstTokenClock, PieceStreamer, StopEvent
-from e2llm.inference.layout import LaidOut, answer_of
+from e2llm.inference.layout import LaidOut, usage_of
+from e2llm.inference.options import AskRequest
+from e2llm.inference.sources import measured_sources, ranked_sources
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 
@@ -74,10 +78,10 @@ def generate_answer(
     on_piece: Callable[[str], Any] | None,
     started: float,
     read_seconds: float,
-    max_new_tokens: int,
+    request: AskRequest,
     **options: Any,
 ) -> Answer:
-    """Generate an answer, and measure its cost.
+    """Generate an answer, and find its sources and cost.
 
     Args:
         laid: What the decoder gets.
@@ -85,24 +89,59 @@ def generate_answer(
         on_piece: Called with each piece of the answer as it comes; None for no streaming.
         started: When the question was asked, by `time.perf_counter`.
         read_seconds: Time that reading the context took.
-        max_new_tokens: Longest answer.
+        request: Says how long the answer may be, and how to find its sources.
         options: See `generate_ids`.
 
     Raises:
-        E2LLMError: If `check_options` refuses an option.
+        E2LLMError: If `check_options` refuses an option, or the decoder does not allow measuring sources.
     """
     check_options(laid.model, options, wants_pieces=on_piece is not None)
+    measures = measures_sources(laid.model, request.sources)
     if on_piece is not None:
         options["streamer"] = PieceStreamer(decode, on_piece)
     clock = FirstTokenClock(options.get("streamer"))
+    cache = None
     if not searches_beams(laid.model, options):
         options["streamer"] = clock
+        if measures and "past_key_values" not in options:
+            cache = options["past_key_values"] = DynamicCache(config=laid.model.config.text_config)
     ids = generate_ids(
-        laid.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=max_new_tokens, **options
+        laid.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=request.max_new_tokens, **options
     )
     text = decode(ids)
     first = None if clock.first_token_at is None else clock.first_token_at - started
-    return answer_of(text, laid, Timing(read_seconds, first, time.perf_counter() - started), len(ids))
+    ended = time.perf_counter()
+    sources, cited = measured_sources(laid, ids, decode, cache) if measures else (ranked_sources(laid), text)
+    return Answer(
+        text,
+        usage_of(laid, len(ids)),
+        Timing(read_seconds, first, ended - started, time.perf_counter() - ended if measures else 0.0),
+        [(laid.content.chunks[index].start, laid.content.chunks[index].end) for index in laid.plan.expand],
+        list(laid.plan.expand),
+        laid.plan.left_out,
+        sources,
+        cited,
+    )
+
+
+def measures_sources(model: E2LLMForConditionalGeneration, wanted: str | None) -> bool:
+    """Return whether to measure an answer's sources: as wanted, and by default if the decoder allows it.
+
+    Raises:
+        E2LLMError: If the decoder does not allow it and it was asked for.
+    """
+    if wanted == "ranked":
+        return False
+    if can_hide_chunks(model):
+        return True
+    if wanted is None:
+        return False
+    config = model.config.text_config
+    raise E2LLMError(
+        f"sources='measured' needs a decoder whose layers all see all positions, with attention 'sdpa' or "
+        f"'eager'; this one ({config.model_type}, {model.language_model.config._attn_implementation}) does "
+        "not; use sources='ranked'"
+    )
 
 
 def generate_pieces(laid: LaidOut, decode: Callable[[list[int]], str], **options: Any) -> Iterator[str]:

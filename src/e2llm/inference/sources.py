@@ -1,0 +1,108 @@
+"""The chunks that an answer rests on: as the plan ranks them, or by what the answer loses without them."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from e2llm.chunk_breaks import SENTENCE_END
+from e2llm.inference.answer import Source
+from e2llm.inference.decoding.evidence import hide_chunks
+from e2llm.inference.layout import LaidOut
+
+MOST_SOURCES = 5
+# Hiding a chunk that an answer does not rest on changes its likelihood, too, mostly by less than this.
+SIGNIFICANT_NATS = 1.0
+_SENTENCE_END = re.compile(rf"(?:{SENTENCE_END.pattern})|(?=\n)|\Z")
+
+
+def ranked_sources(laid: LaidOut) -> list[Source]:
+    """Return the chunks that an answer may rest on: those given as text, then others, by relevance."""
+    return [_source(laid, place) for place in _candidates(laid)]
+
+
+def measured_sources(
+    laid: LaidOut,
+    answer_ids: list[int],
+    decode: Callable[[list[int]], str],
+    cache: DynamicCache | None = None,
+) -> tuple[list[Source], str]:
+    """Return the chunks without which an answer is less likely, and the answer with their numbers.
+
+    Args:
+        laid: The decoder's input.
+        answer_ids: Tokens of the answer.
+        decode: From ids to text.
+        cache: See `hide_chunks`.
+
+    Returns:
+        The ranked sources that the answer loses at least `SIGNIFICANT_NATS` without, most first, or all of
+        them if there is none; each has its weight. And the answer with `[n]` after each sentence that loses
+        as much without the nth.
+    """
+    places = _candidates(laid)
+    if not places or not answer_ids:
+        return ranked_sources(laid), decode(answer_ids)
+    lost = hide_chunks(laid, answer_ids, places, cache)
+    weights = lost.sum(dim=1).tolist()
+    order = [row for row, weight in enumerate(weights) if weight >= SIGNIFICANT_NATS]
+    order.sort(key=lambda row: -weights[row])
+    sources = [
+        replace(_source(laid, places[row]), weight=round(weights[row], 3))
+        for row in order or range(len(places))
+    ]
+    return sources, cite(decode, answer_ids, lost[order])
+
+
+def cite(decode: Callable[[list[int]], str], answer_ids: list[int], lost: torch.Tensor) -> str:
+    """Return an answer with the numbers of its sources after each sentence.
+
+    Args:
+        decode: From ids to text.
+        answer_ids: A tokens.
+        lost: `[K, A]` nats that each token loses without each source.
+    """
+    text = decode(answer_ids)
+    lengths = [len(decode(answer_ids[:count])) for count in range(1, len(answer_ids) + 1)]
+    cited, start, first = "", 0, 0
+    for match in _SENTENCE_END.finditer(text):
+        end = match.end()
+        if not text[start:end].strip():
+            continue
+        last = next((place for place, length in enumerate(lengths) if length >= end), len(lengths) - 1) + 1
+        found = lost[:, first:last].sum(dim=1)
+        numbers = [f"[{row + 1}]" for row, nats in enumerate(found.tolist()) if nats >= SIGNIFICANT_NATS]
+        cited += text[start:end] + (" " + "".join(numbers) if numbers else "")
+        start, first = end, last
+    return cited + text[start:]
+
+
+def _candidates(laid: LaidOut) -> list[int]:
+    """Return at most `MOST_SOURCES` places of chunks: as text first, then by relevance.
+
+    If the question points at some chunks, the others are left out.
+    """
+    plan = laid.plan
+    places = range(len(plan.kept))
+    pointed = [place for place in places if plan.relevance[place] > 0] or places
+    best = sorted(pointed, key=lambda place: (plan.counts[place] > 0, -plan.relevance[place]))
+    return best[:MOST_SOURCES]
+
+
+def _source(laid: LaidOut, place: int) -> Source:
+    content, plan = laid.content, laid.plan
+    index = plan.kept[place]
+    chunk, document = content.chunks[index], content.documents[content.owners[index]]
+    start = chunk.end - len(chunk.text.lstrip()) if chunk.text.strip() else chunk.start
+    return Source(
+        chunk=index,
+        document=document.name,
+        place=document.place_at(start),
+        start=chunk.start,
+        end=chunk.end,
+        text=chunk.text,
+        level=plan.levels[place],
+        relevance=plan.relevance[place],
+    )
