@@ -125,14 +125,22 @@ def _control_tokens(tokenizer: Any, size: int) -> tuple[re.Pattern[str] | None, 
     return (re.compile(pattern) if pattern else None), frozenset(tokens.values())
 
 
-def build_template(tokenizer: Any) -> PromptTemplate:
+def build_template(tokenizer: Any, tools: Sequence[dict[str, Any]] = ()) -> PromptTemplate:
     """Lay out the decoder's input: by the tokenizer's chat template, else by `PLAIN_TEMPLATE`.
 
+    Args:
+        tokenizer: The decoder's.
+        tools: JSON schemas of functions that the decoder is told of.
+
     Raises:
-        E2LLMError: If the chat template fails, or does not show the texts exactly once.
+        E2LLMError: If the chat template fails, does not show the texts exactly once, or does not show tools.
     """
     if getattr(tokenizer, "chat_template", None):
-        return _chat_template(tokenizer)
+        template = _chat_template(tokenizer, tools)
+        if not tools or template != _chat_template(tokenizer):
+            return template
+    if tools:
+        raise E2LLMError("the decoder's chat template has no place for tools; leave tool_calls out")
     before, rest = PLAIN_TEMPLATE.split(_CONTEXT_MARK)
     middle, after = rest.split(_PROMPT_MARK)
     first = tokenizer("a").input_ids[:1]
@@ -148,12 +156,12 @@ def build_template(tokenizer: Any) -> PromptTemplate:
     )
 
 
-def _chat_template(tokenizer: Any) -> PromptTemplate:
+def _chat_template(tokenizer: Any, tools: Sequence[dict[str, Any]] = ()) -> PromptTemplate:
     """Render the tokenizer's own template around marks, and cut it there."""
     from jinja2 import TemplateError  # comes with torch; not needed to import this module
 
     user = {"role": "user", "content": f"{_CONTEXT_MARK}\n\n{_PROMPT_MARK}"}
-    options: dict[str, Any] = {"tokenize": False, "enable_thinking": False}
+    options: dict[str, Any] = {"tokenize": False, "enable_thinking": False, "tools": list(tools) or None}
     answer = {"role": "assistant", "content": _ANSWER_MARK}
     try:
         opened = tokenizer.apply_chat_template([user], add_generation_prompt=True, **options)

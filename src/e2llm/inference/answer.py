@@ -21,6 +21,7 @@ class Usage:
         positions: Positions of the chunks by form: `text`, and each rate or number of soft tokens.
         note: A warning about this answer, such as that the adapter is not trained, or None.
         refined: Chunks that were given as text for a second answer (`refine`).
+        tool_calls: Calls of tools that the decoder made.
     """
 
     context_tokens: int
@@ -34,6 +35,7 @@ class Usage:
     note: str | None = None
     positions: dict[str, int] = field(default_factory=dict)
     refined: int = 0
+    tool_calls: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import ChunkReader
+from e2llm.inference.tools import call_tools
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
@@ -175,11 +176,11 @@ class Engine:
             context: What `read` returned.
             question: The question or instruction.
             on_piece: Called with each piece of the answer as it comes; the pieces joined are the text. With
-                `refine` the whole text is one piece.
+                `refine` or `tool_calls` the whole text is one piece.
             options: The fields of `AskOptions` (`budget`, `policy`, `rate`, `soft_tokens`, `expand`,
-                `select`, `overflow`, `max_new_tokens`, `sources`, `refine`), which describes them; `history`,
-                earlier questions with their answers, oldest first; and arguments of transformers' `generate`
-                (`num_beams`, `do_sample`, ...), by default greedy.
+                `select`, `overflow`, `max_new_tokens`, `sources`, `refine`, `tool_calls`), which describes
+                them; `history`, earlier questions with their answers, oldest first; and arguments of
+                transformers' `generate` (`num_beams`, `do_sample`, ...), by default greedy.
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
@@ -188,31 +189,38 @@ class Engine:
         """
         started = time.perf_counter()
         request = AskRequest.take(question, options)
-        answer = self._answer(context, request, None if request.refine else on_piece, started, options)
-        num_refined = 0
+
+        def answer_once(request: AskRequest, on_piece: Callable[[str], Any] | None = None) -> Answer:
+            laid = self.lay_out(context, request)
+            seconds = context.read_seconds
+            return generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
+
+        if not request.refine and not request.tool_calls:
+            return answer_once(request, on_piece)
+        answer, request = call_tools(answer_once, request, context.content)
+        answer = self._refine(answer_once, request, context, answer)
+        if on_piece is not None:
+            on_piece(answer.text)
+        return answer
+
+    def _refine(
+        self,
+        answer_once: Callable[[AskRequest], Answer],
+        request: AskRequest,
+        context: Context,
+        answer: Answer,
+    ) -> Answer:
+        """Answer again with the sources that were soft tokens given as text."""
+        calls, num_refined = answer.usage.tool_calls, 0
         for _ in range(request.refine):
             coarse = self._layout.coarse_sources(context, request, answer)
             if not coarse:
                 break
             named = sorted([*answer.expanded_chunks, *coarse])
             request = request.model_copy(update={"expand": named, "overflow": "select"})
-            answer = self._answer(context, request, None, started, options)
             num_refined += len(coarse)
-        if request.refine and on_piece is not None:
-            on_piece(answer.text)
-        return replace(answer, usage=replace(answer.usage, refined=num_refined)) if num_refined else answer
-
-    def _answer(
-        self,
-        context: Context,
-        request: AskRequest,
-        on_piece: Callable[[str], Any] | None,
-        started: float,
-        options: dict[str, Any],
-    ) -> Answer:
-        laid = self.lay_out(context, request)
-        seconds = context.read_seconds
-        return generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
+            answer = answer_once(request)
+        return replace(answer, usage=replace(answer.usage, refined=num_refined, tool_calls=calls))
 
     def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
         """Yield the answer piece by piece; joined, the pieces are the text that `ask` returns.

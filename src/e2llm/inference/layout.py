@@ -29,6 +29,7 @@ from e2llm.inference.planning import (
     spend_uniformly,
 )
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
+from e2llm.inference.tools import TOOLS
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL
@@ -44,7 +45,6 @@ class LaidOut:
         content: The context.
         plan: The chunks that are given, and their forms.
         sample: Ids, with a placeholder for each soft token.
-        first_position: Position of the first chunk.
         model: Makes the soft tokens.
         note: A warning about the answer, or None.
     """
@@ -52,14 +52,13 @@ class LaidOut:
     content: Content
     plan: Plan
     sample: DecoderInput
-    first_position: int
     model: E2LLMForConditionalGeneration
     note: str | None = None
 
     @property
     def chunk_spans(self) -> list[tuple[int, int]]:
         """First position of each given chunk, and the one after its last."""
-        ends = [*accumulate(self.plan.sizes, initial=self.first_position)]
+        ends = [*accumulate(self.plan.sizes, initial=self.sample.context_start)]
         return list(pairwise(ends))
 
     @cached_property
@@ -109,9 +108,9 @@ class ContextLayout:
                 num_soft_tokens=plan.counts,
                 expand=[places[index] for index in plan.expand],
                 history=request.history,
+                tools=TOOLS if request.tool_calls else (),
             )
-        first = len(self.processor.template.before_context)
-        return LaidOut(content, plan, sample, first, self.model, note)
+        return LaidOut(content, plan, sample, self.model, note)
 
     def plan(self, content: Content, request: AskRequest, room: Room) -> Plan:
         """Choose the form of each chunk.
@@ -175,7 +174,7 @@ class ContextLayout:
 
     def room(self, request: AskRequest) -> Room:
         """Return the positions that a question and its options leave for chunks."""
-        overhead = self.count_positions(request.question, request.history)
+        overhead = self.count_positions(request.question, request.history, bool(request.tool_calls))
         return Room.of(request.budget, self.window, overhead, request.max_new_tokens)
 
     def _note_on(self, plan: Plan, content: Content) -> str | None:
@@ -226,10 +225,13 @@ class ContextLayout:
     def _rank(self, content: Content, request: AskRequest) -> list[float]:
         return rank_chunks(self.reader, content, request.question, request.select)
 
-    def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
+    def count_positions(
+        self, question: str, history: Sequence[tuple[str, str]] = (), has_tools: bool = False
+    ) -> int:
         """Return the positions of template, question and history."""
+        tools = TOOLS if has_tools else ()
         with self.reader.lock:
-            return len(self.processor.lay_out([], question, history=history).input_ids)
+            return len(self.processor.lay_out([], question, history=history, tools=tools).input_ids)
 
     def content_of(self, context: Context) -> Content:
         """Return the current content of a context; raise `E2LLMError` if another model read it."""

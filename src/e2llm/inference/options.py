@@ -129,6 +129,11 @@ class AskOptions(LayoutOptions):
         description="How to find the answer's sources: `measured`, by what its likelihood loses without each "
         "of the best chunks; `ranked`, by relevance. By default `measured` if the decoder allows it.",
     )
+    tool_calls: Annotated[Count, Allowed("a whole number, 0 or more")] = Field(
+        0,
+        description="Most calls of tools (`search` for words, `expand` a chunk) that the decoder may make "
+        "before it answers; needs a chat template with tools.",
+    )
     refine: Annotated[StrictInt, Field(ge=0, le=3), Allowed("a whole number from 0 to 3")] = Field(
         0,
         description="How often to answer again with the sources that were soft tokens given as text.",

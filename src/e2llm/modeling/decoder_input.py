@@ -19,12 +19,14 @@ class DecoderInput:
         labels: Ids to predict, -100 elsewhere; as long as `input_ids`.
         chunks: Texts of the chunks that the placeholders stand for, in order.
         num_soft_tokens: Placeholders of each of these chunks.
+        context_start: Position of the first chunk, raw or not.
     """
 
     input_ids: list[int]
     labels: list[int]
     chunks: list[str] = field(default_factory=list)
     num_soft_tokens: list[int] = field(default_factory=list)
+    context_start: int = 0
 
 
 def numbers_per_place(samples: Sequence[DecoderInput]) -> dict[str, torch.Tensor]:

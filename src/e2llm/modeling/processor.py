@@ -214,6 +214,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         expand: Sequence[int] = (),
         history: Sequence[tuple[str, str]] = (),
         labels_history: bool = False,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> DecoderInput:
         """Lay out one sample.
 
@@ -227,10 +228,11 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             expand: Indices of chunks that are given as raw text instead of soft tokens.
             history: Earlier instructions with their answers, between the chunks and the prompt.
             labels_history: Predict the answers of the history, too.
+            tools: See `build_template`.
 
         Raises:
             E2LLMError: If a number or a rate is invalid, `expand` names an unknown chunk, or there is a
-                history and the chat template takes one turn only.
+                history and the chat template takes one turn only, or it takes no tools.
         """
         expanded = set(expand)
         if expanded and not expanded <= set(range(len(chunks))):
@@ -239,7 +241,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             )
         soft = [index for index in range(len(chunks)) if index not in expanded]
         counts = dict(zip(soft, self.count_soft_tokens(chunks, soft, num_soft_tokens, rate), strict=True))
-        template, placeholder = self.template, self.chunk_token_id
+        template = build_template(self.tokenizer, tools) if tools else self.template
+        placeholder = self.chunk_token_id
         ids = list(template.before_context)
         for index, text in enumerate(chunks):
             ids += self.encode(text) if index in expanded else [placeholder] * counts[index]
@@ -262,7 +265,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if answer is not None:
             answer_ids = [*self.encode(template.answer_prefix + answer), *template.after_answer]
             ids, labels = ids + answer_ids, labels + answer_ids
-        return DecoderInput(ids, labels, [chunks[index] for index in soft], list(counts.values()))
+        texts, start = [chunks[index] for index in soft], len(template.before_context)
+        return DecoderInput(ids, labels, texts, list(counts.values()), start)
 
     def count_soft_tokens(
         self,
