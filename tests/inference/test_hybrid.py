@@ -97,6 +97,15 @@ def test_named_chunks_are_all_the_text_there_is(engine, boats):
     assert answer.left_out == 0
 
 
+def test_an_answer_says_what_each_chunk_got(engine, boats):
+    answer = engine.ask(boats, QUESTION, policy="raw", budget=120, max_new_tokens=1)
+    got = [index for index, level in enumerate(answer.levels) if level == "text"]
+    assert (got, len(answer.levels)) == (answer.expanded_chunks, len(boats))
+    assert answer.levels.count(None) == answer.left_out > 0
+    soft = engine.ask(boats, QUESTION, soft_tokens=2, max_new_tokens=1)
+    assert soft.levels == [2] * len(boats)
+
+
 def test_a_budget_beyond_the_window_is_refused(engine, boats):
     with pytest.raises(E2LLMError, match=r"budget is 513 and .* has 512 positions"):
         engine.ask(boats, QUESTION, budget=513, max_new_tokens=1)

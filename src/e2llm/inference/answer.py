@@ -93,6 +93,8 @@ class Answer:
         text: The answer.
         sources: At most five chunks that it rests on. If measured, those that it is less likely without,
             by weight; if ranked, those given as text, then others, by relevance.
+        levels: The form of each chunk of the context: `text`, a rate, a number of soft tokens, or None if the
+            decoder did not get it.
         cited: The text with `[n]` after each sentence that rests on the nth source; without numbers if the
             sources were not measured.
         usage: Positions.
@@ -109,6 +111,7 @@ class Answer:
     expanded_chunks: list[int] = field(default_factory=list)
     left_out: int = 0
     sources: list[Source] = field(default_factory=list)
+    levels: list[Rate | str | None] = field(default_factory=list)
     cited: str = ""
 
 

@@ -81,6 +81,14 @@ class Plan:
         return [0 if level == TEXT_LEVEL else size for level, size in pairs]
 
     @property
+    def levels_by_chunk(self) -> list[Rate | str | None]:
+        """The form of each chunk of the context; None for those that the decoder does not get."""
+        found: list[Rate | str | None] = [None] * self.num_chunks
+        for index, level in zip(self.kept, self.levels, strict=True):
+            found[index] = level
+        return found
+
+    @property
     def rate(self) -> Rate | None:
         """The rate or number of soft tokens that all chunks except text share; None if they differ."""
         found = set(self.levels) - {TEXT_LEVEL}

@@ -112,15 +112,17 @@ def generate_answer(
     first = None if clock.first_token_at is None else clock.first_token_at - started
     ended = time.perf_counter()
     sources, cited = measured_sources(laid, ids, decode, cache) if measures else (ranked_sources(laid), text)
+    expanded = [laid.content.chunks[index] for index in laid.plan.expand]
     return Answer(
-        text,
-        usage_of(laid, len(ids)),
-        Timing(read_seconds, first, ended - started, time.perf_counter() - ended if measures else 0.0),
-        [(laid.content.chunks[index].start, laid.content.chunks[index].end) for index in laid.plan.expand],
-        list(laid.plan.expand),
-        laid.plan.left_out,
-        sources,
-        cited,
+        text=text,
+        usage=usage_of(laid, len(ids)),
+        timing=Timing(read_seconds, first, ended - started, time.perf_counter() - ended if measures else 0.0),
+        expanded=[(chunk.start, chunk.end) for chunk in expanded],
+        expanded_chunks=list(laid.plan.expand),
+        left_out=laid.plan.left_out,
+        sources=sources,
+        levels=laid.plan.levels_by_chunk,
+        cited=cited,
     )
 
 
