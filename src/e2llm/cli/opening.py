@@ -7,8 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from e2llm.cli.printing import echo
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
         else:
             yield from iter_documents([path])
             if os.path.isdir(path) and sys.stderr.isatty():
-                typer.echo(f"{path}: {list_folder(Path(path))}", err=True)
+                echo(f"{path}: {list_folder(Path(path))}", err=True)
 
 
 def load_engine(
