@@ -70,11 +70,17 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
 
 
 def load_engine(
-    model: str, device: str | None, store: str | None = None, finest_rate: int | None = None
+    model: str,
+    device: str | None,
+    store: str | None = None,
+    finest_rate: int | None = None,
+    needs_store: bool = False,
 ) -> "Engine":
-    """Load an engine, with a store if its folder is given."""
+    """Load an engine, with a store if its folder is given; without it if it is unusable and not needed."""
     from e2llm.inference.engine import Engine
-    from e2llm.store.chunk_store import ChunkStore
+    from e2llm.store.chunk_store import ChunkStore, open_if_usable
 
-    kept = None if store is None else ChunkStore(store)
+    kept = None
+    if store is not None:
+        kept = ChunkStore(store, is_required=True) if needs_store else open_if_usable(store)
     return Engine.from_pretrained(model, device=device, store=kept, finest_rate=finest_rate)

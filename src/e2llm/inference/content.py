@@ -227,7 +227,7 @@ def look_up_or_read(
     result, missing = reader.empty(len(texts)), []
     for start in range(0, len(keys), _STORE_BATCH):
         batch = keys[start : start + _STORE_BATCH]
-        found = store.get_many(batch)
+        found = store.look_up(batch)
         for place, key in enumerate(batch, start):
             if key in found:
                 _put_entry(found[key], result, place)
@@ -238,12 +238,12 @@ def look_up_or_read(
     def keep(places: list[int], read: ReadChunks) -> None:
         waiting.update((keys[missing[place]], _entry_of(read, place, has_rate)) for place in places)
         if len(waiting) >= _STORE_BATCH:
-            store.put_many(waiting)
+            store.keep(waiting)
             waiting.clear()
 
     read = reader.read([texts[place] for place in missing], progress=progress, on_read=keep)
     if waiting:
-        store.put_many(waiting)
+        store.keep(waiting)
     result.put(missing, read, range(len(missing)))
     return result, len(missing)
 

@@ -55,7 +55,8 @@ def read(
         raise typer.BadParameter("--ray-address needs --workers; add --workers N (0: chosen for you)")
     else:
         documents = read_documents(files)
-        context = load_engine(model, device, store, finest_rate).read(documents, chunk_size_chars=chunk_size)
+        engine = load_engine(model, device, store, finest_rate, needs_store=True)
+        context = engine.read(documents, chunk_size_chars=chunk_size)
         if output is not None:
             context.save(output)
         facts, line = describe(context)
