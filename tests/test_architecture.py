@@ -17,6 +17,7 @@ LAYERS = {
     "errors": 1,
     "files": 1,
     "surrogates": 1,
+    "printable": 1,
     "chunking": 1,
     "chunk_breaks": 1,
     "prompts": 1,

@@ -54,6 +54,8 @@ def explain(model: type[BaseModel], error: ValidationError, values: Any = None) 
     if isinstance(own, ValueError):
         return str(own)
     place = ".".join(str(item) for item in fault["loc"])
+    if fault["type"] == "json_invalid":  # its input is the whole file, which may have texts of people
+        return str(fault["msg"])
     if fault["type"] == "missing":
         return f"{place} is missing"
     if fault["type"] == "extra_forbidden":

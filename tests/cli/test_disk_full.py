@@ -44,7 +44,20 @@ def test_a_store_that_does_not_fit_on_the_disk(run, model, text_file, out):
     with no_file_above(4096):
         result = run("read", text_file, "--store", out, "--model", model)
     assert_fails(result, 1, out)
+    with no_file_above(4096):
+        answered = run("ask", text_file, "Where is the key?", "--store", out, "--model", model)
+    assert answered.code == 0
+    assert answered.err.count("Texts are read without the store]") == 1
     assert run("read", text_file, "--store", out, "--model", model).code == 0
+
+
+def test_a_question_is_answered_without_a_damaged_store(run, model, text_file, out):
+    out.mkdir()
+    (out / "store.sqlite").write_bytes(b"no database" * 1000)
+    answered = run("ask", text_file, "Where is the key?", "--store", out, "--model", model)
+    assert answered.code == 0
+    assert f"[{out / 'store.sqlite'} is damaged" in answered.err
+    assert_fails(run("read", text_file, "--store", out, "--model", model), 1, "is damaged")
 
 
 def test_an_export_that_does_not_fit_on_the_disk(run, model, out):

@@ -85,7 +85,7 @@ def test_a_command_that_is_interrupted_leaves_nothing_half_there_and_then_runs(r
     assert result is None or result.exists()
 
 
-def test_a_server_that_is_interrupted_ends_with_one_line(model, tmp_path):
+def test_a_server_that_is_interrupted_ends_as_it_should(model, tmp_path):
     command = [sys.executable, "-m", "e2llm", "serve", str(model), "--port", "0", "--folder", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -100,6 +100,6 @@ def test_a_server_that_is_interrupted_ends_with_one_line(model, tmp_path):
             assert line, "the server did not start"
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 0
     assert "Traceback" not in rest
-    assert rest.splitlines()[-1] == "e2llm: error: interrupted; everything saved so far is intact"
+    assert "error" not in rest

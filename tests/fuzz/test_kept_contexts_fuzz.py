@@ -46,7 +46,8 @@ def check(kept, content, caplog):
     if file.stem not in {facts.id for facts in listed}:
         assert found is None
     if found is None and file.stem not in {facts.id for facts in listed} and "holds" not in caplog.text:
-        assert file.name in caplog.text or readable_owner(content) not in (None, OWNER)
+        is_unsealed = b'"checksum"' not in content
+        assert file.name in caplog.text or (is_unsealed and readable_owner(content) not in (None, OWNER))
 
 
 def readable_owner(content):
@@ -91,7 +92,7 @@ def test_a_file_of_something_else_breaks_no_listing(kept, caplog, content):
 def test_values_that_cannot_be_right_are_damage(kept, caplog, changes):
     contexts, whole, file, content = kept
     file.unlink(missing_ok=True)
-    file.write_bytes(as_json({**json.loads(content), **changes}))
+    file.write_bytes(as_json({**json.loads(content), "checksum": None, **changes}))
     caplog.clear()
     assert contexts.list(OWNER) == [whole]
     assert file.name in caplog.text
@@ -99,6 +100,35 @@ def test_values_that_cannot_be_right_are_damage(kept, caplog, changes):
         contexts.get(file.stem, OWNER)
     assert caught.value.status == 500
     assert str(file.parent) not in json.dumps(caught.value.body)
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(OWNER, "p" + OWNER[1:]), ("One boat", "Ten boat")])
+def test_a_value_that_could_be_right_is_damage_by_the_checksum(kept, caplog, right, wrong):
+    contexts, whole, file, content = kept
+    file.unlink(missing_ok=True)
+    file.write_bytes(content.replace(right.encode(), wrong.encode()))
+    caplog.clear()
+    assert contexts.list(OWNER) == [whole]
+    assert f"{file.name}: its checksum is another one" in caplog.text
+
+
+def test_a_file_without_a_checksum_as_older_ones_are_is_whole(kept):
+    contexts, _, file, content = kept
+    older = json.loads(content)
+    del older["checksum"]
+    file.unlink(missing_ok=True)
+    file.write_bytes(as_json(older))
+    assert len(contexts.list(OWNER)) == 2
+
+
+def test_a_file_that_cannot_be_read_hides_no_other(kept, caplog):
+    contexts, whole, file, _ = kept
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    caplog.clear()
+    assert contexts.list(OWNER) == [whole]
+    assert file.name in caplog.text
+    file.rmdir()
 
 
 def test_a_damaged_file_is_told_of_once_until_it_changes(kept, caplog):

@@ -91,6 +91,18 @@ def test_deleting_leaves_the_rest(engine):
     assert_same(context, engine.read(TEXT.replace(gone, "", 1), progress=False))
 
 
+def test_a_context_without_its_last_chunk_is_empty_and_takes_new_texts(engine, tmp_path):
+    context = engine.read("One boat.", progress=False)
+    context.delete(0)
+    assert (len(context), context.num_tokens) == (0, 0)
+    assert engine.ask(context, "Where?", max_new_tokens=2).usage.chunks == 0
+    assert engine.rank(context, "Where?") == []
+    context.save(tmp_path / "empty")
+    loaded = Context.load(tmp_path / "empty", engine)
+    loaded.edit(0, 0, 0, "Two boats.")
+    assert_same(loaded, engine.read("Two boats.", progress=False))
+
+
 def test_characters_can_be_inserted_anywhere(engine):
     context = engine.read(TEXT, progress=False)
     context.edit(0, 0, 0, "Before all. ")
@@ -106,7 +118,6 @@ def test_characters_can_be_inserted_anywhere(engine):
         (lambda c: c.append(3), "a context takes strings and Documents, got int"),
         (lambda c: c.edit(1, 0, 0, "x"), "document 1 does not exist"),
         (lambda c: c.edit(0, 5, 4, "x"), "characters 5 to 4 are not a span"),
-        (lambda c: c.edit(0, 0, len(TEXT), ""), "the context is empty"),
     ],
 )
 def test_an_edit_that_cannot_be_is_refused_and_changes_nothing(engine, edit, words):

@@ -20,7 +20,8 @@ MESSAGES = [{"role": "user", "content": "Where is the key?"}]
 
 @pytest.fixture(scope="module")
 def locked():
-    settings = {"allowed_hosts": ("127.0.0.1", "llm.example"), "cors_origins": ("https://app.example",)}
+    origins = ("https://app.example", "app://obsidian.md")
+    settings = {"allowed_hosts": ("127.0.0.1", "llm.example"), "cors_origins": origins}
     with serving(api_keys=(hash_key(ONE), hash_key(TWO)), max_body_bytes=50_000, **settings) as server:
         yield server
 
@@ -135,14 +136,69 @@ def test_pages_and_names_from_elsewhere_are_refused(locked, headers, code):
     assert (response.status_code, response.json()["error"]["code"]) == (403, code)
 
 
-def test_a_page_that_is_allowed_may_call_from_elsewhere(locked):
-    origin = {"Origin": "https://app.example"}
+@pytest.mark.parametrize("origin", ["https://app.example", "app://obsidian.md"])
+def test_a_page_that_is_allowed_may_call_from_elsewhere_and_reads_every_answer(locked, origin):
+    page, host, body = {"Origin": origin}, {"Host": "evil.example"}, {"content": b" " * 60_000}
+    with by(locked, ONE) as one, locked.http() as nobody:
+        answers = [
+            one.get("/v1/models", headers=page),
+            one.get("/nowhere", headers=page),
+            one.post("/v1/contexts", headers=page, **body),  # 413
+            one.get("/v1/models", headers={**page, **host}),  # 403
+            nobody.get("/v1/models", headers=page),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 404, 413, 403, 401]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert "Origin" in answer.headers["vary"]
+
+
+def test_the_preflight_of_openais_client_in_a_page_is_allowed(locked):
+    wanted = "authorization,content-type,x-stainless-lang,x-stainless-os,x-stainless-retry-count"
+    ask = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": wanted,
+        "Access-Control-Request-Private-Network": "true",
+    }
+    with locked.http() as http:
+        allowed = http.options("/v1/chat/completions", headers=ask)
+        refused = http.options("/v1/chat/completions", headers={**ask, "Origin": "https://evil.example"})
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-headers"] == wanted
+    assert allowed.headers["access-control-allow-private-network"] == "true"
+    assert refused.json()["error"]["code"] == "origin_not_allowed"
+    assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("tauri://localhost", "tauri://localhost"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ("vscode-webview://1a2b", "vscode-webview://1a2b"),
+        ("file://", "file://"),
+        ("http://localhost:3000/", "http://localhost:3000"),
+        ("HTTPS://App.example:443", "https://app.example"),
+    ],
+)
+def test_every_origin_that_a_browser_sends_can_be_named(given, sent):
+    assert ServerSettings(cors_origins=given).cors_origins == (sent,)
+
+
+@pytest.mark.parametrize("origin", ["null", "https://*.example.org", "example.org", "https://a.org/page"])
+def test_what_is_no_origin_or_stands_for_many_is_refused(origin):
+    with pytest.raises(E2LLMError, match=r"cors_origins must be origins such as"):
+        ServerSettings(cors_origins=(origin,))
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/docs", "/openapi.json", "/v1/models", "/v1/contexts"])
+def test_head_is_answered_as_get_without_a_body(locked, path):
     with by(locked, ONE) as one:
-        response = one.get("/v1/models", headers=origin)
-        ask = {**origin, "Access-Control-Request-Method": "POST"}
-        before = one.options("/v1/chat/completions", headers=ask)
-    assert response.headers["access-control-allow-origin"] == "https://app.example"
-    assert before.status_code == 200
+        got, head = one.get(path), one.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
 
 
 def test_every_answer_forbids_what_pages_could_do_with_it(locked):
@@ -212,6 +268,12 @@ def test_headers_have_a_limit(locked):
         except ConnectionError:
             return
     assert answer.startswith(b"HTTP/1.1 4") or not answer
+
+
+def test_headers_that_come_at_once_have_the_same_limit(locked):
+    with locked.http() as http:
+        response = http.get("/health", headers={"X-Long": "a" * 70_000})
+    assert (response.status_code, response.json()["error"]["code"]) == (431, "headers_too_large")
 
 
 def test_who_does_not_send_is_not_waited_for():

@@ -134,6 +134,27 @@ def test_a_deleted_context_is_gone(client):
     assert made["id"] not in [item["id"] for item in client.get("/v1/contexts").json()["data"]]
 
 
+def test_contexts_of_one_second_are_listed_in_the_order_of_their_creation(client):
+    made = [create(client, text=f"Boat {number}.") for number in range(5)]
+    listed = client.get("/v1/contexts", params={"limit": 5}).json()["data"]
+    assert [item["id"] for item in listed] == [item["id"] for item in reversed(made)]
+
+
+def test_a_context_without_its_last_chunk_stays_and_takes_new_texts(client, served):
+    url = f"/v1/contexts/{create(client, text='One boat.')['id']}"
+    emptied = client.delete(f"{url}/chunks/0")
+    assert (emptied.status_code, emptied.json()["chunks"]) == (200, 0)
+    served.state.contexts._loaded.clear()  # as in another server
+    assert client.get(url).json()["spans"] == []
+    gone = client.delete(f"{url}/chunks/0")
+    assert gone.json()["error"]["message"] == "there is no chunk 0; the context has no chunks"
+    ask = {"model": MODEL, "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 2}
+    answer = client.post("/v1/chat/completions", json={**ask, "context_ids": [url.rpartition("/")[2]]})
+    assert answer.json()["usage"]["context_tokens"] == 0
+    names = client.post(f"{url}/documents", json={"documents": ["Two.", "Three."]}).json()["documents"]
+    assert [(item["name"], item["chunks"]) for item in names][1:] == [("text 2", 1), ("text 3", 1)]
+
+
 def test_contexts_are_listed_page_by_page(client):
     ids = {create(client, text=f"Boat {number}.")["id"] for number in range(3)}
     seen, after = [], None
@@ -273,6 +294,5 @@ def test_other_kinds_of_bodies_are_refused(client):
 def test_a_failed_edit_leaves_the_context_as_it_was(client):
     made = create(client, text="One sentence.")
     url = f"/v1/contexts/{made['id']}"
-    assert client.delete(f"{url}/chunks/0").status_code == 400  # nothing would be left
     assert client.put(f"{url}/chunks/7", json={"text": "x"}).status_code == 404
     assert client.get(url).json()["version"] == 1

@@ -1,6 +1,7 @@
 """Under load: a bounded queue, clients that leave, long texts beside short ones, streams at shutdown."""
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -181,6 +182,22 @@ def test_streams_are_finished_when_the_server_stops(held):
     assert lines[-2] == "data: [DONE]"
     parts = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert parts[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_requests_that_do_not_end_in_time_are_told_that_the_server_stops(held, caplog, stream):
+    with serving(shutdown_seconds=0.1) as server, server.http() as http, ThreadPoolExecutor(1) as pool:
+        held.clear()
+        running = pool.submit(http.post, "/v1/chat/completions", json=body(stream=stream))
+        wait_until(lambda: server.state.backend.num_decoding == 1)
+        server.server.should_exit = True
+        response = running.result(30)
+        held.set()
+    parts = [line for line in response.text.splitlines() if line]
+    error = json.loads(parts[-2].removeprefix("data: ") if stream else parts[-1])["error"]
+    assert error["code"] == "server_stopping"
+    assert stream or (response.status_code == 503 and response.headers["retry-after"])
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_step_that_fails_ends_its_answers_with_an_error_and_not_the_server(monkeypatch):

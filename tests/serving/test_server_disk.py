@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from e2llm.errors import StoreError
+from e2llm.errors import E2LLMWarning
+from served import MODEL, serving
 
 
 @pytest.mark.parametrize(
@@ -13,8 +14,6 @@ from e2llm.errors import StoreError
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/secret/ctx.json"), 507, "disk_full"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "/secret/ctx.json"), 500, "internal_error"),
-        (StoreError("/secret/store: the disk is full; free some room"), 507, "disk_full"),
-        (StoreError("/secret/store: the store cannot be used: readonly"), 500, "store_unusable"),
     ],
 )
 def test_a_context_that_cannot_be_written_is_an_error_of_the_server(client, monkeypatch, error, status, code):
@@ -29,6 +28,35 @@ def test_a_context_that_cannot_be_written_is_an_error_of_the_server(client, monk
     monkeypatch.undo()
     assert client.get("/v1/contexts").json()["data"] == before
     assert client.post("/v1/contexts", json={"text": "A blue stone."}).status_code == 201
+
+
+def test_a_full_store_ends_no_answer_and_no_reading(client, served):
+    served.state.store.keep({})  # opens it
+    served.state.store._database.connection.execute("PRAGMA max_page_count = 1")
+    ask = {"model": MODEL, "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 2}
+    texts = {"documents": [f"Boat {number} came home at noon." for number in range(40)]}
+    with pytest.warns(E2LLMWarning, match="the disk is full"):
+        assert client.post("/v1/chat/completions", json=ask | texts).status_code == 200
+    made = client.post("/v1/contexts", json=texts)
+    assert made.status_code == 201
+    again = client.post("/v1/chat/completions", json=ask | {"context_ids": [made.json()["id"]]})
+    assert again.status_code == 200
+
+
+def test_a_server_with_a_damaged_store_starts_and_answers(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.sqlite").write_bytes(b"no database" * 1000)
+    ask = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Where?"}],
+        "documents": ["A blue stone."],
+    }
+    with (
+        pytest.warns(E2LLMWarning, match=r"is damaged .*Texts are read without the store"),
+        serving(folder=tmp_path) as server,
+        server.http() as http,
+    ):
+        assert http.post("/v1/chat/completions", json={**ask, "max_tokens": 2}).status_code == 200
 
 
 def test_a_damaged_context_is_an_error_of_the_server_and_hides_no_other(client, served):

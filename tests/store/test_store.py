@@ -2,6 +2,8 @@ import os
 import signal
 import sqlite3
 import threading
+import time
+import warnings
 from contextlib import closing
 
 import pytest
@@ -10,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2llm import ChunkStore, Engine
-from e2llm.errors import E2LLMError
-from e2llm.store.chunk_store import decode_entry, encode_entry
+from e2llm.errors import E2LLMError, E2LLMWarning, StoreError
+from e2llm.store.chunk_store import decode_entry, encode_entry, open_if_usable
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 
@@ -126,6 +128,52 @@ def test_a_full_disk_is_said_and_loses_nothing(store):
         store.put_many({key(100 + i): entry(i, 5000) for i in range(20)})
     assert len(store.get_many([key(i) for i in range(10)])) == 10
     assert store.verify().num_corrupt == 0
+
+
+def test_a_store_that_cannot_be_used_ends_no_reading_and_says_so_once(engine, tmp_path, monkeypatch):
+    def fail():
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with ChunkStore(tmp_path / "store") as store:
+        store.close()
+        monkeypatch.setattr(store._database, "_open", fail)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            read = engine.read(TEXT, store=store, progress=False)
+            monkeypatch.setattr("e2llm.store.chunk_store._REST_SECONDS", 0)
+            store._resting_until = 0
+            assert engine.read(TEXT, store=store, progress=False).chunks == read.chunks
+        (note,) = [str(item.message) for item in told if item.category is E2LLMWarning]
+        assert note.startswith(f"{tmp_path / 'store'}: the disk is full;")
+        assert note.endswith("Texts are read without the store")
+        monkeypatch.undo()
+        store._resting_until = 0
+        engine.read(TEXT, store=store, progress=False)
+        assert len(store) == len(read.chunks)
+
+
+def test_a_store_that_is_the_aim_of_reading_ends_it_where_it_cannot_be_used(engine, tmp_path, monkeypatch):
+    def fail():
+        raise sqlite3.OperationalError("database is locked")
+
+    with ChunkStore(tmp_path / "store", is_required=True) as store:
+        store.close()
+        monkeypatch.setattr(store._database, "_open", fail)
+        with pytest.raises(StoreError, match="database is locked"):
+            engine.read(TEXT, store=store, progress=False)
+
+
+def test_a_locked_store_is_not_waited_for_again_and_again(tmp_path, monkeypatch):
+    with ChunkStore(tmp_path / "store"):
+        pass
+    monkeypatch.setattr("e2llm.store.database.WAIT_SECONDS", 0.01)
+    with closing(sqlite3.connect(tmp_path / "store" / "store.sqlite", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        with pytest.warns(E2LLMWarning, match="database is locked"):
+            assert open_if_usable(tmp_path / "store") is None
+        assert time.monotonic() - started < 1
 
 
 def test_reading_does_not_wait_for_a_writer(store):

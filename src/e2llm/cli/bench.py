@@ -1,6 +1,5 @@
 """`e2llm bench`: compare time and memory with full context, sentence-transformers and a plain loop."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.options import MODEL_HELP, AsJson, parse_lengths
+from e2llm.cli.printing import echo, print_json
 
 LEAST_CONTEXT = 64  # decoder tokens
 app = typer.Typer(help="Measure time and memory, and compare.", invoke_without_command=True)
@@ -140,7 +140,7 @@ def decoder_settings(shape: str, model: str | None) -> dict[str, Any]:
 def show_progress(line: str) -> None:
     """Print a line on a terminal, nothing in a pipe."""
     if sys.stderr.isatty():
-        typer.echo(line, err=True)
+        echo(line, err=True)
 
 
 def print_result(result: dict[str, Any], table: str, as_json: bool) -> None:
@@ -150,8 +150,9 @@ def print_result(result: dict[str, Any], table: str, as_json: bool) -> None:
 
     if as_json:
         result["machine"] = describe_machine(choose_device(None))
-        table = json.dumps(result, indent=2)
-    typer.echo(table)
+        print_json(result)
+    else:
+        echo(table)
 
 
 def fail_if_all(failed: list[bool], rows: list[dict[str, Any]]) -> None:

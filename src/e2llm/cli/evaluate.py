@@ -1,6 +1,5 @@
 """`e2llm eval`: compare systems on tasks, or compare two runs."""
 
-import json
 import shlex
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from e2llm.cli.options import AsJson, Device, Model, parse_lengths, split_names
+from e2llm.cli.printing import echo, print_json
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
@@ -79,20 +79,20 @@ def run_into(output: Path | None, request: "RunRequest", device: str | None, as_
 
     folder = output or Path("runs") / time.strftime("eval-%Y%m%d-%H%M%S")
     if output is None:
-        typer.echo(f"[writing to {folder}]", err=True)
+        echo(f"[writing to {folder}]", err=True)
     try:
         scores = evaluate(request, folder, Engines(request.model, device))
     except KeyboardInterrupt:
-        typer.echo(
+        echo(
             f"[stopped; the answers so far are in {folder}: resume with the same command and -o {folder}]",
             err=True,
         )
         raise
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), **scores}, indent=2))
+        print_json({"folder": str(folder), **scores})
     else:
-        typer.echo(format_scores(scores))
-        typer.echo(f"Report: {folder / 'report.html'}")
+        echo(format_scores(scores))
+        echo(f"Report: {folder / 'report.html'}")
     if all(row["num_refused"] == row["num_items"] for row in scores["rows"]):
         raise E2LLMError(
             f"the systems refused every item (see {folder / 'report.html'}); raise --budget, shorten "
@@ -109,13 +109,13 @@ def list_choices(as_json: bool) -> None:
     tasks |= {f"{name}=FILE": task.description for name, task in FILE_TASKS.items()}
     systems = {name: (system.__doc__ or "").strip().splitlines()[0] for name, system in SYSTEMS.items()}
     if as_json:
-        typer.echo(json.dumps({"tasks": tasks, "systems": systems}, indent=2))
+        print_json({"tasks": tasks, "systems": systems})
         return
     for title, choices in (("Tasks", tasks), ("Systems", systems)):
-        typer.echo(f"{title}:")
+        echo(f"{title}:")
         width = max(map(len, choices))
         for name, text in choices.items():
-            typer.echo(f"  {name.ljust(width)}  {text}")
+            echo(f"  {name.ljust(width)}  {text}")
 
 
 def compare_folders(before: Path, after: Path, as_json: bool) -> None:
@@ -124,4 +124,7 @@ def compare_folders(before: Path, after: Path, as_json: bool) -> None:
 
     changes = compare_runs(before, after)
     content: Any = changes.as_json() if as_json else None
-    typer.echo(json.dumps(content, indent=2) if as_json else format_changes(changes).rstrip("\n"))
+    if as_json:
+        print_json(content)
+    else:
+        echo(format_changes(changes).rstrip("\n"))

@@ -1,6 +1,5 @@
 """`e2llm export`: write a self-contained model with LoRA merged, or its decoder alone."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.cli.printing import echo, print_json
 
 
 def export(
@@ -48,11 +48,11 @@ def export(
         dtype = str(engine.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
         told["launch"] = launch_line(output.resolve(), Path(model).name or model, dtype)
     if as_json:
-        typer.echo(json.dumps(told))
+        print_json(told, indent=None)
         return
-    typer.echo(f"{output}: {kind}, {num_bytes / 1e6:.1f} MB")
+    echo(f"{output}: {kind}, {num_bytes / 1e6:.1f} MB")
     if merged:
-        typer.echo(told["launch"])
+        echo(told["launch"])
 
 
 def launch_line(folder: Path, name: str, dtype: str) -> str:

@@ -2,12 +2,12 @@
 
 import importlib.metadata
 import importlib.util
-import json
 from typing import Annotated, Any
 
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.cli.printing import echo, print_json
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 # For each extra of pyproject.toml, a module that only this extra installs.
@@ -44,15 +44,15 @@ def info(
     if model is not None:
         facts["model"] = model_facts(model)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for name, value in facts.items():
         if isinstance(value, dict):
-            typer.echo(f"{name}:")
+            echo(f"{name}:")
             for key, item in value.items():
-                typer.echo(f"  {key}: {'unknown' if item is None else item}")
+                echo(f"  {key}: {'unknown' if item is None else item}")
         else:
-            typer.echo(f"{name}: {value}")
+            echo(f"{name}: {value}")
 
 
 def machine_facts() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from e2llm.cli.bench import app as bench
 from e2llm.cli.evaluate import evaluate_command
 from e2llm.cli.export import export
 from e2llm.cli.info import info
+from e2llm.cli.printing import echo
 from e2llm.cli.reading.ask import ask
 from e2llm.cli.reading.chat import chat
 from e2llm.cli.reading.fidelity import fidelity
@@ -42,7 +44,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -168,7 +170,7 @@ def notes_on_stderr() -> Iterator[None]:
 
         def show_note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if issubclass(category, E2LLMWarning):
-                print(f"[{message}]", file=sys.stderr, flush=True)
+                echo(f"[{message}]", err=True)
             else:
                 show(message, category, *rest, **more)
 
@@ -180,7 +182,7 @@ def notes_on_stderr() -> Iterator[None]:
 def errors_to_stderr(record: logging.LogRecord) -> bool:
     """Drop a log record of a library that logs to stdout, but print errors on stderr."""
     if record.levelno >= logging.ERROR:
-        print(f"{record.name}: {record.getMessage()}", file=sys.stderr)
+        echo(f"{record.name}: {record.getMessage()}", err=True)
     return False
 
 
@@ -214,12 +216,13 @@ def given_value(names: list[str], arguments: list[str]) -> str | None:
 
 def fail(message: str, code: int) -> int:
     """Print one line on stderr and return the exit code."""
-    print(f"e2llm: error: {' '.join(message.split())}", file=sys.stderr)
+    echo(f"e2llm: error: {' '.join(message.split())}", err=True)
     return code
 
 
 def main() -> None:
     """Run the console script `e2llm`."""
+    sys.excepthook = lambda *error: echo("".join(traceback.format_exception(*error)), err=True, nl=False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of a character

@@ -7,8 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from e2llm.cli.printing import echo
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
@@ -67,15 +66,21 @@ def iter_sources(paths: list[str]) -> "Iterator[Document]":
         else:
             yield from iter_documents([path])
             if os.path.isdir(path) and sys.stderr.isatty():
-                typer.echo(f"{path}: {list_folder(Path(path))}", err=True)
+                echo(f"{path}: {list_folder(Path(path))}", err=True)
 
 
 def load_engine(
-    model: str, device: str | None, store: str | None = None, finest_rate: int | None = None
+    model: str,
+    device: str | None,
+    store: str | None = None,
+    finest_rate: int | None = None,
+    needs_store: bool = False,
 ) -> "Engine":
-    """Load an engine, with a store if its folder is given."""
+    """Load an engine, with a store if its folder is given; without it if it is unusable and not needed."""
     from e2llm.inference.engine import Engine
-    from e2llm.store.chunk_store import ChunkStore
+    from e2llm.store.chunk_store import ChunkStore, open_if_usable
 
-    kept = None if store is None else ChunkStore(store)
+    kept = None
+    if store is not None:
+        kept = ChunkStore(store, is_required=True) if needs_store else open_if_usable(store)
     return Engine.from_pretrained(model, device=device, store=kept, finest_rate=finest_rate)

@@ -1,6 +1,5 @@
 """`e2llm serve`: serve a model over HTTP with OpenAI's API."""
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from e2llm.cli.options import AsJson, Device, Settings, split_settings
+from e2llm.cli.printing import echo, print_json
 
 if TYPE_CHECKING:
     from e2llm.serving.settings import ServerSettings
@@ -86,7 +86,7 @@ def serve(
 
 def print_address(model_name: str, url: str) -> None:
     """Print the server's address and model name as JSON."""
-    print(json.dumps({"url": url, "model": model_name}), flush=True)
+    print_json({"url": url, "model": model_name}, indent=None)
 
 
 def check_framework() -> None:
@@ -106,7 +106,10 @@ def print_new_key(as_json: bool) -> None:
 
     key = new_key()
     line = key_line(key)
-    typer.echo(json.dumps({"key": key, "line": line}) if as_json else f"{key}\n{line}")
+    if as_json:
+        print_json({"key": key, "line": line}, indent=None)
+    else:
+        echo(f"{key}\n{line}")
 
 
 def server_settings(

@@ -103,15 +103,12 @@ def read_content(
     """Return the content of documents; encode only the chunks that are not known.
 
     Args:
-        documents: Documents, at least one of them with text.
+        documents: Documents; those without text have no chunks.
         splitting: How to split them.
         reader: Encodes the chunks that are not known.
         known: Earlier content of the same reader, whose chunks need not be encoded again.
         store: Where read chunks are looked up and kept.
         progress: Show a bar; by default on a terminal when there is much to read.
-
-    Raises:
-        E2LLMError: If there is no text.
     """
     with reader.lock:
         documents = [_fit_heading(item, reader.processor) for item in documents]
@@ -124,8 +121,6 @@ def read_content(
             pieces = _split(document, splitting, reader.processor, known_set)
         chunks += pieces
         owners += [owner] * len(pieces)
-    if not any(chunk.text.strip() for chunk in chunks):
-        raise E2LLMError("the context is empty; give a text to read")
     texts = [documents[owner].heading + chunk.text for chunk, owner in zip(chunks, owners, strict=True)]
     unknown = list(dict.fromkeys(text for text in texts if text not in known_set))
     read, num_encoded = look_up_or_read(unknown, reader, store, progress)
@@ -232,7 +227,7 @@ def look_up_or_read(
     result, missing = reader.empty(len(texts)), []
     for start in range(0, len(keys), _STORE_BATCH):
         batch = keys[start : start + _STORE_BATCH]
-        found = store.get_many(batch)
+        found = store.look_up(batch)
         for place, key in enumerate(batch, start):
             if key in found:
                 _put_entry(found[key], result, place)
@@ -243,12 +238,12 @@ def look_up_or_read(
     def keep(places: list[int], read: ReadChunks) -> None:
         waiting.update((keys[missing[place]], _entry_of(read, place, has_rate)) for place in places)
         if len(waiting) >= _STORE_BATCH:
-            store.put_many(waiting)
+            store.keep(waiting)
             waiting.clear()
 
     read = reader.read([texts[place] for place in missing], progress=progress, on_read=keep)
     if waiting:
-        store.put_many(waiting)
+        store.keep(waiting)
     result.put(missing, read, range(len(missing)))
     return result, len(missing)
 

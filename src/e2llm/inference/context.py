@@ -183,10 +183,10 @@ class Context:
 
         Args:
             index: Index of the chunk, from 0; later chunks may get other indices.
-            text: Text of any length; an empty text deletes the chunk.
+            text: Text of any length; an empty text deletes the chunk, also the last one of a context.
 
         Raises:
-            E2LLMError: If there is no such chunk, or nothing would be left.
+            E2LLMError: If there is no such chunk.
         """
         with self._editing:
             content = self.content
@@ -207,7 +207,7 @@ class Context:
             text: The new characters.
 
         Raises:
-            E2LLMError: If the span does not exist, or no text would be left.
+            E2LLMError: If the span does not exist.
         """
         with self._editing:
             documents = list(self.documents)

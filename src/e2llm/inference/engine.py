@@ -136,7 +136,10 @@ class Engine:
         started = time.perf_counter()
         store = self.store if store is None else store
         splitting = Splitting.of(self.processor, chunk_size_chars)
-        content = read_content(self.documents(source), splitting, self.reader, store=store, progress=progress)
+        documents = self.documents(source)
+        if not any(document.text.strip() for document in documents):
+            raise E2LLMError("the context is empty; give a text to read")
+        content = read_content(documents, splitting, self.reader, store=store, progress=progress)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def read_text(self, text: str, **options: Any) -> Context:

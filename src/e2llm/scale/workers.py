@@ -62,7 +62,7 @@ def open_shard(folder: Path, max_shards: int) -> ChunkStore:
             f"workers were started {num_shards} times and died each time; check the memory that a worker "
             "needs, or use fewer workers"
         )
-    return ChunkStore(folder / uuid.uuid4().hex)
+    return ChunkStore(folder / uuid.uuid4().hex, is_required=True)
 
 
 def merge_shards(store: ChunkStore) -> int:

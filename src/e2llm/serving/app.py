@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -12,23 +14,24 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
+from e2llm.printable import printable
 from e2llm.serving.backend import Backend
 from e2llm.serving.http.api_error import ApiError, ErrorOut
 from e2llm.serving.http.bodies import field_problem
-from e2llm.serving.http.gate import Gate
+from e2llm.serving.http.gate import MAX_HEADER_BYTES, Gate, PagesElsewhere
 from e2llm.serving.routes import answers, contexts, info
 from e2llm.serving.schemas import ChatIn, ChunkIn, CompletionIn, ContextIn, DocumentsIn, RelevanceIn
 from e2llm.serving.settings import ServerSettings
 from e2llm.serving.state import ServerState
 from e2llm.version import __version__
 
-_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 502, 503, 504, 507)
+_LAST_ANSWER_SECONDS = 5  # to send the error to requests that a stopping server breaks off
+_STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431, 500, 502, 503, 504, 507)
 
 
 def create_app(
@@ -67,14 +70,9 @@ def create_app(
     _describe_bodies(app)
     for kind in (ApiError, E2LLMError, TimeoutError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST", "PUT", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
     app.add_middleware(Gate, settings=settings, metrics=state.metrics)
+    if settings.cors_origins:  # outermost, so that pages can read refusals too
+        app.add_middleware(PagesElsewhere, origins=settings.cors_origins)
     return app
 
 
@@ -117,6 +115,14 @@ def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
         raise E2LLMError(f"cannot listen on {host} port {port}: {error}; choose another --port") from error
 
 
+class _LineFormatter(logging.Formatter):
+    """Shows control characters of what a client sent, for example in the traceback of a fault."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines for a record."""
+        return printable(super().format(record))
+
+
 def run_server(
     engine: Engine,
     settings: ServerSettings,
@@ -124,7 +130,7 @@ def run_server(
     backend: Backend | None = None,
     on_start: Callable[[str], Any] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; running requests then get `shutdown_seconds` to finish.
+    """Serve until SIGINT or SIGTERM; running requests then get `shutdown_seconds` to finish, or else a 503.
 
     Args:
         engine: The model.
@@ -133,7 +139,9 @@ def run_server(
         backend: Decodes answers; by default this process.
         on_start: Called with the address before the first request; by default the address goes to stderr.
     """
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler()  # to stderr
+    handler.setFormatter(_LineFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("e2llm.serving").setLevel(logging.INFO)
     with listening:
         host, port = listening.getsockname()[:2]
@@ -143,10 +151,21 @@ def run_server(
             if on_start is not None:
                 on_start(url)
             else:
-                print(f"e2llm serves {settings.model_name} at {url}", file=sys.stderr, flush=True)
+                print(printable(f"e2llm serves {settings.model_name} at {url}"), file=sys.stderr, flush=True)
 
         app = create_app(engine, settings, backend)
-        make_server(app, settings, show_address).run(sockets=[listening])
+        server = make_server(app, settings, show_address)
+
+        def stop(number: int, frame: Any) -> None:
+            server.should_exit = True
+
+        # uvicorn repeats a signal once it has stopped; that must not end the process, which ends normally.
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            server.run(sockets=[listening])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def make_server(app: FastAPI, settings: ServerSettings, on_start: Callable[[], Any]) -> uvicorn.Server:
@@ -157,19 +176,29 @@ def make_server(app: FastAPI, settings: ServerSettings, on_start: Callable[[], A
         access_log=False,  # the application logs sizes and times
         server_header=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds) + _LAST_ANSWER_SECONDS,
         http=_patient_protocol(settings.header_seconds),
-        h11_max_incomplete_event_size=64 * 1024,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,  # of headers that come in pieces
     )
     server = uvicorn.Server(config)
-    startup = server.startup
+    startup, shutdown = server.startup, server.shutdown
 
     async def start(sockets: list[socket.socket] | None = None) -> None:
         await startup(sockets=sockets)
         if server.started:
             on_start()
 
+    async def stop(sockets: list[socket.socket] | None = None) -> None:
+        # Before uvicorn's own time is up, after which nobody could take an answer any more.
+        asyncio.get_running_loop().call_later(settings.shutdown_seconds, cancel_requests)
+        await shutdown(sockets=sockets)
+
+    def cancel_requests() -> None:
+        for task in server.server_state.tasks:
+            task.cancel()  # the gate then answers
+
     server.startup = start  # type: ignore[method-assign]
+    server.shutdown = stop  # type: ignore[method-assign]
     return server
 
 

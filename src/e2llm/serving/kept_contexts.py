@@ -7,6 +7,7 @@ another one has changed.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import secrets
@@ -25,6 +26,7 @@ from e2llm.chunking import CHUNKERS, check_splitting
 from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.inference.content import Splitting, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.serving.http.api_error import ApiError
@@ -35,6 +37,7 @@ logger = logging.getLogger("e2llm.serving")
 
 FORMAT = 1
 _SUFFIX = ".json"
+_CHECKSUM = ', "checksum": "'  # the end of a file, before the digits
 _LOCKS = 64
 
 State = tuple[int, ...]  # of a file; changes whenever the file is replaced
@@ -77,7 +80,8 @@ class _ContextFile(Facts):
     """A context's file."""
 
     format: int = Field(ge=1)
-    documents: list[Document]
+    documents: list[Document] = Field(min_length=1)
+    checksum: str | None = None  # older files have none
 
 
 @dataclass(frozen=True)
@@ -94,13 +98,13 @@ class KeptContexts:
     Args:
         folder: Created if it does not exist.
         engine: Reads the texts.
-        store: Holds the encoded chunks.
+        store: Holds the encoded chunks; None if it cannot be used.
         memory_bytes: Most bytes of soft tokens kept in memory beyond those in use.
         max_contexts: Most contexts of one owner.
     """
 
     def __init__(
-        self, folder: Path, engine: Engine, store: ChunkStore, *, memory_bytes: int, max_contexts: int
+        self, folder: Path, engine: Engine, store: ChunkStore | None, *, memory_bytes: int, max_contexts: int
     ) -> None:
         self._folder = folder
         self._engine = engine
@@ -119,7 +123,7 @@ class KeptContexts:
         """Return an owner's contexts, newest first."""
         found = []
         for file in self._folder.glob(f"ctx_*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError, ApiError):  # deleted meanwhile, or damaged
+            with contextlib.suppress(FileNotFoundError, ApiError):  # deleted meanwhile, or damaged: logged
                 facts = self._facts_of(file)
                 if facts.owner == owner:
                     found.append(facts)
@@ -153,16 +157,17 @@ class KeptContexts:
 
         Raises:
             ApiError: 409 if the owner has too many contexts.
-            E2LLMError: If there is no text.
         """
         if len(self.list(owner)) >= self._max_contexts:
             raise ApiError(
                 409, f"you have {self._max_contexts} contexts, the most allowed; delete one", code="limit"
             )
         context = self._encode(documents, chunk_size_chars)
-        now = int(time.time())
+        now_ns = time.time_ns()
+        now = now_ns // 10**9
         facts = Facts(
-            id=f"ctx_{secrets.token_hex(12)}",
+            # Begins with the time, so that the contexts of one second are in order too.
+            id=f"ctx_{now_ns:016x}{secrets.token_hex(4)}",
             owner=owner,
             name=name,
             created_at=now,
@@ -206,9 +211,11 @@ class KeptContexts:
         return self._folder / f"{context_id}{_SUFFIX}"
 
     def _encode(self, documents: Sequence[Document], chunk_size_chars: int | None) -> Context:
-        return self._engine.read(
-            documents, chunk_size_chars=chunk_size_chars, store=self._store, progress=False
-        )
+        engine, started = self._engine, time.perf_counter()
+        splitting = Splitting.of(engine.processor, chunk_size_chars)
+        # Not `Engine.read`, which refuses documents without text: edits may have left none.
+        content = read_content(documents, splitting, engine.reader, store=self._store, progress=False)
+        return engine.bind(content, splitting, time.perf_counter() - started, store=self._store)
 
     def _state_of(self, context_id: str, owner: str) -> State:
         """Return the state of a context's file, if the context is this owner's."""
@@ -230,7 +237,9 @@ class KeptContexts:
         """Read a context's file; a damaged one is logged once, and is an error of the server."""
         try:
             return _read(file)
-        except E2LLMError as error:
+        except FileNotFoundError:
+            raise
+        except (E2LLMError, OSError) as error:
             with contextlib.suppress(FileNotFoundError):
                 state = _state(file)
                 if self._damaged.get(file.stem) != state:
@@ -243,7 +252,7 @@ class KeptContexts:
         file = self._file(facts.id)
         documents = [_saved(item) for item in context.documents]
         content = {"format": FORMAT, **facts.model_dump(), "documents": documents}
-        write_atomically(file, json.dumps(content, ensure_ascii=False).encode())
+        write_atomically(file, _with_checksum(json.dumps(content, ensure_ascii=False).encode()[:-1]))
         kept = KeptContext(facts, context)
         self._remember(_state(file), kept)
         return kept
@@ -287,6 +296,12 @@ def _state(file: Path) -> State:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
+def _with_checksum(start: bytes) -> bytes:
+    """Return a file's content from its start, the JSON without the last brace."""
+    checksum = hashlib.blake2b(start, digest_size=16).hexdigest()
+    return start + f'{_CHECKSUM}{checksum}"}}'.encode()
+
+
 def _read(file: Path) -> tuple[Facts, list[Document]]:
     """Read a context's file.
 
@@ -294,15 +309,16 @@ def _read(file: Path) -> tuple[Facts, list[Document]]:
         FileNotFoundError: If it does not exist.
         E2LLMError: If it is damaged, or of a newer format.
     """
-    content = _ContextFile.read_json(file.read_bytes())
+    data = file.read_bytes()
+    content = _ContextFile.read_json(data)
+    if content.checksum is not None and data != _with_checksum(data.rpartition(_CHECKSUM.encode())[0]):
+        raise E2LLMError("its checksum is another one (where you changed the file, delete the checksum)")
     if content.format > FORMAT:
         raise E2LLMError(f"its format {content.format} is newer than this e2llm can read ({FORMAT})")
     if content.id != file.stem:
         raise E2LLMError(f"it contains the context {content.id}; the file was renamed")
     if content.chunk_size_chars is not None:
         check_splitting(content.chunk_size_chars, 0, "prose")
-    if not any(item.text.strip() for item in content.documents):
-        raise E2LLMError("it contains no text")
     for item in content.documents:
         if item.kind is not None and item.kind not in CHUNKERS:
             raise E2LLMError(f"the kind of a document is {item.kind!r}; choose from: {', '.join(CHUNKERS)}")

@@ -9,12 +9,22 @@ from e2llm.errors import E2LLMError
 from e2llm.validation import Allowed, explain
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 BACKEND_KEY_VARIABLE = "E2LLM_BACKEND_API_KEY"  # holds the key of the server that decodes
 
 
 def _split(value: Any) -> Any:
     """Split a list as the command line has it, with commas between its items."""
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _as_browsers_send(origin: str) -> str:
+    """Return an origin as it is in the header `Origin`."""
+    origin = origin if origin == "file://" else origin.removesuffix("/")
+    scheme = origin.partition(":")[0].lower()
+    if scheme not in _DEFAULT_PORTS:
+        return origin  # browsers change nothing in the host of other schemes
+    return origin.lower().removesuffix(_DEFAULT_PORTS[scheme])
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -25,10 +35,15 @@ Hosts = Annotated[
     BeforeValidator(_split),
     Allowed("names without a port or *"),
 ]
+_Origin = Annotated[
+    str,
+    BeforeValidator(lambda value: _as_browsers_send(value) if isinstance(value, str) else value),
+    Field(pattern=r"^([a-z][a-z0-9+.-]*://[^/\s*]+|file://)$"),
+]
 Origins = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^https?://[^/\s*]+$")], ...],
+    tuple[_Origin, ...],
     BeforeValidator(_split),
-    Allowed("origins such as https://example.org"),
+    Allowed("origins such as https://example.org or app://obsidian.md"),
 ]
 
 
@@ -42,7 +57,8 @@ class ServerSettings(BaseModel):
         api_keys: SHA-256 of the keys that are let in, in hexadecimal; empty for anyone.
         allowed_hosts: Names under which the server may be called; empty for any. Requests under other names
             are refused, so that a page from elsewhere cannot reach a server on this machine by its own name.
-        cors_origins: Web pages elsewhere that may call the server, as `https://example.org`.
+        cors_origins: Web pages elsewhere that may call the server: `https://example.org`, or with the scheme
+            of an app or of a browser extension.
         max_body_bytes: Longest request body.
         max_documents: Most documents in a request or context.
         max_context_chars: Most characters of a context, or of all documents of a request.
@@ -54,7 +70,7 @@ class ServerSettings(BaseModel):
         timeout_seconds: Longest time for a request, reading included.
         body_seconds: Time in which a request's body must arrive.
         header_seconds: Time in which a request's first line and headers must arrive.
-        shutdown_seconds: Time for running requests when the server is stopped, at least a second.
+        shutdown_seconds: Time for running requests when the server is stopped; then they get an error.
         context_memory_mb: Soft tokens of contexts kept in memory; others are fetched when needed.
         prefix_cache_mb: Keys and values of recent prompts, which speed up the next question about a context;
             0 for none.

@@ -11,20 +11,23 @@ import math
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning, StoreError
 from e2llm.store.database import FILE_NAME, WAIT_SECONDS, Database, transaction
 
 _BATCH = 500  # SQLite accepts at least 999 variables
 _SCAN_BATCH = 100  # whole entries in memory at once
 # The time of last use is kept to the hour, so that reading a book again writes next to nothing.
 _USE_STEP_SECONDS = 3600
+_REST_SECONDS = 300
 _PRUNE_FRACTION = 0.9  # a full store is cut to this, so that not every write has to prune
 _DTYPES = {
     "float32": torch.float32,
@@ -37,6 +40,9 @@ KEY_BYTES = 32
 _CHECKSUM_BYTES = 16
 _PREFIX = struct.Struct("<I")
 _Row = tuple[int, bytes, bytes, int, int]  # id, key, value, last_used, size
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class ChunkStore:
         path: Its folder, made if it does not exist.
         max_bytes: Limit on the size of all entries; beyond it the least recently used ones are removed. None:
             no limit.
+        is_required: Whether filling the store is the aim, so that reading stops with an error if the store is
+            full, locked or damaged. By default reading goes on without it, after a warning.
 
     Attributes:
         num_corrupt: Damaged entries that this object found (and removed).
@@ -94,7 +102,9 @@ class ChunkStore:
         E2LLMError: If the folder has other content, a damaged store, or one of a newer format.
     """
 
-    def __init__(self, path: str | PathLike[str], *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, max_bytes: int | None = None, is_required: bool = False
+    ) -> None:
         if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 0):
             raise E2LLMError(f"max_bytes must be a whole number, 0 or more, got {max_bytes!r}")
         if not fspath(path):
@@ -102,11 +112,39 @@ class ChunkStore:
         self.path = Path(fspath(path))
         self.max_bytes = max_bytes
         self.num_corrupt = 0
+        self._is_required = is_required
+        self._resting_until = 0.0  # by `time.monotonic`
+        self._told = ""
         self._database = Database(self.path)
         if self.path.is_file():
             raise E2LLMError(f"{self.path} is a file; give a folder for the store")
         with self._database.session():
             pass
+
+    # --- while texts are read -----------------------------------------------------------------------------
+
+    def look_up(self, keys: Sequence[bytes]) -> dict[bytes, dict[str, torch.Tensor]]:
+        """Return what `get_many` does; nothing, with a warning, if the store cannot be used."""
+        return self._or_without(lambda: self.get_many(keys), {})
+
+    def keep(self, entries: Mapping[bytes, Mapping[str, torch.Tensor]]) -> None:
+        """Add entries as `put_many` does; keep none, with a warning, if the store cannot be used."""
+        self._or_without(lambda: self.put_many(entries), None)
+
+    def _or_without(self, work: Callable[[], _Result], otherwise: _Result) -> _Result:
+        if self._is_required:
+            return work()
+        if time.monotonic() < self._resting_until:
+            return otherwise
+        try:
+            return work()
+        except StoreError as error:
+            # The next use may take as long to fail, for example where another process has locked the store.
+            self._resting_until = time.monotonic() + _REST_SECONDS
+            if str(error) != self._told:
+                self._told = str(error)
+                warn_without_store(error)
+            return otherwise
 
     # --- reading and writing ------------------------------------------------------------------------------
 
@@ -284,6 +322,24 @@ class ChunkStore:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def open_if_usable(path: str | PathLike[str], *, max_bytes: int | None = None) -> ChunkStore | None:
+    """Open a store to answer with; return None, with a warning, if it is full, locked or damaged.
+
+    Raises:
+        E2LLMError: If the path is empty or names a file.
+    """
+    try:
+        return ChunkStore(path, max_bytes=max_bytes)
+    except StoreError as error:
+        warn_without_store(error)
+        return None
+
+
+def warn_without_store(error: StoreError) -> None:
+    """Warn that texts are read without their store."""
+    warnings.warn(f"{error}. Texts are read without the store", E2LLMWarning, stacklevel=4)
 
 
 # An entry is: checksum of key and rest (16 bytes, BLAKE2b) | header length (4 bytes, little endian) | header

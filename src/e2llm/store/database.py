@@ -69,14 +69,14 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         """Open the database; wait while another process creates it."""
-        for attempt in range(50):
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
             try:
                 return self._open_once()
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or attempt == 49:
+                if "locked" not in str(error) or time.monotonic() >= deadline:
                     raise
-                time.sleep(0.02 * (attempt + 1))
-        raise AssertionError("not reached")
+                time.sleep(0.1)
 
     def _open_once(self) -> sqlite3.Connection:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.printable import printable
 from e2llm.training.samples.sample_set import OBJECTIVES
 
 COLUMNS = (
@@ -41,7 +42,7 @@ def only_one_process(what: str) -> None:
 def say(text: str) -> None:
     """Print a note on stderr, in the first process only."""
     if is_first_process():
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:

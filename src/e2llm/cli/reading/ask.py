@@ -1,7 +1,6 @@
 """`e2llm ask`: answer a question about files of any length."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from textwrap import shorten
@@ -21,6 +20,7 @@ from e2llm.cli.options import (
     Store,
     take_rate,
 )
+from e2llm.cli.printing import echo, print_json
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
@@ -156,16 +156,16 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
         if comparison is not None:
             result["peak_extra_bytes"] = comparison.e2llm.peak_extra_bytes
             result["full_context"] = comparison.full_context.to_dict()
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        print_json(result)
         return
-    typer.echo()
+    echo()
     for number, source in enumerate(answer.sources[:3], start=1):
-        typer.echo(f"[{number}] {source}: {shorten(source.text, 80, placeholder='...')}", err=True)
-    typer.echo(cost_line(answer, read_earlier=read_earlier), err=True)
+        echo(f"[{number}] {source}: {shorten(source.text, 80, placeholder='...')}", err=True)
+    echo(cost_line(answer, read_earlier=read_earlier), err=True)
     if comparison is not None:
         from e2llm.bench.full_context import format_comparison
 
-        typer.echo(format_comparison(comparison))
+        echo(format_comparison(comparison))
 
 
 def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Document]":
@@ -175,13 +175,13 @@ def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Documen
     if isinstance(source, Path):
         raise typer.BadParameter("--insert needs texts; got a saved context")
     insertion = insert_sentence(source, sentence, 0.5)
-    typer.echo(f"[inserted at character {insertion.start:,} of {insertion.name}]", err=True)
+    echo(f"[inserted at character {insertion.start:,} of {insertion.name}]", err=True)
     return insertion.documents
 
 
 def print_piece(piece: str) -> None:
     """Print a piece of an answer without a line break."""
-    typer.echo(piece, nl=False)
+    echo(piece, nl=False)
 
 
 def count_chunks(number: int) -> str:

@@ -1,7 +1,6 @@
 """`e2llm chat`: a conversation of any length, about files or anything else."""
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 
 from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
+from e2llm.cli.printing import echo, print_json
 from e2llm.cli.reading.ask import print_piece
 from e2llm.cli.reading.read import refuse_other_file
 
@@ -85,10 +85,10 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
 
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        typer.echo(f"{talk.context!r}, {len(talk.turns)} turns so far. Commands: {_COMMANDS}", err=True)
+        echo(f"{talk.context!r}, {len(talk.turns)} turns so far. Commands: {_COMMANDS}", err=True)
     while True:
         if is_terminal:
-            typer.echo("> ", nl=False, err=True)
+            echo("> ", nl=False, err=True)
         line = sys.stdin.readline()
         if not line:
             return
@@ -101,16 +101,16 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
             if line.startswith("/"):
                 run_command(talk, line)
             elif as_json:
-                typer.echo(json.dumps(dataclasses.asdict(talk.ask(line)), ensure_ascii=False))
+                print_json(dataclasses.asdict(talk.ask(line)), indent=None)
             else:
                 for piece in talk.stream(line):
                     print_piece(piece)
-                typer.echo()
+                echo()
             sys.stdout.flush()
         except (E2LLMError, OSError, typer.BadParameter) as error:
             if not is_terminal or isinstance(error, BrokenPipeError):  # nobody reads the answers any more
                 raise
-            typer.echo(f"error: {error}", err=True)  # the conversation continues
+            echo(f"error: {error}", err=True)  # the conversation continues
         finally:  # an interrupt must not lose earlier turns
             if session is not None:
                 talk.save(session)
@@ -128,10 +128,10 @@ def run_command(talk: "ChatSession", line: str) -> None:
         raise E2LLMError(f"{line}: {error}") from error
     if name == "/add" and arguments:
         count = talk.add(read_documents(arguments))
-        typer.echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
+        echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
     elif name == "/save" and len(arguments) == 1:
         refuse_other_file(Path(arguments[0]))
         talk.save(arguments[0])
-        typer.echo(f"saved to {arguments[0]}", err=True)
+        echo(f"saved to {arguments[0]}", err=True)
     else:
         raise E2LLMError(f"{line!r} is not a command; use one of: {_COMMANDS}")

@@ -1,6 +1,5 @@
 """`e2llm fidelity`: how well each chunk survived compression."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,6 +10,7 @@ import typer
 
 from e2llm.cli.opening import load_engine, open_context, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, level_name, take_rate
+from e2llm.cli.printing import echo, print_json
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -51,7 +51,7 @@ def fidelity(
     if png is not None:
         draw_fidelity(report, png, f"{model} on {name_sources(context.sources)}")
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+        print_json(report.to_dict())
         return
     show(report, context)
 
@@ -68,9 +68,9 @@ def show(report: "FidelityReport", context: "Context") -> None:
 
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
-    typer.echo(heat_strip([item.score for item in report.chunks], width, colour=colour))
-    typer.echo(SCALE)
-    typer.echo(
+    echo(heat_strip([item.score for item in report.chunks], width, colour=colour), has_colours=True)
+    echo(SCALE)
+    echo(
         f"{len(report.chunks):,} chunks at {level_name(report.soft_tokens, report.rate)}: mean score "
         f"{report.mean_score:.3f} (of 1), {report.mean_gain:+.2f} nats per token by the soft tokens"
     )
@@ -78,9 +78,7 @@ def show(report: "FidelityReport", context: "Context") -> None:
         values = [getattr(item, name) for item in report.chunks if getattr(item, name) is not None]
         if values:
             label = name.replace("_", " ")
-            typer.echo(f"{label}: {sum(values) / len(values):.0%} in the {len(values):,} chunks with any")
+            echo(f"{label}: {sum(values) / len(values):.0%} in the {len(values):,} chunks with any")
     for item in report.worst(_NUM_WORST):
         words = " ".join(context.chunks[item.chunk].text.split())[:60]
-        typer.echo(
-            f"  {item.score:.3f}  chunk {item.chunk} of {item.source} [{item.start}:{item.end}] {words}"
-        )
+        echo(f"  {item.score:.3f}  chunk {item.chunk} of {item.source} [{item.start}:{item.end}] {words}")

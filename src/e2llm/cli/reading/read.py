@@ -1,7 +1,6 @@
 """`e2llm read`: read files once, and save the context or fill a store."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 
 from e2llm.cli.opening import iter_sources, load_engine, read_documents
 from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
+from e2llm.cli.printing import echo, print_json
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -55,16 +55,17 @@ def read(
         raise typer.BadParameter("--ray-address needs --workers; add --workers N (0: chosen for you)")
     else:
         documents = read_documents(files)
-        context = load_engine(model, device, store, finest_rate).read(documents, chunk_size_chars=chunk_size)
+        engine = load_engine(model, device, store, finest_rate, needs_store=True)
+        context = engine.read(documents, chunk_size_chars=chunk_size)
         if output is not None:
             context.save(output)
         facts, line = describe(context)
     size = None if output is None else output.stat().st_size
     if as_json:
         facts |= {"saved_to": None if output is None else str(output), "bytes": size}
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
-        typer.echo(line if size is None else f"{line}; saved to {output} ({size / 1e6:,.1f} MB)")
+        echo(line if size is None else f"{line}; saved to {output} ({size / 1e6:,.1f} MB)")
 
 
 def describe(context: "Context") -> tuple[dict[str, Any], str]:

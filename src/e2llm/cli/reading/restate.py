@@ -1,12 +1,12 @@
 """`e2llm restate`: show chunks as the decoder restates them from their soft tokens."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from e2llm.cli.opening import load_engine, open_context, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, take_rate
+from e2llm.cli.printing import echo, print_json
 
 
 def restate(
@@ -39,9 +39,9 @@ def restate(
         for index, text in zip(chunk, texts, strict=True)
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
-        typer.echo(f"chunk {row['chunk']} of {row['source']}, characters {row['span']}")
-        typer.echo(f"  text:     {' '.join(str(row['text']).split())}")
-        typer.echo(f"  restated: {' '.join(str(row['restated']).split())}")
+        echo(f"chunk {row['chunk']} of {row['source']}, characters {row['span']}")
+        echo(f"  text:     {' '.join(str(row['text']).split())}")
+        echo(f"  restated: {' '.join(str(row['restated']).split())}")

@@ -1,7 +1,6 @@
 """`e2llm store`: inspect, check and shrink a store of encoded chunks."""
 
 import dataclasses
-import json
 import re
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.cli.printing import echo, print_json
 
 if TYPE_CHECKING:
     from e2llm.store.chunk_store import ChunkStore
@@ -32,15 +32,15 @@ def show_info(folder: Folder, as_json: AsJson = False) -> None:
     with open_store(folder) as store:
         facts = store.info()
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(facts), indent=2))
+        print_json(dataclasses.asdict(facts))
         return
-    typer.echo(
+    echo(
         f"{facts.num_entries:,} chunks, {facts.num_bytes / 1e6:,.1f} MB "
         f"({facts.file_bytes / 1e6:,.1f} MB on disk)"
     )
     if facts.last_used is not None:
         oldest, newest = (time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in facts.last_used)
-        typer.echo(f"last used between {oldest} and {newest}")
+        echo(f"last used between {oldest} and {newest}")
 
 
 @app.command()
@@ -57,7 +57,7 @@ def verify(
     """
     with open_store(folder) as store:
         report = store.verify(repair=repair)
-    typer.echo(
+    echo(
         f"{report.num_checked:,} chunks checked, {report.num_corrupt:,} damaged, "
         f"{report.num_removed:,} removed"
     )
@@ -89,7 +89,7 @@ def prune(
     with open_store(folder) as store:
         removed = store.prune(max_bytes=limit, older_than_days=older_than_days)
         left = store.info()
-    typer.echo(
+    echo(
         f"removed {removed:,} chunks; {left.num_entries:,} are left, {left.num_bytes / 1e6:,.1f} MB "
         f"({left.file_bytes / 1e6:,.1f} MB on disk)"
     )

@@ -1,12 +1,12 @@
 """`e2llm join`: join a pretrained encoder and a pretrained decoder with a new adapter."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from e2llm.cli.options import AsJson, parse_layers
+from e2llm.cli.printing import echo, print_json
 
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
@@ -66,10 +66,10 @@ def join(
     if as_json:
         facts = {"adapter": model.config.adapter, "encoder_layers": model.config.encoder_layers}
         ridge = None if fit is None else vars(fit)
-        typer.echo(json.dumps({"output": str(output), "num_bytes": num_bytes, **facts, "ridge": ridge}))
+        print_json({"output": str(output), "num_bytes": num_bytes, **facts, "ridge": ridge}, indent=None)
         return
-    typer.echo(f"{output}: {encoder} and {decoder}, {num_bytes / 1e6:.1f} MB; not trained yet")
-    typer.echo(str(fit) if fit else "the adapter's weights are random; --texts FILE fits them to a text")
+    echo(f"{output}: {encoder} and {decoder}, {num_bytes / 1e6:.1f} MB; not trained yet")
+    echo(str(fit) if fit else "the adapter's weights are random; --texts FILE fits them to a text")
 
 
 def _chunks_of(path: Path, processor: "E2LLMProcessor", most: int = 400) -> list[str]:

@@ -1,6 +1,5 @@
 """`e2llm prepare`: turn a public data set or your own texts into records, and check records."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 from tqdm import tqdm
 
 from e2llm.cli.options import AsJson, split_settings
+from e2llm.cli.printing import echo, print_json
 from e2llm.data.check import DataCheck, Part
 from e2llm.data.prepare import PrepareReport, prepare_records
 from e2llm.data.registry import DATASETS
@@ -83,7 +83,10 @@ def prepare(
         files = [*(check or []), *map(Path, names or [])]
         raise typer.Exit(run_check(files, validation or [], recipe, data, strict, as_json))
     if list_datasets:
-        typer.echo(json.dumps(_catalogue(), indent=2) if as_json else _catalogue_text())
+        if as_json:
+            print_json(_catalogue())
+        else:
+            echo(_catalogue_text())
         return
     dataset, source, output = required(names or [], source, output)
     options = split_settings(settings)
@@ -109,9 +112,12 @@ def required(names: list[str], source: Path | None, output: Path | None) -> tupl
 
 def show_report(report: PrepareReport, as_json: bool) -> None:
     """Print a report, and a warning if the data set is incomplete."""
-    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else _report_text(report))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        echo(_report_text(report))
     if report.is_complete is False:
-        typer.echo(
+        echo(
             f"warning: {report.dataset} {report.split} was published with {report.published_count} records, "
             f"but {report.num_found} were found; check that the data set is complete",
             err=True,
@@ -201,10 +207,10 @@ def run_check(
         checks = check_by_recipe(files, validation, recipe, data)
     if as_json:
         reports = [{"stage": stage, **check.to_dict()} for stage, check in checks.items()]
-        typer.echo(json.dumps(reports if recipe is not None else checks[""].to_dict(), indent=2))
+        print_json(reports if recipe is not None else checks[""].to_dict())
     for stage, check in checks.items():
         if not as_json:
-            typer.echo("\n".join([*([f"stage {stage}:"] if stage else []), *check.lines()]))
+            echo("\n".join([*([f"stage {stage}:"] if stage else []), *check.lines()]))
     failed = any(check.errors or (strict and check.warnings) for check in checks.values())
     return 1 if failed else 0
 
@@ -262,7 +268,7 @@ def parts_of(
         return open_parts(recipe)
     except (ValueError, OSError) as error:
         if before is None:
-            typer.echo(f"warning: the decoder's window is not checked: {error}", err=True)
+            echo(f"warning: the decoder's window is not checked: {error}", err=True)
             return None
     set_chunking(before[0], recipe)
     return before

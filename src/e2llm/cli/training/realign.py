@@ -1,13 +1,13 @@
 """`e2llm realign`: give a trained model another encoder."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from e2llm.cli.options import MODEL_HELP, AsJson, Settings
+from e2llm.cli.printing import echo, print_json
 
 
 def realign(
@@ -46,12 +46,12 @@ def realign(
         content = merge_mappings(content, with_value(content, keys, value, ".".join(keys)))
     result = realign_model(validate(content, "realign"), model, match_steps=match_steps)
     if as_json:
-        typer.echo(json.dumps({**dataclasses.asdict(result), "folder": str(result.folder)}, indent=2))
+        print_json({**dataclasses.asdict(result), "folder": str(result.folder)})
         return
     last = result.trained[max(result.trained)] if result.trained else result.matched
-    typer.echo(f"{result.folder}: held-out loss")
+    echo(f"{result.folder}: held-out loss")
     for name in result.old:
-        typer.echo(
+        echo(
             f"  {name.removesuffix('_loss'):<14} was {result.old[name]:.3f}, swapped "
             f"{result.fresh[name]:.3f}, matched {result.matched[name]:.3f}, trained {last[name]:.3f}: "
             f"{result.recovered.get(name, 0):.0%} of the loss recovered"

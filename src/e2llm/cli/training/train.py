@@ -1,13 +1,13 @@
 """`e2llm train`: train a model as a recipe says."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.cli.printing import echo, print_json
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def train_stages(stages: list["Recipe"], resume: bool, as_json: bool) -> None:
         result = train_stage(stage, resume=resume)
         results.append(result.model_dump(mode="json"))
         if not as_json and is_first_process():
-            typer.echo(result_line(result))
+            echo(result_line(result))
     if as_json and is_first_process():
-        typer.echo(json.dumps(results, indent=2))
+        print_json(results)
 
 
 def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: bool) -> None:
@@ -109,7 +109,10 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
 
     result = overfit(recipe, count, steps)
     if is_first_process():
-        typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.line())
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            echo(result.line())
     if not result.is_learned:
         raise E2LLMError(
             f"the losses of {count} records did not fall below {NEAR_ZERO} in {result.run.steps} steps; "
@@ -123,10 +126,10 @@ def check_stages(stages: list["Recipe"], as_json: bool) -> None:
 
     checks = dry_run(stages)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(item) for item in checks], indent=2))
+        print_json([dataclasses.asdict(item) for item in checks])
         return
     for item in checks:
-        typer.echo(item.report())
+        echo(item.report())
 
 
 def result_line(result: "TrainResult") -> str:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from e2llm.errors import MissingExtraError
+from e2llm.printable import printable
 
 
 @cache
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv = ["lm_eval", *(given[1:] if arguments is None else arguments)]  # the only way in
         cli_evaluate()
     except (MissingExtraError, ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     finally:
         sys.argv = given

@@ -23,6 +23,7 @@ from transformers.utils.quantization_config import GgufConfig
 from e2llm.errors import CheckpointError, MissingExtraError
 from e2llm.files import sync
 from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
+from e2llm.printable import printable
 from e2llm.prompts import build_template
 
 CACHE_VARIABLE = "E2LLM_CACHE"
@@ -80,7 +81,7 @@ def converted_folder(file: Path, mark: str) -> Path:
 
 def _make_entry(file: Path, metadata: dict[str, Any], entry: Path) -> None:
     """Convert a file into a temporary folder, and rename it to the entry; the caller holds the lock."""
-    print(f"converting {file.name} to bfloat16, once: {entry}", file=sys.stderr, flush=True)
+    print(printable(f"converting {file.name} to bfloat16, once: {entry}"), file=sys.stderr, flush=True)
     for left_behind in entry.parent.glob(f".{entry.name}.*"):
         shutil.rmtree(left_behind, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=entry.parent))

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from e2llm.errors import ContextOverflowError, E2LLMError, StoreError
+from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.files import FULL_DISK_ERRORS
 
 _WORDS = {  # the library's names, and the API's for the same things
@@ -66,11 +66,8 @@ class ApiError(Exception):
         if isinstance(error, ContextOverflowError):
             message = _in_words_of_the_api(str(error))
             return cls(400, message, code="context_length_exceeded", param="messages")
-        is_full = isinstance(error, StoreError) and "is full" in str(error)
-        if is_full or getattr(error, "errno", None) in FULL_DISK_ERRORS:
+        if getattr(error, "errno", None) in FULL_DISK_ERRORS:
             return cls(507, "the server's disk is full; it kept nothing of this request", code="disk_full")
-        if isinstance(error, StoreError):  # its message names a folder of the server
-            return cls(500, "the server's store is unusable; see its log", code="store_unusable")
         if isinstance(error, E2LLMError):
             return cls(400, _in_words_of_the_api(str(error)))
         if isinstance(error, TimeoutError):

@@ -3,19 +3,22 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from e2llm.serving.http.api_error import ApiError
+from e2llm.serving.http.work import last_events
 from e2llm.serving.schemas import UsageOut
 from e2llm.serving.settings import ServerSettings
 
 logger = logging.getLogger("e2llm.serving")
+MAX_HEADER_BYTES = 64 * 1024
 # Browsers load nothing from other sites into the pages, and show the pages in no frame.
 _SECURITY_HEADERS = {
     b"content-security-policy": b"default-src 'self'; img-src 'self' data:; object-src 'none'; "
@@ -68,12 +71,41 @@ class Metrics:
             self._tokens.labels(kind.removesuffix("_tokens")).inc(getattr(usage, kind))
 
 
+class PagesElsewhere(CORSMiddleware):
+    """Lets pages of the allowed origins send any request and read any answer, refusals included.
+
+    Requests from other pages go on to the `Gate`, which refuses them and logs them.
+
+    Args:
+        app: The application.
+        origins: The allowed origins.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+            allow_private_network=True,  # a page of the internet and a server on this machine
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a preflight of an allowed page, and add headers for the browser to other answers."""
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        if origin is not None and not self.is_allowed_origin(origin):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 class Gate:
     """Refuses requests that are too long or too slow, or come from a page or by a name that is not allowed.
 
     A page on another site can send requests to a server on the same machine. Either its `Origin` shows this,
     or the `Host`, if the page's own name was made to lead here. Counts and log lines hold sizes and times,
-    never contents.
+    never contents. HEAD is answered as GET; the server leaves out the body.
 
     Args:
         app: The application.
@@ -90,12 +122,16 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
+        method = scope["method"]
+        scope = {**scope, "method": "GET" if method == "HEAD" else method}
         exchange = _Exchange(self._settings, scope, receive, send)
         try:
-            self._check(Headers(scope=scope))
+            self._check(scope["headers"])
             await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:  # in the middle of its body
             exchange.status = exchange.status or 499
+        except asyncio.CancelledError:  # the server has waited long enough for this request
+            await exchange.break_off()
         except Exception as error:
             if not isinstance(error, ApiError):  # a fault of the server: a 500, and the connection stays
                 logger.error("a request failed: %s", type(error).__name__, exc_info=error)
@@ -107,9 +143,13 @@ class Gate:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.count_request(route, status, seconds)
             line = "%s %s %d, %d bytes in, %d out, %.3f s"
-            logger.info(line, scope["method"], route, status, exchange.num_in, exchange.num_out, seconds)
+            logger.info(line, method, route, status, exchange.num_in, exchange.num_out, seconds)
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        if sum(len(name) + len(value) for name, value in raw) > MAX_HEADER_BYTES:
+            message = f"the headers are longer than {MAX_HEADER_BYTES:,} bytes; send less"
+            raise ApiError(431, message, code="headers_too_large")
+        headers = Headers(raw=list(raw))
         host, origin = headers.get("host", ""), headers.get("origin")
         allowed = self._settings.allowed_hosts
         if allowed and _part(f"//{host}", "hostname") not in allowed:
@@ -143,6 +183,7 @@ class _Exchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._deadline = time.monotonic() + settings.body_seconds
         self._is_whole = self._is_refused = False
+        self._is_stream = self._is_answered = False
 
     async def receive(self) -> Message:
         """Return the next part of the body, or the end of the connection."""
@@ -172,11 +213,24 @@ class _Exchange:
             return  # the refusal has been sent
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            present = {name.lower() for name, _ in message["headers"]}
+            present = {name.lower(): value for name, value in message["headers"]}
+            self._is_stream = present.get(b"content-type", b"").startswith(b"text/event-stream")
             extra = [item for item in _SECURITY_HEADERS.items() if item[0] not in present]
             message = {**message, "headers": [*message["headers"], *extra]}
+        elif not message.get("more_body", False):
+            self._is_answered = True
         self.num_out += len(message.get("body", b""))
         await self._send(message)
+
+    async def break_off(self) -> None:
+        """End the answer with an error, since the server is stopping."""
+        error = ApiError(
+            503, "the server is stopping; send the request again later", code="server_stopping", retry_after=5
+        )
+        if self.status is None:
+            await error.response()(self._scope, self._receive, self.send)
+        elif self._is_stream and not self._is_answered:
+            await self.send({"type": "http.response.body", "body": last_events(error).encode()})
 
 
 def _too_long(settings: ServerSettings) -> ApiError:

@@ -109,6 +109,11 @@ def event(data: dict[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
+def last_events(error: BaseException) -> str:
+    """Return the end of a stream that failed."""
+    return event(ApiError.of(error).body) + DONE
+
+
 class EventStream(StreamingResponse):
     """Server-sent events as they come; closed when the client is gone, or no longer takes any.
 
@@ -142,7 +147,6 @@ async def _until(events: AsyncIterator[str], deadline: float) -> AsyncIterator[s
                     item = await anext(source)
                 yield item
         except StopAsyncIteration:
-            pass
+            yield DONE
         except Exception as error:
-            yield event(ApiError.of(error).body)
-    yield DONE
+            yield last_events(error)

@@ -256,9 +256,8 @@ async def append_documents(request: Request, context_id: Id, owner: Owner, state
 def _check_chunk(kept: KeptContext, index: int) -> None:
     count = len(kept.context.chunks)
     if index >= count:
-        raise ApiError(
-            404, f"there is no chunk {index}; the context has chunks 0 to {count - 1}", code="chunk_not_found"
-        )
+        present = f"chunks 0 to {count - 1}" if count else "no chunks"
+        raise ApiError(404, f"there is no chunk {index}; the context has {present}", code="chunk_not_found")
 
 
 @router.put("/{context_id}/chunks/{index}", response_model=ContextOut, openapi_extra=json_body(ChunkIn))
@@ -280,7 +279,7 @@ async def replace_chunk(request: Request, context_id: Id, index: Index, owner: O
 
 @router.delete("/{context_id}/chunks/{index}", response_model=ContextOut)
 async def delete_chunk(request: Request, context_id: Id, index: Index, owner: Owner, state: State) -> Any:
-    """Delete a chunk's text."""
+    """Delete a chunk's text; without its last chunk, a context is empty and can be appended to."""
 
     def make() -> KeptContext:
         _check_chunk(state.contexts.get(context_id, owner), index)
