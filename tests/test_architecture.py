@@ -16,6 +16,7 @@ LAYERS = {
     "version": 0,
     "errors": 1,
     "files": 1,
+    "model_names": 1,
     "surrogates": 1,
     "chunking": 1,
     "chunk_breaks": 1,

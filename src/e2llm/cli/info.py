@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from e2llm.cli.options import AsJson
+from e2llm.model_names import check_model_name, embedded_models
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 # For each extra of pyproject.toml, a module that only this extra installs.
@@ -40,6 +41,8 @@ def info(
     Example:
         e2llm info smol
     """
+    if model is not None:
+        check_model_name(model)
     facts = machine_facts()
     if model is not None:
         facts["model"] = model_facts(model)
@@ -59,7 +62,6 @@ def machine_facts() -> dict[str, Any]:
     """Return versions, extras and devices."""
     import torch
 
-    from e2llm.modeling.checkpoints.sources import EMBEDDED_FOLDER
     from e2llm.version import __version__
 
     return {
@@ -71,7 +73,7 @@ def machine_facts() -> dict[str, Any]:
         },
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "num_threads": torch.get_num_threads(),
-        "embedded_models": sorted(item.parent.name for item in EMBEDDED_FOLDER.glob("*/config.json")),
+        "embedded_models": embedded_models(),
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
 from e2llm.cli.options import (
     FILES_HELP,
     AsJson,
@@ -92,9 +92,10 @@ def ask(
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
+    paths, question = split_arguments(arguments)
+    check_inputs(paths, model)
     from e2llm.inference.options import AskRequest
 
-    paths, question = split_arguments(arguments)
     options: dict[str, Any] = {
         "soft_tokens": soft_tokens,
         "rate": take_rate(rate),

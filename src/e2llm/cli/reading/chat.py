@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
+from e2llm.cli.opening import (
+    check_inputs,
+    keep_as_saved,
+    load_engine,
+    open_context,
+    read_documents,
+    read_source,
+)
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
 from e2llm.cli.reading.ask import print_piece
 from e2llm.cli.reading.read import refuse_other_file
@@ -46,6 +53,7 @@ def chat(
     Example:
         e2llm chat examples/anne_of_green_gables.txt --session anne.e2llm
     """
+    check_inputs(files or [], model)
     from e2llm.errors import E2LLMError
     from e2llm.inference.chat import ChatSession
     from e2llm.inference.context_file import is_tensor_file

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, level_name, take_rate
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def fidelity(
     """
     if png is not None and png.is_file() and png.suffix.lower() != ".png":
         raise typer.BadParameter(f"{png} exists and is not a .png file; choose another name")
+    check_inputs(files, model)
     if png is not None:
         from e2llm.inference.fidelity import check_picture, draw_fidelity
 

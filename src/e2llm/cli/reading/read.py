@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import iter_sources, load_engine, read_documents
+from e2llm.cli.opening import check_inputs, iter_sources, load_engine, read_documents
 from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def read(
         raise typer.BadParameter("no place for the result; give -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
+    check_inputs(files, model)
     refuse_other_file(output)
     if workers is not None:
         check_ray_options(store, device, finest_rate)
