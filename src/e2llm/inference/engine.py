@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context import Context
+from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.dial import Dial, Level
@@ -161,6 +163,11 @@ class Engine:
     @staticmethod
     def documents(source: Readable | Sequence[Readable]) -> list[Document]:
         """Return the documents of anything that `read` accepts."""
+        for item in source if isinstance(source, list | tuple) else [source]:
+            if isinstance(item, str | PathLike) and is_context_file(Path(item)):
+                raise E2LLMError(
+                    f"{item} is a saved context; open it with Context.load({str(item)!r}, engine)"
+                )
         return documents_of(source)
 
     # --- answering ----------------------------------------------------------------------------------------
@@ -177,7 +184,8 @@ class Engine:
             options: The fields of `AskOptions` (`budget`, `policy`, `rate`, `soft_tokens`, `expand`,
                 `select`, `overflow`, `max_new_tokens`), which describes them; `history`,
                 earlier questions with their answers, oldest first; and arguments of transformers' `generate`
-                (`num_beams`, `do_sample`, ...), by default greedy.
+                (`num_beams`, `do_sample`, ...). A `temperature` from 0 to 2 samples if it is above 0;
+                by default answers are greedy.
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
