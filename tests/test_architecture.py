@@ -22,6 +22,7 @@ LAYERS = {
     "chunk_breaks": 1,
     "prompts": 1,
     "validation": 1,
+    "wording": 1,
     "records": 1,
     "store": 2,
     "measuring": 2,

@@ -43,7 +43,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     [
         (
             ("--soft-tokens", 4),
-            "200 chunks at 4 soft token(s) each take 800 positions, but there is room for ",
+            "200 chunks at 4 soft tokens each take 800 positions, but there is room for ",
         ),
         (("--soft-tokens", 5), "soft tokens per chunk must be from 1 to 4, got 5"),
         (("--overflow", "luck"), "overflow must be error or select, got 'luck'"),

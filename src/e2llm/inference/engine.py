@@ -12,7 +12,7 @@ from e2llm.documents import Document, documents_of
 from e2llm.documents.loading import Readable
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer
-from e2llm.inference.content import Content, Splitting, read_content
+from e2llm.inference.content import Content, Splitting, note_token_limit, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
@@ -137,6 +137,8 @@ class Engine:
         store = self.store if store is None else store
         splitting = Splitting.of(self.processor, chunk_size_chars)
         content = read_content(self.documents(source), splitting, self.reader, store=store, progress=progress)
+        if chunk_size_chars is not None:
+            note_token_limit(content, splitting, self.processor)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def read_text(self, text: str, **options: Any) -> Context:

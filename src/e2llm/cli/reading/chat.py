@@ -19,6 +19,7 @@ from e2llm.cli.opening import (
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
 from e2llm.cli.reading.ask import print_piece
 from e2llm.cli.reading.read import refuse_other_file
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.inference.chat import ChatSession
@@ -93,7 +94,8 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
 
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        typer.echo(f"{talk.context!r}, {len(talk.turns)} turns so far. Commands: {_COMMANDS}", err=True)
+        turns = counted(len(talk.turns), "turn")
+        typer.echo(f"{talk.context!r}, {turns} so far. Commands: {_COMMANDS}", err=True)
     while True:
         if is_terminal:
             typer.echo("> ", nl=False, err=True)
@@ -136,7 +138,7 @@ def run_command(talk: "ChatSession", line: str) -> None:
         raise E2LLMError(f"{line}: {error}") from error
     if name == "/add" and arguments:
         count = talk.add(read_documents(arguments))
-        typer.echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
+        typer.echo(f"added {counted(len(arguments), 'source')}, {counted(count, 'chunk')} encoded", err=True)
     elif name == "/save" and len(arguments) == 1:
         refuse_other_file(Path(arguments[0]))
         talk.save(arguments[0])
