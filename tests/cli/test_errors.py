@@ -176,6 +176,10 @@ def test_a_context_too_long_for_the_window(run, model, tmp_path):
         (["frobnicate"], "No such command 'frobnicate' (see e2llm --help)"),
         (["ask"], "Missing argument"),
         (["ask", "x.txt"], "the question"),
+        (
+            ["train", "r.yaml", "--dry-run", "--device", "cpu"],
+            "for the CPU, set CUDA_VISIBLE_DEVICES=",
+        ),
         (["ask", "x.txt", "Who?", "--zigzag"], "No such option: --zigzag (see e2llm ask --help)"),
         (["ask", "x.txt", "Who?", "--soft-tokens", "0"], "greater than or equal to 1, got '0' (see"),
         (["ask", "x.txt", "Who?", "--soft-tokens=-3"], "greater than or equal to 1, got '-3' (see"),

@@ -81,6 +81,15 @@ def test_ctrl_c_ends_a_process_with_130_and_one_line():
     assert result.stderr == "e2llm: error: interrupted; everything saved so far is intact\n"
 
 
+def test_importing_and_ranking_print_nothing_of_other_libraries():
+    result = run_code(
+        "import logging; logging.basicConfig(level=logging.INFO)\n"
+        "from e2llm.modeling.bm25 import Bm25Index\n"
+        "Bm25Index(['a text', 'another']).scores('text')"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_ctrl_c_during_the_first_imports_ends_with_one_line(tmp_path):
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -116,3 +125,9 @@ def test_a_terminal_without_utf8_gets_question_marks():
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, timeout=100, env=environment)
     assert result.stdout == b"?\n"
+
+
+def test_importing_peft_prints_no_warning_of_bitsandbytes():
+    pytest.importorskip("bitsandbytes")
+    result = run_code("import e2llm.modeling, peft")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
