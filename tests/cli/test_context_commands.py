@@ -79,7 +79,7 @@ def test_damage_is_told_by_the_exit_code_until_it_is_repaired(run, model, text_f
     with ChunkStore(folder) as store:
         store._database.connection.execute("UPDATE entries SET value = x'00' WHERE id = 1")
     result = run("store", "verify", folder)
-    assert (result.code, "remove them with --repair" in result.err) == (1, True)
+    assert (result.code, "remove damage with --repair" in result.err) == (1, True)
     assert run("store", "verify", folder, "--repair").code == 0
     assert run("store", "verify", folder).out == "4 chunks checked, 0 damaged, 0 removed\n"
 
@@ -108,7 +108,7 @@ def test_fidelity_is_shown_as_a_strip_with_the_worst_chunks(run, model, text_fil
     result = run("fidelity", text_file, "--model", model, "--png", tmp_path / "f.png")
     lines = result.out.splitlines()
     assert len(lines[0]) == 5
-    assert "5 chunks at 4 soft token(s): mean score" in lines[2]
+    assert "5 chunks at 4 soft tokens: mean score" in lines[2]
     assert sum(line.startswith("  ") for line in lines) == 3
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 

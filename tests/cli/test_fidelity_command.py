@@ -38,7 +38,7 @@ def test_picture_is_written_for_a_program_too(run, model, text_file, tmp_path):
 
 def test_a_folder_for_the_picture_is_refused_before_anything_is_read(run, tmp_path):
     pytest.importorskip("matplotlib")
-    result = run("fidelity", "no such file", "--png", tmp_path)
+    result = run("fidelity", __file__, "--png", tmp_path)
     assert result.code == 1
     assert f"{tmp_path} is a folder; name a file such as" in result.err
 

@@ -70,9 +70,9 @@ def test_a_pipe_that_closes_early_is_no_error():
 
 def test_ctrl_c_ends_a_process_with_130_and_one_line():
     code = (
-        "import signal, e2llm.cli.opening, e2llm.cli.main as cli\n"
+        "import signal, sys, e2llm.cli.main as cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
-        "e2llm.cli.opening.read_documents = lambda paths: signal.raise_signal(signal.SIGINT)\n"
+        "sys.modules['e2llm.cli.reading.ask'].check_inputs = lambda *_: signal.raise_signal(signal.SIGINT)\n"
         "cli.sys.argv = ['e2llm', 'ask', 'x', 'Who?']\n"
         "cli.main()"
     )
@@ -81,9 +81,53 @@ def test_ctrl_c_ends_a_process_with_130_and_one_line():
     assert result.stderr == "e2llm: error: interrupted; everything saved so far is intact\n"
 
 
+def test_importing_and_ranking_print_nothing_of_other_libraries():
+    result = run_code(
+        "import logging; logging.basicConfig(level=logging.INFO)\n"
+        "from e2llm.modeling.bm25 import Bm25Index\n"
+        "Bm25Index(['a text', 'another']).scores('text')"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_ctrl_c_during_the_first_imports_ends_with_one_line(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = e2llm("ask", "x", "Who?", env={**os.environ, "PYTHONPATH": path})
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "e2llm: error: interrupted; everything saved so far is intact\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ask", "gone.txt", "Who?"], "no such file or folder: gone.txt"),
+        (["chat", "gone.txt"], "no such file or folder: gone.txt"),
+        (["read", "gone.txt", "-o", "out.e2llm"], "no such file or folder: gone.txt"),
+        (["fidelity", "gone.txt"], "no such file or folder: gone.txt"),
+        (["restate", "gone.txt", "--chunk", 0], "no such file or folder: gone.txt"),
+        (["info", "smoll"], "no such model: smoll"),
+        (["export", "smoll", "out"], "no such model: smoll"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_an_error_before_torch_is_loaded(tmp_path, arguments, words):
+    for name in ("torch", "transformers"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    result = e2llm(*arguments, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"e2llm: error: {words}")
+
+
 def test_a_terminal_without_utf8_gets_question_marks():
     code = "import e2llm.cli.main as cli, typer\ncli.entry_point = lambda: typer.echo('\u20ac')\ncli.main()"
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, timeout=100, env=environment)
     assert result.stdout == b"?\n"
+
+
+def test_importing_peft_prints_no_warning_of_bitsandbytes():
+    pytest.importorskip("bitsandbytes")
+    result = run_code("import e2llm.modeling, peft")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -142,6 +142,13 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ({"history": None}, "history must be a list of pairs"),
         ({"expand": [5]}, "there are 0 to 4"),
         ({"expand": [-1]}, "there are 0 to 4"),
+        ({"k": 3}, "there is no option 'k'; choose from: budget, .*, and the arguments of transformers"),
+        ({"max_tokens": 3}, "no option 'max_tokens'; did you mean max_new_tokens?"),
+        ({"temperature": float("nan")}, "temperature must be a number from 0 to 2, got nan"),
+        ({"temperature": -0.5}, "temperature must be a number from 0 to 2, got -0.5"),
+        ({"top_p": 0.0, "do_sample": True}, "top_p must be a number above 0 and at most 1, got 0.0"),
+        ({"temperature": 0.7, "do_sample": False}, "temperature=0.7 has no effect on a greedy answer"),
+        ({"top_k": 5}, "top_k=5 has no effect on a greedy answer; add do_sample=True"),
         ({"num_return_sequences": 2, "do_sample": True}, "the engine returns one answer"),
         ({"return_dict_in_generate": True}, "the engine returns one answer"),
         ({"num_beams": 2, "on_piece": print}, "cannot be streamed"),
@@ -151,6 +158,28 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
 def test_arguments_that_do_not_work_are_refused(engine, context, options, words):
     with pytest.raises(E2LLMError, match=words):
         engine.ask(context, QUESTION, **options)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": "3"}, {"top_k": -1, "do_sample": True}])
+def test_what_transformers_refuses_is_one_error_of_ours(engine, context, options):
+    with pytest.raises(E2LLMError, match=next(iter(options))):
+        engine.ask(context, QUESTION, **options)
+
+
+def test_a_temperature_samples_as_on_the_server_and_zero_does_not(engine, context):
+    def sampled(**options):
+        torch.manual_seed(5)
+        return engine.ask(context, QUESTION, max_new_tokens=12, **options).text
+
+    assert sampled(temperature=1.5) == sampled(temperature=1.5, do_sample=True) != sampled()
+    assert sampled(temperature=0) == sampled(temperature=0.0, do_sample=True) == sampled()
+
+
+def test_reading_a_saved_context_points_to_the_call_that_opens_it(engine, context, tmp_path):
+    context.save(tmp_path / "saved.e2llm")
+    for source in (tmp_path / "saved.e2llm", str(tmp_path / "saved.e2llm"), [tmp_path / "saved.e2llm"]):
+        with pytest.raises(E2LLMError, match=r"is a saved context; open it with Context\.load"):
+            engine.read(source)
 
 
 @pytest.mark.parametrize("question", ["", " \n\t"])

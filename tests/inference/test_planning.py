@@ -167,7 +167,7 @@ def test_named_chunks_must_exist(named):
             83,
             "21 chunks at rate 8 take 84 .* room for 83: 1 too many; use a",
         ),
-        (Level([4] * 21, soft_tokens=4), 21, 80, r"4 too many; use at most 3 soft token\(s\) per chunk"),
+        (Level([4] * 21, soft_tokens=4), 21, 80, r"4 too many; use at most 3 soft tokens per chunk"),
         (Level([1] * 81, soft_tokens=1), 81, 80, "1 too many; use overflow='select' to keep the 80 most"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 
 from e2llm import Engine
 from e2llm.documents import Document, load_documents
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from tiny_models import TEXT, tiny_model, tiny_processor
 
 LONG = "".join(f"Boat {i} has {'very ' * (i % 7)}old sails. " for i in range(60))
@@ -31,6 +31,23 @@ def test_chunks_rejoin_to_the_text(engine):
     context = engine.read(LONG, progress=False)
     assert "".join(chunk.text for chunk in context.chunks) == LONG
     assert all(LONG[chunk.start : chunk.end] == chunk.text for chunk in context.chunks)
+
+
+def test_a_chunk_size_beyond_the_encoders_limit_is_answered_once(engine):
+    with pytest.warns(E2LLMWarning) as noted:
+        context = engine.read([LONG, LONG], chunk_size_chars=2000, progress=False)
+    longest = max(len(chunk.text) for chunk in context.chunks)
+    assert [str(item.message) for item in noted] == [
+        "chunks of 2,000 characters were requested, but the encoder reads at most 64 tokens at once: the "
+        f"longest chunk has {longest} characters"
+    ]
+
+
+@pytest.mark.parametrize("size", [20, 48])
+def test_a_chunk_size_that_is_kept_gives_no_note(engine, size, recwarn):
+    engine.read(LONG, chunk_size_chars=size, progress=False)
+    engine.read("A short text.", chunk_size_chars=2000, progress=False)
+    assert [item for item in recwarn if item.category is E2LLMWarning] == []
 
 
 def test_soft_tokens_lie_on_the_cpu_without_gradients(engine, context):

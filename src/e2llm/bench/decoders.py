@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
 from e2llm.inference.loading import choose_device, choose_dtype
+from e2llm.model_names import MINILM_ID
 from e2llm.modeling.checkpoints.parts import load_tokenizer
-from e2llm.modeling.checkpoints.sources import MINILM_ID
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.raw_text import longest_prefix

@@ -17,6 +17,7 @@ from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.measuring import PeakMemory, format_bytes
 from e2llm.modeling.raw_text import longest_prefix
+from e2llm.wording import counted
 
 _WARM_UP_TEXT = "A short text to start all parts with. " * 4
 
@@ -135,8 +136,8 @@ def format_comparison(comparison: Comparison) -> str:
     ]
     window = "no stated window" if comparison.window is None else f"window of {comparison.window:,} positions"
     lines.append(
-        f"(same decoder, {window}, {comparison.device}, {comparison.num_threads} thread(s); of e2llm's time "
-        f"{comparison.e2llm.answer.timing.read_seconds:.2f} s is reading, once per text)"
+        f"(same decoder, {window}, {comparison.device}, {counted(comparison.num_threads, 'thread')}; of "
+        f"e2llm's time {comparison.e2llm.answer.timing.read_seconds:.2f} s is reading, once per text)"
     )
     lines.append(f"answer from full context: {comparison.full_context.answer.text}")
     return "\n".join(lines)

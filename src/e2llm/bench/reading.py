@@ -13,7 +13,8 @@ from e2llm.bench.timing import OnProgress, measure_in_turns, spread
 from e2llm.errors import MissingExtraError
 from e2llm.inference.engine import Engine
 from e2llm.measuring import peak_resident_bytes
-from e2llm.modeling.checkpoints.sources import MINILM_ID, resolve_source
+from e2llm.model_names import MINILM_ID
+from e2llm.modeling.checkpoints.sources import resolve_source
 
 _REPEATS = 5
 

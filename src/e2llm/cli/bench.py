@@ -122,7 +122,7 @@ def serving(
 def check_decoder(shape: str, model: str | None) -> None:
     """Refuse an unknown shape or an unavailable model before anything is measured."""
     from e2llm.bench.decoders import SHAPES
-    from e2llm.inference.loading import check_model_name
+    from e2llm.model_names import check_model_name
     from e2llm.modeling.processor import E2LLMProcessor
 
     if shape not in SHAPES:

@@ -8,6 +8,7 @@ import typer
 
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json
+from e2llm.model_names import check_model_name
 
 
 def export(
@@ -28,10 +29,12 @@ def export(
         e2llm export runs/my-model/final decoder/ --merged
     """
     from e2llm.cli.output_folder import appearing, check_new, folder_bytes
+
+    check_new(output)
+    check_model_name(model)
     from e2llm.inference.engine import Engine
     from e2llm.modeling.checkpoints.save import save_decoder
 
-    check_new(output)
     # LoRA cannot be merged into 4-bit weights, so a decoder that was trained in 4 bits is loaded unquantized.
     engine = Engine.from_pretrained(model, device="cpu", quantization_config=None)
     with appearing(output) as staging:

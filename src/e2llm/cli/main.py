@@ -155,7 +155,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each retry without a network is a line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bm25s").propagate = False  # it sets its own level to debug on import
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
@@ -201,6 +200,8 @@ def fail_usage(error: Any, arguments: list[str]) -> int:
         message += f", got {given!r}"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "e2llm"
+    if message == "No such option: --device":
+        message += "; this command uses a GPU if there is one; for the CPU, set CUDA_VISIBLE_DEVICES="
     return fail(f"{message} (see {command} --help)", 2) if message else 2
 
 

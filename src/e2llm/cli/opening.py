@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from e2llm.inference.engine import Engine
 
 
+def check_inputs(paths: list[str], model: str) -> None:
+    """Raise if a path or the model does not exist, before the libraries that take seconds to load.
+
+    Raises:
+        FileNotFoundError: Names the path, or the model and similar ones.
+        E2LLMError: As `check_model_name` does.
+    """
+    from e2llm.documents import existing_path
+    from e2llm.model_names import check_model_name
+
+    for path in paths:
+        if path != "-":
+            existing_path(path)
+    check_model_name(model)
+
+
 def read_source(paths: list[str]) -> "list[Document] | Path":
     """Read the documents at the paths, or return the path of a single saved context (even if damaged)."""
     from e2llm.inference.context_file import is_tensor_file

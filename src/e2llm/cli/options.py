@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from e2llm.wording import counted
+
 if TYPE_CHECKING:
     from e2llm.modeling.rates import Rate
 
@@ -60,8 +62,8 @@ def take_rate(text: str | None) -> "Rate | None":
 
 
 def level_name(soft_tokens: int, rate: "Rate | None") -> str:
-    """Return a label such as `4 soft token(s)` or `rate 8`."""
-    return f"{soft_tokens} soft token(s)" if rate is None else f"rate {rate}"
+    """Return a label such as `4 soft tokens` or `rate 8`."""
+    return counted(soft_tokens, "soft token") if rate is None else f"rate {rate}"
 
 
 def split_settings(settings: list[str] | None) -> dict[str, str]:

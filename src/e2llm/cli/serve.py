@@ -9,6 +9,7 @@ import typer
 
 from e2llm.cli.options import AsJson, Device, Settings, split_settings
 from e2llm.cli.printing import echo, print_json
+from e2llm.model_names import check_model_name
 
 if TYPE_CHECKING:
     from e2llm.serving.settings import ServerSettings
@@ -63,10 +64,6 @@ def serve(
         e2llm serve runs/my-model/final --url http://127.0.0.1:8001
     """
     check_framework()
-    from e2llm.inference.engine import Engine
-    from e2llm.serving.app import listen, run_server
-    from e2llm.serving.vllm_backend import VllmBackend, find_server
-
     if new_api_key:
         print_new_key(as_json)
         return
@@ -75,6 +72,11 @@ def serve(
     limits = server_settings(
         model_name or Path(model).name or model, host, folder, api_key, api_key_file, allowed_host, settings
     )
+    check_model_name(model)
+    from e2llm.inference.engine import Engine
+    from e2llm.serving.app import listen, run_server
+    from e2llm.serving.vllm_backend import VllmBackend, find_server
+
     timeout = limits.timeout_seconds
     server = None if url is None else find_server(url, model=backend_model, timeout_seconds=timeout)
     listening = listen(host, port)  # before the slow loading of the model

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
 from e2llm.records import BadLine, Record, read_numbered
+from e2llm.wording import counted
 
 Part = Literal["train", "validation"]
 FIELDS = ("context", "prompt", "answer")
@@ -260,7 +261,7 @@ class DataCheck:
 def _part_line(part: str, tally: PartTally) -> str:
     lengths = (f"{name} {item.min}/{item.median}/{item.max}" for name, item in tally.lengths().items())
     return (
-        f"{part}: {tally.num_records} records ({tally.num_text_only} text only), "
+        f"{part}: {counted(tally.num_records, 'record')} ({tally.num_text_only} text only), "
         f"{len(tally.contexts)} contexts; characters (min/median/max): {', '.join(lengths)}"
     )
 

@@ -3,13 +3,14 @@
 from e2llm.documents.document import Document
 from e2llm.documents.folders import list_folder
 from e2llm.documents.insertion import insert_sentence
-from e2llm.documents.loading import documents_of, iter_documents, load_documents, read_stream
+from e2llm.documents.loading import documents_of, existing_path, iter_documents, load_documents, read_stream
 from e2llm.documents.readers import READERS, read_bytes
 
 __all__ = [
     "READERS",
     "Document",
     "documents_of",
+    "existing_path",
     "insert_sentence",
     "iter_documents",
     "list_folder",

@@ -89,14 +89,19 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
     return list(iter_documents(paths))
 
 
+def existing_path(item: str | PathLike[str]) -> Path:
+    """Return a path; raise `FileNotFoundError` if it is empty or does not exist."""
+    if not fspath(item):  # Path("") is the current folder
+        raise FileNotFoundError("the name of a file or folder is empty")
+    path = Path(fspath(item))
+    if not path.exists():
+        raise FileNotFoundError(_missing(fspath(item)))
+    return path
+
+
 def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
     """What `load_documents` reads, one document at a time in memory."""
-    for item in paths:
-        if not fspath(item):  # Path("") is the current folder
-            raise FileNotFoundError("the name of a file or folder is empty")
-        path = Path(fspath(item))
-        if not path.exists():
-            raise FileNotFoundError(_missing(fspath(item)))
+    for path in map(existing_path, paths):
         yield from _iter_folder(path) if path.is_dir() else [read_file(path)]
 
 

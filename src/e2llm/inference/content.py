@@ -1,6 +1,7 @@
 """Make the content of a context: split documents, look up known chunks, and encode the others."""
 
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ from itertools import accumulate
 
 import torch
 
-from e2llm.chunking import Chunk
+from e2llm.chunking import Chunk, split_text
 from e2llm.documents import Document
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.bm25 import Bm25Index
 from e2llm.modeling.processor import E2LLMProcessor
@@ -196,6 +197,23 @@ def _split(
         heading=document.heading,
         fitting=fitting,
     )
+
+
+def note_token_limit(content: Content, splitting: Splitting, processor: E2LLMProcessor) -> None:
+    """Warn once if the encoder's limit, not the chunk size that a caller asked for, sets the chunks' size."""
+    asked = splitting.chunk_size_chars
+    longest = max((chunk.end - chunk.start for chunk in content.chunks), default=0)
+    by_size = (
+        len(split_text(document.text, asked, splitting.overlap_chars, document.kind or splitting.kind))
+        for document in content.documents
+    )
+    if longest < asked and sum(by_size) < len(content.chunks):
+        warnings.warn(
+            f"chunks of {asked:,} characters were requested, but the encoder reads at most "
+            f"{processor.max_chunk_tokens:,} tokens at once: the longest chunk has {longest:,} characters",
+            E2LLMWarning,
+            stacklevel=3,
+        )
 
 
 def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: list[int]) -> list[str]:

@@ -16,6 +16,7 @@ from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context_file import SavedContext, load_context, save_context
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.store.chunk_store import ChunkStore
+from e2llm.wording import counted
 
 
 class Reading(Protocol):
@@ -147,10 +148,8 @@ class Context:
 
     def __repr__(self) -> str:
         content = self.content
-        return (
-            f"Context({len(content.chunks)} chunks of {len(content.documents)} document(s), "
-            f"{content.num_tokens} tokens)"
-        )
+        chunks, documents = counted(len(content.chunks), "chunk"), counted(len(content.documents), "document")
+        return f"Context({chunks} of {documents}, {counted(content.num_tokens, 'token')})"
 
     # --- edits --------------------------------------------------------------------------------------------
 

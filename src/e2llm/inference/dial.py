@@ -22,6 +22,7 @@ from e2llm.modeling.rates import (
     encoder_tokens,
     parse_rate,
 )
+from e2llm.wording import counted
 
 UNTRAINED = "the adapter of this model is not trained yet, so it answers from raw text"
 
@@ -55,7 +56,9 @@ class Level:
             return "one soft token each"
         if self.rate is not None:
             return f"rate {self.rate}"
-        return "their soft tokens" if self.soft_tokens is None else f"{self.soft_tokens} soft token(s) each"
+        if self.soft_tokens is None:
+            return "their soft tokens"
+        return f"{counted(self.soft_tokens, 'soft token')} each"
 
 
 class Dial:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from e2llm.documents import Document, documents_of
 from e2llm.documents.loading import Readable
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Doubt
-from e2llm.inference.content import Content, Splitting, read_content
+from e2llm.inference.content import Content, Splitting, note_token_limit, read_content
 from e2llm.inference.context import Context
+from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.dial import Dial, Level
@@ -140,6 +142,8 @@ class Engine:
         if not any(document.text.strip() for document in documents):
             raise E2LLMError("the context is empty; give a text to read")
         content = read_content(documents, splitting, self.reader, store=store, progress=progress)
+        if chunk_size_chars is not None:
+            note_token_limit(content, splitting, self.processor)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def read_text(self, text: str, **options: Any) -> Context:
@@ -166,6 +170,11 @@ class Engine:
     @staticmethod
     def documents(source: Readable | Sequence[Readable]) -> list[Document]:
         """Return the documents of anything that `read` accepts."""
+        for item in source if isinstance(source, list | tuple) else [source]:
+            if isinstance(item, str | PathLike) and is_context_file(Path(item)):
+                raise E2LLMError(
+                    f"{item} is a saved context; open it with Context.load({str(item)!r}, engine)"
+                )
         return documents_of(source)
 
     # --- answering ----------------------------------------------------------------------------------------
@@ -183,7 +192,8 @@ class Engine:
             options: The fields of `AskOptions` (`budget`, `policy`, `rate`, `soft_tokens`, `expand`,
                 `select`, `overflow`, `max_new_tokens`, `sources`, `refine`, `tool_calls`), which describes
                 them; `history`, earlier questions with their answers, oldest first; and arguments of
-                transformers' `generate` (`num_beams`, `do_sample`, ...), by default greedy.
+                transformers' `generate` (`num_beams`, `do_sample`, ...). A `temperature` from 0 to 2 samples
+                if it is above 0; by default answers are greedy.
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.

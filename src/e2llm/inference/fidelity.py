@@ -29,6 +29,7 @@ from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
+from e2llm.wording import counted
 
 # Digits outside identifiers, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
 _NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?!\w|[.,:/-]\d)")
@@ -366,7 +367,7 @@ def draw_fidelity(report: FidelityReport, file: Path, title: str) -> None:
     strip.imshow([[item.score for item in chunks]], aspect="auto", cmap="RdYlGn", vmin=0, vmax=1)
     strip.set_yticks([])
     strip.set_xticks([])
-    level = f"{report.soft_tokens} soft token(s) per chunk"
+    level = f"{counted(report.soft_tokens, 'soft token')} per chunk"
     if report.rate is not None:
         level = f"rate {report.rate}"
     strip.set_title(

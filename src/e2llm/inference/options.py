@@ -140,6 +140,15 @@ class AskOptions(LayoutOptions):
     )
 
 
+class SamplingOptions(CheckedModel):
+    """Options for drawing the tokens of an answer, of the library and the server alike."""
+
+    temperature: Annotated[float, Allowed("a number from 0 to 2")] = Field(
+        0.0, ge=0, le=2, description="0 for the most likely answer."
+    )
+    top_p: Annotated[float, Allowed("a number above 0 and at most 1")] = Field(1.0, gt=0, le=1)
+
+
 class AskRequest(AskOptions):
     """A question with its options and the turns before it."""
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.dial import Level
 from e2llm.modeling.rates import TEXT_LEVEL, Rate
+from e2llm.wording import counted
 
 DEFAULT_BUDGET = 2048  # most positions of the input, unless the user sets a budget
 TEXT_FORM = -1  # the form of a chunk given as text; other forms are indices of levels
@@ -120,7 +121,7 @@ class Plan:
     def __str__(self) -> str:
         forms = "".join(f", {count:,} as {level}" for level, count in Counter(self.levels).items())
         left_out = f", {self.left_out:,} left out" if self.left_out else ""
-        return f"{self.num_chunks:,} chunks{forms}{left_out}: {self.positions:,} positions"
+        return f"{counted(self.num_chunks, 'chunk')}{forms}{left_out}: {counted(self.positions, 'position')}"
 
 
 @dataclass(frozen=True)
@@ -319,14 +320,14 @@ def give_level(spending: Spending, order: Sequence[int], room: Room, *, select: 
         level, left = spending.levels[0], room.limit - spending.used
         remedies = [_LESS]
         if chunks and left >= len(chunks):
-            fewer = f"use at most {left // len(chunks)} soft token(s) per chunk"
+            fewer = f"use at most {counted(left // len(chunks), 'soft token')} per chunk"
             remedies.insert(0, fewer if level.rate is None else "use a coarser rate")
         elif left > 0:
             fitting = left * len(chunks) // need
             remedies.insert(0, f"use overflow='select' to keep the {fitting} most relevant chunks")
         raise ContextOverflowError(
-            f"{len(chunks)} chunks at {level.name} take {need} positions, but there is room for {left}: "
-            f"{need - left} too many; {', or '.join(remedies)}"
+            f"{counted(len(chunks), 'chunk')} at {level.name} take {need} positions, but there is room for "
+            f"{left}: {need - left} too many; {', or '.join(remedies)}"
         )
     for chunk in chunks:
         if not spending.give(chunk, 0, room.limit):

@@ -1,5 +1,6 @@
 """Rank passages by the words that they share with a question (BM25)."""
 
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -81,8 +82,10 @@ class Bm25Index:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
+        level = logging.getLogger("bm25s").level
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(level)  # the import sets it to debug, which would log each index
         self.num_texts = len(texts)
         self._vocabulary: dict[str, int] = {}
         ids_of_runs: dict[str, list[int]] = {}  # texts repeat words, so split each run only once

@@ -15,7 +15,7 @@ from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.checkpoints.manifest import hub_options
 from e2llm.modeling.checkpoints.parts import encoder_token_limit, load_tokenizer, reject_trust_remote_code
 from e2llm.modeling.checkpoints.reporting import readable_errors
-from e2llm.modeling.checkpoints.sources import resolve_source
+from e2llm.modeling.checkpoints.sources import find_model
 from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk
 from e2llm.modeling.placeholders import choose_placeholder
 from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
@@ -104,7 +104,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if "max_chunk_tokens" not in settings:
             config = None
             if encoder is not None:
-                config = AutoConfig.from_pretrained(resolve_source(encoder), trust_remote_code=False)
+                config = AutoConfig.from_pretrained(find_model(encoder), trust_remote_code=False)
             settings["max_chunk_tokens"] = encoder_token_limit(encoder_tokenizer, config)
         settings.setdefault("chunk_token", choose_placeholder(decoder_tokenizer).token)
         return cls(decoder_tokenizer, encoder_tokenizer, **settings)
@@ -119,12 +119,14 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         reject_trust_remote_code(kwargs)
         name = str(pretrained_model_name_or_path)
         with readable_errors(f"processor of {name}"):
+            found = hub_options(kwargs)
+            source = find_model(name, **found)
             for file in _NEEDED_FILES:
                 # without them transformers takes default settings, and one tokenizer for both parts
-                options = {"_raise_exceptions_for_missing_entries": False, **hub_options(kwargs)}
-                if cached_file(resolve_source(name), file, **options) is None:
+                options = {"_raise_exceptions_for_missing_entries": False, **found}
+                if cached_file(source, file, **options) is None:
                     raise CheckpointError(f"{name}: {file} is missing; the checkpoint is incomplete")
-            return super().from_pretrained(resolve_source(name), *args, trust_remote_code=False, **kwargs)
+            return super().from_pretrained(source, *args, trust_remote_code=False, **kwargs)
 
     def to_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What `save_pretrained` writes."""
@@ -249,7 +251,7 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         ids += template.before_prompt
         if history and template.between_turns is None:
             raise E2LLMError("the decoder's chat template takes one turn only; ask without a history")
-        earlier: list[tuple[int, int]] = []
+        earlier = []
         for earlier_prompt, earlier_answer in history:
             ids += self.encode(template.answer_prefix + earlier_prompt)
             ids += template.before_answer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2llm.errors import E2LLMError, MissingExtraError
+from e2llm.wording import counted
 
 _CORES_PER_WORKER = 4
 _CONNECT_SECONDS = 10.0
@@ -117,8 +118,9 @@ def plan_workers(nodes: list[dict[str, float]], num_workers: int | None, device:
         rooms = [min(cpus // cores, gpus) if on_gpu else cpus // cores for cpus, gpus in machines]
         if sum(rooms) >= num_workers:
             return WorkerPlan(num_workers, cores, int(on_gpu))
-    needed = f"{num_workers} CPU core(s)" + (f" and {num_workers} GPU(s)" if on_gpu else "")
+    needed = counted(num_workers, "CPU core") + (f" and {counted(num_workers, 'GPU')}" if on_gpu else "")
     raise E2LLMError(
-        f"{num_workers} worker(s) need {needed}; Ray has {num_cpus} core(s) and {num_gpus} GPU(s) on "
-        f"{len(machines)} machine(s): use fewer workers or another device"
+        f"{counted(num_workers, 'worker')} need {needed}; Ray has {counted(num_cpus, 'core')} and "
+        f"{counted(num_gpus, 'GPU')} on {counted(len(machines), 'machine')}: use fewer "
+        "workers or another device"
     )

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from e2llm.chunking import CHUNKERS
 from e2llm.errors import E2LLMError
-from e2llm.inference.options import LayoutOptions, Selector
+from e2llm.inference.options import LayoutOptions, SamplingOptions, Selector
 from e2llm.validation import CheckedModel
 
 _INT64 = 2**63 - 1
@@ -70,7 +70,7 @@ def _mark_options(schema: dict[str, Any]) -> None:
         field["description"] = f"e2llm: {field['description']}"
 
 
-class AnswerIn(Sent, LayoutOptions):
+class AnswerIn(Sent, LayoutOptions, SamplingOptions):
     """Fields of both chats and completions."""
 
     model_config = ConfigDict(json_schema_extra=_mark_options)
@@ -79,8 +79,6 @@ class AnswerIn(Sent, LayoutOptions):
     max_tokens: Count | None = Field(
         None, description="Longest answer; by default a quarter of the window, 256 at most."
     )
-    temperature: float = Field(0.0, ge=0, le=2, description="0 for the most likely answer.")
-    top_p: float = Field(1.0, gt=0, le=1)
     n: Count = Field(1, description="Answers to each prompt.")
     seed: int | None = Field(None, ge=-_INT64, le=_INT64)
     stop: str | Annotated[list[str], Field(max_length=4, fail_fast=True)] = Field([])

@@ -16,7 +16,7 @@ from torch.nn import functional
 from e2llm.errors import CheckpointError, E2LLMError
 from e2llm.modeling.checkpoints.manifest import open_checkpoint
 from e2llm.modeling.checkpoints.reporting import listing
-from e2llm.modeling.checkpoints.sources import resolve_source
+from e2llm.modeling.checkpoints.sources import find_model
 from e2llm.modeling.lora import ADAPTER_NAME, file_name, lora_layers
 
 TEACHER_NAME = "teacher"
@@ -34,7 +34,7 @@ def attach_teacher(model: Any, name: str) -> None:
     """
     from peft import LoraConfig
 
-    source, manifest = open_checkpoint(resolve_source(name), {})
+    source, manifest = open_checkpoint(find_model(name), {})
     folder = Path(source) / "lora" / "decoder"
     if not folder.is_dir():
         raise CheckpointError(

@@ -15,6 +15,7 @@ from e2llm.training.recipes.schema import FINAL_FOLDER, DataFile, Recipe
 from e2llm.training.recipes.start import is_checkpoint
 from e2llm.training.run import TrainResult, train
 from e2llm.training.samples.sample_set import OBJECTIVES
+from e2llm.wording import counted
 
 MAX_STEPS = 400
 NEAR_ZERO = 0.1
@@ -53,7 +54,7 @@ class OverfitResult:
             for name, value in self.losses.items()
         )
         verdict = "learned by heart" if self.is_learned else "not learned"
-        return f"{self.run.folder.parent}: {verdict} in {self.run.steps} steps: {losses}"
+        return f"{self.run.folder.parent}: {verdict} in {counted(self.run.steps, 'step')}: {losses}"
 
 
 class StopWhenLearned(TrainerCallback):  # type: ignore[misc]
@@ -86,7 +87,8 @@ def overfit(recipe: Recipe, num_records: int, num_steps: int | None = None) -> O
     records = first_records(recipe.data.train, num_records, needs_question=reasons)
     if len(records) < num_records:
         raise E2LLMError(
-            f"--overfit {num_records}: only {len(records)} records are usable; give a smaller number"
+            f"--overfit {num_records}: only {counted(len(records), 'usable record')} found; give a smaller "
+            "number"
         )
     folder = recipe.folder / f"overfit-{num_records}"
     if folder.exists():

@@ -68,8 +68,7 @@ def test_names_are_resolved_to_embedded_folders_unless_a_folder_of_that_name_is_
 
 
 def test_an_embedded_encoder_with_other_weights_is_refused(bases, monkeypatch):
-    for module in (parts, sources):
-        monkeypatch.setattr(module, "resolve_source", lambda name: str(bases[0]))
+    monkeypatch.setattr(sources, "resolve_source", lambda name: str(bases[0]))
     with pytest.raises(CheckpointError, match=r"the weights have SHA-256 .*reinstall the package"):
         parts.load_part("encoder", sources.MINILM_ID)
 

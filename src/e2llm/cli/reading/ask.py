@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
 from e2llm.cli.options import (
     FILES_HELP,
     AsJson,
@@ -22,6 +22,7 @@ from e2llm.cli.options import (
 )
 from e2llm.cli.printing import echo, print_json
 from e2llm.errors import E2LLMError
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.bench.full_context import Comparison
@@ -92,9 +93,10 @@ def ask(
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
+    paths, question = split_arguments(arguments)
+    check_inputs(paths, model)
     from e2llm.inference.options import AskRequest
 
-    paths, question = split_arguments(arguments)
     options: dict[str, Any] = {
         "soft_tokens": soft_tokens,
         "rate": take_rate(rate),
@@ -184,22 +186,18 @@ def print_piece(piece: str) -> None:
     echo(piece, nl=False)
 
 
-def count_chunks(number: int) -> str:
-    """Return a count such as `1 chunk` or `1,234 chunks`."""
-    return "1 chunk" if number == 1 else f"{number:,} chunks"
-
-
 def cost_line(answer: "Answer", read_earlier: bool = False) -> str:
     """Return one line with the cost of an answer; `read_earlier` is for a saved context."""
     usage, timing = answer.usage, answer.timing
     first = "" if timing.first_token_seconds is None else f", first token {timing.first_token_seconds:.2f} s"
     read = f"read {'earlier in ' if read_earlier else ''}{timing.read_seconds:.1f} s"
     seconds = f"{read}{first}, answer {timing.total_seconds:.2f} s"
-    chunks = count_chunks(usage.chunks)
-    raw = f" and {count_chunks(len(answer.expanded))} as text" if answer.expanded else ""
-    left_out = f", {count_chunks(answer.left_out)} left out" if answer.left_out else ""
+    chunks = counted(usage.chunks, "chunk")
+    raw = f" and {counted(len(answer.expanded), 'chunk')} as text" if answer.expanded else ""
+    left_out = f", {counted(answer.left_out, 'chunk')} left out" if answer.left_out else ""
     rate = "" if usage.rate is None or not usage.soft_tokens else f" (rate {usage.rate})"
     return (
-        f"[{usage.context_tokens:,} tokens in {chunks} as {usage.soft_tokens:,} soft tokens{rate}"
-        f"{raw}{left_out} ({usage.compression:g}x); {seconds}]"
+        f"[{counted(usage.context_tokens, 'token')} in {chunks} as "
+        f"{counted(usage.soft_tokens, 'soft token')}{rate}{raw}{left_out} "
+        f"({usage.compression:g}x); {seconds}]"
     )

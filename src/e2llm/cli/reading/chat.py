@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
+from e2llm.cli.opening import (
+    check_inputs,
+    keep_as_saved,
+    load_engine,
+    open_context,
+    read_documents,
+    read_source,
+)
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
 from e2llm.cli.printing import echo, print_json
 from e2llm.cli.reading.ask import print_piece
 from e2llm.cli.reading.read import refuse_other_file
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.inference.chat import ChatSession
@@ -46,6 +54,7 @@ def chat(
     Example:
         e2llm chat examples/anne_of_green_gables.txt --session anne.e2llm
     """
+    check_inputs(files or [], model)
     from e2llm.errors import E2LLMError
     from e2llm.inference.chat import ChatSession
     from e2llm.inference.context_file import is_tensor_file
@@ -85,7 +94,8 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
 
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        echo(f"{talk.context!r}, {len(talk.turns)} turns so far. Commands: {_COMMANDS}", err=True)
+        turns = counted(len(talk.turns), "turn")
+        echo(f"{talk.context!r}, {turns} so far. Commands: {_COMMANDS}", err=True)
     while True:
         if is_terminal:
             echo("> ", nl=False, err=True)
@@ -128,7 +138,7 @@ def run_command(talk: "ChatSession", line: str) -> None:
         raise E2LLMError(f"{line}: {error}") from error
     if name == "/add" and arguments:
         count = talk.add(read_documents(arguments))
-        echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
+        echo(f"added {counted(len(arguments), 'source')}, {counted(count, 'chunk')} encoded", err=True)
     elif name == "/save" and len(arguments) == 1:
         refuse_other_file(Path(arguments[0]))
         talk.save(arguments[0])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, level_name, take_rate
 from e2llm.cli.printing import echo, print_json
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -36,6 +37,7 @@ def fidelity(
     """
     if png is not None and png.is_file() and png.suffix.lower() != ".png":
         raise typer.BadParameter(f"{png} exists and is not a .png file; choose another name")
+    check_inputs(files, model)
     if png is not None:
         from e2llm.inference.fidelity import check_picture, draw_fidelity
 
@@ -71,14 +73,14 @@ def show(report: "FidelityReport", context: "Context") -> None:
     echo(heat_strip([item.score for item in report.chunks], width, colour=colour), has_colours=True)
     echo(SCALE)
     echo(
-        f"{len(report.chunks):,} chunks at {level_name(report.soft_tokens, report.rate)}: mean score "
-        f"{report.mean_score:.3f} (of 1), {report.mean_gain:+.2f} nats per token by the soft tokens"
+        f"{counted(len(report.chunks), 'chunk')} at {level_name(report.soft_tokens, report.rate)}: mean "
+        f"score {report.mean_score:.3f} (of 1), {report.mean_gain:+.2f} nats per token by the soft tokens"
     )
     for name in ("numbers_kept", "names_kept"):
         values = [getattr(item, name) for item in report.chunks if getattr(item, name) is not None]
         if values:
-            label = name.replace("_", " ")
-            echo(f"{label}: {sum(values) / len(values):.0%} in the {len(values):,} chunks with any")
+            label, chunks = name.replace("_", " "), counted(len(values), "chunk")
+            echo(f"{label}: {sum(values) / len(values):.0%} in {chunks} with any")
     for item in report.worst(_NUM_WORST):
         words = " ".join(context.chunks[item.chunk].text.split())[:60]
         echo(f"  {item.score:.3f}  chunk {item.chunk} of {item.source} [{item.start}:{item.end}] {words}")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import iter_sources, load_engine, read_documents
+from e2llm.cli.opening import check_inputs, iter_sources, load_engine, read_documents
 from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
 from e2llm.cli.printing import echo, print_json
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context
@@ -47,6 +48,7 @@ def read(
         raise typer.BadParameter("no place for the result; give -o FILE, --store DIR, or both")
     if output is not None and output.is_dir():
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
+    check_inputs(files, model)
     refuse_other_file(output)
     if workers is not None:
         check_ray_options(store, device, finest_rate)
@@ -78,8 +80,9 @@ def describe(context: "Context") -> tuple[dict[str, Any], str]:
         "read_seconds": context.read_seconds,
     }
     line = (
-        f"read {len(context.documents)} document(s), {context.num_tokens:,} tokens in {len(context):,} "
-        f"chunks ({context.content.num_encoded:,} encoded now) in {context.read_seconds:.1f} s"
+        f"read {counted(len(context.documents), 'document')}, {counted(context.num_tokens, 'token')} in "
+        f"{counted(len(context), 'chunk')} ({context.content.num_encoded:,} encoded now) in "
+        f"{context.read_seconds:.1f} s"
     )
     return facts, line
 
@@ -124,9 +127,9 @@ def read_on_ray(
     if output is not None and documents is not None:
         load_engine(model, device, store).read(documents, chunk_size_chars=chunk_size).save(output)
     line = (
-        f"read {report.documents:,} document(s), {report.chunks:,} chunks, {report.distinct_chunks:,} "
-        f"different ({report.already_there:,} were there, {report.read:,} read by {report.workers} "
-        f"worker(s)), in {report.seconds:.1f} s"
+        f"read {counted(report.documents, 'document')}, {counted(report.chunks, 'chunk')}, "
+        f"{report.distinct_chunks:,} different ({report.already_there:,} were there, {report.read:,} read by "
+        f"{counted(report.workers, 'worker')}), in {report.seconds:.1f} s"
     )
     return dataclasses.asdict(report), line
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, take_rate
 from e2llm.cli.printing import echo, print_json
 
@@ -23,6 +23,7 @@ def restate(
     Example:
         e2llm restate examples/anne_of_green_gables.txt --chunk 3
     """
+    check_inputs(files, model)
     wanted_rate = take_rate(rate)
     source = read_source(files)
     engine = load_engine(model, device)

@@ -10,6 +10,7 @@ import typer
 
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.store.chunk_store import ChunkStore
@@ -35,7 +36,7 @@ def show_info(folder: Folder, as_json: AsJson = False) -> None:
         print_json(dataclasses.asdict(facts))
         return
     echo(
-        f"{facts.num_entries:,} chunks, {facts.num_bytes / 1e6:,.1f} MB "
+        f"{counted(facts.num_entries, 'chunk')}, {facts.num_bytes / 1e6:,.1f} MB "
         f"({facts.file_bytes / 1e6:,.1f} MB on disk)"
     )
     if facts.last_used is not None:
@@ -58,13 +59,14 @@ def verify(
     with open_store(folder) as store:
         report = store.verify(repair=repair)
     echo(
-        f"{report.num_checked:,} chunks checked, {report.num_corrupt:,} damaged, "
+        f"{counted(report.num_checked, 'chunk')} checked, {report.num_corrupt:,} damaged, "
         f"{report.num_removed:,} removed"
     )
     if report.num_corrupt > report.num_removed:
         from e2llm.errors import E2LLMError
 
-        raise E2LLMError(f"{folder} has {report.num_corrupt} damaged chunk(s); remove them with --repair")
+        damaged = counted(report.num_corrupt, "damaged chunk")
+        raise E2LLMError(f"{folder} has {damaged}; remove damage with --repair")
 
 
 @app.command()
@@ -90,7 +92,7 @@ def prune(
         removed = store.prune(max_bytes=limit, older_than_days=older_than_days)
         left = store.info()
     echo(
-        f"removed {removed:,} chunks; {left.num_entries:,} are left, {left.num_bytes / 1e6:,.1f} MB "
+        f"removed {counted(removed, 'chunk')}; {left.num_entries:,} left, {left.num_bytes / 1e6:,.1f} MB "
         f"({left.file_bytes / 1e6:,.1f} MB on disk)"
     )
 

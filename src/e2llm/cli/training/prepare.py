@@ -11,6 +11,7 @@ from e2llm.cli.printing import echo, print_json
 from e2llm.data.check import DataCheck, Part
 from e2llm.data.prepare import PrepareReport, prepare_records
 from e2llm.data.registry import DATASETS
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor
@@ -153,7 +154,7 @@ def _catalogue_text() -> str:
 def _report_text(report: PrepareReport) -> str:
     contexts, answers = report.context_chars, report.answer_chars
     lines = [
-        f"{report.output}: {report.num_records} records of {report.dataset} ({report.split})",
+        f"{report.output}: {counted(report.num_records, 'record')} of {report.dataset} ({report.split})",
         f"  contexts   {report.num_contexts}, characters min {contexts.min}, median {contexts.median}, "
         f"max {contexts.max}",
         f"  answers    {report.num_answers}, characters min {answers.min}, median {answers.median}, "

@@ -65,7 +65,8 @@ def recipe_of(model: str, encoder: str, output: Path, steps: int) -> dict[str, A
         E2LLMError: If the model is a folder that does not exist.
     """
     from e2llm.errors import E2LLMError
-    from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
+    from e2llm.model_names import is_folder_name
+    from e2llm.modeling.checkpoints.sources import resolve_source
     from e2llm.modeling.configuration import E2LLMConfig
     from e2llm.modeling.processor import E2LLMProcessor
 

@@ -9,6 +9,7 @@ import typer
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json
 from e2llm.errors import E2LLMError
+from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.training.recipes.schema import Recipe
@@ -93,7 +94,7 @@ def train_stages(stages: list["Recipe"], resume: bool, as_json: bool) -> None:
     results = []
     for stage in stages:
         label = " ".join(filter(None, (stage.name, stage.stage)))
-        say(f"{label}: {stage.train.steps} steps into {stage.folder}")
+        say(f"{label}: {counted(stage.train.steps, 'step')} into {stage.folder}")
         result = train_stage(stage, resume=resume)
         results.append(result.model_dump(mode="json"))
         if not as_json and is_first_process():
@@ -115,8 +116,9 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
             echo(result.line())
     if not result.is_learned:
         raise E2LLMError(
-            f"the losses of {count} records did not fall below {NEAR_ZERO} in {result.run.steps} steps; "
-            "raise train.learning_rate or train.steps, train more of the model, or check the records"
+            f"the losses of {counted(count, 'record')} did not fall below {NEAR_ZERO} in "
+            f"{counted(result.run.steps, 'step')}; raise train.learning_rate or "
+            "train.steps, train more of the model, or check the records"
         )
 
 
@@ -142,5 +144,6 @@ def result_line(result: "TrainResult") -> str:
         f"{name.removesuffix('_loss')} {value:.3f}" for name, value in result.eval_losses.items()
     )
     return (
-        f"{result.folder}: {result.steps} steps; loss {losses or 'not logged'}; held out {held_out or 'none'}"
+        f"{result.folder}: {counted(result.steps, 'step')}; loss {losses or 'not logged'}; "
+        f"held out {held_out or 'none'}"
     )

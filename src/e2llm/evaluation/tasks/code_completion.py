@@ -17,6 +17,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.metrics import edit_similarity
 from e2llm.evaluation.tasks.stretches import check_lengths, first_lines
+from e2llm.wording import counted
 
 _SHOWN_LINES = 30
 _MIN_LINES_ABOVE = 5
@@ -62,8 +63,8 @@ class CodeCompletionTask(Task):
         targets = [(file, place) for file in files for place in completable_lines(file)]
         if len(files) < 2 or not targets:
             raise E2LLMError(
-                f"{folder} has {len(files)} Python file(s) with {len(targets)} line(s) to complete; code "
-                "completion needs at least 2 files and a line; name another folder"
+                f"{folder} has {counted(len(files), 'Python file')} with {counted(len(targets), 'line')} to "
+                "complete; code completion needs at least 2 files and a line; name another folder"
             )
         for length in request.lengths:
             for index in range(request.limit):

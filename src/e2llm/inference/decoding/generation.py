@@ -1,13 +1,15 @@
 """Run the decoder on an input: return whole answers, or yield pieces as they come."""
 
+import inspect
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import torch
-from transformers import StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 
 from e2llm.errors import E2LLMError
@@ -15,19 +17,41 @@ from e2llm.inference.answer import Answer, Timing
 from e2llm.inference.decoding.evidence import can_hide_chunks
 from e2llm.inference.decoding.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.inference.layout import LaidOut, usage_of
-from e2llm.inference.options import AskRequest
+from e2llm.inference.options import AskOptions, AskRequest, SamplingOptions
 from e2llm.inference.sources import measured_sources, ranked_sources
 from e2llm.modeling.model import E2LLMForConditionalGeneration
+
+_DRAWS = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # without effect on greedy answers
+_SIGNATURE = inspect.signature(GenerationMixin.generate).parameters.keys() - {"self", "inputs", "kwargs"}
+_KNOWN = {*GenerationConfig().to_dict(), *_SIGNATURE, "tokenizer"} - {"max_new_tokens", "max_length"}
+_OURS = {"max_new_tokens", "do_sample", "streamer", "stopping_criteria"}
 
 
 def check_options(
     model: E2LLMForConditionalGeneration, options: dict[str, Any], *, wants_pieces: bool
 ) -> None:
-    """Refuse arguments of `generate` that would be ignored or would change the type of the result.
+    """Refuse arguments of `generate` that are unknown, out of range, or would be ignored.
 
     Raises:
-        E2LLMError: For several return sequences, a dictionary, or pieces of a beam search.
+        E2LLMError: Names the option and what is allowed; also for several return sequences, a dictionary, or
+            pieces of a beam search.
     """
+    for name in options.keys() - _KNOWN:
+        allowed = [*AskOptions.model_fields, "history", "on_piece"]
+        near = get_close_matches(name, [*allowed, *_KNOWN], n=1)
+        raise E2LLMError(
+            f"there is no option {name!r}{f'; did you mean {near[0]}?' if near else ''}; choose from: "
+            f"{', '.join(allowed)}, and the arguments of transformers' generate"
+        )
+    drawn = {name: options[name] for name in _DRAWS if options.get(name) is not None}
+    SamplingOptions.read({name: drawn[name] for name in SamplingOptions.model_fields if name in drawn})
+    if "generation_config" not in options and not draws_tokens(options):
+        idle = [name for name in drawn if name != "temperature" or drawn[name]]
+        if idle:
+            raise E2LLMError(
+                f"{idle[0]}={drawn[idle[0]]} has no effect on a greedy answer; add do_sample=True or a "
+                "temperature above 0, or leave it out"
+            )
     settings = options.get("generation_config") or model.generation_config
     for name, most in (("num_return_sequences", 1), ("return_dict_in_generate", 0)):
         value = options.get(name, getattr(settings, name, None))
@@ -39,6 +63,12 @@ def check_options(
         raise E2LLMError(
             "beam search cannot be streamed, because it knows its answer only at the end; use num_beams=1"
         )
+
+
+def draws_tokens(options: dict[str, Any]) -> bool:
+    """Return whether options ask for sampling: a temperature above 0 does, and 0 or nothing does not."""
+    temperature = options.get("temperature")
+    return bool(options.get("do_sample", temperature)) and temperature != 0
 
 
 def searches_beams(model: E2LLMForConditionalGeneration, options: dict[str, Any]) -> bool:
@@ -60,6 +90,9 @@ def generate_ids(
         input_ids: Decoder ids with placeholders.
         soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
         options: For transformers' `generate`; greedy unless they say otherwise.
+
+    Raises:
+        E2LLMError: If transformers refuses an option.
     """
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([input_ids], device=device)
@@ -67,8 +100,16 @@ def generate_ids(
     if soft_tokens is not None:
         inputs["chunk_embeds"] = soft_tokens.to(device)
     if options.get("generation_config") is None:
-        options.setdefault("do_sample", False)
-    output = model.generate(**inputs, **options)
+        options["do_sample"] = draws_tokens(options)
+        if options.get("temperature") == 0:
+            del options["temperature"]
+    try:
+        output = model.generate(**inputs, **options)
+    except (ValueError, TypeError) as error:
+        if isinstance(error, E2LLMError) or not options.keys() - _OURS:
+            raise
+        given = ", ".join(sorted(options.keys() - _OURS))
+        raise E2LLMError(f"transformers refuses {given}: {' '.join(str(error).split())}") from error
     return list(output[0, ids.shape[1] :].tolist())
 
 

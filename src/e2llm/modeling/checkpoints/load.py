@@ -17,11 +17,13 @@ from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig
 
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.model_names import SMOLLM2_INSTALL
 from e2llm.modeling import lora
 from e2llm.modeling.checkpoints.manifest import (
     HUB_OPTIONS,
     Manifest,
     PartEntry,
+    hub_options,
     open_checkpoint,
     read_config,
 )
@@ -36,10 +38,9 @@ from e2llm.modeling.checkpoints.publication import COMPLETE_NAME
 from e2llm.modeling.checkpoints.quantization import saved_quantization
 from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
 from e2llm.modeling.checkpoints.sources import (
-    SMOLLM2_INSTALL,
     SMOLLM2_SHA256,
+    find_model,
     fingerprint,
-    resolve_source,
     weight_files,
 )
 from e2llm.modeling.configuration import PART_MODULES
@@ -68,7 +69,7 @@ def load_model(
     kwargs["use_safetensors"] = True
     moved = {part: kwargs.pop(part, None) for part in PART_MODULES}
     with readable_errors(str(name)):
-        source, manifest = open_checkpoint(resolve_source(str(name)), kwargs)
+        source, manifest = open_checkpoint(find_model(str(name), **hub_options(kwargs)), kwargs)
         config = kwargs.pop("config", None)
         was_interrupted = Path(source).name == COMPLETE_NAME  # config= may be the former one
         if config is None or was_interrupted:

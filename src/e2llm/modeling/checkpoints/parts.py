@@ -14,16 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from e2llm.errors import CheckpointError, E2LLMError
+from e2llm.model_names import MINILM_ID
 from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
-from e2llm.modeling.checkpoints.sources import (
-    MINILM_ID,
-    MINILM_SHA256,
-    fingerprint,
-    gguf_file,
-    how_to_get,
-    is_folder_name,
-    resolve_source,
-)
+from e2llm.modeling.checkpoints.sources import MINILM_SHA256, find_model, fingerprint, gguf_file
 from e2llm.modeling.configuration import E2LLMConfig
 
 MAX_ADDED_ROWS = 256
@@ -49,8 +42,9 @@ class PartSource:
 def load_tokenizer(name: str, kwargs: dict[str, Any] | None = None) -> Any:
     """Load a tokenizer by hub id, folder, GGUF file or embedded name; `kwargs` may have a `revision`."""
     revision = {"revision": kwargs["revision"]} if kwargs and kwargs.get("revision") else {}
-    with readable_errors(f"tokenizer of {name}", how_to_get(name)):
-        return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=False, **revision)
+    with readable_errors(f"tokenizer of {name}"):
+        source = find_model(name, **revision)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
 
 
 def load_part(
@@ -76,11 +70,10 @@ def load_part(
     name, options = str(model), dict(kwargs or {})
     reject_trust_remote_code(options)
     options.update(use_safetensors=True, trust_remote_code=False)
-    source, revision = resolve_source(name), options.get("revision") or ""
-    if is_folder_name(source) and not Path(source).is_dir():
-        raise CheckpointError(f"{part} {name}: no such folder")
-    with readable_errors(f"{part} {name}", how_to_get(name)):
-        pinned = {"revision": revision} if revision else {}
+    revision = options.get("revision") or ""
+    pinned = {"revision": revision} if revision else {}
+    source = find_model(name, **pinned)
+    with readable_errors(f"{part} {name}"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **pinned)
         _check_config(config, part, name)
         mark = fingerprint(name, revision)  # before loading, so that a download shows its progress

@@ -25,13 +25,8 @@ def quiet_loading() -> Iterator[None]:
 
 
 @contextmanager
-def readable_errors(subject: str, advice: str = "") -> Iterator[None]:
-    """Turn the many errors of loading into one line.
-
-    Args:
-        subject: What is loaded; the line begins with it.
-        advice: What to do where the hub cannot be reached.
-    """
+def readable_errors(subject: str) -> Iterator[None]:
+    """Turn the many errors of loading into one line, which begins with the subject."""
     try:
         yield
     except (E2LLMError, FileNotFoundError, MissingExtraError):
@@ -39,11 +34,7 @@ def readable_errors(subject: str, advice: str = "") -> Iterator[None]:
     except SafetensorError as error:
         raise CheckpointError(f"{subject}: damaged or truncated safetensors file ({error})") from error
     except Exception as error:  # transformers raises all kinds for a damaged or unsupported file
-        reason = first_line(error)
-        if isinstance(error, OSError) and "couldn't connect to" in reason:
-            reason = f"there is no folder of that name here, and the hub is unavailable: {reason}"
-            reason += f"; {advice}" if advice else ""
-        raise CheckpointError(f"{subject}: cannot be loaded: {reason}") from error
+        raise CheckpointError(f"{subject}: cannot be loaded: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

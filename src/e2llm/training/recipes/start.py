@@ -7,7 +7,7 @@ from typing import Any
 from e2llm.errors import E2LLMError
 from e2llm.modeling.checkpoints.manifest import find_manifest, read_config, read_manifest
 from e2llm.modeling.checkpoints.reporting import first_line, readable_errors
-from e2llm.modeling.checkpoints.sources import is_folder_name, resolve_source
+from e2llm.modeling.checkpoints.sources import find_model, resolve_source
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -80,9 +80,9 @@ def settings_of_checkpoint(name: str) -> Settings:
     Raises:
         E2LLMError: If it cannot be read, or is no E2LLM checkpoint.
     """
-    source = resolve_source(name)
-    if not Path(source).is_dir() and (is_folder_name(source) or Path(source).name == FINAL_FOLDER):
+    if Path(name).name == FINAL_FOLDER and not Path(name).is_dir():
         raise E2LLMError("there is no such folder")
+    source = find_model(name)
     with readable_errors(name):
         source, file = find_manifest(source, {})
         parts = {} if file is None else read_manifest(file).model_dump()["parts"]

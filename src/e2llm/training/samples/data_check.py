@@ -13,7 +13,7 @@ from e2llm.data.check import DataCheck
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.modeling.checkpoints.reporting import readable_errors
-from e2llm.modeling.checkpoints.sources import resolve_source
+from e2llm.modeling.checkpoints.sources import find_model
 from e2llm.modeling.configuration import E2LLMConfig
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import encoder_tokens
@@ -238,12 +238,12 @@ def open_parts(recipe: Recipe) -> tuple[E2LLMProcessor, int | None]:
     if recipe.init_from is not None:
         with readable_errors(f"config of {recipe.init_from}"):
             config: Any = E2LLMConfig.from_pretrained(
-                resolve_source(existing(recipe.init_from, "init_from"))
+                find_model(existing(recipe.init_from, "init_from"))
             ).text_config
     else:
         name = str(recipe.decoder.source)
         with readable_errors(f"decoder {name}"):
-            config = AutoConfig.from_pretrained(resolve_source(name), trust_remote_code=False)
+            config = AutoConfig.from_pretrained(find_model(name), trust_remote_code=False)
     return processor, getattr(config, "max_position_embeddings", None)
 
 
