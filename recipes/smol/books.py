@@ -18,7 +18,7 @@ from typing import Any
 from smol_figures import add_line
 
 from e2llm import Engine, read_records
-from e2llm.documents import Document, insert_sentence
+from e2llm.chunk_breaks import SENTENCE_END
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.metrics import string_match
 
@@ -51,10 +51,11 @@ def prose(data: Path, num_chars: int) -> str:
 
 def measure(engine: Engine, text: str) -> dict[str, Any]:
     """Hide the sentences in a text, and count which answers hold what was asked for."""
-    documents: Sequence[Document] = [Document("prose", text)]
     for (sentence, _, _), depth in zip(FACTS, DEPTHS, strict=True):
-        documents = insert_sentence(documents, sentence, depth).documents
-    context = engine.read(list(documents), progress=False)
+        end = SENTENCE_END.search(text, int(depth * len(text)))
+        place = len(text) if end is None else end.end()
+        text = f"{text[:place]} {sentence}{text[place:]}"
+    context = engine.read_text(text, progress=False)
     row: dict[str, Any] = {"chars": len(text), "chunks": len(context.chunks)}
     for way, options in WAYS.items():
         answers = [engine.ask(context, question, **options) for _, question, _ in FACTS]

@@ -8,6 +8,7 @@ import pytest
 
 from e2llm import Engine
 from e2llm.cli.reading.ask import print_piece
+from e2llm.printable import printable
 from tiny_models import TEXT
 
 QUESTION = "Where is the key?"
@@ -67,7 +68,7 @@ def test_one_chunk_is_told_of_as_one(run, model, tmp_path):
 
 def test_ask_answers_from_soft_tokens_alone_on_request(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model, "--expand", 0)
-    assert result.out == engine.ask(engine.read(TEXT), QUESTION, expand=0).text + "\n"
+    assert result.out == printable(engine.ask(engine.read(TEXT), QUESTION, expand=0).text) + "\n"
     assert "[84 tokens in 5 chunks as 20 soft tokens (4.2x); read " in result.err
 
 
@@ -102,7 +103,9 @@ def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, mod
         "ask", text_file, QUESTION, "--model", model, "--soft-tokens", 2, "--max-new-tokens", 9, "--json"
     )
     data = json.loads(result.out)
-    assert list(data) == ["text", "usage", "timing", "expanded", "expanded_chunks", "left_out", "sources"]
+    counts = ["expanded", "expanded_chunks", "left_out", "sources", "levels", "cited"]
+    named = ["expanded", "expanded_chunks", "left_out", "sources", "levels", "cited"]
+    assert list(data) == ["text", "usage", "timing", *named]
     assert data["text"] + "\n" == plain.out
     assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)
     assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds"}
@@ -211,27 +214,13 @@ def test_export_writes_over_nothing(run, model, tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_sentence_of_ones_own_is_hidden_in_the_text(run, model, text_file, engine):
-    sentence = "The code is 4817."
-    result = run(
-        "ask", text_file, "What is the code?", "--model", model, "--insert", sentence,
-        "--expand", 1, "--json",
-    )  # fmt: skip
-    assert result.code == 0
-    place = int(result.err.split("character ")[1].split(" of ")[0])
-    hidden = TEXT[: place - 1] + " " + sentence + TEXT[place - 1 :]
+def test_a_refined_answer_says_how_many_chunks_became_text(run, model, text_file, engine):
+    options = ["--model", model, "--policy", "soft", "--budget", 100]
+    result = run("ask", text_file, QUESTION, *options, "--refine", 1, "--json")
+    assert result.code == 0, result.err
     answer = json.loads(result.out)
-    assert answer["text"] == engine.ask(engine.read(hidden), "What is the code?", expand=1).text
-    start, end = answer["expanded"][0]
-    assert start <= place < end
-
-
-def test_a_sentence_is_not_inserted_into_a_saved_context(run, model, text_file, tmp_path):
-    saved = tmp_path / "saved.e2llm"
-    run("read", text_file, "--model", model, "-o", saved)
-    result = run("ask", saved, QUESTION, "--model", model, "--insert", "x")
-    assert result.code == 2
-    assert "--insert needs texts" in result.err
+    assert answer["usage"]["refined"] == len(answer["expanded_chunks"]) > 0
+    assert answer["levels"].count("text") == len(answer["expanded_chunks"])
 
 
 def test_a_joined_model_refers_to_its_parts_and_says_what_its_adapter_is(run, bases, text_file, tmp_path):

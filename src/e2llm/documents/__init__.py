@@ -2,7 +2,6 @@
 
 from e2llm.documents.document import Document
 from e2llm.documents.folders import list_folder
-from e2llm.documents.insertion import insert_sentence
 from e2llm.documents.loading import documents_of, existing_path, iter_documents, load_documents, read_stream
 from e2llm.documents.readers import READERS, read_bytes
 
@@ -11,7 +10,6 @@ __all__ = [
     "Document",
     "documents_of",
     "existing_path",
-    "insert_sentence",
     "iter_documents",
     "list_folder",
     "load_documents",

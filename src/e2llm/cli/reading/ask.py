@@ -55,9 +55,8 @@ Overflow = Annotated[
     str,
     typer.Option(help="If the chunks do not fit at --rate: error, or select (leave some out)."),
 ]
-Insert = Annotated[
-    str | None,
-    typer.Option(help="Insert this sentence into the middle of the text, to test if the model finds it."),
+Refine = Annotated[
+    int, typer.Option(min=0, max=3, help="Answer again, up to N times, with soft sources given as text.")
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Also answer from the full text; compare costs.")]
 
@@ -78,7 +77,7 @@ def ask(
     max_new_tokens: NewTokens = 64,
     store: Store = None,
     device: Device = None,
-    insert: Insert = None,
+    refine: Refine = 0,
     compare: Compare = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,8 +87,6 @@ def ask(
         e2llm ask examples/anne_of_green_gables.txt "Who is Anne's best friend?"
 
         e2llm ask src/ "Where is the store opened?" --expand 3 --store ~/.cache/e2llm
-
-        e2llm ask book.txt --insert "The code of the safe is 4817." "What is the code of the safe?"
 
         cat notes.txt | e2llm ask - "What is due on Friday?" --json
     """
@@ -106,11 +103,10 @@ def ask(
         "select": select,
         "overflow": overflow,
         "max_new_tokens": max_new_tokens,
+        "refine": refine,
     }
     request = AskRequest.take(question, dict(options))
     source = read_source(paths)
-    if insert is not None:
-        source = insert_into(source, insert)
     if compare and isinstance(source, Path):
         raise typer.BadParameter("--compare needs texts, because it measures reading; got a saved context")
     engine = load_engine(model, device, store)
@@ -168,17 +164,6 @@ def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier:
         from e2llm.bench.full_context import format_comparison
 
         echo(format_comparison(comparison))
-
-
-def insert_into(source: "list[Document] | Path", sentence: str) -> "list[Document]":
-    """Insert a sentence into the middle of documents, and print its place on stderr."""
-    from e2llm.documents import insert_sentence
-
-    if isinstance(source, Path):
-        raise typer.BadParameter("--insert needs texts; got a saved context")
-    insertion = insert_sentence(source, sentence, 0.5)
-    echo(f"[inserted at character {insertion.start:,} of {insertion.name}]", err=True)
-    return insertion.documents
 
 
 def print_piece(piece: str) -> None:
