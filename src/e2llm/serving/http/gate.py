@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -69,35 +68,6 @@ class Metrics:
         """Count an answered request's tokens."""
         for kind in ("prompt_tokens", "completion_tokens", "original_tokens", "soft_tokens"):
             self._tokens.labels(kind.removesuffix("_tokens")).inc(getattr(usage, kind))
-
-
-class PagesElsewhere(CORSMiddleware):
-    """Lets pages of the allowed origins send any request and read any answer, refusals included.
-
-    Requests from other pages go on to the `Gate`, which refuses them and logs them.
-
-    Args:
-        app: The application.
-        origins: The allowed origins.
-    """
-
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        super().__init__(
-            app,
-            allow_origins=origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["*"],
-            allow_private_network=True,  # a page of the internet and a server on this machine
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a preflight of an allowed page, and add headers for the browser to other answers."""
-        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
-        if origin is not None and not self.is_allowed_origin(origin):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 class Gate:
