@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -101,7 +102,8 @@ class Gate:
         except ClientDisconnect:  # in the middle of its body
             exchange.status = exchange.status or 499
         except asyncio.CancelledError:  # the server has waited long enough for this request
-            await exchange.break_off()
+            with suppress(asyncio.CancelledError):  # again, where the client does not take its answer
+                await exchange.break_off()
         except Exception as error:
             if not isinstance(error, ApiError):  # a fault of the server: a 500, and the connection stays
                 logger.error("a request failed: %s", type(error).__name__, exc_info=error)
