@@ -1,5 +1,6 @@
 """Under load: a bounded queue, clients that leave, long texts beside short ones, streams at shutdown."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from e2llm.inference.decoding.batch import DecodingBatch
+from e2llm.serving.http.gate import Gate, Metrics
+from e2llm.serving.settings import ServerSettings
 from served import MODEL, serving, tiny_engine
 from tiny_models import TEXT
 
@@ -198,6 +201,32 @@ def test_requests_that_do_not_end_in_time_are_told_that_the_server_stops(held, c
     assert error["code"] == "server_stopping"
     assert stream or (response.status_code == 503 and response.headers["retry-after"])
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_client_that_takes_nothing_is_left_alone_when_the_server_stops():
+    taken = []
+
+    async def stream(scope, receive, send):
+        kind = (b"content-type", b"text/event-stream")
+        await send({"type": "http.response.start", "status": 200, "headers": [kind]})
+        await asyncio.Event().wait()
+
+    async def send(message):
+        taken.append(message["type"])
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def stop():
+        scope = {"type": "http", "method": "GET", "headers": []}
+        task = asyncio.create_task(Gate(stream, ServerSettings(), Metrics({}))(scope, None, send))
+        for count in (1, 2):
+            while len(taken) < count:
+                await asyncio.sleep(0)
+            task.cancel()
+        await task
+
+    asyncio.run(stop())
+    assert taken == ["http.response.start", "http.response.body"]
 
 
 def test_a_step_that_fails_ends_its_answers_with_an_error_and_not_the_server(monkeypatch):

@@ -52,9 +52,9 @@ def test_a_server_with_a_damaged_store_starts_and_answers(tmp_path):
         "documents": ["A blue stone."],
     }
     with (
-        pytest.warns(E2LLMWarning, match=r"is damaged .*Texts are read without the store"),
         serving(folder=tmp_path) as server,
         server.http() as http,
+        pytest.warns(E2LLMWarning, match=r"is damaged .*Texts are read without the store"),
     ):
         assert http.post("/v1/chat/completions", json={**ask, "max_tokens": 2}).status_code == 200
 

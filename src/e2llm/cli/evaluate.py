@@ -4,12 +4,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from e2llm.cli.options import AsJson, Device, Model, parse_lengths, split_names
-from e2llm.cli.printing import echo, print_json
+from e2llm.cli.printing import echo, print_json, print_result
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
@@ -123,8 +123,4 @@ def compare_folders(before: Path, after: Path, as_json: bool) -> None:
     from e2llm.evaluation.report.run_changes import compare_runs, format_changes
 
     changes = compare_runs(before, after)
-    content: Any = changes.as_json() if as_json else None
-    if as_json:
-        print_json(content)
-    else:
-        echo(format_changes(changes).rstrip("\n"))
+    print_result(changes.as_json(), format_changes(changes).rstrip("\n"), as_json)

@@ -92,11 +92,9 @@ def load_engine(
     finest_rate: int | None = None,
     needs_store: bool = False,
 ) -> "Engine":
-    """Load an engine, with a store if its folder is given; without it if it is unusable and not needed."""
+    """Load an engine, with a store if its folder is given; `needs_store` if filling it is the aim."""
     from e2llm.inference.engine import Engine
-    from e2llm.store.chunk_store import ChunkStore, open_if_usable
+    from e2llm.store.chunk_store import ChunkStore
 
-    kept = None
-    if store is not None:
-        kept = ChunkStore(store, is_required=True) if needs_store else open_if_usable(store)
+    kept = None if store is None else ChunkStore(store, is_required=needs_store)
     return Engine.from_pretrained(model, device=device, store=kept, finest_rate=finest_rate)

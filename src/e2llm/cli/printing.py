@@ -20,6 +20,14 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True, has_colours: boo
     typer.echo(text if has_colours else printable(text), err=err, nl=nl)
 
 
+def print_result(value: Any, text: str, as_json: bool) -> None:
+    """Print a value as JSON, or the text that shows it to people."""
+    if as_json:
+        print_json(value)
+    else:
+        echo(text)
+
+
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print a value as JSON, from which every character can be read back."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)

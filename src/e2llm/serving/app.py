@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -23,7 +24,7 @@ from e2llm.printable import printable
 from e2llm.serving.backend import Backend
 from e2llm.serving.http.api_error import ApiError, ErrorOut
 from e2llm.serving.http.bodies import field_problem
-from e2llm.serving.http.gate import MAX_HEADER_BYTES, Gate, PagesElsewhere
+from e2llm.serving.http.gate import MAX_HEADER_BYTES, Gate
 from e2llm.serving.routes import answers, contexts, info
 from e2llm.serving.schemas import ChatIn, ChunkIn, CompletionIn, ContextIn, DocumentsIn, RelevanceIn
 from e2llm.serving.settings import ServerSettings
@@ -72,7 +73,14 @@ def create_app(
         app.add_exception_handler(kind, _on_error)
     app.add_middleware(Gate, settings=settings, metrics=state.metrics)
     if settings.cors_origins:  # outermost, so that pages can read refusals too
-        app.add_middleware(PagesElsewhere, origins=settings.cors_origins)
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+            allow_private_network=True,  # a page of the internet and a server on this machine
+        )
     return app
 
 

@@ -98,13 +98,13 @@ class KeptContexts:
     Args:
         folder: Created if it does not exist.
         engine: Reads the texts.
-        store: Holds the encoded chunks; None if it cannot be used.
+        store: Holds the encoded chunks.
         memory_bytes: Most bytes of soft tokens kept in memory beyond those in use.
         max_contexts: Most contexts of one owner.
     """
 
     def __init__(
-        self, folder: Path, engine: Engine, store: ChunkStore | None, *, memory_bytes: int, max_contexts: int
+        self, folder: Path, engine: Engine, store: ChunkStore, *, memory_bytes: int, max_contexts: int
     ) -> None:
         self._folder = folder
         self._engine = engine

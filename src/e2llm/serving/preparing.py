@@ -73,7 +73,7 @@ class RequestPreparer:
     """
 
     def __init__(
-        self, engine: Engine, contexts: KeptContexts, store: ChunkStore | None, settings: ServerSettings
+        self, engine: Engine, contexts: KeptContexts, store: ChunkStore, settings: ServerSettings
     ) -> None:
         self._engine = engine
         self._contexts = contexts

@@ -16,7 +16,7 @@ from e2llm.serving.http.work import Admission
 from e2llm.serving.kept_contexts import KeptContexts
 from e2llm.serving.preparing import RequestPreparer
 from e2llm.serving.settings import ServerSettings
-from e2llm.store.chunk_store import open_if_usable
+from e2llm.store.chunk_store import ChunkStore
 
 
 class ServerState:
@@ -37,7 +37,7 @@ class ServerState:
         # It holds texts of the callers: a new folder is for this user alone.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         limit = None if settings.store_mb is None else settings.store_mb * 2**20
-        self.store = open_if_usable(folder / "store", max_bytes=limit)
+        self.store = ChunkStore(folder / "store", max_bytes=limit, is_required=False)
         self.reader = SharedReader(engine.reader)
         self.engine = engine = Engine(engine.model, engine.processor, store=self.store, reader=self.reader)
         self.contexts = KeptContexts(
@@ -66,8 +66,7 @@ class ServerState:
         self.backend.close()
         self.reader.close()
         self.admission.close()
-        if self.store is not None:
-            self.store.close()
+        self.store.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 

@@ -92,8 +92,8 @@ class ChunkStore:
         path: Its folder, made if it does not exist.
         max_bytes: Limit on the size of all entries; beyond it the least recently used ones are removed. None:
             no limit.
-        is_required: Whether filling the store is the aim, so that reading stops with an error if the store is
-            full, locked or damaged. By default reading goes on without it, after a warning.
+        is_required: Whether a store that is full, locked or damaged ends the reading of texts with an error.
+            By default they are read without it, after a warning; with False, also if it cannot be opened.
 
     Attributes:
         num_corrupt: Damaged entries that this object found (and removed).
@@ -103,7 +103,7 @@ class ChunkStore:
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, max_bytes: int | None = None, is_required: bool = False
+        self, path: str | PathLike[str], *, max_bytes: int | None = None, is_required: bool | None = None
     ) -> None:
         if max_bytes is not None and (type(max_bytes) is not int or max_bytes < 0):
             raise E2LLMError(f"max_bytes must be a whole number, 0 or more, got {max_bytes!r}")
@@ -118,8 +118,9 @@ class ChunkStore:
         self._database = Database(self.path)
         if self.path.is_file():
             raise E2LLMError(f"{self.path} is a file; give a folder for the store")
-        with self._database.session():
-            pass
+        if is_required is not False:
+            with self._database.session():
+                pass
 
     # --- while texts are read -----------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class ChunkStore:
             self._resting_until = time.monotonic() + _REST_SECONDS
             if str(error) != self._told:
                 self._told = str(error)
-                warn_without_store(error)
+                warnings.warn(f"{error}. Texts are read without the store", E2LLMWarning, stacklevel=3)
             return otherwise
 
     # --- reading and writing ------------------------------------------------------------------------------
@@ -322,24 +323,6 @@ class ChunkStore:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def open_if_usable(path: str | PathLike[str], *, max_bytes: int | None = None) -> ChunkStore | None:
-    """Open a store to answer with; return None, with a warning, if it is full, locked or damaged.
-
-    Raises:
-        E2LLMError: If the path is empty or names a file.
-    """
-    try:
-        return ChunkStore(path, max_bytes=max_bytes)
-    except StoreError as error:
-        warn_without_store(error)
-        return None
-
-
-def warn_without_store(error: StoreError) -> None:
-    """Warn that texts are read without their store."""
-    warnings.warn(f"{error}. Texts are read without the store", E2LLMWarning, stacklevel=4)
 
 
 # An entry is: checksum of key and rest (16 bytes, BLAKE2b) | header length (4 bytes, little endian) | header

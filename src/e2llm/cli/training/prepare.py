@@ -7,7 +7,7 @@ import typer
 from tqdm import tqdm
 
 from e2llm.cli.options import AsJson, split_settings
-from e2llm.cli.printing import echo, print_json
+from e2llm.cli.printing import echo, print_json, print_result
 from e2llm.data.check import DataCheck, Part
 from e2llm.data.prepare import PrepareReport, prepare_records
 from e2llm.data.registry import DATASETS
@@ -84,10 +84,7 @@ def prepare(
         files = [*(check or []), *map(Path, names or [])]
         raise typer.Exit(run_check(files, validation or [], recipe, data, strict, as_json))
     if list_datasets:
-        if as_json:
-            print_json(_catalogue())
-        else:
-            echo(_catalogue_text())
+        print_result(_catalogue(), _catalogue_text(), as_json)
         return
     dataset, source, output = required(names or [], source, output)
     options = split_settings(settings)
@@ -113,10 +110,7 @@ def required(names: list[str], source: Path | None, output: Path | None) -> tupl
 
 def show_report(report: PrepareReport, as_json: bool) -> None:
     """Print a report, and a warning if the data set is incomplete."""
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        echo(_report_text(report))
+    print_result(report.to_dict(), _report_text(report), as_json)
     if report.is_complete is False:
         echo(
             f"warning: {report.dataset} {report.split} was published with {report.published_count} records, "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from e2llm.cli.options import AsJson
-from e2llm.cli.printing import echo, print_json
+from e2llm.cli.printing import echo, print_json, print_result
 from e2llm.errors import E2LLMError
 from e2llm.wording import counted
 
@@ -110,10 +110,7 @@ def learn_by_heart(recipe: "Recipe", count: int, steps: int | None, as_json: boo
 
     result = overfit(recipe, count, steps)
     if is_first_process():
-        if as_json:
-            print_json(result.to_dict())
-        else:
-            echo(result.line())
+        print_result(result.to_dict(), result.line(), as_json)
     if not result.is_learned:
         raise E2LLMError(
             f"the losses of {counted(count, 'record')} did not fall below {NEAR_ZERO} in "

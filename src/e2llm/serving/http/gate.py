@@ -4,11 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -71,35 +71,6 @@ class Metrics:
             self._tokens.labels(kind.removesuffix("_tokens")).inc(getattr(usage, kind))
 
 
-class PagesElsewhere(CORSMiddleware):
-    """Lets pages of the allowed origins send any request and read any answer, refusals included.
-
-    Requests from other pages go on to the `Gate`, which refuses them and logs them.
-
-    Args:
-        app: The application.
-        origins: The allowed origins.
-    """
-
-    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
-        super().__init__(
-            app,
-            allow_origins=origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["*"],
-            allow_private_network=True,  # a page of the internet and a server on this machine
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a preflight of an allowed page, and add headers for the browser to other answers."""
-        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
-        if origin is not None and not self.is_allowed_origin(origin):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
 class Gate:
     """Refuses requests that are too long or too slow, or come from a page or by a name that is not allowed.
 
@@ -131,7 +102,8 @@ class Gate:
         except ClientDisconnect:  # in the middle of its body
             exchange.status = exchange.status or 499
         except asyncio.CancelledError:  # the server has waited long enough for this request
-            await exchange.break_off()
+            with suppress(asyncio.CancelledError):  # again, where the client does not take its answer
+                await exchange.break_off()
         except Exception as error:
             if not isinstance(error, ApiError):  # a fault of the server: a 500, and the connection stays
                 logger.error("a request failed: %s", type(error).__name__, exc_info=error)
