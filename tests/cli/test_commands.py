@@ -107,7 +107,7 @@ def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, mod
     assert list(data) == ["text", "usage", "timing", *named]
     assert data["text"] + "\n" == plain.out
     assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)
-    assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds"}
+    assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds", "sources_seconds"}
     assert result.err == ""
 
 

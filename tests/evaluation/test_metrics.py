@@ -149,6 +149,56 @@ def test_rouge_l_is_that_of_the_official_package(prediction, reference):
     assert rouge_l(prediction, [reference]) == official
 
 
+SENTENCES = [
+    "这座塔在海边",
+    "탑은 바닷가에 있다.",
+    "この塔は海辺にあります。",
+    "หอคอยอยู่ริมทะเล",
+    "В башне 3 этажа",
+    "Ο πύργος είναι ψηλός.",
+    "البرج على الشاطئ",
+    "המגדל על החוף",
+    "मीनार समुद्र के पास है।",
+    "கோபுரம் கடலோரம்",
+    "ግንቡ ከባሕር አጠገብ",
+    "Վանքը բարձր է",
+    "Tháp ở bờ biển",
+    "Ế ẻ Ỳ",
+]
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_equal_sentences_score_1_and_different_ones_0_in_any_script(sentence):
+    other = SENTENCES[SENTENCES.index(sentence) - 1]
+    for metric in (rouge_l, token_f1, trivia_f1):
+        assert metric(sentence, [sentence]) == 1
+        assert metric(sentence, [other]) == 0
+
+
+def test_a_part_of_a_sentence_without_spaces_scores_by_its_characters():
+    assert (
+        rouge_l("塔在海边", ["这座塔在海边"])
+        == token_f1("塔在海边。", ["这座塔在海边"])
+        == pytest.approx(0.8)
+    )
+    assert rouge_l("今天是3月，天气很好", ["这座塔有3层"]) == pytest.approx(2 / 15)
+    assert token_f1("今天是3月，天气很好", ["这座塔有3层"]) == pytest.approx(2 / 15)
+    assert rouge_l("Нет, 3", ["В башне 3 этажа"]) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The café of Zoë’s naïve “friend”, 3.5 µm of β-carotene & α.", "100,000 km² — ½ of it…", "...", ""],
+)
+def test_english_with_signs_and_accents_is_split_as_the_official_package_does(text):
+    other = "A naive friend of Zoë ate 3 mg of carotene in the Café."
+    official = RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True).score(other, text)
+    ours = rouge_scores(text, [other])
+    assert [ours["rouge_1"], ours["rouge_2"], ours["rouge_lsum"]] == [
+        item.fmeasure for item in official.values()
+    ]
+
+
 def test_rouge_l_of_a_literal_pair():
     assert rouge_l("a b c d", ["a c d e"]) == pytest.approx(0.75)
 

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from e2llm.errors import E2LLMError, MissingExtraError
+from e2llm.words import split_scripts, words_by_script
 
 AnswerMetric = Callable[[str, Sequence[str]], float]
 
+_WORD = re.compile(r"\w+")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f]")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -55,10 +57,11 @@ def token_f1(prediction: str, references: Sequence[str]) -> float:
 
     As SQuAD v2.0's script: references as in `exact_match`; if the prediction or the reference is empty, 1 if
     both are, else 0. SQuAD v1.1's and LongBench's scripts give 0 to two empty ones and keep references of
-    articles and punctuation; they are the same otherwise.
+    articles and punctuation; they are the same otherwise. Chosen here: other scripts are split as in
+    `rouge_scores`; the scripts take a Chinese sentence for one word.
     """
-    ours = normalize_answer(prediction).split()
-    theirs = [reference.split() for reference in _squad_references(references)]
+    ours = _words(normalize_answer(prediction))
+    theirs = [_words(reference) for reference in _squad_references(references)]
     return max(_word_f1(ours, words) if ours and words else float(ours == words) for words in theirs)
 
 
@@ -71,13 +74,18 @@ def trivia_exact_match(prediction: str, references: Sequence[str]) -> float:
 def trivia_f1(prediction: str, references: Sequence[str]) -> float:
     """Return the word F1 of the best reference after TriviaQA's normalisation; 0 for two empty texts."""
     check_references(references)
-    ours = normalize_trivia_answer(prediction).split()
-    return max(_word_f1(ours, normalize_trivia_answer(reference).split()) for reference in references)
+    ours = _words(normalize_trivia_answer(prediction))
+    return max(_word_f1(ours, _words(normalize_trivia_answer(reference))) for reference in references)
 
 
 def _squad_references(references: Sequence[str]) -> list[str]:
     check_references(references)
     return [text for text in map(normalize_answer, references) if text] or [""]
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a normalized text; those of Latin letters end at white space alone."""
+    return [part for word in text.split() for part in split_scripts(word)]
 
 
 def _word_f1(ours: Sequence[str], theirs: Sequence[str]) -> float:
@@ -174,7 +182,11 @@ def rouge_scores(prediction: str, references: Sequence[str]) -> dict[str, float]
     ROUGE-Lsum compares sentence by sentence; sentences end as in `split_sentences`, and at every line end.
     The scripts of SQuALITY (arXiv 2205.11465) and SCROLLS (arXiv 2201.03533; QMSum and GovReport) split with
     NLTK's Punkt model instead, which has to be downloaded; where both split alike the scores are equal to
-    the last digit. The package reads the letters a-z and digits only: other scripts score 0.
+    the last digit.
+
+    The package reads the letters a-z and digits only. Chosen here: words of other scripts count as they
+    stand, and scripts without spaces (Chinese, Japanese, Korean, Thai, ...) by single characters. Latin
+    letters and single Greek ones are read as the package does, so English scores are the package's.
 
     Returns:
         `rouge_1`, `rouge_2`, `rouge_l` and `rouge_lsum`, from 0 to 1.
@@ -187,10 +199,23 @@ def rouge_scores(prediction: str, references: Sequence[str]) -> dict[str, float]
     except ImportError as error:
         raise MissingExtraError("rouge_score", "eval") from error
     check_references(references)
-    scorer = RougeScorer(list(_ROUGE_NAMES), use_stemmer=True)
+    scorer = RougeScorer(list(_ROUGE_NAMES), tokenizer=_RougeWords())
     lines = ["\n".join(split_sentences(reference)) for reference in references]
     best = scorer.score_multi(lines, "\n".join(split_sentences(prediction)))
     return {name: float(best[key].fmeasure) for key, name in _ROUGE_NAMES.items()}
+
+
+class _RougeWords:
+    """Splits a text for rouge_score, which calls `tokenize`."""
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self._split_latin = DefaultTokenizer(use_stemmer=True).tokenize
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the words; of a text of nothing but accented or single letters, these."""
+        return words_by_script(text, self._split_latin) or _WORD.findall(text.casefold())
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
