@@ -104,7 +104,9 @@ def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, mod
         "ask", text_file, QUESTION, "--model", model, "--soft-tokens", 2, "--max-new-tokens", 9, "--json"
     )
     data = json.loads(result.out)
-    assert list(data) == ["text", "usage", "timing", "expanded", "expanded_chunks", "left_out", "sources"]
+    assert list(data) == [
+        *("text", "usage", "timing", "expanded", "expanded_chunks", "left_out", "sources", "left_out_files")
+    ]
     assert data["text"] + "\n" == plain.out
     assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)
     assert set(data["timing"]) == {"read_seconds", "first_token_seconds", "total_seconds"}

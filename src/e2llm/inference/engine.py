@@ -159,9 +159,9 @@ class Engine:
         )
 
     @staticmethod
-    def documents(source: Readable | Sequence[Readable]) -> list[Document]:
-        """Return the documents of anything that `read` accepts."""
-        return documents_of(source)
+    def documents(source: Readable | Sequence[Readable], num_before: int = 0) -> list[Document]:
+        """Return the documents of anything that `read` accepts; they follow `num_before` others."""
+        return documents_of(source, num_before)
 
     # --- answering ----------------------------------------------------------------------------------------
 

@@ -279,7 +279,7 @@ def sources_of(laid: LaidOut) -> list[Source]:
     for place in best:
         index = plan.kept[place]
         chunk, document = content.chunks[index], content.documents[content.owners[index]]
-        where = document.place_at(chunk.end - len(chunk.text.lstrip()) if chunk.text.strip() else chunk.start)
+        where = document.place_of(chunk.start, chunk.end)
         level, relevance = plan.levels[place], plan.relevance[place]
         sources.append(
             Source(index, document.name, where, chunk.start, chunk.end, chunk.text, level, relevance)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import load_engine, open_context, read_source
+from e2llm.cli.opening import facts_of, load_engine, open_context, read_source
 from e2llm.cli.options import (
     FILES_HELP,
     AsJson,
@@ -25,7 +25,7 @@ from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
     from e2llm.bench.full_context import Comparison
-    from e2llm.documents import Document
+    from e2llm.documents import Document, LeftOut
     from e2llm.inference.answer import Answer
     from e2llm.inference.engine import Engine
 
@@ -106,7 +106,8 @@ def ask(
         "max_new_tokens": max_new_tokens,
     }
     request = AskRequest.take(question, dict(options))
-    source = read_source(paths)
+    left_out: list[LeftOut] = []
+    source = read_source(paths, left_out)
     if insert is not None:
         source = insert_into(source, insert)
     if compare and isinstance(source, Path):
@@ -116,7 +117,7 @@ def ask(
         engine.check_room(source, request)
     options["on_piece"] = None if as_json else print_piece
     answer, comparison = answer_from(engine, source, question, options, compare=compare)
-    show_answer(answer, comparison, isinstance(source, Path), as_json)
+    show_answer(answer, comparison, isinstance(source, Path), as_json, left_out)
     if not as_json and not answer.text.strip():
         raise E2LLMError("the answer is empty; give more chunks as text: raise --budget or --expand")
 
@@ -149,10 +150,16 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
     return paths, question
 
 
-def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier: bool, as_json: bool) -> None:
+def show_answer(
+    answer: "Answer",
+    comparison: "Comparison | None",
+    read_earlier: bool,
+    as_json: bool,
+    left_out: "list[LeftOut]",
+) -> None:
     """Print the answer as JSON, or the sources and cost of an answer that was already streamed."""
     if as_json:
-        result = dataclasses.asdict(answer)
+        result = dataclasses.asdict(answer) | facts_of(left_out)
         if comparison is not None:
             result["peak_extra_bytes"] = comparison.e2llm.peak_extra_bytes
             result["full_context"] = comparison.full_context.to_dict()

@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import keep_as_saved, load_engine, open_context, read_documents, read_source
+from e2llm.cli.opening import (
+    facts_of,
+    keep_as_saved,
+    load_engine,
+    open_context,
+    read_documents,
+    read_source,
+)
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, Store, take_rate
 from e2llm.cli.reading.ask import print_piece
 from e2llm.cli.reading.read import refuse_other_file
 
 if TYPE_CHECKING:
+    from e2llm.documents import LeftOut
     from e2llm.inference.chat import ChatSession
 
 _COMMANDS = "/add FILE..., /save FILE, /quit"
@@ -56,7 +64,8 @@ def chat(
         "rate": take_rate(rate),
         "max_new_tokens": 128,
     }
-    source = read_source(files) if files else []
+    left_out: list[LeftOut] = []
+    source = read_source(files, left_out) if files else []
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
     if session is not None and session.is_file() and not is_tensor_file(session):
@@ -76,12 +85,13 @@ def chat(
     else:
         context = open_context(engine, source) if source else None
         talk = ChatSession(engine, context, **options)
-    converse(talk, session, as_json)
+    converse(talk, session, as_json, left_out)
 
 
-def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
+def converse(talk: "ChatSession", session: Path | None, as_json: bool, left_out: "list[LeftOut]") -> None:
     """Answer each line of standard input until it ends or `/quit`."""
     from e2llm.errors import E2LLMError
+    from e2llm.file_bytes import decode_text
 
     is_terminal = sys.stdin.isatty()
     if is_terminal:
@@ -89,19 +99,24 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
     while True:
         if is_terminal:
             typer.echo("> ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line:
+        data = sys.stdin.buffer.readline()
+        if not data:
             return
-        line = line.strip()
+        try:
+            line = decode_text(data, "this line").strip()
+        except E2LLMError as error:
+            typer.echo(f"error: {error}", err=True)  # the next line may be sound
+            continue
         if not line:
             continue
         if line == "/quit":
             return
         try:
             if line.startswith("/"):
-                run_command(talk, line)
+                run_command(talk, line, left_out)
             elif as_json:
-                typer.echo(json.dumps(dataclasses.asdict(talk.ask(line)), ensure_ascii=False))
+                facts = dataclasses.asdict(talk.ask(line)) | facts_of(left_out)
+                typer.echo(json.dumps(facts, ensure_ascii=False))
             else:
                 for piece in talk.stream(line):
                     print_piece(piece)
@@ -116,7 +131,7 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
                 talk.save(session)
 
 
-def run_command(talk: "ChatSession", line: str) -> None:
+def run_command(talk: "ChatSession", line: str, left_out: "list[LeftOut]") -> None:
     """Run a line that begins with a slash."""
     import shlex
 
@@ -127,7 +142,7 @@ def run_command(talk: "ChatSession", line: str) -> None:
     except ValueError as error:
         raise E2LLMError(f"{line}: {error}") from error
     if name == "/add" and arguments:
-        count = talk.add(read_documents(arguments))
+        count = talk.add(read_documents(arguments, left_out))
         typer.echo(f"added {len(arguments)} source(s), {count} chunks encoded", err=True)
     elif name == "/save" and len(arguments) == 1:
         refuse_other_file(Path(arguments[0]))
