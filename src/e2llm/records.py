@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
+from e2llm.file_bytes import kind_of
 from e2llm.files import replacing
 from e2llm.prompts import OPTION_LETTERS
 from e2llm.surrogates import reject_lone_surrogates
@@ -203,6 +204,12 @@ def read_numbered(
     if not file.is_file():
         raise FileNotFoundError(missing_file(file))
     with file.open("rb") as stream:
+        if problem := other_format(stream.peek(), file):
+            bad = BadLine(str(file), 1, "not_json", problem)
+            if on_bad_line is None:
+                raise E2LLMError(str(bad))
+            on_bad_line(bad)
+            return
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -215,6 +222,18 @@ def read_numbered(
                 on_bad_line(bad)
                 continue
             yield number, record
+
+
+def other_format(start: bytes, file: Path) -> str:
+    """Return what is wrong with a file whose first bytes are not those of JSON Lines; empty for any other."""
+    kind = kind_of(start)
+    if kind is None:
+        return ""
+    advice = "name a file of records"
+    if kind.is_text:
+        convert = f"convert it: jq -c '.[]' {file.name} > records.jsonl"
+        advice = convert if kind.suffix == ".json" else "save it as JSON Lines in UTF-8"
+    return f"the file is {kind.name}, but records are one JSON object a line; {advice}"
 
 
 def missing_file(file: Path) -> str:

@@ -103,7 +103,7 @@ def test_json_holds_answer_usage_and_timing_and_nothing_else_is_printed(run, mod
         "ask", text_file, QUESTION, "--model", model, "--soft-tokens", 2, "--max-new-tokens", 9, "--json"
     )
     data = json.loads(result.out)
-    named = ["expanded", "expanded_chunks", "left_out", "sources", "levels", "cited"]
+    named = ["expanded", "expanded_chunks", "left_out", "sources", "levels", "cited", "left_out_files"]
     assert list(data) == ["text", "usage", "timing", *named]
     assert data["text"] + "\n" == plain.out
     assert (data["usage"]["soft_tokens"], data["usage"]["new_tokens"]) == (10, 9)

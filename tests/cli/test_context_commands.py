@@ -167,6 +167,80 @@ def test_commands_of_a_conversation(run, model, text_file, tmp_path, monkeypatch
     assert (tmp_path / "x.e2llm").is_file()
 
 
+def test_the_first_line_may_begin_with_a_mark_and_a_bad_line_does_not_end_a_conversation(
+    run, model, text_file, monkeypatch
+):
+    lines = [
+        b"\xef\xbb\xbf/add " + bytes(text_file),
+        b"\xcf\xf0\xe8",
+        b"a\0b",
+        "Où est la clef bleue ?".encode("cp1252"),
+        b"",
+    ]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\r\n".join(lines))))
+    result = run("chat", "--model", model)
+    assert (result.code, result.out.count("\n")) == (0, 1)
+    added, *told = result.err.splitlines()
+    assert added.startswith("added 1 source(s), 5 chunks")
+    assert [line.partition(": ")[2].partition(", ")[0] for line in told] == [
+        "this line: byte 0 is not valid utf-8",
+        "this line: contains zero bytes",
+    ]
+
+
+@pytest.mark.parametrize("command", ["ask", "read", "chat"])
+def test_what_a_folder_leaves_out_is_told_and_listed(run, model, tmp_path, monkeypatch, command):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "ok.txt").write_text("The code is 4817.")
+    (folder / "old.txt").write_bytes("Код 4817.".encode("cp1251"))
+    (folder / "photo.png").write_bytes(b"\x89PNG\0")
+    rest = {"ask": [QUESTION], "read": ["-o", tmp_path / "x.e2llm"], "chat": []}[command]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(QUESTION.encode())))
+    result = run(command, folder, *rest, "--model", model, "--json")
+    problem = "byte 0 is not valid utf-8, and other encodings cannot be told for sure; save the file as UTF-8"
+    assert result.err == (
+        f"[left out of {folder}: 1 not read ({folder}/old.txt: {problem}), 1 binary ({folder}/photo.png)]\n"
+    )
+    assert json.loads(result.out)["left_out_files"] == [
+        {"name": f"{folder}/photo.png", "reason": "binary"},
+        {"name": f"{folder}/old.txt", "reason": problem},
+    ]
+
+
+def test_each_file_of_a_folder_is_decoded_once(run, model, tmp_path, monkeypatch):
+    from e2llm.documents import records
+
+    decoded = []
+    decode = records.decode_text
+    monkeypatch.setattr(records, "decode_text", lambda data, name: decoded.append(name) or decode(data, name))
+    (tmp_path / "a.txt").write_text("One boat.")
+    (tmp_path / "b.txt").write_text("Two boats.")
+    assert run("ask", tmp_path, QUESTION, "--model", model).code == 0
+    assert decoded == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+
+
+def test_an_address_is_named_whole(run, model):
+    result = run("ask", "https://boats.org/a.html", QUESTION, "--model", model)
+    assert result.code == 1
+    assert "https://boats.org/a.html (addresses are not fetched: save the page as a file)" in result.err
+
+
+def test_reading_with_many_workers_takes_documents_of_every_format(run, model, tmp_path, monkeypatch):
+    from e2llm.scale.corpus_reading import CorpusReport
+
+    taken = []
+    monkeypatch.setattr(
+        "e2llm.scale.corpus_reading.read_corpus",
+        lambda documents, *_, **__: taken.extend(documents) or CorpusReport(),
+    )
+    (tmp_path / "page.txt").write_text("<html><p>One boat.")
+    (tmp_path / "old.txt").write_bytes("Код".encode("cp1251"))
+    result = run("read", tmp_path, "--store", tmp_path / "s", "--workers", 1, "--model", model, "--json")
+    assert [item.text.strip() for item in taken] == ["One boat."]
+    assert [item["name"] for item in json.loads(result.out)["left_out_files"]] == [f"{tmp_path}/old.txt"]
+
+
 def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monkeypatch):
     result = chat(run, monkeypatch, ["/frobnicate"], "--model", model)
     assert result.code == 1
@@ -176,7 +250,7 @@ def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monk
 @pytest.mark.parametrize("name", ["harbour.txt", "harbour.txt/x.e2llm"])
 def test_a_failed_save_does_not_end_a_conversation_on_a_terminal(run, model, text_file, monkeypatch, name):
     place = text_file.parent / name
-    terminal = io.StringIO(f"/save {place}\n{QUESTION}\n")
+    terminal = io.TextIOWrapper(io.BytesIO(f"/save {place}\n{QUESTION}\n".encode()))
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     result = run("chat", "--model", model)

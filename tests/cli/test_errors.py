@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_read_is_named_without_the_number_of_the_error(run
         (tmp_path / "lost.txt").read_text()
 
     monkeypatch.setattr("e2llm.cli.reading.ask.load_engine", fail)
-    monkeypatch.setattr("e2llm.cli.reading.ask.read_source", lambda paths: "text")
+    monkeypatch.setattr("e2llm.cli.reading.ask.read_source", lambda *_: "text")
     result = run("ask", __file__, "Why?")
     assert result.code == 1
     assert result.err == f"e2llm: error: {tmp_path / 'lost.txt'}: No such file or directory\n"

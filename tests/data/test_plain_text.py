@@ -36,8 +36,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_normalized(tmp_path):
 
 def test_a_wrong_encoding_names_the_file_and_the_byte(tmp_path):
     (tmp_path / "a.txt").write_bytes("caf\xe9".encode("latin-1"))
-    with pytest.raises(E2LLMError, match=r"a\.txt: byte 3 is not valid utf-8"):
-        convert(tmp_path)
+    with pytest.raises(E2LLMError, match=r"a\.txt: byte 3 is not valid utf-8; save the file as UTF-8"):
+        convert(tmp_path, encoding="utf-8")
+    assert convert(tmp_path)[0].context == "café"
 
 
 def test_another_encoding_can_be_named(tmp_path):
@@ -53,7 +54,7 @@ def test_an_unknown_encoding_is_an_error(tmp_path):
 
 def test_a_binary_file_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"PK\x03\x04\0\0")
-    with pytest.raises(E2LLMError, match="binary"):
+    with pytest.raises(E2LLMError, match="damaged"):
         convert(tmp_path)
 
 

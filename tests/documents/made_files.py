@@ -1,5 +1,7 @@
 """Small files of every format, made by the libraries' own writers."""
 
+import email
+import email.policy
 import io
 import json
 import zipfile
@@ -91,7 +93,7 @@ def made_notebook(cells):
     return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}).encode()
 
 
-def made_email(subject, text, html=None, attachment=None):
+def made_email(subject, text, html=None, attachments=None):
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "mira@boats.org", "jon@boats.org", subject
     if text is not None:
@@ -100,8 +102,14 @@ def made_email(subject, text, html=None, attachment=None):
         message.set_content(html, subtype="html") if text is None else message.add_alternative(
             html, subtype="html"
         )
-    if attachment is not None:
-        message.add_attachment(b"x", maintype="application", subtype="pdf", filename=attachment)
+    for name, data in (attachments or {}).items():
+        if name.endswith(".eml"):
+            inner = email.message_from_bytes(data, policy=email.policy.default)
+            message.add_attachment(inner, filename=name)
+        elif "." in name[2:]:
+            message.add_attachment(data, maintype="application", subtype="octet-stream", filename=name)
+        else:
+            message.add_attachment(data.decode("koi8-r"), charset="koi8-r", filename=name)
     return message.as_bytes()
 
 

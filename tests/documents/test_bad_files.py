@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from made_files import made_docx, made_epub, made_pdf, made_pptx, made_xlsx, made_zip
 
-from e2llm.documents import list_folder, load_documents, office, read_bytes
+from e2llm.documents import iter_documents, load_documents, office, read_bytes, read_stream
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100)
@@ -45,11 +45,24 @@ def with_encryption_flags(data):
         (made_zip({"ppt/presentation.xml": ""}), "a.pptx", "the file is damaged, or not a PowerPoint file"),
         (made_zip({"META-INF/container.xml": "<a/>"}), "a.epub", "the file is damaged, or not an EPUB book"),
         (with_encryption_flags(made_zip({"a.txt": "x"})), "a.zip", "the file is encrypted"),
-        (OLE + "EncryptedPackage".encode("utf-16-le"), "a.docx", "the file is encrypted; save it without"),
+        (
+            OLE + "EncryptedPackage".encode("utf-16-le"),
+            "a.docx",
+            "is an encrypted Office file; save it without",
+        ),
         (OLE, "a.doc", r"is an old Office file; save it as \.docx"),
         (made_zip({"a.txt": "x"}), "a.zip", "is a ZIP archive; unpack it"),
         (made_zip({"a.txt": "x"}), "a.docx", "is a ZIP archive; unpack it"),
-        (b"\x89PNG\r\n\x1a\n\0", "a.txt", r"is a picture \(PNG\), a binary file"),
+        (b"\x89PNG\r\n\x1a\n\0", "a.txt", r"is a picture \(PNG\); a binary file without text; recognize"),
+        (b"GIF89a\1", "photo", r"is a picture \(GIF\); a binary file"),
+        (b"\x1f\x8b\x08", "a.txt.gz", r"is an archive \(gzip\); unpack it"),
+        (b"%!PS-Adobe-3.0\n(One boat.) show", "a.txt", "is a PostScript file; convert it to PDF"),
+        (
+            made_zip({"mimetype": "application/vnd.oasis.opendocument.text"}),
+            "a",
+            "is an OpenDocument file; save",
+        ),
+        (made_zip({"xl/workbook.bin": "x"}), "a.xlsx", "is a binary Excel file; save it as .xlsx"),
         (b"a\0b", "a.txt", "contains zero bytes, so it is a binary file"),
         (bytes(range(256)) * 4, "a.txt", "contains zero bytes, so it is a binary file"),
         (b"", "a.pdf", "the file is empty"),
@@ -101,9 +114,14 @@ def test_a_member_that_states_a_smaller_size_is_refused_all_the_same():
 
 
 def test_a_file_of_more_than_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("e2llm.documents.loading.MAX_BYTES", 10)
     (tmp_path / "a.txt").write_text("x" * 11)
-    with pytest.raises(E2LLMError, match=r"a\.txt: the file has more than"):
+    monkeypatch.setenv("E2LLM_MAX_BYTES", "10")
+    with pytest.raises(E2LLMError, match=r"a\.txt: the file has more than 1e-05 MB, the most that is read"):
+        load_documents([tmp_path / "a.txt"])
+    with open("/dev/zero", "rb") as endless, pytest.raises(E2LLMError, match="standard input: the file has"):
+        read_stream(endless, "standard input", [])
+    monkeypatch.setenv("E2LLM_MAX_BYTES", "1 GB")
+    with pytest.raises(E2LLMError, match="E2LLM_MAX_BYTES is '1 GB'; set it to a whole number of bytes"):
         load_documents([tmp_path / "a.txt"])
 
 
@@ -112,7 +130,7 @@ def test_a_device_a_pipe_and_a_socket_are_refused(tmp_path, monkeypatch):
     os.mkfifo("pipe")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind("socket")
-    for name in ("pipe", "socket", os.devnull):
+    for name in ("pipe", "socket", os.devnull, "/dev/zero"):
         with pytest.raises(E2LLMError, match=f"{name}: is a device, a pipe or a socket"):
             load_documents([name])
     listener.close()
@@ -143,16 +161,26 @@ def test_a_folder_reads_what_it_can_and_warns_of_the_rest(tmp_path):
     (tmp_path / "b.pdf").write_bytes(made_pdf(["Two boats."]))
     (tmp_path / "scan.pdf").write_bytes(made_pdf([""]))
     (tmp_path / "parts.zip").write_bytes(made_zip({"a.txt": "x"}))
-    assert str(list_folder(tmp_path)) == "3 file(s), skipped 1 (1 binary)"
-    with pytest.warns(E2LLMWarning, match=r"left out: .*scan\.pdf: the PDF file has 1 page"):
+    (tmp_path / "old.txt").write_bytes("Три лодки.".encode("cp1251"))
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\0")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.warns(E2LLMWarning) as warned:
         documents = load_documents([tmp_path])
+    (told,) = [str(item.message) for item in warned]
+    assert told.startswith(f"left out of {tmp_path}: 4 not read ({tmp_path}/")
+    assert "photo" not in told  # no text in it
+    left_out = []
+    assert [*iter_documents([tmp_path], left_out)] == documents
+    reasons = {item.name.removeprefix(f"{tmp_path}/"): item.reason for item in left_out}
+    assert reasons["photo.png"] == "binary"
+    assert reasons["pipe"] == "is a device, a pipe or a socket"
+    assert reasons["parts.zip"] == "is a ZIP archive; unpack it and name the files"
+    assert "byte 0 is not valid utf-8" in reasons["old.txt"]
+    assert reasons["scan.pdf"].startswith("the PDF file has 1 page(s) and no text, as a scan")
     assert [item.text.strip() for item in documents] == ["One boat.", "Two boats."]
     (tmp_path / "a.txt").unlink()
     (tmp_path / "b.pdf").unlink()
-    with (
-        pytest.warns(E2LLMWarning),
-        pytest.raises(E2LLMError, match=r"contains no text to read \(1 file\(s\), .*, none readable"),
-    ):
+    with pytest.raises(E2LLMError, match=r"contains no text to read \(left out: 4 not read"):
         load_documents([tmp_path])
 
 

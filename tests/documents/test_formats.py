@@ -16,8 +16,9 @@ from made_files import (
     made_zip,
 )
 
-from e2llm.documents import Document, read_bytes
+from e2llm.documents import Document, LeftOut, read_bytes, read_documents
 from e2llm.documents.document import join_parts
+from e2llm.errors import E2LLMError, E2LLMWarning
 
 
 def placed(document):
@@ -69,6 +70,37 @@ def test_word_text_within_content_controls_and_links_is_read():
         file.element.body.insert(0, parse_xml(block))
 
     assert read_bytes(made_docx(add), "a.docx").text.strip() == "Linked."
+
+
+def test_notes_headers_and_footers_of_word_follow_its_text():
+    note = '<w:{0} w:id="{1}" {2}><w:p><w:r><w:t>{3}</w:t></w:r></w:p></w:{0}>'
+    names = "xmlns:w='http://schemas.openxmlformats.org/wordprocessingml/2006/main'"
+
+    def add(file):
+        from docx.opc.constants import CONTENT_TYPE, RELATIONSHIP_TYPE
+        from docx.opc.packuri import PackURI
+        from docx.opc.part import Part
+
+        file.add_paragraph("One boat.")
+        file.sections[0].header.paragraphs[0].text = "Harbour report"
+        file.sections[0].footer.paragraphs[0].text = "Confidential"
+        file.add_section().header.is_linked_to_previous = False
+        file.sections[1].header.paragraphs[0].text = "Harbour report"
+        for kind, text in (("footnote", "It is blue."), ("endnote", "Sold in May.")):
+            items = note.format(kind, 0, 'w:type="separator"', "") + note.format(kind, 1, "", text)
+            blob = f"<w:{kind}s {names}>{items}</w:{kind}s>".encode()
+            content_type = getattr(CONTENT_TYPE, f"WML_{kind.upper()}S")
+            part = Part(PackURI(f"/word/{kind}s.xml"), content_type, blob, file.part.package)
+            file.part.relate_to(part, getattr(RELATIONSHIP_TYPE, f"{kind.upper()}S"))
+
+    document = read_bytes(made_docx(add), "a.docx")
+    assert document.text.startswith("One boat.")
+    assert placed(document) == [
+        ("endnote 1", "Sold in May."),
+        ("footer", "Confidential"),
+        ("footnote 1", "It is blue."),
+        ("header", "Harbour report"),
+    ]
 
 
 def test_a_slide_is_a_place_with_its_notes():
@@ -148,11 +180,48 @@ def test_a_cue_of_subtitles_is_known_by_its_time(text, name, expected):
 
 
 def test_a_message_has_its_headers_text_and_the_names_of_attachments():
-    data = made_email("The key", "It is under the stone.\n", "<p>not this</p>", "map.pdf")
+    data = made_email("The key", "It is under the stone.\n", "<p>not this</p>", {"map.png": b"\x89PNG\0"})
     assert read_bytes(data, "a.eml").text == (
         "From: mira@boats.org\nTo: jon@boats.org\nSubject: The key\n\nIt is under the stone.\n\n"
-        "Attachments: map.pdf"
+        "Attachments: map.png"
     )
+
+
+def test_attachments_of_a_message_are_documents_and_others_are_left_out():
+    files = {
+        "report.pdf": made_pdf(["One boat."]),
+        "report.PDF": b"\x89PNG\0",
+        "../notes": "Два.".encode("koi8-r"),
+        "fwd.eml": made_email("Inner", "Three boats.", attachments={"a.csv": b"name\nTern\n"}),
+        "data.bin": b"a\0b",
+    }
+    left_out = []
+    documents = read_documents(made_email("Outer", "Hello.", attachments=files), "mail.eml", left_out)
+    assert [(item.name, item.text.strip().split("\n")[-1]) for item in documents] == [
+        ("mail.eml", "Attachments: report.pdf, report.PDF, notes.txt, fwd.eml, data.bin"),
+        ("mail.eml/report.pdf", "One boat."),
+        ("mail.eml/notes.txt", "Два."),
+        ("mail.eml/fwd.eml", "Attachments: a.csv"),
+        ("mail.eml/fwd.eml/a.csv", "Tern"),
+    ]
+    assert documents[1].place_at(0) == "page 1"
+    assert left_out == [LeftOut("mail.eml/report.PDF", "binary"), LeftOut("mail.eml/data.bin", "binary")]
+
+
+def test_messages_within_messages_end_somewhere():
+    data = made_email("0", "Text 0.")
+    for number in range(1, 9):
+        data = made_email(str(number), f"Text {number}.", attachments={"in.eml": data})
+    left_out = []
+    assert len(read_documents(data, "a.eml", left_out)) == 4
+    assert [item.reason for item in left_out] == ["is a message within 3 others; save it as a file"]
+
+
+def test_attachments_of_a_mailbox_name_their_message():
+    message = made_email("A", "Text.", attachments={"a.txt": b"One boat.", "A.txt": b"x"})
+    data = b"".join(b"From x Thu Jan 1 00:00:00 2026\n" + message + b"\n\n" for _ in range(2))
+    names = [item.name for item in read_documents(data, "old.mbox", [])]
+    assert names[:3] == ["old.mbox", "old.mbox/message 1/a.txt", "old.mbox/message 1/A.txt"]
 
 
 def test_a_message_in_html_alone_becomes_text():
@@ -213,7 +282,12 @@ def test_other_texts_stay_as_they_are_and_are_known_by_their_lines(name):
         (made_epub(["One boat."]), "a.zip", "chapter 1"),
         (rb"{\rtf1 One boat.}", "a.doc", "line 1"),
         (b"<html><h1>Boats</h1><p>One boat.", "a.xls", "section Boats"),
-        (b"One boat.", "a.pdf", "line 1"),
+        (b"<!-- saved --><!DOCTYPE html>\n<h1>Boats</h1><p>One boat.", "page", "section Boats"),
+        (b"\xef\xbb\xbf<HTML><h1>Boats</h1><p>One boat.", "page.txt", "section Boats"),
+        (b"<?xml version='1.0'?><html><h1>Boats</h1>One boat.</html>", "-", "section Boats"),
+        (b"<html><h1>Boats</h1><p>One boat.", "a.py", "line 1"),
+        (b"WEBVTT\n\n00:01.000 --> 00:02.000\nOne boat.\n", "cues", "00:00:01"),
+        (made_pdf(["One boat."]), "report", "page 1"),
         (made_pdf(["One boat."]), "standard input", "page 1"),
         (b"\r\n" + made_pdf(["One boat."]), "a.txt", "page 1"),
         (b"HTTP/1.1 200 OK\r\n" + made_pdf(["One boat."]), "a.pdf", "page 1"),
@@ -226,12 +300,60 @@ def test_the_first_bytes_count_more_than_the_suffix(data, name, place):
     assert document.place_at(document.text.index("One")) == place
 
 
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        (b"One boat.", "fake.pdf", "fake.pdf: is text, not a PDF file; it is read as such"),
+        (b"<html>One boat.", "a.docx", "a.docx: is a web page, not a Word file; it is read as such"),
+    ],
+)
+def test_a_text_with_the_suffix_of_a_packed_format_is_said_to_be_one(data, name, words):
+    with pytest.warns(E2LLMWarning) as warned:
+        assert read_bytes(data, name).text.strip() == "One boat."
+    assert [str(item.message) for item in warned] == [words]
+
+
+def test_a_word_file_whose_main_part_has_a_number_is_known():
+    data = made_zip({"[Content_Types].xml": "<no", "word/document2.xml": "<no"})
+    with pytest.raises(E2LLMError, match="not a Word file"):
+        read_bytes(data, "a.zip")
+
+
+def test_pages_that_are_scans_among_others_are_told(monkeypatch):
+    from pypdf import PageObject
+
+    monkeypatch.setattr(PageObject, "images", ["a picture"])
+    with pytest.warns(E2LLMWarning, match=r"a\.pdf: 2 of 3 pages have pictures and no text.*\(page 1, 3\)"):
+        read_bytes(made_pdf(["", "One boat.", ""]), "a.pdf")
+
+
 def test_a_reader_from_outside_knows_its_own_format(monkeypatch):
     from e2llm.documents import READERS
 
     monkeypatch.setitem(READERS, ".boat", lambda data, name: [("mast 1", f"{len(data)} bytes of {name}")])
     document = read_bytes(made_zip({"x": "y"})[:10], "a.boat")
     assert (document.text, document.places) == ("10 bytes of a.boat", ((0, "mast 1"),))
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (["", "", ""], "lines 1-3"),
+        (["page 3", "page 4", "page 4"], "pages 3-4"),
+        (["page 3", "page 3", "page 3"], "page 3"),
+        (["sheet Budget, row 9", "sheet Budget, row 12", "sheet Budget, row 40"], "sheet Budget, rows 9-40"),
+        (["sheet A, row 9", "sheet A, row 12", "sheet B, row 1"], "sheet A, row 9 to sheet B, row 1"),
+        (["00:00:01", "00:12:05", "01:00:00"], "00:00:01-01:00:00"),
+        (["section Part 1", "section Part 2", "section Part 3"], "section Part 1 to section Part 3"),
+    ],
+)
+def test_a_span_over_several_places_is_a_range(places, expected):
+    text, starts = join_parts(zip(places, ["  One\n", "Two\n", "Three\n\n"], strict=True))
+    document = Document("a", text, places=starts)
+    assert document.place_of(0, len(text)) == expected
+    assert document.place_of(0, 4) == (places[0] or "line 1")
+    assert document.place_of(0, 1) == (places[0] or "line 1")  # space alone
+    assert document.place_of(3, 3) == (places[0] or "line 1")
 
 
 # --- places -----------------------------------------------------------------------------------------------

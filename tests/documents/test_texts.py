@@ -1,5 +1,7 @@
 """Encodings that can be told, and paths told from texts."""
 
+from pathlib import Path
+
 import pytest
 
 from e2llm.documents import Document, documents_of, load_documents, read_bytes
@@ -83,11 +85,13 @@ def test_what_looks_like_a_path_and_does_not_exist_is_an_error(text, tmp_path, m
 
 
 def test_an_address_is_an_error_that_says_what_to_do():
-    words = r"https://boats\.org/a \(addresses are not opened: save the page as a file\)"
+    words = r"https://boats\.org/a \(addresses are not fetched: save the page as a file\)"
     with pytest.raises(FileNotFoundError, match=words):
         documents_of("https://boats.org/a")
     with pytest.raises(FileNotFoundError, match=words):
         load_documents(["https://boats.org/a"])
+    with pytest.raises(FileNotFoundError, match=words):
+        load_documents([Path("https://boats.org/a")])  # a path has one slash less
 
 
 def test_the_old_module_gives_the_same_class_with_a_warning():

@@ -250,8 +250,8 @@ def test_without_text_the_sources_are_soft(engine, boats):
 def test_a_source_names_the_place_of_its_document(engine):
     document = Document("report.pdf", "One boat.\n\nTwo boats.", places=((0, "page 1"), (11, "page 12")))
     answer = engine.ask(engine.read(document, progress=False), "Two?", max_new_tokens=1)
-    assert {str(source) for source in answer.sources} <= {"report.pdf, page 1", "report.pdf, page 12"}
-    assert all(source.place == document.place_at(source.start) for source in answer.sources)
+    assert {str(source) for source in answer.sources} == {"report.pdf, pages 1-12"}
+    assert all(source.place == document.place_of(source.start, source.end) for source in answer.sources)
 
 
 def test_a_source_of_a_text_counts_lines(engine):
@@ -259,8 +259,8 @@ def test_a_source_of_a_text_counts_lines(engine):
     answer = engine.ask(context, "Two?", max_new_tokens=1)
     document = context.documents[0].text
     for source in answer.sources:
-        number = int(source.place.removeprefix("line "))
-        assert document.splitlines()[number - 1].startswith(source.text.splitlines()[0].strip() or "")
+        first, last = map(int, source.place.removeprefix("lines ").split("-"))
+        assert "\n".join(document.splitlines()[first - 1 : last]) == source.text.strip()
 
 
 def test_a_source_begins_at_its_first_visible_character(engine):

@@ -1,6 +1,5 @@
 """Open texts, saved contexts and an engine for commands."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +10,7 @@ from e2llm.cli.printing import echo
 from e2llm.errors import E2LLMError
 
 if TYPE_CHECKING:
-    from e2llm.documents import Document
+    from e2llm.documents import Document, LeftOut
     from e2llm.inference.context import Context
     from e2llm.inference.engine import Engine
 
@@ -32,13 +31,16 @@ def check_inputs(paths: list[str], model: str) -> None:
     check_model_name(model)
 
 
-def read_source(paths: list[str]) -> "list[Document] | Path":
-    """Read the documents at the paths, or return the path of a single saved context (even if damaged)."""
+def read_source(paths: list[str], left_out: "list[LeftOut] | None" = None) -> "list[Document] | Path":
+    """Read the documents at the paths, or return the path of a single saved context (even if damaged).
+
+    What is left out of folders and messages is printed, and added to `left_out`.
+    """
     from e2llm.inference.context_file import is_tensor_file
 
     if len(paths) == 1 and paths[0] != "-" and is_tensor_file(Path(paths[0])):
         return Path(paths[0])
-    return read_documents(paths)
+    return read_documents(paths, left_out)
 
 
 def open_context(engine: "Engine", source: "list[Document] | Path") -> "Context":
@@ -60,29 +62,41 @@ def keep_as_saved(engine: "Engine", file: Path) -> None:
             engine.model.set_finest_rate(rate)
 
 
-def read_documents(paths: list[str]) -> "list[Document]":
-    """Read files and folders; `-` is standard input."""
-    return list(iter_sources(paths))
+def read_documents(paths: list[str], left_out: "list[LeftOut] | None" = None) -> "list[Document]":
+    """Read files and folders; `-` is standard input. Options are those of `iter_sources`."""
+    return list(iter_sources(paths, left_out))
 
 
-def iter_sources(paths: list[str]) -> "Iterator[Document]":
+def iter_sources(paths: list[str], left_out: "list[LeftOut] | None" = None) -> "Iterator[Document]":
     """Yield the documents of files and folders as they are read; `-` is standard input.
+
+    Args:
+        paths: The files and folders.
+        left_out: Takes what is left out of folders and messages, which is printed too.
 
     Raises:
         E2LLMError: If a file is a saved context, which is not a text.
     """
-    from e2llm.documents import iter_documents, list_folder, read_stream
+    from e2llm.documents import iter_documents, read_stream, summarize_left_out
     from e2llm.inference.context_file import is_context_file
 
     for path in paths:
+        found: list[LeftOut] = []
         if path == "-":
-            yield read_stream(sys.stdin.buffer, "standard input")
+            yield from read_stream(sys.stdin.buffer, "standard input", found)
         elif is_context_file(Path(path)):
             raise E2LLMError(f"{path} is a saved context; give it as the only file, or give texts instead")
         else:
-            yield from iter_documents([path])
-            if os.path.isdir(path) and sys.stderr.isatty():
-                echo(f"{path}: {list_folder(Path(path))}", err=True)
+            yield from iter_documents([path], found)
+        if found:
+            echo(f"[left out of {path}: {summarize_left_out(found)}]", err=True)
+        if left_out is not None:
+            left_out += found
+
+
+def facts_of(left_out: "list[LeftOut]") -> dict[str, list[dict[str, str]]]:
+    """Return what was left out for the output of a command as JSON."""
+    return {"left_out_files": [item._asdict() for item in left_out]}
 
 
 def load_engine(

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 from xml.etree import ElementTree
 
-from e2llm.data.source_files import read_text
 from e2llm.errors import E2LLMError, MissingExtraError
-from e2llm.records import Record
+from e2llm.file_bytes import read_text
+from e2llm.records import Record, other_format
 
 Records = Iterator[Record | None]  # None: an entry that was left out
 Reader = Callable[..., Records]
@@ -231,6 +231,9 @@ class Conversion:
     def lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of a JSON Lines file with their line numbers; blank lines are skipped."""
         with path.open("rb") as stream:
+            self.place = str(path)
+            if problem := other_format(stream.peek(), path):
+                raise self.error(problem)
             for number, line in enumerate(stream, start=1):
                 self.place = f"{path}:{number}"
                 if not line.strip():

@@ -1,7 +1,8 @@
 """A document: a text with a name, and the place in its source that each part of it comes from."""
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from textwrap import shorten
@@ -9,6 +10,8 @@ from textwrap import shorten
 Places = tuple[tuple[int, str], ...]  # first character and place, sorted
 Part = tuple[str, str]  # place and text; the texts follow each other without anything between them
 _MAX_TITLE_CHARS = 80
+_NUMBERED = re.compile(r"(.*, |)(cell|chapter|comment|endnote|footnote|line|message|page|row|slide) ([\d,]+)")
+_TIME = re.compile(r"\d\d:\d\d:\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,20 @@ class Document:
         line = self.text.count("\n", 0, offset) + 1
         return f"line {line:,}"
 
+    def place_of(self, start: int, end: int) -> str:
+        """Return the place of the characters `[start, end)` without space around, such as `pages 3-4`."""
+        text = self.text[start:end]
+        last = start + max(1, len(text.rstrip())) - 1
+        start = min(last, start + len(text) - len(text.lstrip()))
+        first_place, last_place = self.place_at(start), self.place_at(last)
+        if first_place == last_place:
+            return first_place
+        first, final = _NUMBERED.fullmatch(first_place), _NUMBERED.fullmatch(last_place)
+        if first and final and first.groups()[:2] == final.groups()[:2]:
+            return f"{first[1]}{first[2]}s {first[3]}-{final[3]}"
+        between = "-" if _TIME.fullmatch(first_place) and _TIME.fullmatch(last_place) else " to "
+        return f"{first_place}{between}{last_place}"
+
     def edited(self, start: int, end: int, text: str) -> "Document":
         """Return the document with the characters `[start, end)` replaced; places move with their text."""
         new_text = self.text[:start] + text + self.text[end:]
@@ -48,6 +65,20 @@ class Document:
             if moved < len(new_text):
                 places[moved] = place  # of places without text left, the last one remains
         return replace(self, text=new_text, places=tuple(places.items()))
+
+
+def named_apart(documents: Sequence[Document]) -> list[Document]:
+    """Return the documents with a number after each name that an earlier one has, such as `notes.txt (2)`."""
+    seen: set[str] = set()
+    named = []
+    for document in documents:
+        name, number = document.name, 1
+        while name in seen:
+            number += 1
+            name = f"{document.name} ({number})"
+        seen.add(name)
+        named.append(document if number == 1 else replace(document, name=name))
+    return named
 
 
 def section(title: str) -> str:

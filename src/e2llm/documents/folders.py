@@ -4,17 +4,16 @@ Of a folder every file with text is read, but for what a `.gitignore` names.
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from e2llm.documents.decoding import decode_text
-from e2llm.documents.faults import MAX_BYTES
-from e2llm.documents.readers import READERS, is_own, is_packed, suffix_of
-from e2llm.errors import E2LLMError
+from e2llm.documents.faults import LeftOut, max_bytes, summarize_left_out
+from e2llm.documents.readers import READERS, suffix_of
+from e2llm.documents.records import read_csv, read_plain
+from e2llm.file_bytes import kind_of
 
 MAX_FILE_BYTES = 2 * 2**20
 # Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
@@ -33,31 +32,29 @@ CODE_SUFFIXES = frozenset(
 
 @dataclass
 class FolderListing:
-    """The files of a folder to read, sorted by path, and how many others were left out, by reason."""
+    """The files of a folder to read, sorted by path, and those that were left out."""
 
     files: list[Path] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        left_out = f", skipped {self.skipped.total()} ({reasons})" if self.skipped else ""
+        left_out = f", left out: {summarize_left_out(self.left_out)}" if self.left_out else ""
         return f"{len(self.files)} file(s){left_out}"
 
 
 def list_folder(folder: Path) -> FolderListing:
-    """List the files of a folder that may be read, at any depth.
+    """List the files of a folder to read, at any depth, by their names, sizes and first bytes.
 
     Left out are: hidden files and folders, what a `.gitignore` (of the folder, one above it up to the root of
     the repository, or one below) or the repository's `.git/info/exclude` names, `__pycache__`, `node_modules`
-    and the like, links, binary files, empty ones, generated ones (minified, lock files, vocabularies), and
-    text files of more than 2 MiB.
+    and the like, links, devices, pictures and programs, empty files, generated ones (minified, lock files,
+    vocabularies), and text files of more than 2 MiB.
     """
     listing = FolderListing()
     rules = _rules_above(folder.resolve())
     for file in _walk(folder, folder.resolve(), rules, listing):
-        reason = _why_skipped(file)
-        if reason:
-            listing.skipped[reason] += 1
+        if reason := _why_skipped(file):
+            listing.left_out.append(LeftOut(str(file), reason))
         else:
             listing.files.append(file)
     listing.files.sort(key=lambda file: file.parts)
@@ -115,45 +112,43 @@ def _walk(shown: Path, real: Path, rules: Rules, listing: FolderListing) -> Iter
         rules = [*rules, *_rules_of(real)]
         with os.scandir(real) as entries:
             items = sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        listing.skipped["unreadable"] += 1
+    except OSError as error:
+        listing.left_out.append(LeftOut(str(shown), f"cannot be opened: {error.strerror}"))
         return
     for entry in items:
         path = real / entry.name
         is_folder = entry.is_dir(follow_symlinks=False)
+        is_hidden = entry.name.startswith(".") or (is_folder and entry.name in _SKIPPED_FOLDERS)
         if entry.is_symlink():
-            listing.skipped["links"] += 1
-        elif entry.name.startswith(".") or (is_folder and entry.name in _SKIPPED_FOLDERS):
-            if not is_folder:
-                listing.skipped["hidden"] += 1
-        elif _is_ignored(path, rules, is_folder):
-            if not is_folder:
-                listing.skipped["ignored"] += 1
+            reason = "link"
+        elif is_hidden or _is_ignored(path, rules, is_folder):
+            reason = "" if is_folder else "hidden" if is_hidden else "ignored"
         elif is_folder:
             yield from _walk(shown / entry.name, path, rules, listing)
+            continue
         elif entry.is_file(follow_symlinks=False):
             yield shown / entry.name
+            continue
+        else:
+            reason = "is a device, a pipe or a socket"
+        if reason:
+            listing.left_out.append(LeftOut(str(shown / entry.name), reason))
 
 
-def _why_skipped(file: Path) -> str | None:
-    """The reason for which a file's content is not read, or None; a damaged one shows when it is read."""
+def _why_skipped(file: Path) -> str:
+    """The reason for which a file's content is not read; a damaged one shows when it is read."""
     if file.name.lower().endswith(_GENERATED_ENDINGS):
         return "generated"
-    suffix = suffix_of(file.name)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            is_text = is_own(suffix) and not is_packed(stream.read(1024))
-            if not is_text and suffix not in READERS:
-                return "binary"  # such as an archive
-            if size > (MAX_FILE_BYTES if is_text else MAX_BYTES):
-                return "too large"
-            if not is_text:
-                return None if size else "empty"
-            stream.seek(0)
-            text = decode_text(stream.read(), str(file))
-    except OSError:
-        return "unreadable"
-    except E2LLMError:
+            kind = kind_of(stream.read(1024))
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+    if not size:
+        return "empty"
+    if kind is not None and kind.is_binary:
         return "binary"
-    return None if text.strip() else "empty"
+    is_plain = READERS.get(suffix_of(file.name), read_plain) in (read_plain, read_csv)
+    most = MAX_FILE_BYTES if is_plain and (kind is None or kind.is_text) else max_bytes()
+    return f"has more than {most / 2**20:,.0f} MiB; name it to read it" if size > most else ""

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import BinaryIO
 
 from e2llm.documents.document import Document
-from e2llm.documents.faults import MAX_BYTES, check_size
+from e2llm.documents.faults import LeftOut, max_bytes, summarize_left_out
 from e2llm.documents.folders import CODE_SUFFIXES, is_code, list_folder
-from e2llm.documents.readers import READERS, read_bytes, suffix_of
+from e2llm.documents.readers import READERS, left_out_by, read_documents, suffix_of
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
 
 _MAX_HEADING_CHARS = 120
 _MAX_PATH_CHARS = 260
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://\S+")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(\S+)")
 _PATH_START = re.compile(r"\.{0,2}/|~/|[A-Za-z]:[\\/]|\\\\")
 _OTHER_SUFFIXES = frozenset({".doc", ".xls", ".ppt", ".odt", ".log", ".xml", ".yaml", ".yml", ".e2llm"})
 
 Readable = str | PathLike[str] | Document
 
 
-def documents_of(source: Readable | Sequence[Readable]) -> list[Document]:
+def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> list[Document]:
     """The documents of a text (`str`), a path, a document, or several of them.
 
-    A `str` of one line that names a file or folder is a path.
+    A `str` of one line that names a file or folder is a path. Several texts are named `text 1`, `text 2`, ...
+
+    Args:
+        source: The text, path or document, or several.
+        num_before: Number of documents that these follow.
 
     Raises:
         FileNotFoundError: If a path, or a `str` that looks like one, does not exist.
@@ -34,14 +38,15 @@ def documents_of(source: Readable | Sequence[Readable]) -> list[Document]:
     if source is None or isinstance(source, bytes | int | float):
         raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
     items = [source] if isinstance(source, str | PathLike | Document) else list(source)
-    documents = []
+    documents: list[Document] = []
     for item in items:
         if isinstance(item, Document):
             documents.append(item)
         elif (path := path_of(item) if isinstance(item, str) else item) is not None:
             documents += load_documents([path])
         else:
-            documents.append(Document("text", str(item)))
+            number = num_before + len(documents) + 1
+            documents.append(Document("text" if number == len(items) == 1 else f"text {number}", str(item)))
     return documents
 
 
@@ -63,15 +68,16 @@ def path_of(text: str) -> Path | None:
         len(text.split()) == 1,
         _PATH_START.match(text) is not None,
     )
-    if _ADDRESS.fullmatch(text) or sum(signs) > 1:
-        raise FileNotFoundError(f"{_missing(text)}; Engine.read_text takes a text literally")
+    if ("://" in text and _ADDRESS.fullmatch(text)) or sum(signs) > 1:
+        raise FileNotFoundError(f"{missing_path(text)}; Engine.read_text takes a text literally")
     return None
 
 
-def _missing(path: str) -> str:
-    """What is wrong with a path that does not exist."""
-    if _ADDRESS.fullmatch(path):
-        return f"no such file or folder: {path} (addresses are not opened: save the page as a file)"
+def missing_path(path: str) -> str:
+    """Return what is wrong with a path that does not exist."""
+    if address := _ADDRESS.fullmatch(path):  # a `Path` has one slash less
+        whole = f"{address[1]}://{address[3]}"
+        return f"no such file or folder: {whole} (addresses are not fetched: save the page as a file)"
     return f"no such file or folder: {path}"
 
 
@@ -79,7 +85,8 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
     """Read files, and all files with text of folders, in the order of their paths.
 
     Source code is split at its definitions, and each of its chunks is headed by its path, as are the other
-    files of a folder that holds source code. `list_folder` says what a folder leaves out.
+    files of a folder that holds source code. `list_folder` says what a folder leaves out. Attachments of
+    e-mail are further documents.
 
     Raises:
         FileNotFoundError: If a path is empty or does not exist.
@@ -95,77 +102,82 @@ def existing_path(item: str | PathLike[str]) -> Path:
         raise FileNotFoundError("the name of a file or folder is empty")
     path = Path(fspath(item))
     if not path.exists():
-        raise FileNotFoundError(_missing(fspath(item)))
+        raise FileNotFoundError(missing_path(fspath(item)))
     return path
 
 
-def iter_documents(paths: Sequence[str | PathLike[str]]) -> Iterator[Document]:
-    """What `load_documents` reads, one document at a time in memory."""
+def iter_documents(
+    paths: Sequence[str | PathLike[str]], left_out: list[LeftOut] | None = None
+) -> Iterator[Document]:
+    """What `load_documents` reads, one file at a time in memory.
+
+    Args:
+        paths: Files and folders.
+        left_out: Takes what was not read of folders and messages; without it, a warning names what has text.
+    """
     for path in map(existing_path, paths):
-        yield from _iter_folder(path) if path.is_dir() else [read_file(path)]
+        found: list[LeftOut] = [] if left_out is None else left_out
+        yield from _iter_folder(path, found) if path.is_dir() else read_file(path, found)
+        if left_out is None and (lost := [item for item in found if item.is_loss]):
+            warnings.warn(f"left out of {path}: {summarize_left_out(lost)}", E2LLMWarning, stacklevel=2)
 
 
-def read_file(path: Path) -> Document:
-    """Read a file.
+def read_file(path: Path, left_out: list[LeftOut]) -> list[Document]:
+    """Read a file and, of a message, the attachments.
 
     Raises:
         E2LLMError: If it is no regular file, or cannot be read.
         MissingExtraError: If its format needs the extra `documents`, which is not installed.
     """
-    document = _read(path)
-    return _with_heading(path, path.name, document) if is_code(path) else document
+    documents = _read(path, left_out)
+    return [_with_heading(path, path.name, item) for item in documents] if is_code(path) else documents
 
 
-def _read(path: Path) -> Document:
+def _read(path: Path, left_out: list[LeftOut]) -> list[Document]:
     if not path.is_file():
         raise E2LLMError(f"{path}: is a device, a pipe or a socket; name a file, or - for standard input")
     with path.open("rb") as stream:
-        data = _read_stream(stream, str(path))
-    return read_bytes(data, str(path))
+        return read_stream(stream, str(path), left_out)
 
 
-def _read_stream(stream: BinaryIO, name: str) -> bytes:
-    """All bytes of a stream; not one more than the most that is read is kept."""
-    data = stream.read(MAX_BYTES + 1)
-    check_size(len(data), name, MAX_BYTES)
-    return data
+def read_stream(stream: BinaryIO, name: str, left_out: list[LeftOut]) -> list[Document]:
+    """Read a stream of bytes to its end, by the rules of files; the first document is the stream's text.
 
-
-def read_stream(stream: BinaryIO, name: str) -> Document:
-    """Read a stream of bytes to its end, by the rules of files.
+    Args:
+        stream: The stream; at most one byte more than the limit is read.
+        name: Its name.
+        left_out: Takes the attachments of a message that cannot be read.
 
     Raises:
         E2LLMError: If it cannot be read, or has no text.
         MissingExtraError: If its format needs the extra `documents`, which is not installed.
     """
-    return read_bytes(_read_stream(stream, name), name)
+    limit = max_bytes()
+    data = stream.read(limit + 1)
+    return read_documents(data, name, left_out, limit)
 
 
-def _iter_folder(folder: Path) -> Iterator[Document]:
-    """The documents of a folder; those that cannot be read are left out with a warning."""
+def _iter_folder(folder: Path, left_out: list[LeftOut]) -> Iterator[Document]:
+    """The documents of a folder; files that cannot be read are left out."""
     listing = list_folder(folder)
-    if not listing.files:
-        raise E2LLMError(f"{folder}: the folder contains no text to read ({listing}); name files instead")
     has_code = any(is_code(file) for file in listing.files)
-    last_error: Exception | None = None
-    count = 0
+    count, last_error = 0, None
     for file in listing.files:
         try:
-            document = _read(file)
-        except (E2LLMError, MissingExtraError) as error:
-            warnings.warn(f"left out: {_named(error, file)}", E2LLMWarning, stacklevel=2)
+            documents = _read(file, listing.left_out)
+        except (E2LLMError, MissingExtraError, OSError) as error:
+            listing.left_out.append(left_out_by(error, str(file)))
             last_error = error
             continue
         count += 1
-        yield _with_heading(file, file.relative_to(folder).as_posix(), document) if has_code else document
+        name = file.relative_to(folder).as_posix()
+        yield from (_with_heading(file, name, item) for item in documents) if has_code else documents
+    left_out += listing.left_out
     if not count:
         raise E2LLMError(
-            f"{folder}: the folder contains no text to read ({listing}, none readable); name files instead"
+            f"{folder}: the folder contains no text to read (left out: "
+            f"{summarize_left_out(listing.left_out) or 'nothing'}); name files instead"
         ) from last_error
-
-
-def _named(error: Exception, file: Path) -> str:
-    return str(error) if str(file) in str(error) else f"{file}: {error}"
 
 
 def _with_heading(file: Path, name: str, document: Document) -> Document:

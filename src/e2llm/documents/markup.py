@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from e2llm.documents.decoding import decode_text
 from e2llm.documents.document import Part, section
 from e2llm.documents.faults import damage_of
 from e2llm.errors import E2LLMError
+from e2llm.file_bytes import decode_text, marked_encoding
 
 _SKIPPED = frozenset({"script", "style", "template"})
 _PARAGRAPHS = frozenset(
@@ -107,7 +107,7 @@ def _sections(page: str) -> Iterator[tuple[str, str]]:
 
 def _decode(data: bytes, name: str) -> str:
     """The page in the encoding that it states, where that is no Unicode and the page is in it."""
-    if stated := _CHARSET.search(data[:2048]):
+    if not marked_encoding(data) and (stated := _CHARSET.search(data[:2048])):
         try:
             encoding = codecs.lookup(stated[1].decode()).name
             if not encoding.startswith("utf"):  # a page found by this pattern is not UTF-16, as some state

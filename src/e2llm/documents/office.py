@@ -3,15 +3,20 @@
 import importlib
 import io
 import logging
+import re
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from e2llm.documents.document import Part, section
 from e2llm.documents.faults import damage_of
-from e2llm.errors import E2LLMError, MissingExtraError
+from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
 
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_TEXTS = (f"{_WORD}t", "{http://schemas.openxmlformats.org/officeDocument/2006/math}t")
+_MOVED = (_FALLBACK, f"{_WORD}moveFrom")  # text that is stored elsewhere too
+_ASIDE = re.compile(r"/word/(header|footer|footnote|endnote|comment)s?\d*\.xml")
 _BREAKS = {f"{_WORD}tab": "\t", f"{_WORD}br": "\n", f"{_WORD}cr": "\n"}
 
 
@@ -42,11 +47,21 @@ def read_pdf(data: bytes, name: str) -> Iterator[Part]:
         file = pypdf.PdfReader(io.BytesIO(data))
         if file.is_encrypted and not file.decrypt(""):
             raise E2LLMError(f"{name}: the PDF file is encrypted; save it without a password")
-        count, has_text = len(file.pages), False
+        count, has_text, scans = len(file.pages), False, []
         for number, page in enumerate(file.pages, 1):
             if text := page.extract_text().strip():
                 has_text = True
                 yield f"page {number}", f"{text}\n\n"
+            elif page.images:
+                scans.append(str(number))
+    if has_text and scans:
+        shown = ", ".join(scans[:5]) + (", ..." if len(scans) > 5 else "")
+        warnings.warn(
+            f"{name}: {len(scans)} of {count} pages have pictures and no text, as scans (page {shown}); "
+            "recognize their text (OCR) to read it",
+            E2LLMWarning,
+            stacklevel=2,
+        )
     if not has_text:
         raise E2LLMError(
             f"{name}: the PDF file has {count} page(s) and no text, as a scan; recognize its text (OCR) first"
@@ -57,7 +72,9 @@ def read_pdf(data: bytes, name: str) -> Iterator[Part]:
 
 
 def read_docx(data: bytes, name: str) -> Iterator[Part]:
-    """Yield the paragraphs and tables of a Word file; a place is the heading above.
+    """Yield the paragraphs and tables of a Word file, then its notes, headers and footers.
+
+    A place is the heading above, or such as `footnote 2`.
 
     Raises:
         MissingExtraError: If python-docx is not installed.
@@ -75,6 +92,23 @@ def read_docx(data: bytes, name: str) -> Iterator[Part]:
                 if styles.get(block.style or "", "").startswith(("heading", "title")):
                     place = section(text)
                 yield place, f"{text}\n"
+        seen = set()
+        for part in sorted(file.part.package.iter_parts(), key=lambda part: part.partname):
+            if kind := _ASIDE.fullmatch(part.partname):
+                for place, text in _aside(docx.oxml.parse_xml(part.blob), kind[1]):
+                    if (place, text) not in seen:  # the header of each section is stored again
+                        seen.add((place, text))
+                        yield place, f"{text}\n"
+
+
+def _aside(root: Any, kind: str) -> Iterator[Part]:
+    """Yield the text of a header or footer, or of each note or comment; separators of notes have a type."""
+    if kind in ("header", "footer"):
+        yield kind, _word_text(root).strip()
+        return
+    notes = [item for item in root if item.get(f"{_WORD}type") is None]
+    for number, note in enumerate(notes, 1):
+        yield f"{kind} {number}", _word_text(note).strip()
 
 
 def _children(parent: Any, *tags: str) -> Iterator[Any]:
@@ -94,11 +128,11 @@ def _word_text(element: Any) -> str:
     """The text of an element; a text box counts once, though it is stored twice."""
     pieces = []
     for child in element:
-        if child.tag == f"{_WORD}t":
+        if child.tag in _TEXTS:
             pieces.append(child.text or "")
         elif child.tag in _BREAKS:
             pieces.append(_BREAKS[child.tag])
-        elif child.tag != _FALLBACK and isinstance(child.tag, str):
+        elif child.tag not in _MOVED and isinstance(child.tag, str):
             pieces.append(_word_text(child) + ("\n" if child.tag == f"{_WORD}p" else ""))
     return "".join(pieces)
 

@@ -4,22 +4,23 @@ A reader takes the bytes of a file and its name for errors, and yields pairs of 
 follow each other as they are; a place is such as `page 12`, or empty where the line is the place.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
-from e2llm.documents.document import Document, Part, join_parts
-from e2llm.documents.faults import MAX_BYTES, check_archive, check_size
+from e2llm.documents.document import Document, Part, join_parts, named_apart
+from e2llm.documents.faults import LeftOut, check_archive, check_size, max_bytes
+from e2llm.documents.mail import attachments_of, read_email, read_mailbox
 from e2llm.documents.markup import read_epub, read_html
 from e2llm.documents.office import read_docx, read_pdf, read_pptx, read_rtf, read_xlsx
 from e2llm.documents.records import (
     read_csv,
-    read_email,
-    read_mailbox,
     read_notebook,
     read_plain,
     read_subtitles,
 )
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
+from e2llm.file_bytes import NoTextError, kind_of
 
 Reader = Callable[[bytes, str], Iterable[Part]]
 
@@ -47,52 +48,69 @@ READERS: dict[str, Reader] = {
     ".txt": read_plain,
 }
 _OWN = dict(READERS)
-_BINARY = frozenset({".pdf", ".docx", ".pptx", ".xlsx", ".xlsm", ".epub", ".rtf"})
-_MEMBERS = (
-    ("word/document.xml", ".docx"),
-    ("ppt/presentation.xml", ".pptx"),
-    ("xl/workbook.xml", ".xlsx"),
-    ("META-INF/container.xml", ".epub"),
-)
-_OLD_OFFICE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_LOCKED_OFFICE = "EncryptedPackage".encode("utf-16-le")
-_NO_TEXT = (
-    (b"\x89PNG", "a picture (PNG)"),
-    (b"\xff\xd8\xff", "a picture (JPEG)"),
-    (b"GIF89a", "a picture (GIF)"),
-    (b"\x1f\x8b", "an archive (gzip)"),
-    (b"\xfd7zXZ", "an archive (xz)"),
-    (b"7z\xbc\xaf", "an archive (7z)"),
-    (b"Rar!\x1a", "an archive (RAR)"),
-    (b"\x7fELF", "a program"),
-    (b"SQLite format 3\0", "a database (SQLite)"),
-)
+_PACKED = {
+    ".pdf": "a PDF file",
+    ".docx": "a Word file",
+    ".pptx": "a PowerPoint file",
+    ".xlsx": "an Excel file",
+    ".xlsm": "an Excel file",
+    ".epub": "an EPUB book",
+    ".rtf": "an RTF file",
+}
+# Of these the first bytes say which text format it is; of others, such as program text, the suffix does.
+_SAYS_LITTLE = _PACKED.keys() | {"", ".txt", ".doc", ".xls", ".ppt"}
+_MAX_DEPTH = 3  # of messages in messages
 
 
-def read_bytes(data: bytes, name: str, limit: int = MAX_BYTES) -> Document:
+def read_bytes(data: bytes, name: str, limit: int | None = None) -> Document:
     """Read the bytes of a file as text with places.
 
     Args:
         data: All bytes of the file.
         name: Its name, whose suffix names the reader unless the first bytes contradict it.
-        limit: Most bytes, of the file and of what is packed in it.
+        limit: Most bytes, of the file and of what is packed in it; by default `E2LLM_MAX_BYTES`, or 1 GB.
 
     Raises:
         MissingExtraError: If the format needs the extra `documents`, which is not installed.
         E2LLMError: If the file is empty, binary, damaged, encrypted or too large, or holds no text.
     """
-    check_size(len(data), name, limit)
-    if not data.strip():
-        raise E2LLMError(f"{name}: the file is empty; there is nothing to read")
-    text, places = join_parts(_reader_of(data, name, limit)(data, name))
-    if not text.strip():
-        raise E2LLMError(f"{name}: the file is empty; there is no text to read in it")
-    return Document(name, text, places=places)
+    return _read(data, name, max_bytes() if limit is None else limit)[0]
 
 
-def is_packed(data: bytes) -> bool:
-    """Whether the first bytes of a file are those of a format that is read though it is not plain text."""
-    return data.startswith((b"PK\x03\x04", b"{\\rtf")) or data.lstrip().startswith(b"%PDF-")
+def read_documents(
+    data: bytes, name: str, left_out: list[LeftOut], limit: int | None = None
+) -> list[Document]:
+    """Read the bytes of a file as `read_bytes` does, and the attachments of messages as further documents.
+
+    Args:
+        data: All bytes of the file.
+        name: Its name.
+        left_out: Takes the attachments that cannot be read.
+        limit: As for `read_bytes`.
+    """
+    return named_apart(_with_attachments(data, name, left_out, max_bytes() if limit is None else limit))
+
+
+def _with_attachments(
+    data: bytes, name: str, left_out: list[LeftOut], limit: int, depth: int = 0
+) -> list[Document]:
+    document, reader = _read(data, name, limit)
+    documents = [document]
+    if reader in (read_email, read_mailbox):
+        for attachment, content in attachments_of(data, name, is_mailbox=reader is read_mailbox):
+            try:
+                if depth == _MAX_DEPTH:
+                    raise E2LLMError(f"is a message within {depth} others; save it as a file")
+                documents += _with_attachments(content, attachment, left_out, limit, depth + 1)
+            except (E2LLMError, MissingExtraError) as error:
+                left_out.append(left_out_by(error, attachment))
+    return documents
+
+
+def left_out_by(error: Exception, name: str) -> LeftOut:
+    """Return a file that an error kept from being read."""
+    reason = str(error).removeprefix(f"{name}: ")
+    return LeftOut(name, error.reason if isinstance(error, NoTextError) else reason)
 
 
 def suffix_of(name: str) -> str:
@@ -105,41 +123,39 @@ def is_own(suffix: str) -> bool:
     return READERS.get(suffix) is _OWN.get(suffix)
 
 
+def _read(data: bytes, name: str, limit: int) -> tuple[Document, Reader]:
+    check_size(len(data), name, limit)
+    if not data.strip():
+        raise NoTextError(f"{name}: the file is empty; there is nothing to read", "empty")
+    reader = _reader_of(data, name, limit)
+    text, places = join_parts(reader(data, name))
+    if not text.strip():
+        raise NoTextError(f"{name}: the file is empty; there is no text to read in it", "empty")
+    return Document(name, text, places=places), reader
+
+
 def _reader_of(data: bytes, name: str, limit: int) -> Reader:
-    """The reader by the first bytes where they say enough, else by the suffix."""
-    suffix = suffix_of(name)
-    if not is_own(suffix):
-        return READERS[suffix]
-    if found := _format_of(data, name, limit):
-        return READERS[found]
-    if suffix in _BINARY or suffix in (".doc", ".xls"):  # its bytes are those of a text: often a web page
-        start = data[:1024].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-        return read_html if start.startswith((b"<!doctype", b"<html")) else read_plain
-    return READERS.get(suffix, read_plain)
-
-
-def _format_of(data: bytes, name: str, limit: int) -> str | None:
-    """The suffix of the format that the first bytes show; None for text.
+    """The reader by the first bytes where they say enough, else by the suffix.
 
     Raises:
         E2LLMError: If the format is one that is not read.
     """
-    if data.startswith(b"{\\rtf"):
-        return ".rtf"
-    start = data[:1024]
-    if start.lstrip().startswith(b"%PDF-") or (suffix_of(name) == ".pdf" and b"%PDF-" in start):
-        return ".pdf"
+    suffix = suffix_of(name)
+    if not is_own(suffix):
+        return READERS[suffix]
     if data.startswith(b"PK\x03\x04"):
-        members = set(check_archive(data, name, limit))
-        found = next((suffix for member, suffix in _MEMBERS if member in members), None)
-        if found is None:
-            raise E2LLMError(f"{name}: is a ZIP archive; unpack it and name the files")
-        return found
-    if data.startswith(_OLD_OFFICE):
-        if _LOCKED_OFFICE in data:
-            raise E2LLMError(f"{name}: the file is encrypted; save it without a password")
-        raise E2LLMError(f"{name}: is an old Office file; save it as .docx, .xlsx or .pptx")
-    for mark, kind in _NO_TEXT:
-        if data.startswith(mark):
-            raise E2LLMError(f"{name}: is {kind}, a binary file without text; name a file with text")
-    return None
+        check_archive(data, name, limit)
+    kind = kind_of(data)
+    if suffix == ".pdf" and b"%PDF-" in data[:1024]:
+        return read_pdf  # behind other bytes, as some servers send it
+    if kind is not None and kind.advice:
+        message = f"{name}: is {kind.name}; {kind.advice}"
+        raise NoTextError(message) if kind.is_binary else E2LLMError(message)
+    if kind is not None and (kind.suffix in _PACKED or suffix in _SAYS_LITTLE):
+        reader = READERS[kind.suffix]
+    else:
+        reader = READERS.get("" if suffix in _PACKED else suffix, read_plain)
+    if suffix in _PACKED and (kind is None or kind.suffix not in _PACKED):
+        text = "text" if kind is None else kind.name
+        warnings.warn(f"{name}: is {text}, not {_PACKED[suffix]}; it is read as such", E2LLMWarning, 2)
+    return reader

@@ -1,24 +1,18 @@
-"""Text of subtitles, tables, notebooks and e-mail, by the standard library."""
+"""Text of subtitles, tables and notebooks, by the standard library."""
 
 import csv
-import email
-import email.policy
 import json
 import re
 from collections.abc import Iterator
-from email.message import EmailMessage
 
-from e2llm.documents.decoding import decode_text
 from e2llm.documents.document import Part
 from e2llm.documents.faults import damage_of
-from e2llm.documents.markup import html_text
 from e2llm.errors import E2LLMError
+from e2llm.file_bytes import decode_text
 
 _CUE = re.compile(r"(?:(\d+):)?(\d\d):(\d\d)[.,]\d{3}\s+-->.*")
 _SPEAKER = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _TAG = re.compile(r"</?[a-z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
-_HEADERS = ("From", "To", "Cc", "Date", "Subject")
-_MAIL_START = re.compile(rb"(?:\A|\r?\n\r?\n)From [^\n]*\n")
 
 
 def read_plain(data: bytes, name: str) -> Iterator[Part]:
@@ -69,37 +63,3 @@ def read_notebook(data: bytes, name: str) -> Iterator[Part]:
 
 def _joined(lines: str | list[str]) -> str:
     return lines if isinstance(lines, str) else "".join(lines)
-
-
-# --- e-mail -----------------------------------------------------------------------------------------------
-
-
-def read_email(data: bytes, name: str) -> Iterator[Part]:
-    """Yield a message: sender, receivers, date, subject, text, and the names of its attachments."""
-    with damage_of(name, "an e-mail"):
-        yield "", _message_text(data)
-
-
-def read_mailbox(data: bytes, name: str) -> Iterator[Part]:
-    """Yield the messages of a mailbox (mbox)."""
-    starts = [*_MAIL_START.finditer(data)]
-    if not starts:
-        raise E2LLMError(f"{name}: no line begins with 'From ', as each message of a mailbox does")
-    ends = [*(item.start() for item in starts[1:]), len(data)]
-    for number, (start, end) in enumerate(zip(starts, ends, strict=True), 1):
-        with damage_of(name, "a mailbox"):
-            yield f"message {number}", _message_text(data[start.end() : end]) + "\n\n"
-
-
-def _message_text(data: bytes) -> str:
-    message = email.message_from_bytes(data, _class=EmailMessage, policy=email.policy.default)
-    lines = [f"{name}: {' '.join(str(message[name]).split())}" for name in _HEADERS if message[name]]
-    body = message.get_body(("plain", "html"))
-    if body is not None:
-        text = body.get_content()
-        text = html_text(text) if body.get_content_subtype() == "html" else text
-        lines += ["", text.replace("\r\n", "\n").strip()]
-    names = [item.get_filename() for item in message.iter_attachments()]
-    if names := [item for item in names if item]:
-        lines += ["", f"Attachments: {', '.join(names)}"]
-    return "\n".join(lines)

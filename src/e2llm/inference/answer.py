@@ -62,7 +62,7 @@ class Source:
     Attributes:
         chunk: Its index in the context.
         document: Name of its document.
-        place: Where in the document it begins, such as `page 12` or `line 40`.
+        place: Where in the document it is, such as `page 12` or `lines 40-52`.
         start: Its first character in the document.
         end: The character after its last one.
         text: Its text.

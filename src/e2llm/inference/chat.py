@@ -82,7 +82,7 @@ class ChatSession:
 
     def add(self, source: str | PathLike[str] | Document | Sequence[PathLike[str] | Document]) -> int:
         """Add anything that `Engine.read` accepts, and return the number of chunks that were encoded."""
-        documents = self.engine.documents(source)
+        documents = self.engine.documents(source, len(self.context.documents))
         if not documents:
             raise E2LLMError("there is no document to add; give at least one text or file")
         return self.context.extend(documents)

@@ -168,14 +168,14 @@ class Engine:
         )
 
     @staticmethod
-    def documents(source: Readable | Sequence[Readable]) -> list[Document]:
-        """Return the documents of anything that `read` accepts."""
+    def documents(source: Readable | Sequence[Readable], num_before: int = 0) -> list[Document]:
+        """Return the documents of anything that `read` accepts; they follow `num_before` others."""
         for item in source if isinstance(source, list | tuple) else [source]:
             if isinstance(item, str | PathLike) and is_context_file(Path(item)):
                 raise E2LLMError(
                     f"{item} is a saved context; open it with Context.load({str(item)!r}, engine)"
                 )
-        return documents_of(source)
+        return documents_of(source, num_before)
 
     # --- answering ----------------------------------------------------------------------------------------
 

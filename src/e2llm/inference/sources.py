@@ -95,11 +95,10 @@ def _source(laid: LaidOut, place: int) -> Source:
     content, plan = laid.content, laid.plan
     index = plan.kept[place]
     chunk, document = content.chunks[index], content.documents[content.owners[index]]
-    start = chunk.end - len(chunk.text.lstrip()) if chunk.text.strip() else chunk.start
     return Source(
         chunk=index,
         document=document.name,
-        place=document.place_at(start),
+        place=document.place_of(chunk.start, chunk.end),
         start=chunk.start,
         end=chunk.end,
         text=chunk.text,

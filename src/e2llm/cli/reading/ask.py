@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
+from e2llm.cli.opening import check_inputs, facts_of, load_engine, open_context, read_source
 from e2llm.cli.options import (
     FILES_HELP,
     AsJson,
@@ -26,7 +26,7 @@ from e2llm.wording import counted
 
 if TYPE_CHECKING:
     from e2llm.bench.full_context import Comparison
-    from e2llm.documents import Document
+    from e2llm.documents import Document, LeftOut
     from e2llm.inference.answer import Answer
     from e2llm.inference.engine import Engine
 
@@ -106,7 +106,8 @@ def ask(
         "refine": refine,
     }
     request = AskRequest.take(question, dict(options))
-    source = read_source(paths)
+    left_out: list[LeftOut] = []
+    source = read_source(paths, left_out)
     if compare and isinstance(source, Path):
         raise typer.BadParameter("--compare needs texts, because it measures reading; got a saved context")
     engine = load_engine(model, device, store)
@@ -114,7 +115,7 @@ def ask(
         engine.check_room(source, request)
     options["on_piece"] = None if as_json else print_piece
     answer, comparison = answer_from(engine, source, question, options, compare=compare)
-    show_answer(answer, comparison, isinstance(source, Path), as_json)
+    show_answer(answer, comparison, isinstance(source, Path), as_json, left_out)
     if not as_json and not answer.text.strip():
         raise E2LLMError("the answer is empty; give more chunks as text: raise --budget or --expand")
 
@@ -147,10 +148,16 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], str]:
     return paths, question
 
 
-def show_answer(answer: "Answer", comparison: "Comparison | None", read_earlier: bool, as_json: bool) -> None:
+def show_answer(
+    answer: "Answer",
+    comparison: "Comparison | None",
+    read_earlier: bool,
+    as_json: bool,
+    left_out: "list[LeftOut]",
+) -> None:
     """Print the answer as JSON, or the sources and cost of an answer that was already streamed."""
     if as_json:
-        result = dataclasses.asdict(answer)
+        result = dataclasses.asdict(answer) | facts_of(left_out)
         if comparison is not None:
             result["peak_extra_bytes"] = comparison.e2llm.peak_extra_bytes
             result["full_context"] = comparison.full_context.to_dict()

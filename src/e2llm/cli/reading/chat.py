@@ -9,6 +9,7 @@ import typer
 
 from e2llm.cli.opening import (
     check_inputs,
+    facts_of,
     keep_as_saved,
     load_engine,
     open_context,
@@ -22,6 +23,7 @@ from e2llm.cli.reading.read import refuse_other_file
 from e2llm.wording import counted
 
 if TYPE_CHECKING:
+    from e2llm.documents import LeftOut
     from e2llm.inference.chat import ChatSession
 
 _COMMANDS = "/add FILE..., /save FILE, /quit"
@@ -65,7 +67,8 @@ def chat(
         "rate": take_rate(rate),
         "max_new_tokens": 128,
     }
-    source = read_source(files) if files else []
+    left_out: list[LeftOut] = []
+    source = read_source(files, left_out) if files else []
     if session is not None and session.is_dir():
         raise typer.BadParameter(f"{session} is a folder; name a file such as {session / 'chat.e2llm'}")
     if session is not None and session.is_file() and not is_tensor_file(session):
@@ -85,12 +88,13 @@ def chat(
     else:
         context = open_context(engine, source) if source else None
         talk = ChatSession(engine, context, **options)
-    converse(talk, session, as_json)
+    converse(talk, session, as_json, left_out)
 
 
-def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
+def converse(talk: "ChatSession", session: Path | None, as_json: bool, left_out: "list[LeftOut]") -> None:
     """Answer each line of standard input until it ends or `/quit`."""
     from e2llm.errors import E2LLMError
+    from e2llm.file_bytes import decode_text
 
     is_terminal = sys.stdin.isatty()
     if is_terminal:
@@ -99,19 +103,23 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
     while True:
         if is_terminal:
             echo("> ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line:
+        data = sys.stdin.buffer.readline()
+        if not data:
             return
-        line = line.strip()
+        try:
+            line = decode_text(data, "this line").strip()
+        except E2LLMError as error:
+            echo(f"error: {error}", err=True)  # the next line may be sound
+            continue
         if not line:
             continue
         if line == "/quit":
             return
         try:
             if line.startswith("/"):
-                run_command(talk, line)
+                run_command(talk, line, left_out)
             elif as_json:
-                print_json(dataclasses.asdict(talk.ask(line)), indent=None)
+                print_json(dataclasses.asdict(talk.ask(line)) | facts_of(left_out), indent=None)
             else:
                 for piece in talk.stream(line):
                     print_piece(piece)
@@ -126,7 +134,7 @@ def converse(talk: "ChatSession", session: Path | None, as_json: bool) -> None:
                 talk.save(session)
 
 
-def run_command(talk: "ChatSession", line: str) -> None:
+def run_command(talk: "ChatSession", line: str, left_out: "list[LeftOut]") -> None:
     """Run a line that begins with a slash."""
     import shlex
 
@@ -137,7 +145,7 @@ def run_command(talk: "ChatSession", line: str) -> None:
     except ValueError as error:
         raise E2LLMError(f"{line}: {error}") from error
     if name == "/add" and arguments:
-        count = talk.add(read_documents(arguments))
+        count = talk.add(read_documents(arguments, left_out))
         echo(f"added {counted(len(arguments), 'source')}, {counted(count, 'chunk')} encoded", err=True)
     elif name == "/save" and len(arguments) == 1:
         refuse_other_file(Path(arguments[0]))

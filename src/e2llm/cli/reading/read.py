@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2llm.cli.opening import check_inputs, iter_sources, load_engine, read_documents
+from e2llm.cli.opening import check_inputs, facts_of, iter_sources, load_engine, read_documents
 from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
 from e2llm.cli.printing import echo, print_json
 from e2llm.wording import counted
 
 if TYPE_CHECKING:
+    from e2llm.documents import LeftOut
     from e2llm.inference.context import Context
 
 
@@ -50,13 +51,16 @@ def read(
         raise typer.BadParameter(f"{output} is a folder; name a file such as {output / 'book.e2llm'}")
     check_inputs(files, model)
     refuse_other_file(output)
+    left_out: list[LeftOut] = []
     if workers is not None:
         check_ray_options(store, device, finest_rate)
-        facts, line = read_on_ray(files, output, model, str(store), workers, ray_address, device, chunk_size)
+        facts, line = read_on_ray(
+            files, output, model, str(store), workers, ray_address, device, chunk_size, left_out
+        )
     elif ray_address is not None:
         raise typer.BadParameter("--ray-address needs --workers; add --workers N (0: chosen for you)")
     else:
-        documents = read_documents(files)
+        documents = read_documents(files, left_out)
         engine = load_engine(model, device, store, finest_rate, needs_store=True)
         context = engine.read(documents, chunk_size_chars=chunk_size)
         if output is not None:
@@ -64,7 +68,7 @@ def read(
         facts, line = describe(context)
     size = None if output is None else output.stat().st_size
     if as_json:
-        facts |= {"saved_to": None if output is None else str(output), "bytes": size}
+        facts |= {"saved_to": None if output is None else str(output), "bytes": size} | facts_of(left_out)
         print_json(facts)
     else:
         echo(line if size is None else f"{line}; saved to {output} ({size / 1e6:,.1f} MB)")
@@ -108,15 +112,16 @@ def read_on_ray(
     ray_address: str | None,
     device: str | None,
     chunk_size: int | None,
+    left_out: "list[LeftOut]",
 ) -> tuple[dict[str, Any], str]:
     """Fill a store with many workers, save a context if `output` is given, and return counts and a line."""
     from e2llm.scale.corpus_reading import read_corpus
     from e2llm.store.chunk_store import ChunkStore
 
-    documents = None if output is None else read_documents(files)
+    documents = None if output is None else read_documents(files, left_out)
     with ChunkStore(store) as kept:
         report = read_corpus(
-            iter_sources(files) if documents is None else documents,
+            iter_sources(files, left_out) if documents is None else documents,
             model,
             kept,
             num_workers=workers or None,

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
-from e2llm.documents import Document, read_bytes
+from e2llm.documents import Document, read_documents
+from e2llm.documents.document import named_apart
 from e2llm.errors import MissingExtraError
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.preparing import to_document
@@ -224,12 +225,12 @@ async def take_documents(
             if not isinstance(item, UploadFile):
                 raise ApiError(400, "file must be a file", param="file")
             name = _shown_name(item.filename) or f"file {place}"
-            documents.append(await _read_file(await item.read(), name, state))
-    return body, documents
+            documents += await _read_file(await item.read(), name, state)
+    return body, named_apart(documents)
 
 
-async def _read_file(data: bytes, name: str, state: ServerState) -> Document:
-    """Return the text of a file, read in a thread.
+async def _read_file(data: bytes, name: str, state: ServerState) -> list[Document]:
+    """Return the text of a file and, of a message, of its attachments, read in a thread.
 
     Raises:
         ApiError: 415 if the server lacks the library for this format.
@@ -237,7 +238,7 @@ async def _read_file(data: bytes, name: str, state: ServerState) -> Document:
     """
     limit = max(len(data), _UNPACKED_PER_CHAR * state.settings.max_context_chars)
     try:
-        return await state.admission.in_thread(lambda _: read_bytes(data, name, limit))
+        return await state.admission.in_thread(lambda _: read_documents(data, name, [], limit))
     except MissingExtraError as error:
         message = f"{name}: this server cannot read the format ({error}); send text"
         raise ApiError(415, message, code="unsupported_media_type", param="file") from error

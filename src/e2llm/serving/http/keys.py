@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from e2llm.data.source_files import decode_text
 from e2llm.errors import E2LLMError
+from e2llm.file_bytes import read_text
 from e2llm.serving.http.api_error import ApiError
 
 MIN_KEY_CHARS = 16
@@ -43,7 +43,7 @@ def read_key_file(file: Path) -> list[str]:
         FileNotFoundError: If the file does not exist.
         E2LLMError: If a line is something else, such as a key in the clear, or the file is not a text.
     """
-    text = decode_text(file.read_bytes(), str(file), advice="name a file with a line sha256:HEX for each key")
+    text = read_text(file)
     hashes = []
     for number, line in enumerate(text.splitlines(), 1):
         entry = line.split("#")[0].strip()
