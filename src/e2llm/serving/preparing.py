@@ -157,6 +157,7 @@ class RequestPreparer:
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             min_new_tokens=body.min_tokens,
+            continues=isinstance(body, CompletionIn),
         )
 
     # --- laying out ---------------------------------------------------------------------------------------
