@@ -237,7 +237,4 @@ def test_null_is_the_same_as_leaving_a_field_out(served):
     nulls = dict.fromkeys(["temperature", "stop", "stream", "stream_options", "expand", "select", "overflow"])
     with served.http() as http:
         given, left_out = (http.post("/v1/chat/completions", json=body | more).json() for more in (nulls, {}))
-        unknown = http.post("/v1/chat/completions", json=body | {"tools": None})
     assert given["choices"] == left_out["choices"]
-    assert unknown.status_code == 400
-    assert "tools is unknown" in unknown.json()["error"]["message"]
