@@ -130,7 +130,7 @@ class ContextLayout:
         if request.has_level:
             levels = [self.dial.level(lengths, request.soft_tokens, request.rate)]
         spending = Spending(content.token_counts, levels)
-        scores = rank_chunks(self.reader, content, request.question, request.select)
+        scores = self._rank(content, request)
         order = best_first(scores)
         if isinstance(request.expand, list):
             give_named(spending, request.expand, room)
@@ -224,7 +224,7 @@ class ContextLayout:
         return self._rank(self.content_of(context), request)
 
     def _rank(self, content: Content, request: AskRequest) -> list[float]:
-        return rank_chunks(self.reader, content, request.question, request.select)
+        return rank_chunks(self.reader, content, request.ranking or request.question, request.select)
 
     def count_positions(
         self, question: str, history: Sequence[tuple[str, str]] = (), has_tools: bool = False

@@ -158,6 +158,9 @@ class AskRequest(AskOptions):
         BeforeValidator(_as_pairs),
         Allowed("a list of pairs (question, answer)"),
     ] = Field([], description="Earlier questions with their answers, oldest first, given as text.")
+    ranking: Annotated[StrictStr | None, Allowed("a text")] = Field(
+        None, description="Text to rank the chunks by; by default the question."
+    )
 
     @classmethod
     def take(cls, question: str, options: dict[str, Any]) -> "AskRequest":

@@ -344,9 +344,12 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
                 f"a chunk has {length} encoder tokens, but the limit is {self.max_chunk_tokens}; split it"
             )
 
-    def decode_answer(self, ids: Any) -> str:
-        """The text of generated ids, without control tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    def decode_answer(self, ids: Any, after: Sequence[int] = ()) -> str:
+        """Return the text of generated ids, without control tokens; after other ids, with its white space."""
+        text = str(self.tokenizer.decode([*after, *ids] if after else ids, skip_special_tokens=True))
+        if not after:
+            return text.strip()
+        return text[len(str(self.tokenizer.decode(after, skip_special_tokens=True))) :]
 
     def __call__(
         self,

@@ -25,8 +25,9 @@ from e2llm.serving.backend import Backend
 from e2llm.serving.http.api_error import ApiError, ErrorOut
 from e2llm.serving.http.bodies import field_problem
 from e2llm.serving.http.gate import MAX_HEADER_BYTES, Gate
+from e2llm.serving.requests import ChatIn, CompletionIn
 from e2llm.serving.routes import answers, contexts, info
-from e2llm.serving.schemas import ChatIn, ChunkIn, CompletionIn, ContextIn, DocumentsIn, RelevanceIn
+from e2llm.serving.schemas import ChunkIn, ContextIn, DocumentsIn, RelevanceIn
 from e2llm.serving.settings import ServerSettings
 from e2llm.serving.state import ServerState
 from e2llm.version import __version__

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from e2llm.inference.decoding.batch import DecodingBatch, DecodingRow
@@ -15,6 +16,8 @@ from e2llm.inference.decoding.sampling import Sampling
 from e2llm.inference.decoding.streaming import AnswerText
 from e2llm.inference.engine import Engine
 from e2llm.inference.layout import LaidOut
+
+_TEXT_BEFORE = 4  # ids of a text that an answer continues: enough to see where its words begin
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ class LocalBackend:
             loop.call_soon_threadsafe(events.put_nowait, (token, reason))
 
         ticket = _Ticket(DecodingRow(laid.sample.input_ids, laid.soft_tokens, sampling), listen)
-        text = AnswerText(self._processor.decode_answer, sampling.stop)
+        after = laid.sample.input_ids[-_TEXT_BEFORE:] if sampling.continues else ()
+        text = AnswerText(partial(self._processor.decode_answer, after=after), sampling.stop)
         started = time.perf_counter()
         with self._changed:
             if self._closed:

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from e2llm.documents import Document
-from e2llm.errors import E2LLMError
+from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.content import Content, Splitting, join_contents
 from e2llm.inference.context import Context
 from e2llm.inference.decoding.sampling import Sampling
@@ -15,18 +16,11 @@ from e2llm.inference.options import AskRequest, LayoutOptions
 from e2llm.inference.planning import DEFAULT_BUDGET
 from e2llm.inference.shared_reader import SharedReader
 from e2llm.modeling.rates import Rate
-from e2llm.serving.conversation import Conversation, compress, take_turns
+from e2llm.serving.conversation import Conversation, compress, take_messages
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.kept_contexts import KeptContexts
-from e2llm.serving.schemas import (
-    AnswerIn,
-    ChatIn,
-    CompletionIn,
-    DocumentIn,
-    ExpandedChunk,
-    PromptDetails,
-    UsageOut,
-)
+from e2llm.serving.requests import AnswerIn, ChatIn, CompletionIn
+from e2llm.serving.schemas import DocumentIn, ExpandedChunk, PromptDetails, UsageOut
 from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
@@ -95,6 +89,7 @@ class RequestPreparer:
         check_model(body.model, self._settings.model_name)
         check_dial(self._engine, body.soft_tokens, body.rate)
         sampling = self._sampling(body)
+        conversations = self._conversations(body)
         started = time.perf_counter()
         pieces: list[_Piece] = [
             (self._contexts.get(context_id, owner).context.content, context_id)
@@ -103,8 +98,8 @@ class RequestPreparer:
         documents = [to_document(item, place) for place, item in enumerate(body.documents, 1)]
         if documents:
             check_documents(documents, self._settings)
+            self._check_room(documents, body, sampling)
             pieces.append((self._read(documents, is_cancelled), None))
-        conversations = self._conversations(body)
         laid = [self._lay_out(body, talk, pieces, sampling, is_cancelled) for talk in conversations]
         seeds = [None if sampling.seed is None else sampling.seed + place for place in range(body.n)]
         return Prepared(
@@ -116,12 +111,15 @@ class RequestPreparer:
 
     def _conversations(self, body: ChatIn | CompletionIn) -> list[Conversation]:
         if isinstance(body, ChatIn):
-            found = [take_turns(body.messages)]
+            found = [take_messages(body.messages)]
         else:
             prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
             if not all(text.strip() for text in prompts):
                 raise ApiError(400, "a prompt is empty; give a text", param="prompt")
-            found = [Conversation(text) for text in prompts]
+            found = [Conversation.of_prompt(text) for text in prompts]
+        texts = [item.text for talk in found for item in talk.messages]
+        field = "messages" if isinstance(body, ChatIn) else "prompt"
+        check_length(sum(map(len, texts)), self._settings, field)
         count, most = body.n * len(found), self._settings.max_answers
         if count > most:
             message = f"{count} answers were requested, but the most is {most}; lower n or send fewer prompts"
@@ -157,6 +155,7 @@ class RequestPreparer:
             presence_penalty=body.presence_penalty,
             frequency_penalty=body.frequency_penalty,
             min_new_tokens=body.min_tokens,
+            continues=isinstance(body, CompletionIn),
         )
 
     # --- laying out ---------------------------------------------------------------------------------------
@@ -171,19 +170,16 @@ class RequestPreparer:
     ) -> tuple[LaidOut, UsageOut, list[ExpandedChunk]]:
         conversation = self._fit(body, conversation, [content for content, _ in pieces], sampling)
         if conversation.compressed:
+            self._check_room(conversation.compressed, body, sampling)
             pieces = [*pieces, (self._read(conversation.compressed, is_cancelled), None)]
         origins = [(name, index) for content, name in pieces for index in range(len(content.chunks))]
         content = join_contents([content for content, _ in pieces], Context.empty().content)
         context = self._engine.bind(content, Splitting.of(self._engine.processor), 0.0, store=self._store)
-        request = AskRequest(
-            question=conversation.question,
-            history=list(conversation.history),
-            max_new_tokens=sampling.max_new_tokens,
-            **{name: getattr(body, name) for name in LayoutOptions.model_fields},
-        )
+        *history, (question, _) = conversation.turns
+        request = _request_of(body, sampling, question, history=history, ranking=conversation.asked)
         laid = self._engine.lay_out(context, request)
         if isinstance(body, CompletionIn):
-            laid = self._without_answer_mark(laid, conversation.question)
+            laid = self._without_answer_mark(laid, question)
         expanded = [_expanded(laid, index, origins[index], body) for index in laid.plan.expand]
         return laid, self._usage(laid, conversation), expanded
 
@@ -195,10 +191,33 @@ class RequestPreparer:
         takes_history = engine.processor.template.between_turns is not None
         if engine.window is None and takes_history:
             return conversation
-        history = [("", "") for _ in conversation.history] if takes_history else []
+        history = [("", "") for _ in conversation.turns[:-1]] if takes_history else []
         room = (engine.window or 2**31) - sampling.max_new_tokens - engine.count_positions("", history)
-        room -= min(self._positions(body, contents), max(0, room) // 2)
+        joins = len(conversation.messages) - sum(bool(text) for turn in conversation.turns for text in turn)
+        room -= min(self._positions(body, contents), max(0, room) // 2) + 2 * joins  # two line ends
         return compress(conversation, max(0, room), engine.count_tokens, takes_history=takes_history)
+
+    def _check_room(self, documents: Sequence[Document], body: AnswerIn, sampling: Sampling) -> None:
+        """Refuse texts that cannot fit at the requested level: before they are read, which takes long.
+
+        Raises:
+            ContextOverflowError: If they do not fit.
+        """
+        window, processor = self._engine.window, self._engine.processor
+        if window is None or not body.has_level or body.overflow == "select":
+            return
+        size = processor.chunk_size_chars
+        num_chars = sum(
+            len(item.text) for item in documents if (item.kind or processor.chunk_kind) != "tokens"
+        )
+        if num_chars > window * size:  # each chunk takes a position at least
+            raise ContextOverflowError(
+                f"the texts have {num_chars:,} characters, but the decoder's window has room for fewer than "
+                f"{window * size:,} at this level; send less, or leave rate and soft_tokens out"
+            )
+        if not isinstance(body.soft_tokens, list) and not isinstance(body.rate, list):
+            with self._engine.reader.lock:
+                self._engine.check_room(documents, _request_of(body, sampling, "?"))
 
     def _positions(self, body: AnswerIn, contents: Sequence[Content]) -> int:
         """Estimate the positions that contexts and documents need."""
@@ -240,6 +259,11 @@ class RequestPreparer:
             kv_cache_bytes=positions * bytes_per_token,
             original_kv_cache_bytes=original * bytes_per_token,
         )
+
+
+def _request_of(body: AnswerIn, sampling: Sampling, question: str, **more: Any) -> AskRequest:
+    options = {name: getattr(body, name) for name in LayoutOptions.model_fields}
+    return AskRequest(question=question, max_new_tokens=sampling.max_new_tokens, **options, **more)
 
 
 def _expanded(laid: LaidOut, index: int, origin: tuple[str | None, int], body: AnswerIn) -> ExpandedChunk:
@@ -308,9 +332,9 @@ def check_documents(documents: Sequence[Document], settings: ServerSettings, pre
             raise ApiError(400, f"{item.name}: the text is empty; leave it out", param="text")
 
 
-def check_length(num_chars: int, settings: ServerSettings) -> None:
-    """Raise `ApiError` (413) for too many characters."""
+def check_length(num_chars: int, settings: ServerSettings, field: str = "documents") -> None:
+    """Raise `ApiError` (413) for too many characters in a field."""
     most = settings.max_context_chars
     if num_chars > most:
-        message = f"the documents have {num_chars:,} characters, but the most is {most:,}; send less"
-        raise ApiError(413, message, code="context_too_long", param="documents")
+        message = f"{field}: the text has {num_chars:,} characters, but the most is {most:,}; send less"
+        raise ApiError(413, message, code="context_too_long", param=field)

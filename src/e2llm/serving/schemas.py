@@ -1,4 +1,4 @@
-"""The shapes of requests and responses: OpenAI's for answers, ours for contexts.
+"""The shapes of answers, which are OpenAI's, and of requests and responses about contexts, which are ours.
 
 Descriptions that begin with "e2llm:" are of fields that OpenAI's API does not have.
 """
@@ -9,15 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from e2llm.chunking import CHUNKERS
 from e2llm.errors import E2LLMError
-from e2llm.inference.options import LayoutOptions, SamplingOptions, Selector
+from e2llm.inference.options import Selector
 from e2llm.validation import CheckedModel
-
-_INT64 = 2**63 - 1
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 ContextId = Annotated[str, StringConstraints(pattern=r"^ctx_[0-9a-f]{24}$")]
 Count = Annotated[int, Field(ge=1)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class Sent(CheckedModel):
@@ -56,82 +53,6 @@ Documents = Annotated[list[str | DocumentIn], Field(max_length=1000, fail_fast=T
 
 
 # --- answers ------------------------------------------------------------------------------------------------
-
-
-class StreamOptions(Sent):
-    """How to stream."""
-
-    include_usage: bool = Field(False, description="Send a last chunk with the usage.")
-
-
-def _mark_options(schema: dict[str, Any]) -> None:
-    for name in LayoutOptions.model_fields:
-        field = schema["properties"][name]
-        field["description"] = f"e2llm: {field['description']}"
-
-
-class AnswerIn(Sent, LayoutOptions, SamplingOptions):
-    """Fields of both chats and completions."""
-
-    model_config = ConfigDict(json_schema_extra=_mark_options)
-
-    model: str = Field(description="The name that /v1/models gives.")
-    max_tokens: Count | None = Field(
-        None, description="Longest answer; by default a quarter of the window, 256 at most."
-    )
-    n: Count = Field(1, description="Answers to each prompt.")
-    seed: int | None = Field(None, ge=-_INT64, le=_INT64)
-    stop: str | Annotated[list[str], Field(max_length=4, fail_fast=True)] = Field([])
-    presence_penalty: Penalty = 0.0
-    frequency_penalty: Penalty = 0.0
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    user: str | None = Field(None, description="Accepted and not used.")
-    metadata: dict[str, str] | None = Field(None, description="Accepted and not used.")
-
-    min_tokens: int = Field(0, ge=0, description="e2llm: shortest answer.")
-    context_ids: Annotated[list[ContextId], Field(max_length=64, fail_fast=True)] = Field(
-        [], description="e2llm: contexts to answer from, in this order."
-    )
-    documents: Documents = Field(
-        [], description="e2llm: texts to answer from; read for this request and not kept as a context."
-    )
-    return_expanded: bool = Field(
-        False, description="e2llm: return the text of the chunks that were given as raw text."
-    )
-
-
-class TextPart(Sent):
-    """A piece of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class MessageIn(Sent):
-    """A message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=1000, fail_fast=True)]
-    name: str | None = Field(None, description="Accepted and not used.")
-
-    @property
-    def text(self) -> str:
-        """Its text."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-
-class ChatIn(AnswerIn):
-    """A conversation to continue; what does not fit the window is compressed, `usage` says so."""
-
-    messages: Annotated[list[MessageIn], Field(min_length=1, max_length=4096, fail_fast=True)]
-    max_completion_tokens: Count | None = Field(None, description="The same as max_tokens.")
-
-
-class CompletionIn(AnswerIn):
-    """A text to continue."""
-
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=64, fail_fast=True)]
 
 
 class PromptDetails(BaseModel):

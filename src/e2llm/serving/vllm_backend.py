@@ -159,7 +159,7 @@ class VllmBackend:
         task = asyncio.current_task()
         assert task is not None
         self._running[task] = asyncio.get_running_loop()
-        reading = _AnswerReading()
+        reading = _AnswerReading(keeps_space=sampling.continues)
         try:
             if self._closed:
                 raise _stopping()
@@ -261,9 +261,14 @@ def write_prompt(model: CompositeModel, laid: LaidOut) -> dict[str, Any]:
 
 
 class _AnswerReading:
-    """Turns the events of an answer into its pieces, without white space around the answer."""
+    """Turns the events of an answer into its pieces.
 
-    def __init__(self) -> None:
+    Args:
+        keeps_space: Whether white space around the answer belongs to it.
+    """
+
+    def __init__(self, *, keeps_space: bool) -> None:
+        self._keeps_space = keeps_space
         self._held = ""  # white space that belongs to the answer only if more comes
         self._has_text = False
         self._reason: str | None = None
@@ -294,6 +299,8 @@ class _AnswerReading:
         if not text:
             return None
         self._count += 1
+        if self._keeps_space:
+            return AnswerPart(text, self._count)
         whole = self._held + text
         if not self._has_text:
             whole = whole.lstrip()

@@ -23,6 +23,7 @@ class Sampling:
         presence_penalty: Subtracted from the logit of each token that the answer contains, -2 to 2.
         frequency_penalty: The same, once for each time that the answer contains the token.
         min_new_tokens: Fewest tokens before an end token, 0 to `max_new_tokens`; stop texts still apply.
+        continues: Whether the answer continues the prompt's text; white space around it then belongs to it.
 
     Raises:
         E2LLMError: If `min_new_tokens` exceeds `max_new_tokens`, or a stop text is empty.
@@ -36,6 +37,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_new_tokens: int = 0
+    continues: bool = False
 
     def __post_init__(self) -> None:
         if self.min_new_tokens > self.max_new_tokens:

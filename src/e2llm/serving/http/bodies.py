@@ -4,23 +4,23 @@ Bodies are parsed in a thread, beside the event loop. A body of a megabyte can h
 faults, and making an error of each would take minutes; so the number of its parts is limited first.
 """
 
+import json
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 
 from e2llm.documents import Document, read_documents
 from e2llm.documents.document import named_apart
-from e2llm.errors import MissingExtraError
+from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.preparing import to_document
 from e2llm.serving.schemas import ContextIn, DocumentsIn
 from e2llm.serving.state import ServerState, owner_of
+from e2llm.surrogates import reject_lone_surrogates
 from e2llm.validation import Allowed
 
 MAX_PARTS = 100_000  # numbers, texts, lists and mappings in a body
@@ -68,7 +68,8 @@ def parse_body(raw: bytes, model: type[Model]) -> Model:
     if not raw.strip():
         raise ApiError(400, "the body is empty; send a JSON object")
     try:
-        content = from_json(raw, allow_inf_nan=False)
+        text = raw.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_object_of, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -80,24 +81,51 @@ def parse_body(raw: bytes, model: type[Model]) -> Model:
         raise fault_of(model, error) from error
 
 
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; two values of one key would leave open which of them counts."""
+    found = dict(pairs)
+    if len(pairs) > MAX_FIELDS:
+        raise ApiError(400, f"an object has {len(pairs)} fields; at most {MAX_FIELDS} are allowed")
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)[:_SHOWN_CHARS]
+        raise ApiError(400, f"the body has the key {twice!r} twice in one object; give it once", param=twice)
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
 def check_parts(content: dict[str, Any]) -> None:
-    """Raise `ApiError` (400) for a body of too many parts, or with numbers that are too long."""
+    """Raise `ApiError` (400) for a body of too many parts, too long numbers, or characters of no text."""
     count = 0
-    waiting: list[Any] = [content]
+    waiting: list[tuple[str, Any]] = list(content.items())
     while waiting:
-        item = waiting.pop()
-        children: Iterable[Any] = item if isinstance(item, list) else item.values()
+        name, item = waiting.pop()
         if isinstance(item, list):
             count += len(item)
-        elif len(item) > MAX_FIELDS:
-            raise ApiError(400, f"an object has {len(item)} fields; at most {MAX_FIELDS} are allowed")
-        if count > MAX_PARTS:
-            raise ApiError(400, f"the body has more than {MAX_PARTS:,} values; send less")
-        for child in children:
-            if isinstance(child, dict | list):
-                waiting.append(child)
-            elif isinstance(child, int) and child.bit_length() > MAX_BITS:
-                raise ApiError(400, f"a number has {child.bit_length()} bits; at most {MAX_BITS} are allowed")
+            if count > MAX_PARTS:
+                raise ApiError(400, f"the body has more than {MAX_PARTS:,} values; send less")
+            waiting += [(name, child) for child in item]
+        elif isinstance(item, dict):
+            waiting += [(name, child) for child in item.values()]
+        elif isinstance(item, str):
+            _check_text(name, item)
+        elif isinstance(item, int) and item.bit_length() > MAX_BITS:
+            raise ApiError(400, f"a number has {item.bit_length()} bits; at most {MAX_BITS} are allowed")
+
+
+def _check_text(name: str, text: str) -> None:
+    """Raise `ApiError` (400) for a text with NUL, as in files, or with half of a surrogate pair."""
+    name = name[:_SHOWN_CHARS]
+    if "\0" in text:
+        where = f"{name}: character {text.index(chr(0)):,} of a text is zero (NUL)"
+        raise ApiError(400, f"{where}, so it is binary data; send text alone", param=name)
+    try:
+        reject_lone_surrogates(text, name)
+    except E2LLMError as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}", param=name) from error
 
 
 # --- faults -------------------------------------------------------------------------------------------------
@@ -117,7 +145,7 @@ def fault_of(model: type[BaseModel], error: ValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         message = f"{place} is unknown, or not supported by this server; leave it out"
     elif isinstance(own, Exception):
-        message = str(own)
+        message = f"{place}: {own}" if len(first["loc"]) > 1 else str(own)
     elif words and len(first["loc"]) <= 2:
         message = f"{name} must be {words[0]}, got {json_kind(first['input'])}"
     else:

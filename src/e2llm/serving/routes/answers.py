@@ -5,21 +5,20 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from e2llm.serving.backend import merge_answers
-from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.http.bodies import check_query, json_body, read_json_body
 from e2llm.serving.http.work import EventStream, event, unless_gone
 from e2llm.serving.preparing import Prepared
+from e2llm.serving.requests import ChatIn, CompletionIn
 from e2llm.serving.schemas import (
     ChatChoice,
-    ChatIn,
     ChatMessageOut,
     ChatOut,
     CompletionChoice,
-    CompletionIn,
     CompletionOut,
     Details,
     TimingOut,
@@ -30,6 +29,8 @@ from e2llm.serving.state import ServerState, owner_of, state_of
 router = APIRouter(tags=["answers"], dependencies=[Depends(check_query)])
 Owner = Annotated[str, Depends(owner_of)]
 State = Annotated[ServerState, Depends(state_of)]
+_IGNORED_HEADER = "X-E2LLM-Ignored-Fields"
+_HEADER_CHARS = 500
 _STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 
@@ -143,15 +144,14 @@ def _chat_choice(index: int, delta: dict[str, str], reason: str | None = None) -
     return {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
 
 
-async def _respond(request: Request, state: ServerState, body: ChatIn | CompletionIn, owner: str) -> Any:
+async def _respond(
+    request: Request, response: Response, state: ServerState, body: ChatIn | CompletionIn, owner: str
+) -> Any:
     answer = _Answer(state, body, owner)
     limit = state.settings.timeout_seconds
-    if body.stream_options is not None and not body.stream:
-        raise ApiError(
-            400,
-            "stream_options needs stream: true; set it, or leave stream_options out",
-            param="stream_options",
-        )
+    ignored = quote(",".join(body.ignored), safe=",")[:_HEADER_CHARS]
+    headers = {_IGNORED_HEADER: ignored} if ignored else {}
+    response.headers.update(headers)  # of an answer that is sent whole
     with ExitStack() as stack:
         stack.enter_context(state.admission.enter())
         if not body.stream:
@@ -159,7 +159,9 @@ async def _respond(request: Request, state: ServerState, body: ChatIn | Completi
         prepared = await unless_gone(request, answer.prepare(), limit)
         place = stack.pop_all()  # kept until the stream ends
     left = answer.started + limit - time.monotonic()
-    return EventStream(answer.events(prepared), left, place)
+    stream = EventStream(answer.events(prepared), left, place)
+    stream.headers.update(headers)
+    return stream
 
 
 async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
@@ -195,12 +197,12 @@ async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
     responses={200: _STREAM},
     openapi_extra=json_body(ChatIn),
 )
-async def complete_chat(request: Request, owner: Owner, state: State) -> Any:
+async def complete_chat(request: Request, response: Response, owner: Owner, state: State) -> Any:
     """Continue a conversation, about contexts or about itself.
 
     What does not fit the decoder's window is compressed; `usage` says so.
     """
-    return await _respond(request, state, await read_json_body(request, state, ChatIn), owner)
+    return await _respond(request, response, state, await read_json_body(request, state, ChatIn), owner)
 
 
 @router.post(
@@ -209,6 +211,6 @@ async def complete_chat(request: Request, owner: Owner, state: State) -> Any:
     responses={200: _STREAM},
     openapi_extra=json_body(CompletionIn),
 )
-async def complete(request: Request, owner: Owner, state: State) -> Any:
+async def complete(request: Request, response: Response, owner: Owner, state: State) -> Any:
     """Continue one or several texts; contexts and documents come before each."""
-    return await _respond(request, state, await read_json_body(request, state, CompletionIn), owner)
+    return await _respond(request, response, state, await read_json_body(request, state, CompletionIn), owner)
