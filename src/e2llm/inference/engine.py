@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from e2llm.documents import Document, documents_of
 from e2llm.documents.loading import Readable
 from e2llm.errors import E2LLMError
-from e2llm.inference.answer import Answer, Doubt
+from e2llm.inference.answer import Answer, Doubt, Source
 from e2llm.inference.content import Content, Splitting, note_token_limit, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.context_file import is_context_file
@@ -25,6 +25,7 @@ from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import ChunkReader
+from e2llm.inference.sources import measured_sources, measures_sources, refine
 from e2llm.inference.tools import call_tools
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -211,29 +212,10 @@ class Engine:
         if not request.refine and not request.tool_calls:
             return answer_once(request, on_piece)
         answer, request = call_tools(answer_once, request, context.content)
-        answer = self._refine(answer_once, request, context, answer)
+        answer = refine(answer_once, request, answer, partial(self._layout.coarse_sources, context))
         if on_piece is not None:
             on_piece(answer.text)
         return answer
-
-    def _refine(
-        self,
-        answer_once: Callable[[AskRequest], Answer],
-        request: AskRequest,
-        context: Context,
-        answer: Answer,
-    ) -> Answer:
-        """Answer again with the sources that were soft tokens given as text."""
-        calls, num_refined = answer.usage.tool_calls, 0
-        for _ in range(request.refine):
-            coarse = self._layout.coarse_sources(context, request, answer)
-            if not coarse:
-                break
-            named = sorted([*answer.expanded_chunks, *coarse])
-            request = request.model_copy(update={"expand": named, "overflow": "select"})
-            num_refined += len(coarse)
-            answer = answer_once(request)
-        return replace(answer, usage=replace(answer.usage, refined=num_refined, tool_calls=calls))
 
     def stream(self, context: Context, question: str, **options: Any) -> Iterator[str]:
         """Yield the answer piece by piece; joined, the pieces are the text that `ask` returns.
@@ -293,6 +275,21 @@ class Engine:
         request = AskRequest.take(question, {**options, "max_new_tokens": max(map(len, rows))})
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
+
+    def measure_sources(self, laid: LaidOut, answer: str) -> tuple[list[Source], str]:
+        """Return the sources of an answer that was given elsewhere, and the answer with their numbers.
+
+        Args:
+            laid: What `lay_out` returned.
+            answer: Its text.
+
+        Raises:
+            E2LLMError: If the decoder does not allow it (`can_hide_chunks`).
+        """
+        measures_sources(self.model, "measured")
+        with self._tokenizing:
+            ids = answer_ids(self.processor, answer)
+        return measured_sources(laid, ids, self._decode)
 
     def doubt(self, context: Context, question: str, answer: Answer, **options: Any) -> Doubt:
         """Return how unlikely the decoder finds an answer, as it was given and with its sources as text.

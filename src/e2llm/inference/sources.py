@@ -8,9 +8,12 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from e2llm.chunk_breaks import SENTENCE_END
-from e2llm.inference.answer import Source
-from e2llm.inference.decoding.evidence import hide_chunks
+from e2llm.errors import E2LLMError
+from e2llm.inference.answer import Answer, Source
+from e2llm.inference.decoding.evidence import can_hide_chunks, hide_chunks
 from e2llm.inference.layout import LaidOut
+from e2llm.inference.options import AskRequest
+from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 MOST_SOURCES = 5
 # Hiding a chunk that an answer does not rest on changes its likelihood, too, mostly by less than this.
@@ -54,6 +57,52 @@ def measured_sources(
         for row in order or range(len(places))
     ]
     return sources, cite(decode, answer_ids, lost[order])
+
+
+def measures_sources(model: E2LLMForConditionalGeneration, wanted: str | None) -> bool:
+    """Return whether to measure an answer's sources: as wanted, and by default if the decoder allows it.
+
+    Raises:
+        E2LLMError: If the decoder does not allow it and it was asked for.
+    """
+    if wanted == "ranked":
+        return False
+    if can_hide_chunks(model):
+        return True
+    if wanted is None:
+        return False
+    config = model.config.text_config
+    raise E2LLMError(
+        f"sources='measured' needs a decoder whose layers all see all positions, with attention 'sdpa' or "
+        f"'eager'; this one ({config.model_type}, {model.language_model.config._attn_implementation}) does "
+        "not; use sources='ranked'"
+    )
+
+
+def refine(
+    answer_once: Callable[[AskRequest], Answer],
+    request: AskRequest,
+    answer: Answer,
+    choose: Callable[[AskRequest, Answer], list[int]],
+) -> Answer:
+    """Answer again, at most `request.refine` times, with the sources that were soft tokens given as text.
+
+    Args:
+        answer_once: Answers a request.
+        request: What was answered.
+        answer: The answer.
+        choose: Returns the chunks to give as text, of a request and its answer.
+    """
+    calls, num_refined = answer.usage.tool_calls, 0
+    for _ in range(request.refine):
+        coarse = choose(request, answer)
+        if not coarse:
+            break
+        named = sorted([*answer.expanded_chunks, *coarse])
+        request = request.model_copy(update={"expand": named, "overflow": "select"})
+        num_refined += len(coarse)
+        answer = answer_once(request)
+    return replace(answer, usage=replace(answer.usage, refined=num_refined, tool_calls=calls))
 
 
 def cite(decode: Callable[[list[int]], str], answer_ids: list[int], lost: torch.Tensor) -> str:

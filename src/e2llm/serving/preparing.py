@@ -7,6 +7,7 @@ from typing import Any
 
 from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
+from e2llm.inference.answer import Source
 from e2llm.inference.content import Content, Splitting, join_contents
 from e2llm.inference.context import Context
 from e2llm.inference.decoding.sampling import Sampling
@@ -20,11 +21,12 @@ from e2llm.serving.conversation import Conversation, compress, take_messages
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.kept_contexts import KeptContexts
 from e2llm.serving.requests import AnswerIn, ChatIn, CompletionIn
-from e2llm.serving.schemas import DocumentIn, ExpandedChunk, PromptDetails, UsageOut
+from e2llm.serving.schemas import DocumentIn, ExpandedChunk, PromptDetails, SourceOut, UsageOut
 from e2llm.serving.settings import ServerSettings
 from e2llm.store.chunk_store import ChunkStore
 
 _DEFAULT_NEW_TOKENS = 256
+Origin = tuple[str | None, int]
 _Piece = tuple[Content, str | None]  # texts of a request, and the id of their kept context
 # Of the first prompt; all else is summed.
 _MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression", "positions"}
@@ -36,15 +38,28 @@ class Prepared:
 
     Attributes:
         prompts: Inputs of the decoder, and how tokens are chosen; n for each prompt of the request.
+        origins: For each of these, the kept context of each chunk, if it is in one, and its index there.
         usages: Of each prompt of the request, before its answers.
         expanded: Chunks given as raw text, of all prompts.
         read_seconds: Time that reading took.
     """
 
     prompts: list[tuple[LaidOut, Sampling]]
+    origins: list[list[Origin]]
     usages: list[UsageOut]
     expanded: list[ExpandedChunk]
     read_seconds: float
+
+    def sources(self, index: int, sources: Sequence[Source]) -> list[SourceOut]:
+        """Return the sources of the answer to a prompt."""
+        more = ("place", "text", "level", "relevance", "weight")
+        return [
+            SourceOut(
+                **_given(self.prompts[index][0], source.chunk, self.origins[index][source.chunk]),
+                **{name: getattr(source, name) for name in more},
+            )
+            for source in sources
+        ]
 
     def usage(self, num_new_tokens: int, num_cached: int) -> UsageOut:
         """Return the cost of the whole request with its new tokens and the positions not read again."""
@@ -104,8 +119,16 @@ class RequestPreparer:
         seeds = [None if sampling.seed is None else sampling.seed + place for place in range(body.n)]
         return Prepared(
             [(prompt, replace(sampling, seed=seed)) for prompt, _, _ in laid for seed in seeds],
-            [usage for _, usage, _ in laid],
-            [chunk for _, _, expanded in laid for chunk in expanded],
+            [origins for _, origins, _ in laid for _ in seeds],
+            [usage for _, _, usage in laid],
+            [
+                ExpandedChunk(
+                    **_given(prompt, index, origins[index]),
+                    text=prompt.content.chunks[index].text if body.return_expanded else None,
+                )
+                for prompt, origins, _ in laid
+                for index in prompt.plan.expand
+            ],
             time.perf_counter() - started,
         )
 
@@ -167,7 +190,7 @@ class RequestPreparer:
         pieces: list[_Piece],
         sampling: Sampling,
         is_cancelled: Callable[[], bool],
-    ) -> tuple[LaidOut, UsageOut, list[ExpandedChunk]]:
+    ) -> tuple[LaidOut, list[Origin], UsageOut]:
         conversation = self._fit(body, conversation, [content for content, _ in pieces], sampling)
         if conversation.compressed:
             self._check_room(conversation.compressed, body, sampling)
@@ -180,8 +203,7 @@ class RequestPreparer:
         laid = self._engine.lay_out(context, request)
         if isinstance(body, CompletionIn):
             laid = self._without_answer_mark(laid, question)
-        expanded = [_expanded(laid, index, origins[index], body) for index in laid.plan.expand]
-        return laid, self._usage(laid, conversation), expanded
+        return laid, origins, self._usage(laid, conversation)
 
     def _fit(
         self, body: AnswerIn, conversation: Conversation, contents: Sequence[Content], sampling: Sampling
@@ -266,17 +288,16 @@ def _request_of(body: AnswerIn, sampling: Sampling, question: str, **more: Any) 
     return AskRequest(question=question, max_new_tokens=sampling.max_new_tokens, **options, **more)
 
 
-def _expanded(laid: LaidOut, index: int, origin: tuple[str | None, int], body: AnswerIn) -> ExpandedChunk:
+def _given(laid: LaidOut, index: int, origin: Origin) -> dict[str, Any]:
     chunk, (context_id, place) = laid.content.chunks[index], origin
-    return ExpandedChunk(
-        chunk=index,
-        context_id=context_id,
-        context_chunk=None if context_id is None else place,
-        document=laid.content.sources[index],
-        start=chunk.start,
-        end=chunk.end,
-        text=chunk.text if body.return_expanded else None,
-    )
+    return {
+        "chunk": index,
+        "context_id": context_id,
+        "context_chunk": None if context_id is None else place,
+        "document": laid.content.sources[index],
+        "start": chunk.start,
+        "end": chunk.end,
+    }
 
 
 # --- checks -------------------------------------------------------------------------------------------------

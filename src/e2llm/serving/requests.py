@@ -281,6 +281,16 @@ class AnswerIn(Sent, LayoutOptions, SamplingOptions):
     documents: Documents = Field(
         [], description="e2llm: texts to answer from; read for this request and not kept as a context."
     )
+    sources: Literal["ranked", "measured"] = Field(
+        "ranked",
+        description="e2llm: how to find the sources of an answer: `ranked`, by relevance; `measured`, by "
+        "what its likelihood loses without each of the best chunks.",
+    )
+    citations: bool = Field(
+        False,
+        description="e2llm: add `[1]` and so on after each sentence of the answer that rests on a source; "
+        "needs stream: false.",
+    )
     return_expanded: bool = Field(
         False, description="e2llm: return the text of the chunks that were given as raw text."
     )

@@ -78,6 +78,8 @@ class UsageOut(BaseModel):
     soft_tokens_per_chunk: int = Field(description="e2llm: the mean, rounded up, where chunks differ.")
     rate: int | str | None = Field(None, description="e2llm: the one rate of all chunks, if there is one.")
     note: str | None = Field(None, description="e2llm: a warning about this answer.")
+    refined: int = Field(0, description="e2llm: chunks given as text for a second answer (refine).")
+    tool_calls: int = Field(0, description="e2llm: calls of tools that the model made.")
     chunks: int
     chunks_left_out: int = Field(description="e2llm: chunks that the decoder did not get.")
     messages_compressed: int = Field(description="e2llm: messages given as soft tokens.")
@@ -86,8 +88,8 @@ class UsageOut(BaseModel):
     original_kv_cache_bytes: int = Field(description="e2llm: the cache with all text given raw.")
 
 
-class ExpandedChunk(BaseModel):
-    """A chunk that the decoder got as text."""
+class GivenChunk(BaseModel):
+    """A chunk that the decoder got."""
 
     chunk: int = Field(description="Index among the chunks of all contexts and documents of the request.")
     context_id: str | None = Field(None, description="Its context, if it is kept in one.")
@@ -95,7 +97,24 @@ class ExpandedChunk(BaseModel):
     document: str
     start: int
     end: int
+
+
+class ExpandedChunk(GivenChunk):
+    """A chunk that the decoder got as text."""
+
     text: str | None = Field(None, description="With return_expanded.")
+
+
+class SourceOut(GivenChunk):
+    """A chunk that an answer may rest on."""
+
+    place: str = Field(description="Such as `page 12` or `lines 40-44`.")
+    text: str
+    level: int | str = Field(description="What the decoder got: `text`, a rate, or a number of soft tokens.")
+    relevance: float = Field(description="To the question; higher is more relevant.")
+    weight: float | None = Field(
+        None, description="Nats that the answer loses without it; null unless sources are measured."
+    )
 
 
 class TimingOut(BaseModel):
@@ -105,6 +124,7 @@ class TimingOut(BaseModel):
     queue_seconds: float = Field(description="From the end of reading to the first step of decoding.")
     first_token_seconds: float | None = Field(description="From the request to its first token.")
     prompt_seconds: float | None = Field(description="The decoder's time for the prompt.")
+    sources_seconds: float = Field(0.0, description="Measuring the sources.")
     total_seconds: float
 
 
@@ -112,6 +132,10 @@ class Details(BaseModel):
     """e2llm's additions to an answer."""
 
     expanded: list[ExpandedChunk]
+    sources: list[list[SourceOut]] = Field([], description="Of each choice, at most five chunks.")
+    levels: list[int | str | None] = Field(
+        [], description="What each chunk of the first prompt got; null for nothing."
+    )
     timing: TimingOut | None = None
 
 

@@ -14,11 +14,10 @@ from transformers.cache_utils import DynamicCache
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing
-from e2llm.inference.decoding.evidence import can_hide_chunks
 from e2llm.inference.decoding.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.options import AskOptions, AskRequest, SamplingOptions
-from e2llm.inference.sources import measured_sources, ranked_sources
+from e2llm.inference.sources import measured_sources, measures_sources, ranked_sources
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 _DRAWS = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # without effect on greedy answers
@@ -164,26 +163,6 @@ def generate_answer(
         sources=sources,
         levels=laid.plan.levels_by_chunk,
         cited=cited,
-    )
-
-
-def measures_sources(model: E2LLMForConditionalGeneration, wanted: str | None) -> bool:
-    """Return whether to measure an answer's sources: as wanted, and by default if the decoder allows it.
-
-    Raises:
-        E2LLMError: If the decoder does not allow it and it was asked for.
-    """
-    if wanted == "ranked":
-        return False
-    if can_hide_chunks(model):
-        return True
-    if wanted is None:
-        return False
-    config = model.config.text_config
-    raise E2LLMError(
-        f"sources='measured' needs a decoder whose layers all see all positions, with attention 'sdpa' or "
-        f"'eager'; this one ({config.model_type}, {model.language_model.config._attn_implementation}) does "
-        "not; use sources='ranked'"
     )
 
 

@@ -2,14 +2,16 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from e2llm.inference.sources import ranked_sources
 from e2llm.serving.backend import merge_answers
+from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.http.bodies import check_query, json_body, read_json_body
 from e2llm.serving.http.work import EventStream, event, unless_gone
 from e2llm.serving.preparing import Prepared
@@ -21,6 +23,7 @@ from e2llm.serving.schemas import (
     CompletionChoice,
     CompletionOut,
     Details,
+    SourceOut,
     TimingOut,
     UsageOut,
 )
@@ -51,6 +54,8 @@ class _Answer:
         self.queue_seconds = 0.0
         self.counts: dict[int, int] = {}
         self.cached: dict[int, int] = {}
+        self.sources: dict[int, list[SourceOut]] = {}  # measured
+        self.sources_seconds = 0.0
         kind = "chatcmpl" if isinstance(body, ChatIn) else "cmpl"
         self.id = f"{kind}-{secrets.token_hex(12)}"
 
@@ -92,6 +97,30 @@ class _Answer:
             self.state.metrics.first_token.observe(self.first_token_at - self.started)
         return usage
 
+    async def find_sources(self, prepared: Prepared, texts: dict[int, str]) -> dict[int, str]:
+        """Note the sources of each answer, and return the answers with their numbers if these are wanted.
+
+        Raises:
+            E2LLMError: If sources are to be measured, and the decoder does not allow it.
+        """
+        body, engine = self.body, self.state.engine
+        if body.sources == "ranked" and not body.citations:
+            return texts
+        started = time.monotonic()
+
+        def measure(is_cancelled: Callable[[], bool]) -> dict[int, str]:
+            cited = {}
+            for index, text in texts.items():
+                if is_cancelled():
+                    break
+                sources, cited[index] = engine.measure_sources(prepared.prompts[index][0], text)
+                self.sources[index] = prepared.sources(index, sources)
+            return cited
+
+        cited = await self.state.admission.in_thread(measure)
+        self.sources_seconds = time.monotonic() - started
+        return cited if body.citations else texts
+
     def details(self, prepared: Prepared) -> Details:
         """Return e2llm's additions to the whole answer."""
         first = None if self.first_token_at is None else self.first_token_at - self.started
@@ -100,9 +129,22 @@ class _Answer:
             queue_seconds=self.queue_seconds,
             first_token_seconds=first,
             prompt_seconds=None if first is None else first - prepared.read_seconds - self.queue_seconds,
+            sources_seconds=self.sources_seconds,
             total_seconds=time.monotonic() - self.started,
         )
-        return Details(expanded=prepared.expanded, timing=timing)
+        return self.first_details(prepared).model_copy(update={"timing": timing})
+
+    def first_details(self, prepared: Prepared) -> Details:
+        """Return what is known of the answers so far: the chunks given, and their sources."""
+        prompts = enumerate(laid for laid, _ in prepared.prompts)
+        return Details(
+            expanded=prepared.expanded,
+            sources=[
+                self.sources.get(index) or prepared.sources(index, ranked_sources(laid))
+                for index, laid in prompts
+            ],
+            levels=prepared.prompts[0][0].plan.levels_by_chunk,
+        )
 
     # --- streams ------------------------------------------------------------------------------------------
 
@@ -111,12 +153,14 @@ class _Answer:
         is_chat = isinstance(self.body, ChatIn)
         options = self.body.stream_options
         if is_chat:
-            details = Details(expanded=prepared.expanded).model_dump(mode="json")
+            details = self.first_details(prepared).model_dump(mode="json")
             for index in range(len(prepared.prompts)):
                 choice = _chat_choice(index, {"role": "assistant", "content": ""})
                 yield event(self._chunk([choice], e2llm=details))
+        texts = dict.fromkeys(range(len(prepared.prompts)), "")
         async with aclosing(self.pieces(prepared)) as pieces:  # type: ignore[type-var]
             async for index, text, reason in pieces:
+                texts[index] += text
                 choice = (
                     _chat_choice(index, {"content": text} if text else {}, reason)
                     if is_chat
@@ -125,6 +169,7 @@ class _Answer:
                 yield event(self._chunk([choice]))
         usage = self.usage(prepared)
         if options is not None and options.include_usage:
+            await self.find_sources(prepared, texts)
             whole = self.details(prepared).model_dump(mode="json")
             yield event(self._chunk([], usage=usage.model_dump(mode="json"), e2llm=whole))
 
@@ -152,6 +197,12 @@ async def _respond(
     ignored = quote(",".join(body.ignored), safe=",")[:_HEADER_CHARS]
     headers = {_IGNORED_HEADER: ignored} if ignored else {}
     response.headers.update(headers)  # of an answer that is sent whole
+    if body.stream and body.citations:
+        raise ApiError(
+            400,
+            "citations are added to whole answers; set stream: false, or take e2llm.sources of the stream",
+            param="citations",
+        )
     with ExitStack() as stack:
         stack.enter_context(state.admission.enter())
         if not body.stream:
@@ -166,12 +217,13 @@ async def _respond(
 
 async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
     prepared = await answer.prepare()
-    texts: dict[int, list[str]] = {index: [] for index in range(len(prepared.prompts))}
+    texts = dict.fromkeys(range(len(prepared.prompts)), "")
     reasons: dict[int, Any] = {}
     async with aclosing(answer.pieces(prepared)) as pieces:  # type: ignore[type-var]
         async for index, text, reason in pieces:
-            texts[index].append(text)
+            texts[index] += text
             reasons[index] = reason
+    texts = await answer.find_sources(prepared, texts)
     common: dict[str, Any] = {
         "id": answer.id,
         "created": answer.created,
@@ -181,13 +233,11 @@ async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
     }
     if isinstance(answer.body, ChatIn):
         chats = [
-            ChatChoice(index=i, message=ChatMessageOut(content="".join(text)), finish_reason=reasons[i])
+            ChatChoice(index=i, message=ChatMessageOut(content=text), finish_reason=reasons[i])
             for i, text in texts.items()
         ]
         return ChatOut(choices=chats, **common)
-    choices = [
-        CompletionChoice(index=i, text="".join(text), finish_reason=reasons[i]) for i, text in texts.items()
-    ]
+    choices = [CompletionChoice(index=i, text=text, finish_reason=reasons[i]) for i, text in texts.items()]
     return CompletionOut(choices=choices, **common)
 
 
