@@ -5,10 +5,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from e2llm import Engine
 from e2llm.documents import Document
 from e2llm.inference.options import AskRequest
+from e2llm.serving.backend import AnswerPart, LocalBackend
 from served import MODEL, serving, tiny_engine
-from tiny_models import TEXT, tiny_decoder
+from tiny_models import TEXT, tiny_decoder, tiny_decoder_tokenizer, tiny_model, tiny_processor
 
 QUESTION = "Where is the key?"
 
@@ -29,6 +31,14 @@ def http(served):
 def context_id(http):
     document = {"text": TEXT * 3, "name": "harbour.txt"}
     return http.post("/v1/contexts", json={"documents": [document]}).json()["id"]
+
+
+TOOL_TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>"
+    "{% if loop.first and tools %}You may call{% for tool in tools %} {{ tool['function']['name'] }}"
+    "{% endfor %}. {% endif %}{{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def ask(http, **more):
@@ -116,3 +126,55 @@ def test_a_decoder_that_cannot_measure_says_so():
         answer = http.post("/v1/chat/completions", json={**body, **more})
         assert answer.status_code == 400
         assert "use sources='ranked'" in answer.json()["error"]["message"]
+
+
+# --- more than one round ------------------------------------------------------------------------------------
+
+
+def test_a_refined_answer_is_that_of_the_library(served, http, context_id):
+    options = {"policy": "soft", "budget": 150}
+    engine = served.state.engine
+    context = engine.read(Document("harbour.txt", TEXT * 3), progress=False)
+    first = ask(http, context_ids=[context_id], **options)
+    answer = ask(http, context_ids=[context_id], refine=1, **options)
+    given = [item["chunk"] for item in answer["e2llm"]["expanded"]]
+    assert answer["usage"]["refined"] == len(given) > 0
+    again = engine.ask(context, QUESTION, expand=given, overflow="select", max_new_tokens=12, **options)
+    assert answer["choices"][0]["message"]["content"] == again.text
+    assert (
+        answer["usage"]["completion_tokens"] == first["usage"]["completion_tokens"] + again.usage.new_tokens
+    )
+
+
+def test_the_model_calls_tools_before_it_answers(monkeypatch):
+    tokenizer = tiny_decoder_tokenizer(TOOL_TEMPLATE)
+    model, processor = (
+        tiny_model(decoder_tokenizer=tokenizer),
+        tiny_processor(decoder_tokenizer=tokenizer),
+    )
+    said = [
+        '{"name": "expand", "arguments": {"chunk": 2}}',
+        '{"name": "search", "arguments": {"words": "key"}}',
+    ]
+    prompts = []
+
+    async def answer(self, laid, sampling):
+        prompts.append(processor.tokenizer.decode(laid.sample.input_ids))
+        yield AnswerPart(said.pop(0) if said else "Under the stone.", 5, "stop", 0.0)
+
+    monkeypatch.setattr(LocalBackend, "answer", answer)
+    with serving(Engine(model, processor)) as server, server.http() as http:
+        done = ask(http, documents=[TEXT], tool_calls=2)
+    assert done["choices"][0]["message"]["content"] == "Under the stone."
+    assert done["usage"]["tool_calls"] == 2
+    assert done["usage"]["completion_tokens"] == 15
+    assert ["You may call search expand." in prompt for prompt in prompts] == [True, True, False]
+    assert "Chunk 2: " in prompts[1].rpartition("<user>")[2]
+
+
+@pytest.mark.parametrize("more", [{"refine": 1, "stream": True}, {"tool_calls": 1, "n": 2}])
+def test_rounds_are_for_one_whole_answer(http, more):
+    body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], **more}
+    answer = http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == next(iter(more))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.sources import measured_sources, measures_sources, refine
+from e2llm.inference.sources import coarse_sources, measured_sources, measures_sources, refine
 from e2llm.inference.tools import call_tools
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
@@ -204,15 +203,17 @@ class Engine:
         started = time.perf_counter()
         request = AskRequest.take(question, options)
 
+        laid_out: dict[int, LaidOut] = {}  # of the last answer, at 0
+
         def answer_once(request: AskRequest, on_piece: Callable[[str], Any] | None = None) -> Answer:
-            laid = self.lay_out(context, request)
+            laid = laid_out[0] = self.lay_out(context, request)
             seconds = context.read_seconds
             return generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
 
         if not request.refine and not request.tool_calls:
             return answer_once(request, on_piece)
         answer, request = call_tools(answer_once, request, context.content)
-        answer = refine(answer_once, request, answer, partial(self._layout.coarse_sources, context))
+        answer = refine(answer_once, request, answer, lambda last: coarse_sources(laid_out[0], last.sources))
         if on_piece is not None:
             on_piece(answer.text)
         return answer
@@ -247,9 +248,11 @@ class Engine:
         """Refuse documents that cannot fit the window, before they are read (`ContextLayout.check_room`)."""
         self._layout.check_room(documents, request, chunk_size_chars)
 
-    def count_positions(self, question: str, history: Sequence[tuple[str, str]] = ()) -> int:
-        """Return the decoder positions of a question with its history and template."""
-        return self._layout.count_positions(question, history)
+    def count_positions(
+        self, question: str, history: Sequence[tuple[str, str]] = (), *, has_tools: bool = False
+    ) -> int:
+        """Return the decoder positions of a question with its history and template (and of the tools)."""
+        return self._layout.count_positions(question, history, has_tools)
 
     def score(
         self, context: Context, question: str, answers: Sequence[str], **options: Any
@@ -306,7 +309,7 @@ class Engine:
         """
         request = AskRequest.take(question, dict(options))
         used = self.score(context, question, [answer.text], **options)[0]
-        coarse = self._layout.coarse_sources(context, request, answer)
+        coarse = coarse_sources(self.lay_out(context, request), answer.sources)
         finer = used
         if coarse:
             named = {"expand": sorted([*answer.expanded_chunks, *coarse]), "overflow": "select"}

@@ -10,7 +10,7 @@ import torch
 
 from e2llm.documents import Document
 from e2llm.errors import ContextOverflowError, E2LLMError
-from e2llm.inference.answer import Answer, Usage
+from e2llm.inference.answer import Usage
 from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
 from e2llm.inference.dial import UNTRAINED, Dial, Level
@@ -47,6 +47,7 @@ class LaidOut:
         plan: The chunks that are given, and their forms.
         sample: Ids, with a placeholder for each soft token.
         model: Makes the soft tokens.
+        budget: Positions that the chunks may take.
         note: A warning about the answer, or None.
     """
 
@@ -54,6 +55,7 @@ class LaidOut:
     plan: Plan
     sample: DecoderInput
     model: E2LLMForConditionalGeneration
+    budget: int
     note: str | None = None
 
     @property
@@ -111,7 +113,7 @@ class ContextLayout:
                 history=request.history,
                 tools=TOOLS if request.tool_calls else (),
             )
-        return LaidOut(content, plan, sample, self.model, note)
+        return LaidOut(content, plan, sample, self.model, room.budget, note)
 
     def plan(self, content: Content, request: AskRequest, room: Room) -> Plan:
         """Choose the form of each chunk.
@@ -152,16 +154,6 @@ class ContextLayout:
                 f"room for only {budget:,}; raise budget, use smaller chunks or shorten the question"
             )
         return plan
-
-    def coarse_sources(self, context: Context, request: AskRequest, answer: Answer) -> list[int]:
-        """Return the sources of an answer that were soft tokens, as many as fit the budget as text."""
-        counts, chosen = self.content_of(context).token_counts, []
-        room = self.room(request).budget - sum(counts[index] for index in answer.expanded_chunks)
-        for source in answer.sources:
-            if source.level != TEXT_LEVEL and counts[source.chunk] <= room:
-                chosen.append(source.chunk)
-                room -= counts[source.chunk]
-        return chosen
 
     def _policy(self, request: AskRequest) -> Policy:
         """Return the requested policy or the default; chunks that the user named are the only text then."""

@@ -1,7 +1,7 @@
 """The chunks that an answer rests on: as the plan ranks them, or by what the answer loses without them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from e2llm.inference.decoding.evidence import can_hide_chunks, hide_chunks
 from e2llm.inference.layout import LaidOut
 from e2llm.inference.options import AskRequest
 from e2llm.modeling.model import E2LLMForConditionalGeneration
+from e2llm.modeling.rates import TEXT_LEVEL
 
 MOST_SOURCES = 5
 # Hiding a chunk that an answer does not rest on changes its likelihood, too, mostly by less than this.
@@ -79,11 +80,22 @@ def measures_sources(model: E2LLMForConditionalGeneration, wanted: str | None) -
     )
 
 
+def coarse_sources(laid: LaidOut, sources: Sequence[Source]) -> list[int]:
+    """Return the sources of an answer that were soft tokens, as many as fit the budget as text."""
+    counts, chosen = laid.content.token_counts, []
+    room = laid.budget - sum(counts[index] for index in laid.plan.expand)
+    for source in sources:
+        if source.level != TEXT_LEVEL and counts[source.chunk] <= room:
+            chosen.append(source.chunk)
+            room -= counts[source.chunk]
+    return chosen
+
+
 def refine(
     answer_once: Callable[[AskRequest], Answer],
     request: AskRequest,
     answer: Answer,
-    choose: Callable[[AskRequest, Answer], list[int]],
+    choose: Callable[[Answer], list[int]],
 ) -> Answer:
     """Answer again, at most `request.refine` times, with the sources that were soft tokens given as text.
 
@@ -91,11 +103,11 @@ def refine(
         answer_once: Answers a request.
         request: What was answered.
         answer: The answer.
-        choose: Returns the chunks to give as text, of a request and its answer.
+        choose: Returns the chunks to give as text after an answer.
     """
     calls, num_refined = answer.usage.tool_calls, 0
     for _ in range(request.refine):
-        coarse = choose(request, answer)
+        coarse = choose(answer)
         if not coarse:
             break
         named = sorted([*answer.expanded_chunks, *coarse])

@@ -214,7 +214,8 @@ class RequestPreparer:
         if engine.window is None and takes_history:
             return conversation
         history = [("", "") for _ in conversation.turns[:-1]] if takes_history else []
-        room = (engine.window or 2**31) - sampling.max_new_tokens - engine.count_positions("", history)
+        around = engine.count_positions("", history, has_tools=_calls_of(body) > 0)
+        room = (engine.window or 2**31) - sampling.max_new_tokens - around
         joins = len(conversation.messages) - sum(bool(text) for turn in conversation.turns for text in turn)
         room -= min(self._positions(body, contents), max(0, room) // 2) + 2 * joins  # two line ends
         return compress(conversation, max(0, room), engine.count_tokens, takes_history=takes_history)
@@ -285,7 +286,12 @@ class RequestPreparer:
 
 def _request_of(body: AnswerIn, sampling: Sampling, question: str, **more: Any) -> AskRequest:
     options = {name: getattr(body, name) for name in LayoutOptions.model_fields}
-    return AskRequest(question=question, max_new_tokens=sampling.max_new_tokens, **options, **more)
+    options |= {"max_new_tokens": sampling.max_new_tokens, "tool_calls": _calls_of(body)}
+    return AskRequest(question=question, **options, **more)
+
+
+def _calls_of(body: AnswerIn) -> int:
+    return body.tool_calls if isinstance(body, ChatIn) else 0
 
 
 def _given(laid: LaidOut, index: int, origin: Origin) -> dict[str, Any]:

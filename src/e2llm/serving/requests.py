@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.options import LayoutOptions, SamplingOptions
+from e2llm.inference.options import AskOptions, LayoutOptions, SamplingOptions
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.schemas import ContextId, Count, Documents, Sent
 
@@ -300,6 +300,15 @@ class AnswerIn(Sent, LayoutOptions, SamplingOptions):
     def _only_what_is_obeyed(cls, values: Any) -> Any:
         return _obeyed(values, set(cls.model_fields)) if isinstance(values, dict) else values
 
+    @model_validator(mode="after")
+    def _check_citations(self) -> "AnswerIn":
+        if self.stream and self.citations:
+            message = (
+                "citations are for whole answers; set stream: false, or take e2llm.sources of the stream"
+            )
+            raise ApiError(400, message, param="citations")
+        return self
+
     @property
     def ignored(self) -> list[str]:
         """Names of unknown fields."""
@@ -311,6 +320,18 @@ class ChatIn(AnswerIn):
 
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Count | None = Field(None, description="The same as max_tokens.")
+    refine: int = Field(0, ge=0, le=3, description=f"e2llm: {AskOptions.model_fields['refine'].description}")
+    tool_calls: int = Field(
+        0, ge=0, le=8, description=f"e2llm: {AskOptions.model_fields['tool_calls'].description}"
+    )
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> "ChatIn":
+        for name in ("refine", "tool_calls"):
+            if getattr(self, name) and (self.stream or self.n > 1):
+                message = f"{name} is for one whole answer; set stream: false and n: 1, or leave it out"
+                raise ApiError(400, message, param=name)
+        return self
 
 
 class CompletionIn(AnswerIn):

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from e2llm.inference.sources import ranked_sources
+from e2llm.inference.sources import coarse_sources, ranked_sources
+from e2llm.inference.tools import parse_call, run_call
 from e2llm.serving.backend import merge_answers
-from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.http.bodies import check_query, json_body, read_json_body
 from e2llm.serving.http.work import EventStream, event, unless_gone
 from e2llm.serving.preparing import Prepared
-from e2llm.serving.requests import ChatIn, CompletionIn
+from e2llm.serving.requests import ChatIn, CompletionIn, MessageIn
 from e2llm.serving.schemas import (
     ChatChoice,
     ChatMessageOut,
@@ -56,6 +56,8 @@ class _Answer:
         self.cached: dict[int, int] = {}
         self.sources: dict[int, list[SourceOut]] = {}  # measured
         self.sources_seconds = 0.0
+        self.rounds = {"refined": 0, "tool_calls": 0}
+        self.tokens_before = 0  # of earlier rounds
         kind = "chatcmpl" if isinstance(body, ChatIn) else "cmpl"
         self.id = f"{kind}-{secrets.token_hex(12)}"
 
@@ -91,11 +93,46 @@ class _Answer:
         copies = len(prepared.prompts) // num_prompts
         groups = [range(place * copies, (place + 1) * copies) for place in range(num_prompts)]
         cached = sum(min(self.cached.get(index, 0) for index in group) for group in groups)
-        usage = prepared.usage(sum(self.counts.values()), cached)
+        usage = prepared.usage(self.tokens_before + sum(self.counts.values()), cached)
+        usage = usage.model_copy(update=self.rounds)
         self.state.metrics.count(usage)
         if self.first_token_at is not None:
             self.state.metrics.first_token.observe(self.first_token_at - self.started)
         return usage
+
+    async def whole(self) -> tuple[Prepared, dict[int, str], dict[int, Any]]:
+        """Return the prompts, and the text of each answer with its reason to finish."""
+        prepared = await self.prepare()
+        texts = dict.fromkeys(range(len(prepared.prompts)), "")
+        reasons: dict[int, Any] = {}
+        async with aclosing(self.pieces(prepared)) as pieces:  # type: ignore[type-var]
+            async for index, text, reason in pieces:
+                texts[index] += text
+                reasons[index] = reason
+        return prepared, texts, reasons
+
+    async def begins_again(self, prepared: Prepared, text: str) -> bool:
+        """Change the request to that of another round, if an answer calls a tool or is to be refined."""
+        body, laid = self.body, prepared.prompts[0][0]
+        if not isinstance(body, ChatIn):
+            return False
+        update: dict[str, Any] = {}
+        if body.tool_calls and (call := parse_call(text)) is not None:
+            said = MessageIn.read({"role": "assistant", "content": text})
+            told = MessageIn.read({"role": "user", "content": run_call(call, laid.content)})
+            update = {"messages": [*body.messages, said, told], "tool_calls": body.tool_calls - 1}
+            self.rounds["tool_calls"] += 1
+        elif body.refine:
+            measure = self.state.engine.measure_sources
+            sources, _ = await self.state.admission.in_thread(lambda is_cancelled: measure(laid, text))
+            if coarse := coarse_sources(laid, sources):
+                named = sorted([*laid.plan.expand, *coarse])
+                update = {"expand": named, "overflow": "select", "refine": body.refine - 1}
+                self.rounds["refined"] += len(coarse)
+        if update:
+            self.tokens_before += sum(self.counts.values())
+            self.body = body.model_copy(update=update)
+        return bool(update)
 
     async def find_sources(self, prepared: Prepared, texts: dict[int, str]) -> dict[int, str]:
         """Note the sources of each answer, and return the answers with their numbers if these are wanted.
@@ -197,12 +234,6 @@ async def _respond(
     ignored = quote(",".join(body.ignored), safe=",")[:_HEADER_CHARS]
     headers = {_IGNORED_HEADER: ignored} if ignored else {}
     response.headers.update(headers)  # of an answer that is sent whole
-    if body.stream and body.citations:
-        raise ApiError(
-            400,
-            "citations are added to whole answers; set stream: false, or take e2llm.sources of the stream",
-            param="citations",
-        )
     with ExitStack() as stack:
         stack.enter_context(state.admission.enter())
         if not body.stream:
@@ -216,13 +247,9 @@ async def _respond(
 
 
 async def _collect(answer: _Answer) -> ChatOut | CompletionOut:
-    prepared = await answer.prepare()
-    texts = dict.fromkeys(range(len(prepared.prompts)), "")
-    reasons: dict[int, Any] = {}
-    async with aclosing(answer.pieces(prepared)) as pieces:  # type: ignore[type-var]
-        async for index, text, reason in pieces:
-            texts[index] += text
-            reasons[index] = reason
+    prepared, texts, reasons = await answer.whole()
+    while await answer.begins_again(prepared, texts[0]):
+        prepared, texts, reasons = await answer.whole()
     texts = await answer.find_sources(prepared, texts)
     common: dict[str, Any] = {
         "id": answer.id,
