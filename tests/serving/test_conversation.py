@@ -119,6 +119,11 @@ def test_instructions_between_two_long_texts_stay_text():
     assert fitted.asked == "Compare this:\n\nwith this:\n\nin a table."
 
 
+def test_line_ends_after_a_message_do_not_hide_its_end():
+    fitted = fit(take(("user", f"{BOOK}\n\nWho walks, and {'really ' * 30}why?\n\n\n")), 400)
+    assert fitted.asked.endswith("why?")
+
+
 def test_a_book_in_an_old_message_is_cut_and_the_talk_about_it_stays():
     talk = take(("user", f"Read this.\n\n{BOOK}"), ("assistant", "I have."), ("user", "Who walks?"))
     fitted = fit(talk, 400)

@@ -1,8 +1,8 @@
 """Turn messages into a question with its history; turn what does not fit the window into documents.
 
 Each message is cut by itself, the longest first, so that a pasted document never takes the place of what is
-asked about it. What a message that is cut keeps as text is its short paragraphs, if only a few paragraphs are
-long, else its beginning and its end: people write there what they want done with a text that they paste.
+asked about it. A message that is cut keeps its beginning, its end and some short paragraphs as text: people
+write there what they want done with a text that they paste.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from e2llm.serving.requests import MessageIn, name_of_call
 
 _MOST_CHARS = 32  # of a token, in any natural text; what is longer is too long, and need not be counted
 _PARAGRAPH_CHARS = 8  # the same of the mean token of a paragraph
-_END_TOKENS = 64  # beyond the first paragraph, of the short ones at an end of a message
+_SHORT_TOKENS = 128  # of all paragraphs that stay between the first and the last
 Counter = Callable[[str], int]
 
 
@@ -243,8 +243,8 @@ class _Cutter:
             head = self._take(text.split("\n\n", 1)[0], keep // 4)
             tail = self._take(text[len(head) :], keep - keep // 4, from_end=True)
             return f"{head.rstrip()}\n\n{tail}".lstrip("\n"), text[len(head) : len(text) - len(tail)]
-        blocks = text.split("\n\n")
-        short = self._short(blocks, keep) or self._ends(blocks, keep)
+        blocks = text.strip().split("\n\n")
+        short = self._short(blocks, keep)
         last = len(blocks) - 1
         open_ends = sum(end not in short for end in (0, last))
         share = (keep - sum(short.values())) // max(1, open_ends)
@@ -260,39 +260,22 @@ class _Cutter:
         return "\n\n".join(item for item in kept if item.strip()), "\n\n".join(removed)
 
     def _short(self, blocks: Sequence[str], keep: int) -> dict[int, int]:
-        """Return places and tokens of the short paragraphs, or nothing if they take over half of `keep`."""
+        """Return places and tokens of the paragraphs that stay: the ends, and short ones, from there on."""
         found: dict[int, int] = {}
-        left = keep // 2
-        for index, block in enumerate(blocks):
-            if (tokens := self._measure(block, keep // 2)) is not None:
-                found[index] = tokens
-                left -= tokens
-                if left < 0:
-                    return {}
+        left = min(keep // 3, _SHORT_TOKENS)
+        for near in range((len(blocks) + 1) // 2):
+            for index in (near, len(blocks) - 1 - near):
+                most = left if near else keep // 3
+                if len(blocks[index]) > most * _PARAGRAPH_CHARS or index in found:
+                    continue
+                tokens = self._count(blocks[index])
+                if tokens <= most:
+                    found[index] = tokens
+                    left -= tokens if near else 0
         return found
-
-    def _ends(self, blocks: Sequence[str], keep: int) -> dict[int, int]:
-        """Return places and tokens of the first and the last paragraphs, as far as they are short."""
-        found: dict[int, int] = {}
-        for indices in (range(len(blocks)), range(len(blocks) - 1, -1, -1)):
-            used = 0
-            for index in indices:
-                most = keep // 2 if index == indices[0] else min(keep // 2, _END_TOKENS) - used
-                if index in found or (tokens := self._measure(blocks[index], most)) is None:
-                    break
-                found[index] = tokens
-                used += tokens
-        return found
-
-    def _measure(self, text: str, most: int) -> int | None:
-        """Return the tokens of a text, or None if there are more than `most`."""
-        if len(text) > most * _PARAGRAPH_CHARS:
-            return None
-        tokens = self._count(text)
-        return tokens if tokens <= most else None
 
     def _take(self, text: str, most: int, *, from_end: bool = False) -> str:
-        """Return the part of a text with at most `most` tokens, cut at a line or, in a long one, a word."""
+        """Return the part of a text with at most `most` tokens, cut at a line, or at a word in long lines."""
         size = min(len(text), most * _MOST_CHARS)
         text = text[len(text) - size :] if from_end else text[:size]
         while text and (tokens := self._count(text)) > most:
