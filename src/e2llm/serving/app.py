@@ -172,8 +172,8 @@ def run_server(
         try:
             server.run(sockets=[listening])
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
 
 
 def make_server(app: FastAPI, settings: ServerSettings, on_start: Callable[[], Any]) -> uvicorn.Server:
