@@ -4,7 +4,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.prompts import build_template, encode_text, encode_texts, word_options
 from tiny_models import tiny_decoder_tokenizer
 
@@ -202,3 +202,10 @@ def test_a_multiple_choice_question_lists_its_options_behind_letters():
 def test_a_question_with_no_choice_or_too_many_is_an_error(num_options):
     with pytest.raises(E2LLMError, match=f"2 to 26 options, got {num_options}"):
         word_options("Which?", ["one"] * num_options)
+
+
+def test_a_decoder_without_an_end_token_is_noted():
+    tokenizer = tiny_decoder_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.warns(E2LLMWarning, match="no end token, so every answer runs to its longest length; give"):
+        assert build_template(tokenizer).after_answer == []

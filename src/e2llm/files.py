@@ -13,6 +13,13 @@ from e2llm.errors import E2LLMError
 FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # also a quota, and a limit on one file
 
 
+def check_folder_place(folder: Path) -> None:
+    """Raise `E2LLMError` if a file has the name of a folder that is to be written, or of one above it."""
+    taken = next((place for place in (folder, *folder.parents) if place.is_file()), None)
+    if taken is not None:
+        raise E2LLMError(f"{taken} is a file, but a folder of that name is needed; name another output")
+
+
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """Give a stream of bytes that replaces `file` at the end, unless there is an exception.

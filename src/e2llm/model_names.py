@@ -87,44 +87,23 @@ def check_hub(name: str, **options: Any) -> None:
     Raises:
         CheckpointError: Says why the model is unavailable, and what to do.
     """
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-    revision, cache_dir = options.get("revision"), options.get("cache_dir")
     if not _HUB_ID.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder{similar(name)}")
-    if isinstance(
-        try_to_load_from_cache(name, "config.json", revision=revision, cache_dir=cache_dir), str
-    ) or options.get("local_files_only"):
+    pinned = {"revision": options.get("revision")}
+    found = try_to_load_from_cache(name, "config.json", cache_dir=options.get("cache_dir"), **pinned)
+    if isinstance(found, str) or options.get("local_files_only"):
         return
-    if problem := _problem_on_hub(name, revision, options.get("token")):
-        advice = how_to_get(name) or "check the name and the network"
-        raise CheckpointError(f"{name}: no such folder, and {problem}; {advice}{similar(name)}")
-
-
-def _problem_on_hub(name: str, revision: str | None, token: str | bool | None) -> str:
-    """Return why the hub does not give a model; empty if it does."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
-        url = hf_hub_url(name, "config.json", revision=revision)
-        get_hf_file_metadata(url, token=token, timeout=_HUB_SECONDS)
+        url = hf_hub_url(name, "config.json", **pinned)
+        get_hf_file_metadata(url, token=options.get("token"), timeout=_HUB_SECONDS)
     except EntryNotFoundError:  # loading says what is missing
-        return ""
-    except GatedRepoError:
-        return "the hub gives it only to those who have accepted its terms: log in with `hf auth login`"
-    except RepositoryNotFoundError:
-        return "the hub has no such repository, or it is private"
-    except RevisionNotFoundError:
-        return f"the hub has no revision {revision} of it"
-    except OfflineModeIsEnabled:
-        return "it is not in the cache, and HF_HUB_OFFLINE keeps the hub from being asked"
+        return
     except Exception as error:  # the kinds differ between versions of the hub's HTTP library
-        return f"the hub is unavailable ({' '.join(str(error).split())[:200] or type(error).__name__})"
-    return ""
+        reason = f"the hub is unavailable ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        if isinstance(error, RepositoryNotFoundError):
+            reason = "the hub has no such repository, or it is private or gated (log in: hf auth login)"
+        advice = how_to_get(name) or "check the name and the network"
+        raise CheckpointError(f"{name}: no such folder, and {reason}; {advice}{similar(name)}") from error

@@ -6,6 +6,7 @@ that nothing in it becomes a control token.
 
 import contextlib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.surrogates import reject_lone_surrogates
 
 IGNORE_INDEX = -100  # the label of a position that predicts nothing, as in torch
@@ -28,6 +29,7 @@ _PROMPT_MARK = "\u2402PROMPT\u2403"
 _NEXT_MARK = "\u2402NEXT\u2403"
 _ANSWER_MARK = "\u2402ANSWER\u2403"
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+NO_END = "the decoder has no end token, so every answer runs to its longest length"
 PLAIN_TEMPLATE = f"Context: {_CONTEXT_MARK}\nQuestion: {_PROMPT_MARK}\nAnswer:"
 
 
@@ -134,13 +136,24 @@ def build_template(tokenizer: Any, tools: Sequence[dict[str, Any]] = ()) -> Prom
 
     Raises:
         E2LLMError: If the chat template fails, does not show the texts exactly once, or does not show tools.
+
+    Warns:
+        E2LLMWarning: If nothing ends an answer.
     """
     if getattr(tokenizer, "chat_template", None):
         template = _chat_template(tokenizer, tools)
-        if not tools or template != _chat_template(tokenizer):
-            return template
-    if tools:
+    else:
+        template = _plain_template(tokenizer)
+    if tools and template == build_template(tokenizer):
         raise E2LLMError("the decoder's chat template has no place for tools; leave tool_calls out")
+    if not template.after_answer:
+        advice = "give its tokenizer an eos_token or a chat template"
+        warnings.warn(f"{NO_END}; {advice}", E2LLMWarning, stacklevel=2)
+    return template
+
+
+def _plain_template(tokenizer: Any) -> PromptTemplate:
+    """Encode the pieces of `PLAIN_TEMPLATE`."""
     before, rest = PLAIN_TEMPLATE.split(_CONTEXT_MARK)
     middle, after = rest.split(_PROMPT_MARK)
     first = tokenizer("a").input_ids[:1]

@@ -54,7 +54,7 @@ def test_a_model_that_is_not_there_is_told_before_anything_is_measured(run, sett
         raise CheckpointError(f"{name}: no such repository")
 
     monkeypatch.setattr(E2LLMProcessor, "from_pretrained", unknown)
-    for name, words in (("./gone", "no such model folder: ./gone"), ("gone", "gone: no such repository")):
+    for name, words in (("./gone", "no such model folder: ./gone"), ("gone", "no such model: gone")):
         result = run("bench", "--model", name)
         assert (result.code, settings) == (1, [])
         assert words in result.err.splitlines()[-1]

@@ -28,7 +28,7 @@ def test_good_files_exit_with_0_and_a_line_of_lengths(train_file, capsys):
     assert entry_point(["prepare", "--check", str(train_file)]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(
-        "train: 1 records (0 text only), 1 contexts; characters (min/median/max): context 25"
+        "train: 1 record (0 text only), 1 context; characters (min/median/max): context 25"
     )
 
 
@@ -40,7 +40,7 @@ def test_bad_lines_and_leaks_exit_with_1_after_the_whole_report(train_file, tmp_
     shown = capsys.readouterr().out
     assert f"error: lines that are not JSON: 1, {tmp_path / 'more.jsonl'}:1" in shown
     assert f"also in validation: 1, {train_file}:1 (it is that of {tmp_path / 'valid.jsonl'}:1)" in shown
-    assert "train: 1 records (1 text only)" in shown
+    assert "train: 1 record (1 text only)" in shown
 
 
 def test_warnings_exit_with_0_and_with_1_if_strict(train_file, capsys):
@@ -91,7 +91,7 @@ def test_parts_that_cannot_be_had_are_told_and_the_rest_is_checked(train_file, t
     assert entry_point(["prepare", "--check", str(train_file), "--recipe", str(recipe)]) == 0
     shown = capsys.readouterr()
     assert "warning: the decoder's window is not checked: " in shown.err
-    assert shown.out.startswith("train: 1 records")
+    assert shown.out.startswith("train: 1 record (")
 
 
 @pytest.mark.parametrize(

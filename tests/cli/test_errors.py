@@ -94,7 +94,7 @@ def test_a_part_that_is_a_file_or_unknown_is_named(run, text_file, tmp_path):
     result = run("join", text_file, "someone/decoder", "-o", tmp_path / "out")
     assert_fails(result, 1, f"{text_file} is a file")
     result = run("join", "someone/encoder", text_file, "-o", tmp_path / "out")
-    assert_fails(result, 1, "someone/encoder: no such folder, and it is not in the cache")
+    assert_fails(result, 1, "someone/encoder: no such folder, and the hub is unavailable")
 
 
 def test_a_folder_that_is_no_model(run, text_file, tmp_path):

@@ -24,7 +24,7 @@ def notes(tmp_path):
 def test_it_writes_the_records_and_prints_the_counts(notes, tmp_path):
     result = runner.invoke(app, ["text", "--from", str(notes), "-o", str(tmp_path / "n.jsonl")])
     assert result.exit_code == 0
-    assert "1 records of text (train)" in result.stdout
+    assert "1 record of text (train)" in result.stdout
     assert json.loads((tmp_path / "n.jsonl").read_text())["context"] == "A made note."
 
 

@@ -1,5 +1,6 @@
 """The command line as its users meet it: processes, pipes, signals."""
 
+import importlib.util
 import json
 import os
 import re
@@ -127,7 +128,12 @@ def test_a_terminal_without_utf8_gets_question_marks():
     assert result.stdout == b"?\n"
 
 
-def test_importing_peft_prints_no_warning_of_bitsandbytes():
-    pytest.importorskip("bitsandbytes")
-    result = run_code("import e2llm.modeling, peft")
+@pytest.mark.parametrize(
+    ("library", "code"),
+    [("bitsandbytes", "peft"), ("deepspeed", "deepspeed.accelerator as a; a.get_accelerator()")],
+)
+def test_what_libraries_log_on_import_is_not_shown(library, code):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"needs {library}")
+    result = run_code(f"import e2llm.modeling, {code}")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -10,6 +10,7 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.realigning import match, matching_loss, realign_model, stretch, swap_encoder
 from e2llm.training.run import train
+from e2llm.training.trainer import E2LLMTrainer
 
 TEXTS = ["The harbour lights went out at nine. " * 4, "Seven boats, and the key under the blue stone. " * 3]
 
@@ -114,9 +115,65 @@ def test_a_decoder_that_would_train_and_a_used_folder_are_refused(recipe_of, enc
     with pytest.raises(E2LLMError, match=r"decoder\.mode must be frozen, got full"):
         realign_model(recipe_of(), "smol")
     recipe = recipe_of(decoder={"mode": "frozen"})
-    (recipe.folder / "start").mkdir(parents=True)
+    recipe.folder.mkdir(parents=True)
+    (recipe.folder / "realign.json").touch()
     with pytest.raises(E2LLMError, match="already contains a run"):
         realign_model(recipe, "smol")
+
+
+def test_an_interrupted_run_continues_after_matching(trained, other_encoder, recipe_of, monkeypatch):
+    recipe = recipe_of(
+        output="realigned",
+        encoder={"source": other_encoder},
+        decoder={"source": str(trained), "mode": "frozen"},
+    )
+    whole_step = E2LLMTrainer.training_step
+
+    def broken_step(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return whole_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(E2LLMTrainer, "training_step", broken_step)
+    with pytest.raises(KeyboardInterrupt):
+        realign_model(recipe, str(trained), match_steps=1)
+    monkeypatch.setattr(E2LLMTrainer, "training_step", whole_step)
+    monkeypatch.setattr("e2llm.training.realigning.match", lambda *_, **__: pytest.fail("matched again"))
+    with pytest.raises(E2LLMError, match="contains a run with match_steps 1; give the same"):
+        realign_model(recipe, str(trained), match_steps=2)
+    result = realign_model(recipe, str(trained), match_steps=1)
+    assert list(result.trained) == [2, 4]
+    assert result.matched != result.fresh
+
+
+def test_an_objective_that_lost_nothing_has_no_recovered_share(
+    trained, other_encoder, recipe_of, monkeypatch
+):
+    losses = iter(
+        [
+            {"reasoning_loss": 2.0, "understanding_loss": 2.0},
+            {"reasoning_loss": 1.9, "understanding_loss": 3.0},
+        ]
+    )
+    monkeypatch.setattr("e2llm.training.realigning.held_out_losses", lambda *_: next(losses))
+    decoder = {"source": str(trained), "mode": "frozen"}
+    recipe = recipe_of(output="realigned", encoder={"source": other_encoder}, decoder=decoder)
+    assert realign_model(recipe, str(trained), match_steps=0).recovered.keys() == {"understanding_loss"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--encoder", "/no/encoder"], "/no/encoder: no such folder"),
+        (["--records", "gone.jsonl"], "no such file or folder: gone.jsonl"),
+        (["-o", __file__], "is a file, but a folder of that name is needed"),
+    ],
+)
+def test_what_is_missing_is_told_before_a_model_is_loaded(options, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(E2LLMForConditionalGeneration, "from_pretrained", lambda *_: pytest.fail("loaded"))
+    given = {"--encoder": "e", "--records": __file__, "-o": str(tmp_path / "out"), **dict([options])}
+    assert entry_point(["realign", "smol", *(item for pair in given.items() for item in pair)]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_nothing_to_match_on_is_an_error(encoder, decoder):

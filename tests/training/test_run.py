@@ -239,9 +239,33 @@ def test_resuming_a_finished_run_gives_its_result_and_trains_nothing(recipe_of, 
         "e2llm.modeling.checkpoints.fingerprint.file_hash", lambda file: pytest.fail("for nothing")
     )
     assert train(recipe, resume=True) == result
-    recipe.train.steps = 9
+    recipe.train.learning_rate = 0.5
     assert train(recipe, resume=True) == result
-    assert "is finished; the recipe has changed since: train.steps: 4 -> 9" in capsys.readouterr().err
+    assert "the recipe has changed since: train.learning_rate: 0.001 -> 0.5" in capsys.readouterr().err
+
+
+def test_more_steps_of_a_finished_run_are_refused_with_the_way_to_go_on(recipe_of):
+    recipe = recipe_of(train={"steps": 2})
+    result = train(recipe)
+    recipe.train.steps = 4
+    advice = f"finished after 2 steps, .* --set init_from={result.folder} --set output=OTHER"
+    with pytest.raises(E2LLMError, match=advice):
+        train(recipe, resume=True)
+    more = recipe.model_copy(update={"init_from": str(result.folder), "output": f"{recipe.folder}-more"})
+    assert train(more).steps == 4
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(recipe_of):
+    recipe = recipe_of(encoder={"source": "/no/encoder"})
+    with pytest.raises(E2LLMError, match="/no/encoder: no such folder"):
+        train(recipe)
+    assert not recipe.folder.exists()
+
+
+def test_a_run_that_ends_leaves_no_lock(recipe_of):
+    recipe = recipe_of(train={"steps": 1, "evaluate_every_steps": 1, "save_every_steps": 1})
+    train(recipe)
+    assert not (recipe.folder / ".lock").exists()
 
 
 def test_a_used_folder_is_refused_without_resume(recipe_of, killed):

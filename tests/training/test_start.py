@@ -176,4 +176,4 @@ def test_the_command_trains_on_from_a_checkpoint(load, start, capsys):
     (recipe,) = load(init_from=start)
     file = recipe.folder.parent / "recipe.yaml"
     assert entry_point(["train", str(file), "--set", "train.steps=1"]) == 0
-    assert "1 steps; loss" in capsys.readouterr().out
+    assert "1 step; loss" in capsys.readouterr().out

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import yaml
@@ -56,3 +57,24 @@ def test_resume_passes_over_stages_that_are_finished(recipe_file, capsys):
     assert "resume it with --resume" in capsys.readouterr().err
     assert entry_point(["train", str(recipe_file), "--resume", "--json"]) == 0
     assert [result["steps"] for result in json.loads(capsys.readouterr().out)] == [2, 2]
+
+
+def test_a_decoder_without_an_end_token_is_noted_once_before_the_first_step(
+    recipe_file, decoder, tmp_path, capsys
+):
+    copy = shutil.copytree(decoder, tmp_path / "endless")
+    file = copy / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["eos_token"]
+    file.write_text(json.dumps(settings))
+    command = ["train", str(recipe_file), "--stage", "one", "--set", f"decoder.source={copy}"]
+    assert entry_point(command) == 0
+    notes, steps = capsys.readouterr().err.split("step 1/2", 1)
+    assert notes.count("the decoder has no end token") == 1
+    assert "the decoder has no end token" not in steps
+
+
+def test_a_failed_stage_leaves_no_folder(recipe_file, tmp_path, capsys):
+    assert entry_point(["train", str(recipe_file), "--stage", "two"]) == 1
+    assert "one" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() or list((tmp_path / "run").iterdir()) == []

@@ -51,6 +51,20 @@ ONE_STEP = {
 }  # fmt: skip
 
 
+def test_the_logged_parts_sum_to_the_logged_loss_over_several_steps(recipe_of):
+    train = {
+        "steps": 4,
+        "batch_size": 3,
+        "log_every_steps": 4,
+        "evaluate_every_steps": 4,
+        "save_every_steps": 4,
+    }
+    trainer = make_trainer(recipe_of(objectives={"understanding": {"weight": 0.25}}, train=train))
+    trainer.train()
+    entry = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    assert entry["loss"] == pytest.approx(0.25 * entry["understanding_loss"] + entry["reasoning_loss"])
+
+
 def test_the_loss_is_the_weighted_sum_of_the_objectives_mean_token_losses(recipe_of):
     recipe = recipe_of(objectives={"understanding": {"weight": 0.25}}, train=ONE_STEP)
     trainer = make_trainer(recipe)

@@ -9,6 +9,7 @@ import typer
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json
 from e2llm.model_names import check_model_name, embedded_models
+from e2llm.prompts import NO_END
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -116,6 +117,7 @@ def model_facts(name: str) -> dict[str, Any]:
         "chunk_size_chars": processor.chunk_size_chars,
         "longest_context_chars": window * processor.chunk_size_chars if window else None,
         "placeholder": processor.chunk_token,
+        "answers_end_with": processor.tokenizer.decode(processor.template.after_answer) or NO_END,
     }
 
 

@@ -69,7 +69,7 @@ app.add_typer(bench, name="bench")
 HOW_TO_CONTINUE = {
     "train": "; continue with --resume",
     "eval": "; the same command continues the run",
-    "realign": "; start again with another output",
+    "realign": "; the same command continues the run",
 }
 
 
@@ -163,13 +163,16 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Print each warning of the package as one line on stderr while a command runs."""
+    """Print each different warning of the package as one line on stderr while a command runs."""
     with warnings.catch_warnings():
         show = warnings.showwarning
+        shown: set[str] = set()
 
         def show_note(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if issubclass(category, E2LLMWarning):
-                echo(f"[{message}]", err=True)
+                if str(message) not in shown:
+                    shown.add(str(message))
+                    echo(f"[{message}]", err=True)
             else:
                 show(message, category, *rest, **more)
 

@@ -262,7 +262,7 @@ def _part_line(part: str, tally: PartTally) -> str:
     lengths = (f"{name} {item.min}/{item.median}/{item.max}" for name, item in tally.lengths().items())
     return (
         f"{part}: {counted(tally.num_records, 'record')} ({tally.num_text_only} text only), "
-        f"{len(tally.contexts)} contexts; characters (min/median/max): {', '.join(lengths)}"
+        f"{counted(len(tally.contexts), 'context')}; characters (min/median/max): {', '.join(lengths)}"
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e2llm.errors import CheckpointError, E2LLMError
-from e2llm.files import sync, write_atomically
+from e2llm.files import check_folder_place, sync, write_atomically
 from e2llm.modeling.checkpoints.fingerprint import changed_file, list_files
 from e2llm.modeling.configuration import PART_MODULES
 from e2llm.modeling.lora import file_name
@@ -91,9 +91,7 @@ def held_alone(folder: Path) -> Iterator[None]:
     Raises:
         E2LLMError: If another run has it, or a file is in the folder's place.
     """
-    taken = next((place for place in (folder, *folder.parents) if place.is_file()), None)
-    if taken is not None:
-        raise E2LLMError(f"{taken} is a file, but the run needs a folder of that name; set another output")
+    check_folder_place(folder)
     if not is_first_process():
         yield
         return
@@ -108,7 +106,11 @@ def held_alone(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows does not remove a file that is open
+            (folder / LOCK_NAME).unlink()  # before another run can take it
         lock.release()
+        with suppress(OSError):  # only an empty folder, of a run that failed before it wrote
+            folder.rmdir()
 
 
 def publish(staged: Path, place: Path) -> None:

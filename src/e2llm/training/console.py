@@ -14,12 +14,14 @@ from transformers import TrainerCallback
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
 from e2llm.printable import printable
+from e2llm.training.recipes.schema import Recipe
 from e2llm.training.samples.sample_set import OBJECTIVES
 
 COLUMNS = (
     "step",
     "loss",
     *(f"{name}_loss" for name in OBJECTIVES),
+    "distillation_loss",
     *(f"eval_{name}_loss" for name in OBJECTIVES),
     "learning_rate",
     "grad_norm",
@@ -45,11 +47,31 @@ def say(text: str) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:
-    """Return the line that shows a log entry; None if the entry has no loss."""
+def loss_terms(recipe: Recipe) -> dict[str, float]:
+    """Return the weight of each part of a run's loss."""
+    settings = recipe.objectives
+    weights = {"understanding": settings.understanding.weight, "reasoning": 1.0}
+    if settings.distillation.teacher is not None:
+        weights["distillation"] = settings.distillation.weight
+    return weights
+
+
+def log_line(logs: dict[str, Any], step: int, steps: int, weights: dict[str, float]) -> str | None:
+    """Return the line that shows a log entry; None if the entry has no loss.
+
+    Args:
+        logs: An entry of the trainer's log.
+        step: The number of the step.
+        steps: The number of steps of the run.
+        weights: Of `loss_terms`.
+    """
     if "loss" in logs:
-        parts = [f"loss {logs['loss']:.3f}"]
-        parts += [f"{name} {logs[f'{name}_loss']:.3f}" for name in OBJECTIVES if f"{name}_loss" in logs]
+        terms = [
+            f"{'' if weight == 1 else f'{weight:g} x '}{name} {logs[f'{name}_loss']:.3f}"
+            for name, weight in weights.items()
+            if f"{name}_loss" in logs
+        ]
+        parts = [f"loss {logs['loss']:.3f}{' = ' if terms else ''}{' + '.join(terms)}"]
         if "learning_rate" in logs:
             parts.append(f"lr {logs['learning_rate']:.2e}")
         if "grad_norm" in logs:
@@ -68,9 +90,14 @@ def log_line(logs: dict[str, Any], step: int, steps: int) -> str | None:
 
 
 class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
-    """Prints log lines and, on a terminal, keeps a progress bar below them."""
+    """Prints log lines and, on a terminal, keeps a progress bar below them.
 
-    def __init__(self) -> None:
+    Args:
+        weights: Of `loss_terms`.
+    """
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.weights = weights
         self.progress: Any = None
         self.task: Any = None
 
@@ -99,7 +126,7 @@ class ConsoleCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Print the line."""
-        line = log_line(logs or {}, state.global_step, state.max_steps)
+        line = log_line(logs or {}, state.global_step, state.max_steps, self.weights)
         if line is None or not state.is_world_process_zero:
             return
         if self.progress is None:

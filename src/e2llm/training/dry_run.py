@@ -180,8 +180,6 @@ def memory_of(recipe: Recipe) -> list[PartMemory]:
     decoder_config = part_config("decoder", str(recipe.decoder.source))
     if encoder_config is None or decoder_config is None:
         return []
-    from transformers import AutoModel, AutoModelForCausalLM
-
     dtype = getattr(decoder_config, "dtype", None) or torch.float32
     if recipe.decoder.dtype != "auto":
         dtype = getattr(torch, recipe.decoder.dtype)
@@ -219,16 +217,6 @@ def memory_of_part(name: str, part: nn.Module, packed: set[int]) -> PartMemory:
         item.numel() * (_NF4_BYTES if id(item) in packed else item.element_size()) for item in parameters
     )
     return PartMemory(name, sum(item.numel() for item in parameters), trained, weights, 12.0 * trained)
-
-
-NUM_RECORDS = 12
-MAX_CONTEXT_CHARS = 3000
-_WIDTH, _LAYERS, _HEADS, _VOCABULARY = 64, 2, 4, 512
-_WINDOW = 32_768  # a tiny tokenizer makes more tokens of a text than the real one
-_STORY = (
-    "The harbour lights went out at nine. Mira counted the boats again, and there were seven of them. "
-    "Nobody had told her that the key was under the blue stone. She found it there in the morning. "
-)
 
 
 def part_config(part: str, name: str) -> Any:

@@ -20,13 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import nn
 from torch.nn import functional
 from transformers import set_seed
 
 from e2llm.errors import E2LLMError
-from e2llm.files import write_atomically
+from e2llm.files import check_folder_place, write_atomically
 from e2llm.modeling.checkpoints.parts import PartSource, load_tokenizer
+from e2llm.modeling.checkpoints.sources import find_model
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import count_soft_tokens
@@ -41,11 +43,32 @@ from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 
 START_FOLDER = "start"
+START_FILE = "start.json"
 RESULT_FILE = "realign.json"
 _LEAST_CHARS = 32  # of a chunk that is cut short
 
 Losses = dict[str, float]
 Pair = tuple[E2LLMForConditionalGeneration, E2LLMProcessor]
+
+
+class Start(BaseModel, frozen=True):
+    """What the first phase came to, and of which models; written when its model is saved.
+
+    Attributes:
+        model: The trained model's name.
+        encoder: The new encoder's name.
+        match_steps: Steps of matching.
+        old: See `RealignResult`, as for the next two.
+        fresh: Before matching.
+        matched: After matching.
+    """
+
+    model: str
+    encoder: str
+    match_steps: int
+    old: Losses
+    fresh: Losses
+    matched: Losses
 
 
 @dataclass(frozen=True)
@@ -58,7 +81,8 @@ class RealignResult:
         fresh: With the new encoder and a new adapter, before any training.
         matched: After matching.
         trained: By optimizer step against the decoder; the best one is saved.
-        recovered: Share of what the swap cost that is regained, by objective: 1 is the old model's loss.
+        recovered: Share of what the swap cost that is regained, by objective: 1 is the old model's loss. An
+            objective whose loss did not rise is left out.
     """
 
     folder: Path
@@ -132,18 +156,63 @@ def realign_model(recipe: Recipe, model: str, *, match_steps: int = 300) -> Real
 
     Args:
         recipe: Its `encoder` is the new one, its `decoder.mode` must be frozen; data, objectives and steps
-            are those of the stretch against the decoder. Writes to `recipe.folder`.
+            are those of the stretch against the decoder. Writes to `recipe.folder`; an interrupted run of
+            the same models continues from its newest checkpoint, or after matching.
         model: The trained model: folder, hub id or embedded name.
         match_steps: Steps of matching, 64 chunks each; 0 for none.
 
     Raises:
-        E2LLMError: If the folder contains a run, the decoder is not frozen, or a part cannot be loaded.
+        E2LLMError: If the folder contains a finished or another run, the decoder is not frozen, or a part
+            cannot be loaded.
     """
     if recipe.decoder.mode != "frozen":
         raise E2LLMError(f"realign keeps the decoder: decoder.mode must be frozen, got {recipe.decoder.mode}")
-    if (recipe.folder / START_FOLDER).exists() or (recipe.folder / RESULT_FILE).exists():
+    if (recipe.folder / RESULT_FILE).exists():
         raise E2LLMError(f"{recipe.folder} already contains a run; name another output")
+    check_folder_place(recipe.folder)
     only_one_process("realign")
+    earlier = earlier_start(recipe, model, match_steps)
+    start = earlier or match_encoder(recipe, model, match_steps)
+    if earlier is None:
+        write_atomically(recipe.folder / START_FILE, start.model_dump_json(indent=2).encode())
+    folder = str(recipe.folder / START_FOLDER)
+    run = recipe.model_copy(update={"init_from": folder, "output": str(recipe.folder), "stage": "train"})
+    result = train(run, resume=earlier is not None)
+    trained = curve_of_held_out(run.folder)
+    recovered = {
+        name: (start.fresh[name] - value) / (start.fresh[name] - start.old[name])
+        for name, value in result.eval_losses.items()
+        if name in start.old and start.fresh[name] > start.old[name]
+    }
+    outcome = RealignResult(result.folder, start.old, start.fresh, start.matched, trained, recovered)
+    content = {**asdict(outcome), "folder": str(result.folder)}
+    write_atomically(recipe.folder / RESULT_FILE, (json.dumps(content, indent=2) + "\n").encode())
+    return outcome
+
+
+def earlier_start(recipe: Recipe, model: str, match_steps: int) -> Start | None:
+    """Return what an interrupted run matched, or None; raise `E2LLMError` if it is of other models."""
+    file = recipe.folder / START_FILE
+    if not file.is_file():
+        return None
+    try:
+        start = Start.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise E2LLMError(f"{file} is damaged; delete it, and matching starts again") from error
+    wanted = {"model": model, "encoder": recipe.encoder.source, "match_steps": match_steps}
+    changed = [f"{key} {getattr(start, key)}" for key in wanted if getattr(start, key) != wanted[key]]
+    if changed:
+        raise E2LLMError(
+            f"{recipe.folder} contains a run with {', '.join(changed)}; give the same to continue it, or "
+            "name another output"
+        )
+    say(f"{recipe.folder}: continues after matching")
+    return start
+
+
+def match_encoder(recipe: Recipe, model: str, match_steps: int) -> Start:
+    """Swap the encoder, match the old soft tokens, save the model to start from, and return the losses."""
+    find_model(recipe.encoder.source)  # before the old model and the data are read
     set_seed(recipe.seed)
     old = (E2LLMForConditionalGeneration.from_pretrained(model), E2LLMProcessor.from_pretrained(model))
     old[0].requires_grad_(False)
@@ -166,19 +235,14 @@ def realign_model(recipe: Recipe, model: str, *, match_steps: int = 300) -> Real
     start = recipe.folder / START_FOLDER
     new[0].save_pretrained(start)
     new[1].save_pretrained(start)
-    del old, new
-    run = recipe.model_copy(update={"init_from": str(start), "output": str(recipe.folder), "stage": "train"})
-    result = train(run)
-    trained = curve_of_held_out(run.folder)
-    recovered = {
-        name: (fresh[name] - value) / (fresh[name] - losses_of_old[name])
-        for name, value in result.eval_losses.items()
-        if name in losses_of_old and fresh[name] != losses_of_old[name]
-    }
-    outcome = RealignResult(result.folder, losses_of_old, fresh, matched, trained, recovered)
-    content = {**asdict(outcome), "folder": str(result.folder)}
-    write_atomically(recipe.folder / RESULT_FILE, (json.dumps(content, indent=2) + "\n").encode())
-    return outcome
+    return Start(
+        model=model,
+        encoder=recipe.encoder.source,
+        match_steps=match_steps,
+        old=losses_of_old,
+        fresh=fresh,
+        matched=matched,
+    )
 
 
 def held_out_losses(pair: Pair, recipe: Recipe, data: RunData) -> Losses:

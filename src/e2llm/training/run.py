@@ -18,7 +18,7 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import best_metric, resolve_precision, training_arguments
 from e2llm.training.build import build_model, set_trainable
 from e2llm.training.checkpoints import held_alone, last_checkpoint, remove_cut_short
-from e2llm.training.console import ConsoleCallback, CurveCallback, say
+from e2llm.training.console import ConsoleCallback, CurveCallback, loss_terms, say
 from e2llm.training.cpu_speed import speed_up
 from e2llm.training.distillation import attach_teacher
 from e2llm.training.health import check_disk_space, checkpoint_bytes
@@ -30,6 +30,7 @@ from e2llm.training.samples.data_files import Source, pool_of
 from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 from e2llm.version import __version__, git_commit
+from e2llm.wording import counted
 
 RECIPE_NAME, RESULT_NAME = "recipe.yaml", "result.json"
 
@@ -61,8 +62,9 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         callbacks: More of transformers' callbacks.
 
     Raises:
-        E2LLMError: If the folder contains a run and `resume` is not set, another process is training into it,
-            the data do not serve the objectives, or the loss becomes NaN or infinite.
+        E2LLMError: If the folder contains a run and `resume` is not set, or a finished run of fewer steps;
+            another process is training into it, the data do not serve the objectives, or the loss becomes
+            NaN or infinite.
     """
     finished = finished_result(recipe)
     checkpoint = None if finished else last_checkpoint(recipe.folder)
@@ -72,6 +74,12 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         )
     changes = changes_since_start(recipe) if checkpoint or finished else []
     if finished is not None:
+        if recipe.train.steps > finished.steps:
+            raise E2LLMError(
+                f"{recipe.folder} is finished after {counted(finished.steps, 'step')}, where its learning "
+                f"rate ends; to train that model further, start a run from it: --set "
+                f"init_from={finished.folder} --set output=OTHER, without --resume"
+            )
         if changes:
             say(f"{recipe.folder} is finished; the recipe has changed since: {'; '.join(changes)}")
         return finished
@@ -81,7 +89,8 @@ def train(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[TrainerCa
         trainer = make_trainer(recipe)
         for callback in callbacks:
             trainer.add_callback(callback)
-        console = ConsoleCallback()
+        terms = loss_terms(recipe) if recipe.objectives.reduction == "mean" else {}
+        console = ConsoleCallback(terms)
         trainer.add_callback(console)
         try:
             trainer.train(resume_from_checkpoint=checkpoint)

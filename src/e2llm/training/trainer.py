@@ -20,6 +20,7 @@ from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.prompts import IGNORE_INDEX
 from e2llm.training.arguments import has_learning_rates, parameter_groups
 from e2llm.training.checkpoints import STAGING_NAME, STATE_NAME, damage, load_weights, publish
+from e2llm.training.console import loss_terms
 from e2llm.training.cpu_speed import PACKED_ATTENTION
 from e2llm.training.distillation import divergence, teacher_logits
 from e2llm.training.health import (
@@ -69,8 +70,8 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         self._save_folder: str | None = None
         self.step_batches: list[dict[str, Any]] = []
         self._trim_heap = HeapTrimmer()
-        settings = recipe.objectives
-        self.objective_weights = torch.tensor([settings.understanding.weight, 1.0])  # as OBJECTIVES
+        self.loss_terms = loss_terms(recipe)
+        self.objective_weights = torch.tensor([self.loss_terms[name] for name in OBJECTIVES])
         self.sums: dict[str, float] = defaultdict(float)
         self.level_counts: dict[str, int] = defaultdict(int, model.config.trained_on or {})
         self.window_started = time.perf_counter()
@@ -153,7 +154,7 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
         weights = self.objective_weights.to(sums.device)
         loss = (weights * sums / divisors.clamp(min=1)).sum()
         if far is not None:
-            loss = loss + self.recipe.objectives.distillation.weight * far / divisors[_REASONING].clamp(min=1)
+            loss = loss + self.loss_terms["distillation"] * far / divisors[_REASONING].clamp(min=1)
         if model.training:
             self._stop_unless_finite("loss", loss.item())
         if num_items_in_batch is not None and self.args.world_size > 1:
@@ -214,7 +215,10 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
             self.sums["tokens"] += int(inputs["chunk_attention_mask"].sum())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the mean training loss of each objective and the speed since the last line."""
+        """Log, with the mean loss of each objective and the speed since the last line.
+
+        `loss` becomes the weighted sum of these means, except where the run's loss is a sum over tokens.
+        """
         if "loss" in logs:
             sums = self._sums_of_all_processes()
             for name in OBJECTIVES:
@@ -222,6 +226,9 @@ class E2LLMTrainer(Trainer):  # type: ignore[misc]
                     logs[f"{name}_loss"] = sums[f"{name}_loss"] / count
             if far := sums["distillation_loss"]:
                 logs["distillation_loss"] = far / max(1, sums["reasoning_count"])
+            if self.recipe.objectives.reduction == "mean":
+                parts = {name: logs.get(f"{name}_loss", 0.0) for name in self.loss_terms}
+                logs["loss"] = sum(weight * parts[name] for name, weight in self.loss_terms.items())
             elapsed = time.perf_counter() - self.window_started
             logs["tokens_per_second"] = round(sums["tokens"] / max(elapsed, 1e-9), 1)
             logs["peak_memory_mb"] = round(peak_memory_bytes() / 1e6, 1)

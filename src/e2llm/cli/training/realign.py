@@ -8,6 +8,9 @@ import typer
 
 from e2llm.cli.options import MODEL_HELP, AsJson, Settings
 from e2llm.cli.printing import echo, print_json
+from e2llm.documents import existing_path
+from e2llm.files import check_folder_place
+from e2llm.model_names import check_model_name
 
 
 def realign(
@@ -30,12 +33,20 @@ def realign(
 ) -> None:
     """Give a trained model another encoder, keep its decoder, and print the losses before and after.
 
+    The same command continues an interrupted run.
+
     Example:
         e2llm realign smol --encoder BAAI/bge-small-en-v1.5 --records train.jsonl -o realigned
     """
+    check_folder_place(output)
+    for file in [*records, *(validation or [])]:
+        existing_path(file)
+    check_model_name(model)
+    from e2llm.modeling.checkpoints.sources import find_model
     from e2llm.training.realigning import realign_model
     from e2llm.training.recipe import merge_mappings, parse_override, validate, with_value
 
+    find_model(encoder)
     content = recipe_of(model, encoder, output, steps)
     content["data"] = {
         "train": [{"path": str(file.absolute())} for file in records],
@@ -51,28 +62,22 @@ def realign(
     last = result.trained[max(result.trained)] if result.trained else result.matched
     echo(f"{result.folder}: held-out loss")
     for name in result.old:
+        share = result.recovered.get(name)
+        recovered = "nothing was lost" if share is None else f"{share:.0%} of what was lost is recovered"
         echo(
             f"  {name.removesuffix('_loss'):<14} was {result.old[name]:.3f}, swapped "
             f"{result.fresh[name]:.3f}, matched {result.matched[name]:.3f}, trained {last[name]:.3f}: "
-            f"{result.recovered.get(name, 0):.0%} of the loss recovered"
+            f"{recovered}"
         )
 
 
 def recipe_of(model: str, encoder: str, output: Path, steps: int) -> dict[str, Any]:
-    """Return a recipe without data for the steps on both objectives, with the model's adapter and chunking.
-
-    Raises:
-        E2LLMError: If the model is a folder that does not exist.
-    """
-    from e2llm.errors import E2LLMError
-    from e2llm.model_names import is_folder_name
+    """Return a recipe without data for both objectives, with the model's adapter and chunking."""
     from e2llm.modeling.checkpoints.sources import resolve_source
     from e2llm.modeling.configuration import E2LLMConfig
     from e2llm.modeling.processor import E2LLMProcessor
 
     source = resolve_source(model)
-    if is_folder_name(source) and not Path(source).is_dir():
-        raise E2LLMError(f"{model}: no such folder; give the folder of a trained model")
     config, processor = E2LLMConfig.from_pretrained(source), E2LLMProcessor.from_pretrained(source)
     every = max(1, steps // 5)
     adapter = {"kind": config.adapter, "max_soft_tokens": config.max_soft_tokens}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from e2llm.errors import E2LLMError
+from e2llm.model_names import is_folder_name
 from e2llm.modeling.checkpoints.manifest import find_manifest, read_config, read_manifest
 from e2llm.modeling.checkpoints.reporting import first_line, readable_errors
 from e2llm.modeling.checkpoints.sources import find_model, resolve_source
@@ -80,7 +81,7 @@ def settings_of_checkpoint(name: str) -> Settings:
     Raises:
         E2LLMError: If it cannot be read, or is no E2LLM checkpoint.
     """
-    if Path(name).name == FINAL_FOLDER and not Path(name).is_dir():
+    if not Path(name).is_dir() and (is_folder_name(name) or Path(name).name == FINAL_FOLDER):
         raise E2LLMError("there is no such folder")
     source = find_model(name)
     with readable_errors(name):
