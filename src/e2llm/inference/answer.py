@@ -20,6 +20,7 @@ class Usage:
         rate: Encoder tokens per soft token, or `one`; None if the chunks differ or the model has no rate.
         positions: Positions of the chunks by form: `text`, and each rate or number of soft tokens.
         note: A warning about this answer, such as that the adapter is not trained, or None.
+        unknown_fraction: Share of the context's characters that the encoder's vocabulary lacks, 0 to 1.
     """
 
     context_tokens: int
@@ -32,6 +33,7 @@ class Usage:
     rate: Rate | None = None
     note: str | None = None
     positions: dict[str, int] = field(default_factory=dict)
+    unknown_fraction: float = 0.0
 
 
 @dataclass(frozen=True)

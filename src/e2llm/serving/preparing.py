@@ -33,7 +33,7 @@ from e2llm.store.chunk_store import ChunkStore
 _DEFAULT_NEW_TOKENS = 256
 _Piece = tuple[Content, str | None]  # texts of a request, and the id of their kept context
 # Of the first prompt; all else is summed.
-_MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression", "positions"}
+_MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression", "positions", "unknown_fraction"}
 
 
 @dataclass(frozen=True)

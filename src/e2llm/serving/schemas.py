@@ -159,6 +159,7 @@ class UsageOut(BaseModel):
     soft_tokens_per_chunk: int = Field(description="e2llm: the mean, rounded up, where chunks differ.")
     rate: int | str | None = Field(None, description="e2llm: the one rate of all chunks, if there is one.")
     note: str | None = Field(None, description="e2llm: a warning about this answer.")
+    unknown_fraction: float = Field(description="e2llm: share of characters that the encoder does not know.")
     chunks: int
     chunks_left_out: int = Field(description="e2llm: chunks that the decoder did not get.")
     messages_compressed: int = Field(description="e2llm: messages given as soft tokens.")
