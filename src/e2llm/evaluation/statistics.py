@@ -16,6 +16,8 @@ Floats = NDArray[numpy.float64]
 _BLOCK_ENTRIES = 1_000_000
 # Up to this number of units all combinations of signs are tried: 4096.
 _MAX_EXACT_UNITS = 12
+# With fewer contexts, an interval is not to be trusted: it is too narrow, or has no width (chosen here).
+FEWEST_CONTEXTS = 10
 
 
 @dataclass(frozen=True)

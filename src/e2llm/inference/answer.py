@@ -22,6 +22,7 @@ class Usage:
         note: A warning about this answer, such as that the adapter is not trained, or None.
         refined: Chunks that were given as text for a second answer (`refine`).
         tool_calls: Calls of tools that the decoder made.
+        unknown_fraction: Share of the context's characters that the encoder's vocabulary lacks, 0 to 1.
     """
 
     context_tokens: int
@@ -36,6 +37,7 @@ class Usage:
     positions: dict[str, int] = field(default_factory=dict)
     refined: int = 0
     tool_calls: int = 0
+    unknown_fraction: float = 0.0
 
 
 @dataclass(frozen=True)

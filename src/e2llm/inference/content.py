@@ -4,9 +4,10 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
+from operator import mul
 
 import torch
 
@@ -20,6 +21,7 @@ from e2llm.store.chunk_store import ChunkStore
 
 _STORE_BATCH = 256
 _COUNT_BATCH = 1024
+_MOST_UNKNOWN = 1 / 3  # of a chunk's characters; chosen here
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class Content:
         num_tokens: Decoder tokens of all chunks, without the text that chunks repeat.
         read: The states and vectors of the chunks.
         num_encoded: Chunks that had to be encoded for this content; the others were known.
+        unknown_fractions: Of each chunk, the share of characters that the encoder's vocabulary lacks, 0 to 1.
     """
 
     documents: tuple[Document, ...]
@@ -43,6 +46,19 @@ class Content:
     num_tokens: int
     read: ReadChunks
     num_encoded: int = 0
+    unknown_fractions: list[float] = field(default_factory=list)
+
+    @cached_property
+    def unreadable(self) -> frozenset[int]:
+        """Chunks of which the encoder does not know over a third, so that soft tokens say little of them."""
+        return frozenset(index for index, share in enumerate(self.unknown_fractions) if share > _MOST_UNKNOWN)
+
+    @cached_property
+    def unknown_fraction(self) -> float:
+        """The share of all characters that the encoder's vocabulary lacks, 0 to 1."""
+        sizes = [len(text) for text in self.texts]
+        lacking = float(sum(map(mul, sizes, self.unknown_fractions)))
+        return round(lacking / max(1, sum(sizes)), 4)
 
     @cached_property
     def texts(self) -> list[str]:
@@ -130,14 +146,20 @@ def read_content(
     places = {text: place for place, text in enumerate([*known_texts, *unknown])}
     with reader.lock:
         counts = count_tokens(reader.processor, unknown)
+        shares = unknown_fractions(reader.processor, unknown)
+        _warn_of_unknown(shares)
         if known is not None:
             counts.update(zip(known_texts, known.token_counts, strict=True))
+            shares.update(zip(known_texts, known.unknown_fractions, strict=True))
         repeats = Counter(_repeated_texts(documents, chunks, owners))
         lengths = count_tokens(reader.processor, list(repeats))
     token_counts = [counts[text] for text in texts]
     num_tokens = sum(token_counts) - sum(lengths[text] * times for text, times in repeats.items())
     read = read.select([places[text] for text in texts])
-    return Content(tuple(documents), chunks, owners, token_counts, num_tokens, read, num_encoded)
+    unknown_shares = [shares[text] for text in texts]
+    return Content(
+        tuple(documents), chunks, owners, token_counts, num_tokens, read, num_encoded, unknown_shares
+    )
 
 
 def join_contents(contents: Sequence[Content], empty: Content) -> Content:
@@ -159,6 +181,7 @@ def join_contents(contents: Sequence[Content], empty: Content) -> Content:
         sum(item.num_tokens for item in contents),
         read,
         sum(item.num_encoded for item in contents),
+        [share for item in contents for share in item.unknown_fractions],
     )
 
 
@@ -169,6 +192,42 @@ def count_tokens(processor: E2LLMProcessor, texts: list[str]) -> dict[str, int]:
         batch = texts[start : start + _COUNT_BATCH]
         counts.update(zip(batch, map(len, processor.encode_all(batch)), strict=True))
     return counts
+
+
+def unknown_fractions(processor: E2LLMProcessor, texts: Sequence[str]) -> dict[str, float]:
+    """Return of each text the share of characters that become the encoder's unknown token, without spaces."""
+    tokenizer, shares = processor.encoder_tokenizer, dict.fromkeys(texts, 0.0)
+    unknown = tokenizer.unk_token_id if getattr(tokenizer, "is_fast", False) else None
+    for start in range(0, 0 if unknown is None else len(texts), _COUNT_BATCH):
+        batch = list(texts[start : start + _COUNT_BATCH])
+        encoded = tokenizer(
+            batch,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        for text, ids, offsets in zip(batch, encoded.input_ids, encoded.offset_mapping, strict=True):
+            if unknown in ids:
+                spans = (
+                    text[slice(*span)] for item, span in zip(ids, offsets, strict=True) if item == unknown
+                )
+                lacking = "".join("".join(spans).split())
+                shares[text] = len(lacking) / max(1, len("".join(text.split())))
+    return shares
+
+
+def _warn_of_unknown(shares: dict[str, float]) -> None:
+    """Warn once of a reading whose chunks the encoder mostly does not know."""
+    found = [share for share in shares.values() if share > _MOST_UNKNOWN]
+    if found:
+        warnings.warn(
+            f"the encoder does not know {100 * sum(found) / len(found):.0f}% of the characters of "
+            f"{len(found):,} of {len(shares):,} chunks read, so their soft tokens say little of them; give "
+            "them as text (expand, or policy='raw'), or use a model whose encoder knows their script",
+            E2LLMWarning,
+            stacklevel=2,
+        )
 
 
 def chunk_texts(document: Document, splitting: Splitting, processor: E2LLMProcessor) -> list[str]:

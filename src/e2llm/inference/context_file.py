@@ -6,7 +6,7 @@ contain other texts and numbers.
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from e2llm.chunking import Chunk, check_splitting
 from e2llm.documents.document import Document, Places
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
-from e2llm.inference.content import Content, Splitting
+from e2llm.inference.content import Content, Splitting, unknown_fractions
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.modeling.rates import check_rate
 from e2llm.validation import CheckedModel
@@ -105,6 +105,7 @@ def save_context(context: SavedContext, path: Path) -> None:
         **_place_tensors(content),
         "vectors": content.read.vectors.contiguous(),
         "chunks": torch.tensor(rows, dtype=torch.int64).reshape(-1, 4),
+        "unknown": torch.tensor(content.unknown_fractions, dtype=torch.float32),
         "texts": torch.tensor(bytearray(b"".join(texts)), dtype=torch.uint8),
     }
     manifest = _Manifest(
@@ -278,4 +279,10 @@ def _content(manifest: _Manifest, tensors: dict[str, torch.Tensor], reader: Chun
         kept = torch.split(tensors["kept"], [reader.num_rows(length) for length in num_tokens.tolist()])
     read = ReadChunks([item.clone() for item in kept], num_tokens, tensors["vectors"])
     owners, counts = [row[0] for row in rows], [row[3] for row in rows]
-    return Content(tuple(documents), chunks, owners, counts, manifest.num_tokens, read)
+    content = Content(tuple(documents), chunks, owners, counts, manifest.num_tokens, read)
+    if "unknown" not in tensors:  # in a file of an older version
+        shares = unknown_fractions(reader.processor, list(dict.fromkeys(content.texts)))
+        return replace(content, unknown_fractions=[shares[text] for text in content.texts])
+    if tensors["unknown"].shape != (len(chunks),):
+        raise E2LLMError("its shares of unknown characters do not match its chunks")
+    return replace(content, unknown_fractions=tensors["unknown"].tolist())

@@ -133,7 +133,7 @@ class ContextLayout:
             levels = [self.dial.level(lengths, request.soft_tokens, request.rate)]
         spending = Spending(content.token_counts, levels)
         scores = self._rank(content, request)
-        order = best_first(scores)
+        order = best_first(scores, content.unreadable)
         if isinstance(request.expand, list):
             give_named(spending, request.expand, room)
         elif request.expand:
@@ -141,12 +141,17 @@ class ContextLayout:
                 if not spending.give(chunk, TEXT_FORM, room.limit):
                     break
         budget = max(room.budget, spending.used)
+        text_only = {
+            chunk
+            for chunk in (content.unreadable if policy.gives_text else ())
+            if content.token_counts[chunk] <= budget
+        }
         if request.has_level:
             give_level(spending, order, room, select=request.overflow == "select")
-        elif policy.is_uniform or (policy.coarse_share and not any(scores)):  # the question points nowhere
-            spend_uniformly(spending, budget, gives_text=policy.gives_text)
+        elif policy.is_uniform or (policy.coarse_share and not any(scores) and not text_only):
+            spend_uniformly(spending, budget, gives_text=policy.gives_text)  # the question points nowhere
         else:
-            spend(spending, order, budget, policy)
+            spend(spending, order, budget, policy, text_only)
         plan = spending.plan(room.overhead, scores)
         if num_chunks and not plan.kept:
             raise ContextOverflowError(
@@ -172,6 +177,15 @@ class ContextLayout:
 
     def _note_on(self, plan: Plan, content: Content) -> str | None:
         """Warn about a plan if necessary, and return the warning."""
+        given = sum(
+            index in content.unreadable for index, count in zip(plan.kept, plan.counts, strict=True) if count
+        )
+        notes = [self._note_on_rates(plan, content)]
+        if given:
+            notes.append(f"the encoder knows little of {given:,} of the chunks given as soft tokens")
+        return "; ".join(filter(None, notes)) or None
+
+    def _note_on_rates(self, plan: Plan, content: Content) -> str | None:
         rates: list[Any] = [level for level in dict.fromkeys(plan.levels) if level != TEXT_LEVEL]
         if content.chunks and not rates and not self.model.is_trained:
             return f"{UNTRAINED} of {len(plan.kept):,} of {counted(len(content.chunks), 'chunk')}"
@@ -290,4 +304,5 @@ def usage_of(laid: LaidOut, new_tokens: int = 0) -> Usage:
         rate=plan.rate if laid.model.adapter.dial == "rate" else None,
         note=laid.note,
         positions=plan.positions_by_level,
+        unknown_fraction=content.unknown_fraction,
     )

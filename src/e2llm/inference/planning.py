@@ -5,7 +5,7 @@ order: text for the first, finer rates for those that follow, one soft token for
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -170,9 +170,9 @@ class Room:
         return cls(max(0, most - overhead), None if limit is None else limit - overhead, overhead)
 
 
-def best_first(scores: Sequence[float]) -> list[int]:
-    """Return the indices of scores, highest first; equal scores keep their order."""
-    return sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+def best_first(scores: Sequence[float], preferred: Container[int] = ()) -> list[int]:
+    """Return the indices of scores, highest first; of equal scores the preferred ones, then in order."""
+    return sorted(range(len(scores)), key=lambda index: (-scores[index], index not in preferred, index))
 
 
 class Spending:
@@ -224,7 +224,9 @@ class Spending:
         return TEXT_LEVEL if form in (None, TEXT_FORM) else self.levels[form].value_of(chunk)
 
 
-def spend(spending: Spending, order: Sequence[int], room: int, policy: Policy) -> None:
+def spend(
+    spending: Spending, order: Sequence[int], room: int, policy: Policy, text_only: Container[int] = ()
+) -> None:
     """Give chunks their forms, as a policy spends the budget.
 
     The chunks are upgraded one by one, in an order that does not depend on the budget, until one does not
@@ -235,18 +237,21 @@ def spend(spending: Spending, order: Sequence[int], room: int, policy: Policy) -
         order: The chunks, most relevant first.
         room: Positions that all chunks may take.
         policy: How to spend them.
+        text_only: Chunks that get text or nothing, because their soft tokens say nothing.
     """
     open_chunks = [chunk for chunk in order if spending.forms[chunk] is None]
     coarsest = len(spending.levels) - 1
     coarse_room = max(spending.used + int(policy.coarse_share * (room - spending.used)), 0)
     if policy.coarse_share:
         for chunk in open_chunks:
-            if not spending.give(chunk, coarsest, coarse_room):
+            if chunk not in text_only and not spending.give(chunk, coarsest, coarse_room):
                 break
     for chunk, form in _upgrades(open_chunks, policy, coarsest):
         if spending.give(chunk, form, room):
             continue
-        if policy.coarse_share:  # spend the rest on the finest form of this chunk that fits
+        if (
+            policy.coarse_share and chunk not in text_only
+        ):  # spend the rest on the finest form of this chunk that fits
             any(spending.give(chunk, finer, room) for finer in range(coarsest) if finer > form)
         break
 

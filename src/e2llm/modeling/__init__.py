@@ -17,8 +17,14 @@ _NOISE = {
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
     "DeepSpeed": "Setting accelerator to",  # on stdout
 }
-for _name, _start in _NOISE.items():
-    logging.getLogger(_name).addFilter(lambda record, start=_start: start not in record.getMessage())
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(tuple(_NOISE.values()))
+
+
+for _name in _NOISE:
+    logging.getLogger(_name).addFilter(_is_of_use)
 register()
 AutoProcessor.register(E2LLMConfig, E2LLMProcessor, exist_ok=True)
 

@@ -29,7 +29,7 @@ _DEFAULT_NEW_TOKENS = 256
 Origin = tuple[str | None, int]
 _Piece = tuple[Content, str | None]  # texts of a request, and the id of their kept context
 # Of the first prompt; all else is summed.
-_MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression", "positions"}
+_MEANS = {"soft_tokens_per_chunk", "rate", "note", "compression", "positions", "unknown_fraction"}
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class UsageOut(BaseModel):
     note: str | None = Field(None, description="e2llm: a warning about this answer.")
     refined: int = Field(0, description="e2llm: chunks given as text for a second answer (refine).")
     tool_calls: int = Field(0, description="e2llm: calls of tools that the model made.")
+    unknown_fraction: float = Field(description="e2llm: share of characters that the encoder does not know.")
     chunks: int
     chunks_left_out: int = Field(description="e2llm: chunks that the decoder did not get.")
     messages_compressed: int = Field(description="e2llm: messages given as soft tokens.")

@@ -80,6 +80,7 @@ def describe(context: "Context") -> tuple[dict[str, Any], str]:
         "documents": len(context.documents),
         "chunks": len(context),
         "chunks_encoded": context.content.num_encoded,
+        "unknown_fraction": context.content.unknown_fraction,
         "context_tokens": context.num_tokens,
         "read_seconds": context.read_seconds,
     }

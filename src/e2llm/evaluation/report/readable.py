@@ -27,11 +27,14 @@ def readable_score(value: float | None, *, signed: bool = False) -> str:
     return text.replace("-", sign) if float(text) == 0 else text
 
 
-def readable_interval(interval: tuple[float, float] | None, *, signed: bool = False) -> str:
-    """Return an interval as `low to high`, and nothing for None."""
+def readable_interval(
+    interval: tuple[float, float] | None, *, signed: bool = False, is_trusted: bool = True
+) -> str:
+    """Return an interval as `low to high`, with a warning if it is not trusted, and nothing for None."""
     if interval is None:
         return ""
-    return " to ".join(readable_score(value, signed=signed) for value in interval)
+    warning = "" if is_trusted else " (not to be trusted: under 10 contexts)"
+    return " to ".join(readable_score(value, signed=signed) for value in interval) + warning
 
 
 def readable_length(tokens: float | str) -> str:

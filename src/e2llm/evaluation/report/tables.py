@@ -87,7 +87,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
                 f"{row.num_items}{refused}",
                 row.metric + (" (lower is better)" if lower_is_better(row.metric) else ""),
                 readable_score(row.value),
-                readable_interval(row.intervals_95.get(row.metric)) or "–",
+                _interval(row, row.metric) or "–",
                 "–" if positions is None else readable_count(positions),
                 readable_score(row.cost.get("first_token_seconds")),
             )
@@ -110,7 +110,7 @@ def score_tables(run: Run) -> list[Table]:
         rows.append((cell(task, ", ".join(note for note in notes if note)), *cells))
     tables = [Table("Mean score of each system on each task", ("task", *run.systems), rows, num_headers=1)]
     every = [
-        (row.task, row.system, name, readable_score(value), readable_interval(row.intervals_95.get(name)))
+        (row.task, row.system, name, readable_score(value), _interval(row, name))
         for row in run.rows
         for name, value in row.values.items()
     ]
@@ -153,7 +153,11 @@ def _score_cell(row: Row | None, mark: str) -> str:
         return "–"
     refused = f"refused {row.num_refused} of {row.num_items}" if row.num_refused else ""
     value = f"{readable_score(row.value)} {mark}".strip()
-    return cell(value, readable_interval(row.intervals_95.get(row.metric)), refused)
+    return cell(value, _interval(row, row.metric), refused)
+
+
+def _interval(row: Row, name: str) -> str:
+    return readable_interval(row.intervals_95.get(name), is_trusted=row.are_intervals_trusted)
 
 
 def breakdown_tables(run: Run) -> list[Table]:
@@ -177,9 +181,8 @@ def _group_cell(row: Row, key: str, value: str) -> str:
     score = row.groups[key].get(value)
     if score is None:
         return "–"
-    return cell(
-        readable_score(score.value), f"{readable_interval(score.interval)} (n = {score.num_items})".strip()
-    )
+    interval = readable_interval(score.interval, is_trusted=score.is_interval_trusted)
+    return cell(readable_score(score.value), f"{interval} (n = {score.num_items})".strip())
 
 
 def cost_table(run: Run) -> Table:
@@ -205,7 +208,7 @@ def pair_test_table(run: Run) -> Table:
             f"{test.system_a} − {test.system_b}",
             test.metric,
             readable_score(test.difference, signed=True),
-            readable_interval(test.interval_95, signed=True),
+            readable_interval(test.interval_95, signed=True, is_trusted=test.is_interval_trusted),
             readable_p_value(test.p_value),
             readable_p_value(test.p_holm),
             str(test.num_pairs),

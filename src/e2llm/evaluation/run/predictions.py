@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import PlainValidator, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from e2llm.errors import E2LLMError
@@ -17,8 +17,16 @@ from e2llm.files import sync
 
 PREDICTIONS_NAME = "predictions.jsonl"
 
-Text = Annotated[str, PlainValidator(str)]
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"a text is expected, got {str(value)[:40]}")
+    return value
+
+
+Text = Annotated[str, PlainValidator(_text)]
 """Any text. Pydantic's own check refuses lone surrogates, which an answer may contain."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _T = TypeVar("_T")
 
 
@@ -34,9 +42,9 @@ class Prediction:
     references: list[Text]
     groups: dict[Text, Any] = field(default_factory=dict)
     prediction: Text = ""
-    scores: dict[Text, float] = field(default_factory=dict)
+    scores: dict[Text, Number] = field(default_factory=dict)
     likelihoods: list[dict[str, float]] = field(default_factory=list)
-    cost: dict[str, Any] | None = None
+    cost: dict[str, Number | None] | None = None
     given: dict[str, Any] | None = None
     error: Text | None = None
 
@@ -88,9 +96,11 @@ def parse_json(kind: type[_T], content: bytes) -> _T:
         return TypeAdapter(kind).validate_python(json.loads(content))
     except ValidationError as error:
         first = error.errors()[0]
-        *_, name = first["loc"] or ("",)
-        reason = f"it lacks {name!r}" if first["type"] == "missing" else f"{name}: {first['msg']}"
+        place = ".".join(str(part) for part in first["loc"])
+        reason = f"it lacks {place!r}" if first["type"] == "missing" else f"{place}: {first['msg']}"
         raise ValueError(reason) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 class PredictionFile:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict  # pydantic takes that of the library from Python 3.12 on only
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.run.predictions import PREDICTIONS_NAME, Text, read_file
@@ -21,6 +23,23 @@ SETTINGS_NAME = "settings.json"
 _NOT_COMPARED = frozenset({"model", "sessions"})
 _GROWING = frozenset({"tasks", "systems", "other_models", "limit"})
 _VERSIONS = ("e2llm", "torch", "transformers", "python")
+
+
+class TaskSettings(TypedDict):
+    """What the answers to a task depend on; see `RunSettings.tasks`."""
+
+    max_new_tokens: int
+    data_sha256: str | None
+
+
+class Session(TypedDict):
+    """A start of a run; see `describe_session`."""
+
+    started: str
+    command: Text
+    commit: str | None
+    versions: dict[str, str]
+    machine: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class RunSettings:
     model: Text
     model_sha256: str
     other_models: dict[Text, str]
-    tasks: dict[Text, dict[str, Any]]
+    tasks: dict[Text, TaskSettings]
     systems: list[Text]
     limit: int
     lengths: list[int]
@@ -58,7 +77,7 @@ class RunSettings:
     precision: str
     device: str
     haystacks_sha256: str
-    sessions: list[dict[str, Any]]
+    sessions: Annotated[list[Session], Field(min_length=1)]
 
     def write(self, folder: Path) -> None:
         """Write settings.json into a folder."""
@@ -127,7 +146,7 @@ def check_same(before: RunSettings, now: RunSettings, folder: Path) -> None:
         )
 
 
-def describe_session(device: torch.device, command: str) -> dict[str, Any]:
+def describe_session(device: torch.device, command: str) -> Session:
     """Return when and with which command, versions and machine a run is started or resumed."""
     facts = describe_machine(device)
     return {

@@ -13,7 +13,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Task
 from e2llm.evaluation.metrics import g_mean, perplexity
 from e2llm.evaluation.run.predictions import PREDICTIONS_NAME, Prediction, Text, read_file, read_predictions
-from e2llm.evaluation.statistics import bootstrap_interval, holm, paired_test
+from e2llm.evaluation.statistics import FEWEST_CONTEXTS, bootstrap_interval, holm, paired_test
 
 SCORES_NAME = "scores.json"
 MAX_GROUP_VALUES = 16  # a key with more distinct values makes no breakdown
@@ -30,11 +30,12 @@ SET_SCORES: dict[str, tuple[tuple[str, ...], Callable[..., float]]] = {
 
 @dataclass(frozen=True)
 class GroupScore:
-    """The metric's mean over the answered items of a group, with its 95% interval."""
+    """The metric's mean over the answered items of a group, with its 95% interval; see `Row`."""
 
     value: float
     interval: Interval | None
     num_items: int
+    is_interval_trusted: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Row:
         cost: Means of positions and tokens, medians of times and memory, which have outliers.
         groups: The metric by group key and value.
         num_contexts: Different contexts among the items.
+        are_intervals_trusted: Whether the answered items have at least ten different contexts.
     """
 
     task: Text
@@ -64,6 +66,7 @@ class Row:
     cost: dict[str, float]
     groups: dict[Text, dict[Text, GroupScore]]
     num_contexts: int = 0
+    are_intervals_trusted: bool = True
 
     @property
     def value(self) -> float | None:
@@ -84,6 +87,7 @@ class PairTest:
     p_value: float | None
     p_holm: float | None
     num_pairs: int
+    is_interval_trusted: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,14 @@ def read_run(folder: Path) -> Run:
             f"{folder} has no {SCORES_NAME}: the run is not finished; repeat its 'e2llm eval' command to "
             "finish it"
         )
-    return Run(**vars(read_file(RunScores, scores)), predictions=list(read_predictions(predictions)))
+    run = Run(**vars(read_file(RunScores, scores)), predictions=list(read_predictions(predictions)))
+    for entry in run.predictions:
+        if entry.task not in run.tasks:
+            raise E2LLMError(
+                f"{predictions} has answers to {entry.task[:40]!r}, but {SCORES_NAME} has no such task; "
+                "repeat the run's 'e2llm eval' command to score it again"
+            )
+    return run
 
 
 def summarize(
@@ -184,7 +195,12 @@ def _row(task: Task, system: str, entries: Sequence[Prediction], group_keys: Seq
         cost=_cost(answered),
         groups={key: _groups(answered, key, task.metric) for key in group_keys},
         num_contexts=len({entry.context_sha256 for entry in entries}),
+        are_intervals_trusted=_has_many_contexts(answered),
     )
+
+
+def _has_many_contexts(entries: Sequence[Prediction]) -> bool:
+    return len({entry.context_sha256 for entry in entries}) >= FEWEST_CONTEXTS
 
 
 def _figure(entries: Sequence[Prediction], name: str) -> tuple[float, Interval]:
@@ -221,7 +237,10 @@ def _groups(answered: Sequence[Prediction], key: str, metric: str) -> dict[str, 
     for entry in answered:
         if key in entry.groups and metric in entry.scores:
             members.setdefault(str(entry.groups[key]), []).append(entry)
-    return {value: GroupScore(*_figure(own, metric), len(own)) for value, own in members.items()}
+    return {
+        value: GroupScore(*_figure(own, metric), len(own), _has_many_contexts(own))
+        for value, own in members.items()
+    }
 
 
 def _tests(task: Task, present: Mapping[str, Sequence[Prediction]]) -> list[PairTest]:
@@ -239,6 +258,17 @@ def _tests(task: Task, present: Mapping[str, Sequence[Prediction]]) -> list[Pair
                 [found_b[name].scores[metric] for name in shared],
                 clusters=[found_a[name].context_sha256 for name in shared],
             )
-            tests.append(PairTest(task.name, metric, system_a, system_b, p_holm=None, **vars(test)))
+            is_trusted = _has_many_contexts([found_a[name] for name in shared])
+            tests.append(
+                PairTest(
+                    task.name,
+                    metric,
+                    system_a,
+                    system_b,
+                    p_holm=None,
+                    **vars(test),
+                    is_interval_trusted=is_trusted,
+                )
+            )
     corrected = holm([test.p_value for test in tests if test.p_value is not None])
     return [replace(test, p_holm=value) for test, value in zip(tests, corrected, strict=True)]
