@@ -10,6 +10,7 @@ import pytest
 
 from e2llm import Engine
 from e2llm.cli.reading.ask import print_piece
+from e2llm.printable import printable
 from tiny_models import TEXT
 
 QUESTION = "Where is the key?"
@@ -88,7 +89,7 @@ def test_the_answer_comes_in_pieces(run, model, text_file, monkeypatch):
     )
     result = run("ask", text_file, QUESTION, "--model", model)
     assert len(pieces) > 5
-    assert "".join(pieces) + "\n" == result.out
+    assert "".join(map(printable, pieces)) + "\n" == result.out
 
 
 def test_a_piece_is_on_the_terminal_before_the_next_one_comes():
