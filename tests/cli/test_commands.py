@@ -29,7 +29,7 @@ def test_ask_prints_the_answer_alone_on_stdout(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model)
     assert result.code == 0
     answer = engine.ask(engine.read(TEXT), QUESTION)
-    assert result.out == answer.text + "\n"
+    assert result.out == printable(answer.text) + "\n"
     *sources, cost = result.err.splitlines()
     assert [line.partition(": ")[0] for line in sources] == [
         f"[{number}] {text_file}, line 1" for number in range(1, len(answer.sources[:3]) + 1)
@@ -70,7 +70,7 @@ def test_one_chunk_is_told_of_as_one(run, model, tmp_path):
 
 def test_ask_answers_from_soft_tokens_alone_on_request(run, model, text_file, engine):
     result = run("ask", text_file, QUESTION, "--model", model, "--expand", 0)
-    assert result.out == engine.ask(engine.read(TEXT), QUESTION, expand=0).text + "\n"
+    assert result.out == printable(engine.ask(engine.read(TEXT), QUESTION, expand=0).text) + "\n"
     assert "[84 tokens in 5 chunks as 20 soft tokens (4.2x); read " in result.err
 
 
