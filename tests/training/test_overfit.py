@@ -37,7 +37,7 @@ def test_nothing_but_the_records_differs_from_step_to_step(recipe_of, tmp_path):
 
 
 def test_more_records_than_there_are_is_an_error(recipe_of):
-    with pytest.raises(E2LLMError, match=r"--overfit 99: only 12 records are usable"):
+    with pytest.raises(E2LLMError, match=r"--overfit 99: only 12 usable records found"):
         overfit(recipe_of(), 99)
 
 

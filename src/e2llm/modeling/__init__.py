@@ -13,18 +13,15 @@ from e2llm.modeling.model import E2LLMForConditionalGeneration, register
 from e2llm.modeling.processor import E2LLMProcessor
 
 # What libraries log when peft or transformers import them, and which a user cannot act on.
-_NOISE = {
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
-    "DeepSpeed": "Setting accelerator to",  # on stdout
-}
+_NOISE = ("Failed to load CPU gemm_4bit_forward", "Setting accelerator to")
 
 
-def _is_of_use(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(tuple(_NOISE.values()))
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)
 
 
-for _name in _NOISE:
-    logging.getLogger(_name).addFilter(_is_of_use)
+for _name in ("bitsandbytes.backends.cpu.ops", "DeepSpeed"):  # the second on stdout
+    logging.getLogger(_name).addFilter(_is_no_noise)
 register()
 AutoProcessor.register(E2LLMConfig, E2LLMProcessor, exist_ok=True)
 
