@@ -24,8 +24,8 @@ from e2llm import Engine, Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.metrics import token_f1
 from e2llm.inference.context import Context
+from e2llm.inference.decoding.sources import ranked_sources
 from e2llm.inference.options import AskRequest
-from e2llm.inference.sources import ranked_sources
 
 SIGNS = ("nats", "finer_nats", "lost", "weight")
 RIGHT_F1 = 0.5

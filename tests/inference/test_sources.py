@@ -11,8 +11,8 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.decoding import evidence
 from e2llm.inference.decoding.evidence import can_hide_chunks, hide_chunks
 from e2llm.inference.decoding.likelihood import likelihood
+from e2llm.inference.decoding.sources import cite, measured_sources
 from e2llm.inference.options import AskRequest
-from e2llm.inference.sources import cite, measured_sources
 from tiny_models import tiny_decoder, tiny_model, tiny_processor
 
 BOATS = "".join(f"Boat number {i} is named after harbour {i * 7}. " for i in range(40))
@@ -93,7 +93,7 @@ def test_measured_sources_are_those_that_the_answer_loses_most_without(engine, b
         return torch.tensor([[lost[row]] for row in range(len(places))])
 
     ranked = engine.ask(boats, QUESTION, budget=200, sources="ranked", max_new_tokens=1).sources
-    monkeypatch.setattr("e2llm.inference.sources.hide_chunks", hide)
+    monkeypatch.setattr("e2llm.inference.decoding.sources.hide_chunks", hide)
     measured = engine.ask(boats, QUESTION, budget=200, max_new_tokens=1).sources
     assert [(item.chunk, item.weight) for item in measured] == [
         (ranked[1].chunk, 7.0),
@@ -104,7 +104,8 @@ def test_measured_sources_are_those_that_the_answer_loses_most_without(engine, b
 
 def test_if_no_chunk_stands_out_all_are_given_as_ranked(engine, boats, monkeypatch):
     monkeypatch.setattr(
-        "e2llm.inference.sources.hide_chunks", lambda laid, ids, places, cache: torch.zeros(len(places), 1)
+        "e2llm.inference.decoding.sources.hide_chunks",
+        lambda laid, ids, places, cache: torch.zeros(len(places), 1),
     )
     ranked = engine.ask(boats, QUESTION, budget=200, sources="ranked", max_new_tokens=1)
     measured = engine.ask(boats, QUESTION, budget=200, sources="measured", max_new_tokens=1)

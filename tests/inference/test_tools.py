@@ -4,7 +4,7 @@ import pytest
 
 from e2llm import Engine
 from e2llm.errors import E2LLMError
-from e2llm.inference.tools import TOOLS, parse_call, run_call
+from e2llm.inference.decoding.tools import TOOLS, parse_call, run_call
 from e2llm.prompts import build_template
 from tiny_models import tiny_decoder_tokenizer, tiny_model, tiny_processor
 

@@ -81,7 +81,7 @@ def test_citations_stand_in_the_text(http, context_id, monkeypatch):
     def hide(laid, ids, places, cache):
         return torch.full((len(places), len(ids)), 5.0)
 
-    monkeypatch.setattr("e2llm.inference.sources.hide_chunks", hide)
+    monkeypatch.setattr("e2llm.inference.decoding.sources.hide_chunks", hide)
     plain = ask(http, context_ids=[context_id], budget=150)
     cited = ask(http, context_ids=[context_id], budget=150, citations=True)
     text = cited["choices"][0]["message"]["content"]

@@ -17,6 +17,8 @@ from e2llm.inference.context import Context
 from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
+from e2llm.inference.decoding.sources import coarse_sources, measured_sources, measures_sources, refine
+from e2llm.inference.decoding.tools import call_tools
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.layout import ContextLayout, LaidOut
@@ -24,8 +26,6 @@ from e2llm.inference.loading import choose_device, load_pair
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import Plan, Room
 from e2llm.inference.reader import ChunkReader
-from e2llm.inference.sources import coarse_sources, measured_sources, measures_sources, refine
-from e2llm.inference.tools import call_tools
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate

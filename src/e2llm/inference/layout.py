@@ -13,6 +13,7 @@ from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.answer import Usage
 from e2llm.inference.content import Content, Splitting, chunk_texts
 from e2llm.inference.context import Context
+from e2llm.inference.decoding.tools import TOOLS
 from e2llm.inference.dial import UNTRAINED, Dial, Level
 from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import (
@@ -29,7 +30,6 @@ from e2llm.inference.planning import (
     spend_uniformly,
 )
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
-from e2llm.inference.tools import TOOLS
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL

@@ -69,3 +69,13 @@ def one_per_chunk(
         if type(value) is not int or value < 1:
             raise E2LLMError(f"num_soft_tokens must be a whole number of 1 or more, got {value!r}")
     return wanted
+
+
+def one_per_sample(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """Return a text for each of `count` samples; raise `E2LLMError` if there are more or fewer."""
+    if value is None:
+        return [None] * count
+    values = [value] if isinstance(value, str) else list(value)
+    if len(values) != count:
+        raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
+    return list(values)

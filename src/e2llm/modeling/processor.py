@@ -16,7 +16,7 @@ from e2llm.modeling.checkpoints.manifest import hub_options
 from e2llm.modeling.checkpoints.parts import encoder_token_limit, load_tokenizer, reject_trust_remote_code
 from e2llm.modeling.checkpoints.reporting import readable_errors
 from e2llm.modeling.checkpoints.sources import find_model
-from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk
+from e2llm.modeling.decoder_input import DecoderInput, numbers_per_place, one_per_chunk, one_per_sample
 from e2llm.modeling.placeholders import choose_placeholder
 from e2llm.modeling.rates import Rate, check_rate, count_soft_tokens
 from e2llm.prompts import IGNORE_INDEX, PromptTemplate, build_template, encode_texts
@@ -381,8 +381,8 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
         if prompt is None:
             raise E2LLMError("prompt= is missing; give the instruction or question")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        contexts = self._one_per_sample("context", context, len(prompts))
-        answers = self._one_per_sample("answer", answer, len(prompts))
+        contexts = one_per_sample("context", context, len(prompts))
+        answers = one_per_sample("answer", answer, len(prompts))
         samples = [
             self.lay_out(
                 [chunk.text for chunk in self.split(text)] if text else [],
@@ -394,12 +394,3 @@ class E2LLMProcessor(ProcessorMixin):  # type: ignore[misc]
             for text, question, target in zip(contexts, prompts, answers, strict=True)
         ]
         return self.collate(samples, with_labels=answer is not None)
-
-    @staticmethod
-    def _one_per_sample(name: str, value: str | Sequence[str] | None, count: int) -> list[str | None]:
-        if value is None:
-            return [None] * count
-        values = [value] if isinstance(value, str) else list(value)
-        if len(values) != count:
-            raise E2LLMError(f"{count} prompt(s) but {len(values)} {name}(s); give one per prompt")
-        return list(values)

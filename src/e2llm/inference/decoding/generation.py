@@ -14,10 +14,10 @@ from transformers.cache_utils import DynamicCache
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.answer import Answer, Timing
+from e2llm.inference.decoding.sources import measured_sources, measures_sources, ranked_sources
 from e2llm.inference.decoding.streaming import FirstTokenClock, PieceStreamer, StopEvent
 from e2llm.inference.layout import LaidOut, usage_of
 from e2llm.inference.options import AskOptions, AskRequest, SamplingOptions
-from e2llm.inference.sources import measured_sources, measures_sources, ranked_sources
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 
 _DRAWS = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # without effect on greedy answers

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from e2llm.inference.sources import coarse_sources, ranked_sources
-from e2llm.inference.tools import parse_call, run_call
+from e2llm.inference.decoding.sources import coarse_sources, ranked_sources
+from e2llm.inference.decoding.tools import parse_call, run_call
 from e2llm.serving.backend import merge_answers
 from e2llm.serving.http.bodies import check_query, json_body, read_json_body
 from e2llm.serving.http.work import EventStream, event, unless_gone
