@@ -1,6 +1,6 @@
 import pytest
 
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from e2llm import Engine
 from e2llm.cli.reading.ask import print_piece
-from e2llm.printable import printable
+from e2llm.messages import printable
 from tiny_models import TEXT
 
 QUESTION = "Where is the key?"

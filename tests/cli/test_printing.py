@@ -8,7 +8,7 @@ import pytest
 
 import e2llm.cli
 from e2llm.cli.printing import echo, print_json
-from e2llm.printable import printable
+from e2llm.messages import printable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J4817\b\b\b\b9999\x9b31m\x7f\u202e"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J4817\x08\x08\x08\x089999\x9b31m\x7f\u202e"

@@ -16,8 +16,8 @@ from e2llm.inference.answer import Answer
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.measuring import PeakMemory, format_bytes
+from e2llm.messages import counted
 from e2llm.modeling.raw_text import longest_prefix
-from e2llm.wording import counted
 
 _WARM_UP_TEXT = "A short text to start all parts with. " * 4
 

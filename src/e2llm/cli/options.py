@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.modeling.rates import Rate

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from e2llm.printable import UNPRINTABLE, printable
+from e2llm.messages import UNPRINTABLE, printable
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True, has_colours: bool = False) -> None:

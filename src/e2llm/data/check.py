@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
+from e2llm.messages import counted
 from e2llm.records import BadLine, Record, read_numbered
-from e2llm.wording import counted
 
 Part = Literal["train", "validation"]
 FIELDS = ("context", "prompt", "answer")

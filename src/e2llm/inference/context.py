@@ -15,8 +15,8 @@ from e2llm.errors import E2LLMError
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context_file import SavedContext, load_context, save_context
 from e2llm.inference.reader import ChunkReader, ReadChunks
+from e2llm.messages import counted
 from e2llm.store.chunk_store import ChunkStore
-from e2llm.wording import counted
 
 
 class Reading(Protocol):

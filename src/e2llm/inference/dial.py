@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2llm.errors import E2LLMError, E2LLMWarning
+from e2llm.messages import counted
 from e2llm.modeling.composite import CompositeModel
 from e2llm.modeling.decoder_input import one_per_chunk
 from e2llm.modeling.rates import (
@@ -22,7 +23,6 @@ from e2llm.modeling.rates import (
     encoder_tokens,
     parse_rate,
 )
-from e2llm.wording import counted
 
 UNTRAINED = "the adapter of this model is not trained yet, so it answers from raw text"
 

@@ -25,11 +25,11 @@ from e2llm.inference.content import Content
 from e2llm.inference.decoding.generation import generate_ids
 from e2llm.inference.dial import Level
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
+from e2llm.messages import counted
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.modeling.rates import Rate
 from e2llm.prompts import IGNORE_INDEX, UNDERSTANDING_PROMPT
-from e2llm.wording import counted
 
 # Digits outside identifiers, with the signs that join them: 1,000.5, 9:30, 1908-06-01.
 _NUMBER = re.compile(r"(?<![^\W\d])(?<!\d)\d+(?:[.,:/-]\d+)*(?!\w|[.,:/-]\d)")

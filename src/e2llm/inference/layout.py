@@ -30,10 +30,10 @@ from e2llm.inference.planning import (
     spend_uniformly,
 )
 from e2llm.inference.reader import ChunkReader, soft_tokens_of
+from e2llm.messages import counted
 from e2llm.modeling.decoder_input import DecoderInput
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL
-from e2llm.wording import counted
 
 _FUSION_OFFSET = 60
 

@@ -11,8 +11,8 @@ from functools import cached_property
 
 from e2llm.errors import ContextOverflowError, E2LLMError
 from e2llm.inference.dial import Level
+from e2llm.messages import counted
 from e2llm.modeling.rates import TEXT_LEVEL, Rate
-from e2llm.wording import counted
 
 DEFAULT_BUDGET = 2048  # most positions of the input, unless the user sets a budget
 TEXT_FORM = -1  # the form of a chunk given as text; other forms are indices of levels

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2llm.errors import E2LLMError, MissingExtraError
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 _CORES_PER_WORKER = 4
 _CONNECT_SECONDS = 10.0

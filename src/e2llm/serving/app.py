@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from e2llm.errors import E2LLMError
 from e2llm.inference.engine import Engine
-from e2llm.printable import printable
+from e2llm.messages import printable
 from e2llm.serving.backend import Backend
 from e2llm.serving.http.api_error import ApiError, ErrorOut
 from e2llm.serving.http.bodies import field_problem

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
-from e2llm.printable import printable
+from e2llm.messages import printable
 from e2llm.training.recipes.schema import Recipe
 from e2llm.training.samples.sample_set import OBJECTIVES
 

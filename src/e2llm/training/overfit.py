@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from e2llm.errors import E2LLMError
+from e2llm.messages import counted
 from e2llm.modeling.rates import encoder_tokens
 from e2llm.records import Record, read_records, write_records
 from e2llm.training.console import only_one_process
@@ -15,7 +16,6 @@ from e2llm.training.recipes.schema import FINAL_FOLDER, DataFile, Recipe
 from e2llm.training.recipes.start import is_checkpoint
 from e2llm.training.run import TrainResult, train
 from e2llm.training.samples.sample_set import OBJECTIVES
-from e2llm.wording import counted
 
 MAX_STEPS = 400
 NEAR_ZERO = 0.1

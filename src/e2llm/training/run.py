@@ -14,6 +14,7 @@ from transformers import TrainerCallback, set_seed
 
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
+from e2llm.messages import counted
 from e2llm.modeling.processor import E2LLMProcessor
 from e2llm.training.arguments import best_metric, resolve_precision, training_arguments
 from e2llm.training.build import build_model, set_trainable
@@ -30,7 +31,6 @@ from e2llm.training.samples.data_files import Source, pool_of
 from e2llm.training.samples.sample_set import SampleSet
 from e2llm.training.trainer import E2LLMTrainer
 from e2llm.version import __version__, git_commit
-from e2llm.wording import counted
 
 RECIPE_NAME, RESULT_NAME = "recipe.yaml", "result.json"
 

@@ -22,7 +22,7 @@ from e2llm.cli.options import (
 )
 from e2llm.cli.printing import echo, print_json
 from e2llm.errors import E2LLMError
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.bench.full_context import Comparison

@@ -20,7 +20,7 @@ from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftT
 from e2llm.cli.printing import echo, print_json
 from e2llm.cli.reading.ask import print_piece
 from e2llm.cli.reading.read import refuse_other_file
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.documents import LeftOut

@@ -11,7 +11,7 @@ import typer
 from e2llm.cli.opening import check_inputs, load_engine, open_context, read_source
 from e2llm.cli.options import FILES_HELP, AsJson, Device, Model, RateText, SoftTokens, level_name, take_rate
 from e2llm.cli.printing import echo, print_json
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.inference.context import Context

@@ -9,7 +9,7 @@ import typer
 from e2llm.cli.opening import check_inputs, facts_of, iter_sources, load_engine, read_documents
 from e2llm.cli.options import AsJson, ChunkSize, Device, FinestRate, Model, Store
 from e2llm.cli.printing import echo, print_json
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.documents import LeftOut

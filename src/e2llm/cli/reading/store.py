@@ -10,7 +10,7 @@ import typer
 
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.store.chunk_store import ChunkStore

@@ -11,7 +11,7 @@ from e2llm.cli.printing import echo, print_json, print_result
 from e2llm.data.check import DataCheck, Part
 from e2llm.data.prepare import PrepareReport, prepare_records
 from e2llm.data.registry import DATASETS
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.modeling.processor import E2LLMProcessor

@@ -9,7 +9,7 @@ import typer
 from e2llm.cli.options import AsJson
 from e2llm.cli.printing import echo, print_json, print_result
 from e2llm.errors import E2LLMError
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 if TYPE_CHECKING:
     from e2llm.training.recipes.schema import Recipe

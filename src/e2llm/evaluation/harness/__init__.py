@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from e2llm.errors import MissingExtraError
-from e2llm.printable import printable
+from e2llm.messages import printable
 
 
 @cache

@@ -17,7 +17,7 @@ from e2llm.errors import E2LLMError
 from e2llm.evaluation.items import Item, Task, TaskRequest
 from e2llm.evaluation.metrics import edit_similarity
 from e2llm.evaluation.tasks.stretches import check_lengths, first_lines
-from e2llm.wording import counted
+from e2llm.messages import counted
 
 _SHOWN_LINES = 30
 _MIN_LINES_ABOVE = 5

@@ -22,8 +22,8 @@ from transformers.utils.quantization_config import GgufConfig
 
 from e2llm.errors import CheckpointError, MissingExtraError
 from e2llm.files import sync
+from e2llm.messages import printable
 from e2llm.modeling.checkpoints.reporting import listing, quiet_loading, readable_errors
-from e2llm.printable import printable
 from e2llm.prompts import build_template
 
 CACHE_VARIABLE = "E2LLM_CACHE"

@@ -1,4 +1,4 @@
-r"""Show control characters of texts to people, as `\x1b`, instead of sending them to a terminal."""
+"""Texts for people: control characters that are shown, and numbers with their nouns."""
 
 import re
 
@@ -10,3 +10,10 @@ def printable(text: str) -> str:
     r"""Return the text with `\x1b` and the like instead of characters that a terminal would execute."""
     text = text.replace("\r\n", "\n")
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 chunk`, `1,234 chunks` or `2 copies`."""
+    if number != 1:
+        noun = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun}"
