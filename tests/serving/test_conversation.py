@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from e2llm.modeling.bm25 import Bm25Index
 from e2llm.serving.conversation import Conversation, Message, compress, take_messages
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.requests import MessageIn
@@ -105,6 +106,16 @@ def test_the_question_stays_text_behind_instructions_and_before_a_book():
     fitted = fit(take(("system", "Be helpful."), ("user", f"{question}\n\n{BOOK}")), 400)
     assert fitted.turns[0][0].startswith(f"Be helpful.\n\n{question}\n\n")
     assert fitted.asked.startswith(question)
+
+
+def test_the_words_of_the_question_choose_the_chunk_and_not_those_of_a_book():
+    pages = [f"The boat {number} passed island {number} with cargo {number}." * 3 for number in range(60)]
+    pages.insert(30, "The code of the safe is 4817. " + "Boats pass and islands stay. " * 6)
+    talk = take(("system", "Be helpful."), ("user", "\n\n".join(["What is the code of the safe?", *pages])))
+    fitted = fit(talk, 400)
+    chunks = fitted.compressed[0].text.split("\n\n")
+    scores = Bm25Index(chunks).scores(fitted.asked)
+    assert "4817" in chunks[scores.index(max(scores))]
 
 
 def test_a_question_after_a_greeting_is_no_part_of_the_book():

@@ -16,7 +16,7 @@ from e2llm.serving.requests import MessageIn, name_of_call
 
 _MOST_CHARS = 32  # of a token, in any natural text; what is longer is too long, and need not be counted
 _PARAGRAPH_CHARS = 8  # the same of the mean token of a paragraph
-_SHORT_TOKENS = 128  # of all paragraphs that stay between the first and the last
+_SHORT_TOKENS = 32  # of all paragraphs that stay between the first and the last; more would choose the chunks
 Counter = Callable[[str], int]
 
 
