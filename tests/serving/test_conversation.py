@@ -110,7 +110,7 @@ def test_the_question_stays_text_behind_instructions_and_before_a_book():
 
 def test_the_words_of_the_question_choose_the_chunk_and_not_those_of_a_book():
     pages = [f"The boat {number} passed island {number} with cargo {number}." * 3 for number in range(60)]
-    pages.insert(30, "The code of the safe is 4817.")
+    pages.insert(30, "The code of the safe is 4817. " + "Boats pass and islands stay. " * 6)
     talk = take(("system", "Be helpful."), ("user", "\n\n".join(["What is the code of the safe?", *pages])))
     fitted = fit(talk, 400)
     chunks = fitted.compressed[0].text.split("\n\n")
