@@ -4,7 +4,7 @@ import pytest
 
 from e2llm import Record, read_records
 from e2llm.errors import E2LLMError
-from e2llm.records import record_to_dict, write_records
+from e2llm.records import read_numbered, record_to_dict, write_records
 
 GOOD = '{"context": "A tower.", "prompt": "What?", "answer": "A tower"}'
 
@@ -65,6 +65,30 @@ def test_a_byte_order_mark_is_passed_over(tmp_path):
     file = tmp_path / "notes.jsonl"
     file.write_text(GOOD + "\n", encoding="utf-8-sig")
     assert [record.answer for record in read_records(file)] == ["A tower"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            b'[\n  {"context": "a"},\n  {}\n]',
+            r"a JSON array, .*; convert it: jq -c '\.\[\]' r.jsonl > records",
+        ),
+        (b'\n[["a"]]', "a JSON array"),
+        ('{"context": "a"}\n{}\n'.encode("utf-16"), "UTF-16 text, .*; save it as JSON Lines in UTF-8"),
+        (b"PK\x03\x04", "a ZIP archive, .*; name a file of records"),
+        (b"<!DOCTYPE html><p>", "a web page, .*; save it as JSON Lines"),
+        (b"PAR1", r"a table \(Parquet\)"),
+    ],
+)
+def test_a_file_of_another_format_is_one_fault_that_names_it(tmp_path, data, words):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(E2LLMError, match=rf"r\.jsonl:1: the file is {words}"):
+        list(read_records(path))
+    faults = []
+    assert list(read_numbered(path, faults.append)) == []
+    assert [(fault.number, fault.fault) for fault in faults] == [(1, "not_json")]
 
 
 def test_records_come_back_as_they_were_written(tmp_path):

@@ -234,11 +234,14 @@ def test_reading_with_many_workers_takes_documents_of_every_format(run, model, t
         "e2llm.scale.corpus_reading.read_corpus",
         lambda documents, *_, **__: taken.extend(documents) or CorpusReport(),
     )
-    (tmp_path / "page.txt").write_text("<html><p>One boat.")
-    (tmp_path / "old.txt").write_bytes("Код".encode("cp1251"))
-    result = run("read", tmp_path, "--store", tmp_path / "s", "--workers", 1, "--model", model, "--json")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/page.txt").write_text("<html><p>One boat.")
+    (tmp_path / "in/old.txt").write_bytes("Код".encode("cp1251"))
+    result = run(
+        "read", tmp_path / "in", "--store", tmp_path / "s", "--workers", 1, "--model", model, "--json"
+    )
     assert [item.text.strip() for item in taken] == ["One boat."]
-    assert [item["name"] for item in json.loads(result.out)["left_out_files"]] == [f"{tmp_path}/old.txt"]
+    assert [item["name"] for item in json.loads(result.out)["left_out_files"]] == [f"{tmp_path}/in/old.txt"]
 
 
 def test_an_unknown_command_of_a_conversation_ends_it_in_a_pipe(run, model, monkeypatch):

@@ -1,3 +1,5 @@
+from email.message import EmailMessage
+
 import pytest
 
 from e2llm.data.registry import DATASETS
@@ -56,6 +58,27 @@ def test_a_binary_file_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"PK\x03\x04\0\0")
     with pytest.raises(E2LLMError, match="damaged"):
         convert(tmp_path)
+
+
+def test_documents_are_read_and_attachments_that_are_not_are_counted(tmp_path):
+    message = EmailMessage()
+    message["Subject"] = "Boats"
+    message.set_content("One boat.")
+    message.add_attachment(b"\x89PNG", maintype="image", subtype="png", filename="map.png")
+    message.add_attachment("Two boats.", filename="notes.txt")
+    (tmp_path / "a.eml").write_bytes(message.as_bytes())
+    (tmp_path / "page.htm").write_text("<p>Three boats.")
+    (tmp_path / "u16.txt").write_bytes("Four boats.".encode("utf-16"))
+    (tmp_path / "old.jsonl").write_text("{}")
+    converter = DATASETS["text"]()
+    records = list(converter.convert(tmp_path, "train"))
+    assert {record.id: record.context.strip().split("\n")[-1] for record in records} == {
+        "a.eml": "Attachments: map.png, notes.txt",
+        "a.eml/notes.txt": "Two boats.",
+        "page.htm": "Three boats.",
+        "u16.txt": "Four boats.",
+    }
+    assert converter.skipped == {f"{tmp_path}/a.eml/map.png: binary": 1}
 
 
 def test_empty_files_are_counted(tmp_path):

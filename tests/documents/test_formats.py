@@ -108,6 +108,69 @@ def test_a_slide_is_a_place_with_its_notes():
     assert placed(document) == [("slide 1", "First"), ("slide 2", "Second\nSay it slowly.")]
 
 
+def test_charts_and_drawings_of_slides_are_read():
+    import io
+
+    from pptx import Presentation
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+    from pptx.opc.package import Part
+    from pptx.opc.packuri import PackURI
+
+    file = Presentation()
+    slide = file.slides.add_slide(file.slide_layouts[6])
+    data = CategoryChartData()
+    data.categories = ["May", "June"]
+    data.add_series("Boats", (3, 4.5))
+    data.add_series("Oars", (6, None))
+    chart = slide.shapes.add_chart(XL_CHART_TYPE.LINE, 0, 0, 9999, 9999, data).chart
+    chart.chart_title.text_frame.text = "Fleet"
+    names = "xmlns:a='http://schemas.openxmlformats.org/drawingml/2006/main'"
+    drawing = f"<d {names}><a:p><a:r><a:t>Harbour</a:t></a:r></a:p></d>".encode()
+    part = Part(PackURI("/ppt/diagrams/data1.xml"), "application/xml", slide.part.package, drawing)
+    kind = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/diagramData"
+    slide.part.relate_to(part, kind)
+    stream = io.BytesIO()
+    file.save(stream)
+    ((place, text),) = placed(read_bytes(stream.getvalue(), "a.pptx"))
+    assert place == "slide 1"
+    for line in ("Fleet", "Boats", "May | June", "3 | 4.5", "Oars", "6", "Harbour"):
+        assert text.split("\n").count(line) == 1
+
+
+def test_form_fields_and_comments_of_a_pdf_are_read():
+    import io
+
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.generic import ArrayObject, DictionaryObject, NameObject, TextStringObject
+
+    def note(kind, **values):
+        entries = {NameObject(f"/{name}"): value for name, value in values.items()}
+        return DictionaryObject({NameObject("/Subtype"): NameObject(f"/{kind}"), **entries})
+
+    text = TextStringObject
+    parent = note("Widget", T=text("Harbour"), V=text("Sula"))
+    notes = [
+        note("Widget", T=text("Name"), V=text("Mira")),
+        note("Widget", Parent=parent),
+        note("Widget", T=text("Sold"), V=NameObject("/Off")),
+        note("Widget", T=text("Paid"), V=NameObject("/Yes")),
+        note("Text", Contents=text("Check this.")),
+        note("Link", Contents=text("not text")),
+    ]
+    writer = PdfWriter(PdfReader(io.BytesIO(made_pdf(["One boat."]))))
+    writer.pages[0][NameObject("/Annots")] = ArrayObject(notes)
+    stream = io.BytesIO()
+    writer.write(stream)
+    assert read_bytes(stream.getvalue(), "a.pdf").text.strip().split("\n") == [
+        "One boat.",
+        "Name: Mira",
+        "Harbour: Sula",
+        "Paid: Yes",
+        "Check this.",
+    ]
+
+
 def test_a_row_of_a_sheet_is_a_place():
     sheets = {"Budget": [["boat", "euros"], [None, None], ["Tern", 7]], "Notes": [["Paid."]]}
     document = read_bytes(made_xlsx(sheets), "money.xlsx")
@@ -128,6 +191,18 @@ def test_rich_text_becomes_its_text():
     document = read_bytes(rb"{\rtf1\ansi\ansicpg1252 Caf\'e9 \b bold\b0\par Second line}", "a.rtf")
     assert document.text == "Café bold\nSecond line"
     assert document.place_at(document.text.index("Second")) == "line 2"
+
+
+def test_notes_and_headers_of_rich_text_are_read():
+    data = (
+        rb"{\rtf1\headery720{\header Report\par}One boat.{\super 1}{\*\footnote It is blue.} Two \\footnote.}"
+    )
+    text = read_bytes(data, "a.rtf").text
+    assert [line.strip() for line in text.split("\n") if line.strip()] == [
+        "Report",
+        "One boat.1",
+        r"It is blue. Two \footnote.",
+    ]
 
 
 PAGE = """<!DOCTYPE html><html><head><title>Boats</title><style>p {}</style>
@@ -177,6 +252,38 @@ VTT += "id\n01:02:03.000 --> 01:02:04.000\nBye.\n"
 )
 def test_a_cue_of_subtitles_is_known_by_its_time(text, name, expected):
     assert placed(read_bytes(text.encode(), name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "1\n00:00:01,000 --> 00:00:02,000\nOne\n\ntwo\n\n2\n0:0:5.5 --> 0:0:6.25\nThree",
+            ["One\ntwo", "Three"],
+        ),
+        ("WEBVTT\nKind: a\n\n00:01.000 --> 00:02.000\nOne\n00:02.000 --> 00:03.000\ntwo", ["One", "two"]),
+        (
+            "WEBVTT\n\n00:01.000 --> 00:02.000\nOne\n\nNOTE not\nthis\n\n00:05.000 --> 00:06.000\nNOTE it",
+            ["One", "NOTE it"],
+        ),
+    ],
+    ids=["blank line in a cue", "no blank line between cues", "note"],
+)
+def test_no_text_of_a_cue_is_lost(text, expected):
+    document = read_bytes(text.encode(), "a.vtt" if text.startswith("WEBVTT") else "a.srt")
+    assert [text for _, text in placed(document)] == expected
+
+
+def test_an_old_notebook_and_an_error_are_read():
+    cells = [
+        {
+            "cell_type": "code",
+            "input": "1 / 0",
+            "outputs": [{"ename": "ZeroDivisionError", "evalue": "by zero"}],
+        }
+    ]
+    data = json.dumps({"nbformat": 3, "worksheets": [{"cells": cells}]}).encode()
+    assert placed(read_bytes(data, "a.ipynb")) == [("cell 1", "1 / 0\nZeroDivisionError: by zero")]
 
 
 def test_a_message_has_its_headers_text_and_the_names_of_attachments():

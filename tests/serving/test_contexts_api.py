@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import zipfile
+from email.message import EmailMessage
 
 import pytest
 
@@ -267,6 +268,17 @@ def test_a_document_is_read_as_its_text_and_keeps_its_places(client, served):
     assert places == [[[0, "00:00:01"], [10, "00:12:05"]], None]
     _, documents = kept_contexts._read(file)
     assert documents[0].place_at(12) == "00:12:05"
+
+
+def test_attachments_and_files_of_equal_names_are_documents_with_names_of_their_own(client, served):
+    message = EmailMessage()
+    message.set_content("One boat.")
+    message.add_attachment("<html><p>Two boats.", filename="page")
+    files = [("file", (name, data)) for name, data in (("a.eml", message.as_bytes()), *[("n.txt", b"x")] * 2)]
+    id = client.post("/v1/contexts", files=files).json()["id"]
+    file = served.state.contexts._file(id)
+    documents = [(item["name"], item["text"].strip()) for item in json.loads(file.read_text())["documents"]]
+    assert documents[1:] == [("a.eml/page", "Two boats."), ("n.txt", "x"), ("n.txt (2)", "x")]
 
 
 def test_a_format_whose_library_the_server_lacks_is_refused(client, monkeypatch):

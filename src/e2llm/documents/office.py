@@ -15,8 +15,11 @@ from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _TEXTS = (f"{_WORD}t", "{http://schemas.openxmlformats.org/officeDocument/2006/math}t")
+_DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+_CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
 _MOVED = (_FALLBACK, f"{_WORD}moveFrom")  # text that is stored elsewhere too
-_ASIDE = re.compile(r"/word/(header|footer|footnote|endnote|comment)s?\d*\.xml")
+_ASIDE = re.compile(r"/word/(header|footer|footnote|endnote|comment|charts/chart|diagrams/data)s?\d*\.xml")
+_RTF_ASIDE = re.compile(r"(?<!\\)(?:\\\*)?\\(?:footnote|(?:header|footer)[lrf]?)(?![a-z])")
 _BREAKS = {f"{_WORD}tab": "\t", f"{_WORD}br": "\n", f"{_WORD}cr": "\n"}
 
 
@@ -49,7 +52,8 @@ def read_pdf(data: bytes, name: str) -> Iterator[Part]:
             raise E2LLMError(f"{name}: the PDF file is encrypted; save it without a password")
         count, has_text, scans = len(file.pages), False, []
         for number, page in enumerate(file.pages, 1):
-            if text := page.extract_text().strip():
+            texts = [page.extract_text(), *_annotation_texts(page)]
+            if text := "\n".join(filter(None, map(str.strip, texts))):
                 has_text = True
                 yield f"page {number}", f"{text}\n\n"
             elif page.images:
@@ -66,6 +70,19 @@ def read_pdf(data: bytes, name: str) -> Iterator[Part]:
         raise E2LLMError(
             f"{name}: the PDF file has {count} page(s) and no text, as a scan; recognize its text (OCR) first"
         )
+
+
+def _annotation_texts(page: Any) -> Iterator[str]:
+    """Yield the values of the form fields of a page, and the texts of its comments."""
+    for item in page.get("/Annots") or ():
+        note = item.get_object()
+        if note.get("/Subtype") == "/Widget":
+            field = note if "/T" in note or "/Parent" not in note else note["/Parent"].get_object()
+            value = note.get("/V", field.get("/V"))
+            if isinstance(value, str) and value.strip() and value not in ("Off", "/Off"):
+                yield f"{field.get('/T', 'field')}: {value.removeprefix('/')}"
+        elif note.get("/Subtype") not in ("/Link", "/Popup") and isinstance(note.get("/Contents"), str):
+            yield note["/Contents"]
 
 
 # --- Word -------------------------------------------------------------------------------------------------
@@ -102,7 +119,10 @@ def read_docx(data: bytes, name: str) -> Iterator[Part]:
 
 
 def _aside(root: Any, kind: str) -> Iterator[Part]:
-    """Yield the text of a header or footer, or of each note or comment; separators of notes have a type."""
+    """Yield the text of a header, footer or drawing, or of each note or comment; separators have a type."""
+    if "/" in kind:
+        yield "", _drawn_text(root)
+        return
     if kind in ("header", "footer"):
         yield kind, _word_text(root).strip()
         return
@@ -151,10 +171,23 @@ def read_pptx(data: bytes, name: str) -> Iterator[Part]:
     with damage_of(name, "a PowerPoint file"):
         for number, slide in enumerate(pptx.Presentation(io.BytesIO(data)).slides, 1):
             texts = [text for shape in slide.shapes for text in _shape_texts(shape)]
+            for part in slide.part.rels.values():
+                if not part.is_external and part.reltype.endswith(("/chart", "/diagramData")):
+                    texts.append(_drawn_text(pptx.oxml.parse_xml(part.target_part.blob)))
             if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
                 texts.append(slide.notes_slide.notes_text_frame.text)
             if text := "\n".join(filter(None, map(str.strip, texts))).replace("\v", "\n"):
                 yield f"slide {number}", f"{text}\n\n"
+
+
+def _drawn_text(root: Any) -> str:
+    """The text of a chart, each row of its data once, or of SmartArt."""
+    texts = [
+        "".join(item.text or "" for item in line.iter(f"{_DRAWING}t")) for line in root.iter(f"{_DRAWING}p")
+    ]
+    caches = root.iter(*(f"{_CHART}{name}" for name in ("strCache", "multiLvlStrCache", "numCache")))
+    texts += [_row(item.text or "" for item in cache.iter(f"{_CHART}v")).rstrip() for cache in caches]
+    return "\n".join(filter(None, dict.fromkeys(texts)))
 
 
 def _shape_texts(shape: Any) -> Iterator[str]:
@@ -193,4 +226,5 @@ def read_rtf(data: bytes, name: str) -> Iterator[Part]:
     """
     striprtf = _library("striprtf.striprtf", "striprtf")
     with damage_of(name, "an RTF file"):
-        yield "", striprtf.rtf_to_text(data.decode("latin-1"), errors="replace").strip()
+        shown = _RTF_ASIDE.sub(r"\\line ", data.decode("latin-1"))  # striprtf drops these texts
+        yield "", striprtf.rtf_to_text(shown, errors="replace").strip()

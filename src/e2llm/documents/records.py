@@ -10,7 +10,8 @@ from e2llm.documents.faults import damage_of
 from e2llm.errors import E2LLMError
 from e2llm.file_bytes import decode_text
 
-_CUE = re.compile(r"(?:(\d+):)?(\d\d):(\d\d)[.,]\d{3}\s+-->.*")
+_CUE = re.compile(r"(?:(\d+):)?(\d\d?):(\d\d?)[.,]\d{1,3}\s+-->.*")
+_NOTES = re.compile(r"(?<=\n\n)(?:NOTE|STYLE|REGION)\b.*(?:\n.+)*")
 _SPEAKER = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _TAG = re.compile(r"</?[a-z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
 
@@ -22,19 +23,20 @@ def read_plain(data: bytes, name: str) -> Iterator[Part]:
 
 def read_subtitles(data: bytes, name: str) -> Iterator[Part]:
     """Yield the cues of SubRip or WebVTT subtitles; a place is the time at which a cue begins."""
-    found = False
-    for block in re.split(r"\n\s*\n", decode_text(data, name)):
-        lines = block.strip().split("\n")
-        for number, line in enumerate(lines[:2]):
-            if time := _CUE.match(line.strip()):
-                found = True
-                text = _TAG.sub("", _SPEAKER.sub(r"\1: ", "\n".join(lines[number + 1 :]))).strip()
-                yield f"{int(time[1] or 0):02}:{time[2]}:{time[3]}", f"{text}\n" if text else ""
-                break
-    if not found:
+    text = decode_text(data, name)
+    lines = (_NOTES.sub("", text) if text.startswith("WEBVTT") else text).split("\n")
+    times = {index: time for index, line in enumerate(lines) if (time := _CUE.match(line.strip()))}
+    if not times:
         raise E2LLMError(
             f"{name}: no line has times such as 00:12:05,000 --> 00:12:07,500; name a text without them .txt"
         )
+    for (start, time), end in zip(times.items(), [*[*times][1:], len(lines)], strict=True):
+        if end < len(lines) and end - 2 > start and lines[end - 1].strip() and not lines[end - 2].strip():
+            end -= 1  # the number or name of the next cue
+        cue = "\n".join(filter(str.strip, lines[start + 1 : end]))
+        cue = _TAG.sub("", _SPEAKER.sub(r"\1: ", cue)).strip()
+        hours, minutes, seconds = (int(item or 0) for item in time.groups())
+        yield f"{hours:02}:{minutes:02}:{seconds:02}", f"{cue}\n" if cue else ""
 
 
 def read_csv(data: bytes, name: str) -> Iterator[Part]:
@@ -52,11 +54,14 @@ def read_csv(data: bytes, name: str) -> Iterator[Part]:
 def read_notebook(data: bytes, name: str) -> Iterator[Part]:
     """Yield the cells of a Jupyter notebook: sources and what they printed."""
     with damage_of(name, "a Jupyter notebook"):
-        cells = json.loads(decode_text(data, name))["cells"]
-        for number, cell in enumerate(cells, 1):
-            texts = [_joined(cell["source"])]
+        notebook = json.loads(decode_text(data, name))
+        sheets = [notebook] if "cells" in notebook else notebook["worksheets"]  # before 2014
+        for number, cell in enumerate((cell for sheet in sheets for cell in sheet["cells"]), 1):
+            texts = [_joined(cell["source"] if "source" in cell else cell["input"])]
             for output in cell.get("outputs", ()):
                 texts.append(_joined(output.get("text", output.get("data", {}).get("text/plain", ""))))
+                if "evalue" in output:
+                    texts.append(f"{output['ename']}: {output['evalue']}")
             if text := "\n".join(filter(None, map(str.strip, texts))):
                 yield f"cell {number}", f"{text}\n\n"
 

@@ -1,9 +1,12 @@
-"""Your own texts: a file, or a folder of files of every format that is read."""
+"""Your own texts: a document, or a folder of documents."""
 
 from pathlib import Path
 
 from e2llm.data.data_set import Conversion, Records, data_set
-from e2llm.documents import LeftOut, iter_documents, list_folder
+from e2llm.documents import READERS, LeftOut, iter_documents
+from e2llm.file_bytes import NoTextError
+
+_TABLES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ipynb", ".xlsx", ".xlsm"})
 
 
 @data_set(
@@ -11,29 +14,44 @@ from e2llm.documents import LeftOut, iter_documents, list_folder
     description="your own texts: every document becomes one context to restate",
     licence="that of your texts",
     home="any folder of yours",
-    layout="a document, or a folder with documents at any depth",
+    layout="a document, or a folder with documents (.txt, .md, .pdf, .docx, ...) at any depth",
 )
 def text(run: Conversion, *, encoding: str = "") -> Records:
-    """Yield one text-only record per document; what `e2llm ask` leaves out of a folder is left out.
+    """Yield one text-only record per document; hidden files, tables and program text in folders are skipped.
 
     Args:
         run: The conversion.
-        encoding: The encoding of `.txt` and `.md` files; by default their bytes show it.
+        encoding: The encoding of plain texts; by default their bytes show it, and other formats are read.
     """
-    if not run.source.exists():
-        raise run.missing(run.source)
-    is_folder = run.source.is_dir()
-    root = run.source if is_folder else run.source.parent
+    root = run.source.parent if run.source.is_file() else run.source
+    files = [run.source] if run.source.is_file() else _documents_in(root)
+    if not files:
+        raise run.error("no document in this folder")
     left_out: list[LeftOut] = []
-    if encoding:
-        files = [file for file in list_folder(root).files if file.suffix.lower() in (".txt", ".md")]
-        texts = ((file, run.text(file, encoding)) for file in (files if is_folder else [run.source]))
-    else:
-        texts = ((Path(item.name), item.text) for item in iter_documents([run.source], left_out))
-    for path, content in texts:
-        if content.strip():
-            yield run.record(content, id=path.relative_to(root).as_posix())
-        else:
-            run.skip("empty file")
+    for path in files:
+        try:
+            if encoding:
+                texts = [(path, run.text(path, encoding))]
+            else:
+                texts = [(Path(item.name), item.text) for item in iter_documents([path], left_out)]
+        except NoTextError as error:
+            if error.reason != "empty":
+                raise
+            texts = [(path, "")]
+        for name, content in texts:
+            if content.strip():
+                yield run.record(content, id=name.relative_to(root).as_posix())
+            else:
+                run.skip("empty file")
     for item in left_out:
-        run.skip(f"{item.name}: {item.reason}" if item.is_loss else f"{item.reason} file")
+        run.skip(f"{item.name}: {item.reason}")
+
+
+def _documents_in(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in READERS.keys() - _TABLES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
