@@ -41,7 +41,7 @@ def test_a_prediction_of_a_task_without_scores_is_named(tmp_path):
     write_run(tmp_path, [prediction("qmsum", "full", "a", 0.5)])
     with (tmp_path / "predictions.jsonl").open("a") as stream:
         stream.write(json.dumps(prediction("other", "full", "a", 0.5)) + "\n")
-    with pytest.raises(E2LLMError, match="has answers to 'other', but scores.json has no such task"):
+    with pytest.raises(E2LLMError, match=r"has answers to 'other', but scores\.json has no such task"):
         read_run(tmp_path)
 
 
