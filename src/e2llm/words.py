@@ -187,10 +187,10 @@ def _stem(word: str) -> str:
     ASCII letters are taken for English. Other Latin words lose a plural s, and others stay.
     """
     if word.isascii():
-        return _stemmer("english").stemWord(word) if word.isalpha() else word
+        return str(_stemmer("english").stemWord(word)) if word.isalpha() else word
     for language, letters in _LANGUAGES.items():
         if letters.fullmatch(word):
-            return _stemmer(language).stemWord(word)
+            return str(_stemmer(language).stemWord(word))
     return (
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
     )
