@@ -7,7 +7,6 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from operator import mul
 
 import torch
 
@@ -57,7 +56,7 @@ class Content:
     def unknown_fraction(self) -> float:
         """The share of all characters that the encoder's vocabulary lacks, 0 to 1."""
         sizes = [len(text) for text in self.texts]
-        lacking = float(sum(map(mul, sizes, self.unknown_fractions)))
+        lacking = sum(size * share for size, share in zip(sizes, self.unknown_fractions, strict=False))
         return round(lacking / max(1, sum(sizes)), 4)
 
     @cached_property
