@@ -278,7 +278,7 @@ def test_attachments_and_files_of_equal_names_are_documents_with_names_of_their_
     id = client.post("/v1/contexts", files=files).json()["id"]
     file = served.state.contexts._file(id)
     documents = [(item["name"], item["text"].strip()) for item in json.loads(file.read_text())["documents"]]
-    assert documents[1:] == [("a.eml/page", "Two boats."), ("n.txt", "x"), ("n.txt (2)", "x")]
+    assert documents[1:] == [("a.eml/page.txt", "Two boats."), ("n.txt", "x"), ("n.txt (2)", "x")]
 
 
 def test_a_format_whose_library_the_server_lacks_is_refused(client, monkeypatch):
