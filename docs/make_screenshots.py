@@ -44,7 +44,7 @@ def take(page: Any, address: str, file: Path) -> None:
     page.locator("#question").press("Enter")
     page.locator(".savings").wait_for(timeout=300_000)
     if page.viewport_size["width"] > 600:
-        page.locator(".expanded button").first.click()
+        page.locator(".source").first.click()
         page.locator("#chunk").wait_for(state="visible")
         page.evaluate("() => scrollTo(0, 0)")
     page.screenshot(path=file)

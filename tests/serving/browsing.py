@@ -112,7 +112,7 @@ def ask(page: Any, question: str = QUESTION, max_tokens: int = 8) -> None:
 def answered(page: Any, number: int = 1) -> None:
     """Wait for the end of the answer to a question, the first or a later one."""
     expect(page.locator("#turns .cost .quiet").last).to_be_visible()
-    expect(page.locator("#turns li")).to_have_count(number)
+    expect(page.locator("#turns > li")).to_have_count(number)
     expect(page.locator("#askButton")).to_be_visible()
 
 

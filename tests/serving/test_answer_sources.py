@@ -122,6 +122,7 @@ def test_a_decoder_that_cannot_measure_says_so():
     engine = tiny_engine(decoder=tiny_decoder("mistral", sliding_window=16))
     body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "documents": [TEXT]}
     with serving(engine) as server, server.http() as http:
+        assert http.get(f"/v1/models/{MODEL}").json()["e2llm"]["measures_sources"] is False
         more = {"sources": "measured", "max_tokens": 3}
         answer = http.post("/v1/chat/completions", json={**body, **more})
         assert answer.status_code == 400

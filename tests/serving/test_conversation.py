@@ -156,6 +156,11 @@ def test_the_end_of_a_text_to_continue_stays_as_it_is():
     assert 15 < count(fitted.asked) <= 25
 
 
+@pytest.mark.parametrize("room", [0, 1, 4])
+def test_a_question_without_room_stays_whole(room):
+    assert fit(take(("user", "Where is the key?")), room).asked == "Where is the key?"
+
+
 WORDS = st.integers(1, 400).map(lambda number: "word " * number)
 TEXTS = st.lists(WORDS, min_size=1, max_size=4).map("\n\n".join)
 ROOM = 200

@@ -70,7 +70,7 @@ def answered_with_a_chunk_open(tab, address):
     tab.page.locator("#question").press("Enter")
     expect(tab.page.locator(".savings")).to_be_visible()
     tab.page.get_by_text("More settings").click()
-    tab.page.locator(".expanded button").first.click()
+    tab.page.locator(".source").first.click()
     expect(tab.page.locator("#chunk")).to_be_visible()
 
 
@@ -111,7 +111,7 @@ def test_all_can_be_done_without_a_mouse(browser, served):
         page.keyboard.press("Escape")
         expect(page.locator("#chunk")).to_be_hidden()
         expect(page.locator("#strip")).to_be_focused()
-        tab_to(page, ".expanded button")
+        tab_to(page, ".source")
         page.keyboard.press("Enter")
         expect(page.locator("#chunkText")).not_to_be_empty()
 
@@ -186,7 +186,7 @@ def test_colours_go_one_way_in_brightness_in_both_themes(browser, served):
       const { scaleOf } = await import("/static/page/colours.js");
       const brightness = (colour) => colour.match(/\\d+/g).map(Number)
         .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
-      return ["relevance", "fidelity"].map((name) => {
+      return ["relevance", "fidelity", "detail"].map((name) => {
         const colour = scaleOf(document.body, name);
         return Array.from({ length: 11 }, (_, step) => brightness(colour(step / 10)));
       });

@@ -36,6 +36,7 @@ def test_the_slider_turns_the_rate_and_the_answer_says_it(page):
     answered(page)
     assert sent.value.post_data_json["rate"] == 4
     expect(page.locator("#turns .cost")).to_contain_text("per chunk (rate 4)")
+    expect(page.locator(".sources li").first).to_contain_text("Given as a soft token for every 4 tokens.")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -228,7 +228,7 @@ class _Cutter:
             if longest.tokens > 2 * keep:
                 kept, removed = self.cut(longest.message.text, keep)
                 tokens = self._count(kept)
-                if tokens < longest.tokens:
+                if tokens < longest.tokens and (kept.strip() or not longest.message.stays):
                     longest.kept, longest.removed, longest.tokens = kept, removed, tokens
                     continue
             if least is None or keep <= least:

@@ -9,6 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from e2llm.inference.decoding.evidence import can_hide_chunks
 from e2llm.inference.dial import UNTRAINED
 from e2llm.serving.http.bodies import check_query
 from e2llm.serving.preparing import check_model
@@ -39,6 +40,7 @@ class ModelDetails(BaseModel):
     max_soft_tokens: int = Field(description="Largest `soft_tokens`, where that is the dial.")
     rates: list[int | str] = Field(description="Values of `rate`, finest first, where that is the dial.")
     note: str | None = Field(None, description="A warning about the model.")
+    measures_sources: bool = Field(description="Whether requests may have `sources: measured`.")
     window: int | None
     chunk_size_chars: int
     kv_cache_bytes_per_token: int
@@ -82,6 +84,7 @@ def _model(state: ServerState) -> ModelOut:
             max_soft_tokens=config.max_soft_tokens,
             rates=[*dial.rates] if dial.has_rate else [],
             note=None if state.engine.model.is_trained else UNTRAINED,
+            measures_sources=can_hide_chunks(state.engine.model),
             window=state.engine.window,
             chunk_size_chars=state.engine.processor.chunk_size_chars,
             kv_cache_bytes_per_token=state.engine.model.cache_bytes_per_token,

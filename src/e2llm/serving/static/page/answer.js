@@ -2,16 +2,21 @@
 
 import { make } from "../common/dom.js";
 import { bytes, count, counted, digits, seconds, times } from "../common/format.js";
+import { levelText } from "./levels.js";
 
 const ENDS = {
   stopped: "Stopped.",
   length: "Cut off: the answer reached its maximum length.",
 };
 
+const EXCERPT_CHARS = 160;
+const SIGNIFICANT_NATS = 1; // as on the server: hiding a chunk that does not matter loses less than this
+const MOST_TIMES = 1000;
+
 /** A turn of the conversation on the page. */
 export class TurnView {
   #text = make("div.answer");
-  #chunks = make("div.expanded");
+  #sources = make("div.sources");
   #cost = make("div.cost");
   #openChunk;
 
@@ -22,9 +27,9 @@ export class TurnView {
   constructor(turn, openChunk) {
     this.#openChunk = openChunk;
     const question = make("h3.question", {}, turn.question);
-    this.element = make("li", {}, question, this.#text, this.#chunks, this.#cost);
+    this.element = make("li", {}, question, this.#text, this.#sources, this.#cost);
     this.add(turn.answer);
-    this.showExpanded(turn.expanded);
+    this.showSources(turn);
     if (turn.state === "streaming") this.element.classList.add("streaming");
     else this.finish(turn);
   }
@@ -34,17 +39,25 @@ export class TurnView {
     this.#text.append(piece);
   }
 
-  /** @param {object[]} expanded Chunks that the decoder got as text. */
-  showExpanded(expanded) {
-    if (!expanded.length) {
-      this.#chunks.replaceChildren();
-      return;
-    }
-    const buttons = expanded.map((chunk) => {
-      const label = chunk.context_chunk === null ? chunk.document : `Chunk ${count(chunk.context_chunk + 1)}`;
-      return make("button.small", { type: "button", onclick: () => this.#openChunk(chunk) }, label);
+  /** @param {object} turn With the chunks that the answer may rest on; turns of older pages have none. */
+  showSources({ sources = [], dial }) {
+    const hadFocus = this.#sources.contains(document.activeElement);
+    const most = Math.max(...sources.map(({ weight }) => weight ?? 0));
+    const isClear = most >= SIGNIFICANT_NATS;
+    const items = sources.map((source, place) => {
+      const name = make("span.place", {}, `[${place + 1}] ${source.document}, ${source.place}`);
+      const excerpt = make("span.excerpt", {}, source.text.trim().slice(0, EXCERPT_CHARS));
+      const open = () => this.#openChunk(source);
+      return make(
+        "li",
+        {},
+        make("button.source", { type: "button", onclick: open }, name, " ", excerpt),
+        make("p.quiet", {}, isClear ? barOf(source.weight / most) : null, aboutSource(source, dial)),
+      );
     });
-    this.#chunks.replaceChildren(make("span.quiet", {}, "Given as full text:"), ...buttons);
+    const title = make("h4.quiet", {}, isClear ? "Sources" : "Possible sources");
+    this.#sources.replaceChildren(...(items.length ? [title, make("ol", {}, ...items)] : []));
+    if (hadFocus) this.#sources.querySelector("button")?.focus();
   }
 
   /** @param {object} turn The turn, at its end. */
@@ -54,6 +67,22 @@ export class TurnView {
     if (!turn.answer && turn.state === "done") this.#text.append(make("span.quiet", {}, "The answer is empty."));
     this.#cost.replaceChildren(...(end ? [make("p.end", {}, end)] : []), ...costOf(turn));
   }
+}
+
+/** What the decoder got of a source, and what the answer would be without it. */
+function aboutSource({ level, weight }, dial) {
+  const given = `Given as ${levelText(level, dial)}.`;
+  if (weight === null) return given;
+  if (weight < SIGNIFICANT_NATS) return `${given} The answer hardly depends on it.`;
+  const ratio = Math.exp(weight);
+  const factor = ratio > MOST_TIMES ? `over ${count(MOST_TIMES)}` : digits(Number(ratio.toPrecision(2)));
+  return `${given} Without it, the answer is ${factor} times less likely.`;
+}
+
+function barOf(share) {
+  const bar = make("span.bar", { "aria-hidden": "true" }, make("span"));
+  bar.firstChild.style.width = `${Math.min(100, Math.max(0.5, share * 100))}%`;
+  return bar;
 }
 
 function costOf({ usage, timing }) {
@@ -96,10 +125,8 @@ function savingsOf(usage, timing) {
 }
 
 function saving(name, value, share, against) {
-  const bar = make("span.bar", { "aria-hidden": "true" }, make("span"));
-  bar.firstChild.style.width = `${Math.min(100, Math.max(0.5, share * 100))}%`;
   const number = make("dd.number", {}, value);
-  return make("div", {}, make("dt", {}, name), number, make("dd.quiet", {}, bar, ...against));
+  return make("div", {}, make("dt", {}, name), number, make("dd.quiet", {}, barOf(share), ...against));
 }
 
 /** Earlier questions are compressed with their answers, so an odd number counts the new message as well. */

@@ -26,7 +26,7 @@ const strip = new StripView(lens, openChunk);
 const dials = new Dials(onDials);
 const panel = new ChunkPanel({ step: openChunk, measure: measureChunk, closed: () => strip.showOpen(null) });
 const reader = new Reader(client, { read: onRead, failed: fail, begun: onBegun });
-const chat = new Chat(client, { openChunk: openGiven, expanded: markExpanded, failed: fail, busy: showBusy });
+const chat = new Chat(client, { openChunk: openGiven, given: showGiven, failed: fail, busy: showBusy });
 
 // --- what is looked at --------------------------------------------------------------------------------------
 
@@ -38,6 +38,7 @@ async function start() {
     byId("keySection").hidden = true;
     byId("modelName").textContent = model.id;
     dials.model = model;
+    lens.dial = chat.dial = model.e2llm.dial;
     await listContexts();
     await route();
   } catch (error) {
@@ -156,9 +157,10 @@ function compare() {
   lens.compare(byId("question").value.trim() || lastQuestion, dials.select);
 }
 
-function markExpanded(chunks) {
-  const kept = chunks.filter((chunk) => context && chunk.context_id === context.id);
-  strip.mark(kept.map((chunk) => chunk.context_chunk));
+/** Show on the strip what the last answer got, and rests on. */
+function showGiven({ sources = [], levels = [] } = {}) {
+  lens.levels = context ? levels : [];
+  strip.mark(sources.map(({ context_id, context_chunk }) => (context_id === context?.id ? context_chunk : null)));
 }
 
 async function openChunk(index) {
@@ -218,7 +220,7 @@ async function ask() {
   field.value = "";
   lastQuestion = question;
   compare();
-  const isAnswered = await chat.ask(question, dials.request);
+  const isAnswered = await chat.ask(question, dials.request, context?.chunks ?? 0);
   if (!isAnswered && !field.value) field.value = question;
 }
 

@@ -15,11 +15,15 @@ export class Chat {
   #turns = [];
   #answering = null;
 
+  /** The field that sets the compression: "soft_tokens" or "rate". */
+  dial = "soft_tokens";
+
   /**
    * @param {import("../common/client.js").Client} client Asks the server.
-   * @param {{openChunk: (chunk: object) => void, expanded: (chunks: object[]) => void,
+   * @param {{openChunk: (chunk: object) => void, given: (turn: object | undefined) => void,
    *     failed: (error: Error) => void, busy: (isBusy: boolean) => void}} on What to do when a chunk is to be
-   *     opened, when it is known which were given as text, when something went wrong, and around an answer.
+   *     opened, when sources and levels of the last turn are known, when something went wrong, and around an
+   *     answer.
    */
   constructor(client, on) {
     this.#client = client;
@@ -33,7 +37,7 @@ export class Chat {
     this.#contextId = contextId;
     this.#turns = loadTurns(contextId);
     byId("turns").replaceChildren(...this.#turns.map((turn) => this.#view(turn).element));
-    this.#on.expanded(this.#turns.at(-1)?.expanded ?? []);
+    this.#on.given(this.#turns.at(-1));
     this.#tidy();
   }
 
@@ -60,16 +64,16 @@ export class Chat {
    *
    * @param {string} question The next message.
    * @param {object} settings Fields of the request: model, soft_tokens, expand and so on.
+   * @param {number} numChunks Chunks of the context; those of compressed messages follow them.
    * @returns {Promise<boolean>} False if nothing came of it, and the question is to be asked again.
    */
-  async ask(question, settings) {
-    const turn = { question, answer: "", state: "streaming", expanded: [] };
+  async ask(question, settings, numChunks) {
+    const turn = { question, answer: "", state: "streaming", sources: [], dial: this.dial };
     const [contextId, turns] = [this.#contextId, this.#turns];
     const request = {
       ...settings,
       messages: [...messagesOf(turns), { role: "user", content: question }],
       ...(contextId && { context_ids: [contextId] }),
-      return_expanded: true,
     };
     turns.push(turn);
     const view = this.#view(turn);
@@ -77,7 +81,9 @@ export class Chat {
     this.#begin();
     const answering = (this.#answering = new AbortController());
     try {
-      for await (const chunk of this.#client.answer(request, answering.signal)) this.#take(chunk, turn, view);
+      for await (const chunk of this.#client.answer(request, answering.signal)) {
+        this.#take(chunk, turn, view, numChunks);
+      }
       turn.state = "done";
     } catch (error) {
       turn.state = isAbort(error) ? "stopped" : "broken";
@@ -96,17 +102,18 @@ export class Chat {
     return !isEmpty;
   }
 
-  #take(chunk, turn, view) {
+  #take(chunk, turn, view, numChunks) {
     const [choice] = chunk.choices;
     if (choice?.delta.content) {
       turn.answer += choice.delta.content;
       following(() => view.add(choice.delta.content));
     }
     if (choice?.finish_reason) turn.finish = choice.finish_reason;
-    if (chunk.e2llm && !turn.usage) {
-      turn.expanded = chunk.e2llm.expanded;
-      view.showExpanded(turn.expanded);
-      this.#on.expanded(turn.expanded);
+    if (chunk.e2llm) {
+      [turn.sources] = chunk.e2llm.sources;
+      turn.levels = chunk.e2llm.levels.slice(0, numChunks);
+      following(() => view.showSources(turn));
+      this.#on.given(turn);
     }
     if (chunk.usage) {
       turn.usage = chunk.usage;
@@ -129,7 +136,8 @@ export class Chat {
     this.#answering = null;
     this.#on.busy(false);
     this.#tidy();
-    if (!isEmpty) announce(turn.state === "stopped" ? "Stopped." : `Answer: ${turn.answer}`);
+    if (isEmpty) this.#on.given(this.#turns.at(-1));
+    else announce(turn.state === "stopped" ? "Stopped." : `Answer: ${turn.answer}`);
   }
 
   #tidy() {
@@ -138,7 +146,11 @@ export class Chat {
   }
 
   #save(contextId, turns) {
-    const kept = turns.map((turn) => (turn.state === "streaming" ? { ...turn, state: "stopped" } : turn));
+    const kept = turns.map((turn, place) => ({
+      ...turn,
+      state: turn.state === "streaming" ? "stopped" : turn.state,
+      levels: place === turns.length - 1 ? turn.levels : undefined, // many, and shown of the last turn only
+    }));
     if (saveTurns(contextId, kept)) return;
     announce("This conversation is too long to survive a reload of the page.");
   }

@@ -26,3 +26,14 @@ export function scaleOf(element, name) {
  * @returns {string} Its value.
  */
 export const colourOf = (element, name) => getComputedStyle(element).getPropertyValue(`--${name}`).trim();
+
+/**
+ * @param {string} name Of a scale.
+ * @param {number} share 0 to 1.
+ * @returns {string} The colour there in CSS, so that it follows the theme.
+ */
+export function colourInCss(name, share) {
+  const from = share < 0.5 ? 0 : 1;
+  const part = 100 * (share * 2 - from);
+  return `color-mix(in srgb, var(--${name}-${from}), var(--${name}-${from + 1}) ${part}%)`;
+}

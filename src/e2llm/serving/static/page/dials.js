@@ -56,6 +56,7 @@ export class Dials {
       ...(expand < 0 ? {} : { expand }), // else the server's choice
       max_tokens: Number(byId("maxTokens").value),
       select: this.select,
+      sources: this.#model.e2llm.measures_sources ? "measured" : "ranked",
       overflow: byId("overflow").checked ? "select" : "error",
     };
   }

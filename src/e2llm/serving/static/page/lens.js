@@ -1,6 +1,7 @@
-// What the strip is coloured by: relevance to the question, or fidelity, fetched as far as it is wanted.
+// What the strip is coloured by: relevance to the question, fidelity, fetched as far as it is wanted, or detail.
 
 import { isAbort } from "../common/client.js";
+import { levelsIn } from "./levels.js";
 
 const SLICE = 16;
 
@@ -13,7 +14,7 @@ export class Lens {
   #measuring = null;
   #known = new Map();
 
-  /** "relevance" or "fidelity". */
+  /** "relevance", "fidelity" or "detail". */
   mode = "relevance";
   /** The context from the server, or null. */
   context = null;
@@ -23,6 +24,10 @@ export class Lens {
   scores = null;
   /** Soft tokens per chunk, or the rate, that fidelity is measured with; empty for the model's own. */
   level = {};
+  /** What the decoder got of each chunk for the last answer; empty if there is none. */
+  levels = [];
+  /** What the numbers of levels are: "soft_tokens" or "rate". */
+  dial = "soft_tokens";
 
   /**
    * @param {import("../common/client.js").Client} client Asks the server.
@@ -132,6 +137,7 @@ export class Lens {
   /** @returns {(number | null)[]} What the colours stand for, by chunk. */
   get values() {
     const chunks = this.context?.chunks ?? 0;
+    if (this.mode === "detail") return Array(chunks).fill(null); // not a number
     if (this.mode === "relevance") return this.scores ?? Array(chunks).fill(null);
     const known = this.fidelity;
     return Array.from({ length: chunks }, (_, index) => known.get(index)?.score ?? null);
@@ -146,6 +152,10 @@ export class Lens {
 
   /** @returns {(number | null)[]} The values, stretched so that the least is 0 and the greatest 1. */
   get shares() {
+    if (this.mode === "detail") {
+      const found = levelsIn(this.levels, this.dial);
+      return this.levels.map((level) => found.get(level).share);
+    }
     const [low, high] = this.range ?? [0, 0];
     return this.values.map((value) => {
       if (value === null) return null;

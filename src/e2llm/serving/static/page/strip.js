@@ -49,7 +49,7 @@ export class Strip {
   shares = [];
   /** Name of the scale of colours. */
   scale = "relevance";
-  /** Chunks that were given as text. @type {Set<number>} */
+  /** Chunks to mark. @type {Set<number>} */
   marks = new Set();
   /** First chunks of the second and later documents. @type {Set<number>} */
   breaks = new Set();

@@ -2,6 +2,8 @@
 
 import { byId, make } from "../common/dom.js";
 import { count, counted, digits } from "../common/format.js";
+import { colourInCss } from "./colours.js";
+import { levelText, levelsIn } from "./levels.js";
 import { Strip } from "./strip.js";
 
 const HINT = "Choose a chunk to see its text.";
@@ -11,6 +13,7 @@ export class StripView {
   #lens;
   #open;
   #strip;
+  #sources = [];
   #shownNotable = "";
 
   /**
@@ -62,11 +65,11 @@ export class StripView {
     this.#strip.cursor = 0;
   }
 
-  /** @param {number[]} indices Chunks that the latest answer got as text. */
+  /** @param {(number | null)[]} indices Sources of the last answer, in order; null for one of elsewhere. */
   mark(indices) {
-    this.#strip.marks = new Set(indices);
-    this.#strip.describe();
-    this.#strip.draw();
+    this.#sources = indices;
+    this.#strip.marks = new Set(indices.filter((index) => index !== null));
+    this.update();
   }
 
   /** @param {number | null} index The chunk whose text is open. */
@@ -82,11 +85,14 @@ export class StripView {
     const span = this.#lens.context.spans[index];
     const value = this.#lens.values[index];
     const document = this.#lens.context.documents[span.document].name;
+    const { mode, levels, dial } = this.#lens;
+    const source = this.#sources.indexOf(index);
     return [
       `Chunk ${count(index + 1)} of ${count(this.#lens.context.chunks)}`,
       `${document}, characters ${count(span.start)} to ${count(span.end)}`,
-      value === null ? `${this.#lens.mode} unknown` : `${this.#lens.mode} ${digits(value)}`,
-      ...(this.#strip.marks.has(index) ? ["given as full text"] : []),
+      ...(mode === "detail" ? [] : [value === null ? `${mode} unknown` : `${mode} ${digits(value)}`]),
+      ...(index < levels.length ? [`given as ${levelText(levels[index], dial)}`] : []),
+      ...(source >= 0 ? [`source ${source + 1} of the last answer`] : []),
     ].join(", ");
   }
 
@@ -109,7 +115,29 @@ export class StripView {
     byId("ramp").className = `ramp ${mode}`;
     byId("legendLow").textContent = range ? digits(range[0]) : "";
     byId("legendHigh").textContent = range ? digits(range[1]) : "";
-    byId("lensText").textContent = mode === "relevance" ? this.#relevanceText() : this.#fidelityText();
+    byId("unknownKey").hidden = mode === "detail" && this.#lens.levels.length > 0;
+    byId("sourceKey").hidden = !this.#strip.marks.size;
+    byId("levelKeys").replaceChildren(...(mode === "detail" ? this.#levelKeys() : []));
+    const texts = {
+      relevance: () => this.#relevanceText(),
+      fidelity: () => this.#fidelityText(),
+      detail: () => this.#detailText(),
+    };
+    byId("lensText").textContent = texts[mode]();
+  }
+
+  #levelKeys() {
+    const { levels, dial } = this.#lens;
+    return [...levelsIn(levels, dial)].map(([level, { share, chunks }]) => {
+      const swatch = make("span.swatch");
+      if (share !== null) swatch.style.background = colourInCss("detail", share);
+      return make("span.key", {}, swatch, `${levelText(level, dial)}: ${counted(chunks, "chunk")}`);
+    });
+  }
+
+  #detailText() {
+    if (!this.#lens.levels.length) return "Ask a question to see what the decoder gets of each chunk.";
+    return "What the decoder got of each chunk for the last answer: full text, soft tokens (fine to coarse) or nothing.";
   }
 
   #relevanceText() {
