@@ -72,7 +72,7 @@ def test_ctrl_c_ends_a_process_with_130_and_one_line():
     code = (
         "import signal, e2llm.cli.opening, e2llm.cli.main as cli\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
-        "e2llm.cli.opening.read_documents = lambda paths: signal.raise_signal(signal.SIGINT)\n"
+        "e2llm.cli.opening.read_documents = lambda *_: signal.raise_signal(signal.SIGINT)\n"
         "cli.sys.argv = ['e2llm', 'ask', 'x', 'Who?']\n"
         "cli.main()"
     )
