@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from e2llm import ChatSession
 from e2llm.documents import Document, documents_of, load_documents, read_bytes
 from e2llm.documents.loading import path_of
 
@@ -100,3 +101,14 @@ def test_the_old_module_gives_the_same_class_with_a_warning():
     assert Old is Document
     with pytest.raises(ImportError, match="Motor"):
         from e2llm.inference.documents import Motor  # noqa: F401
+
+
+def test_texts_read_at_once_or_one_after_another_have_names_of_their_own(engine, tmp_path):
+    (tmp_path / "a.txt").write_text("From a file.")
+    names = [item.name for item in documents_of(["One.", tmp_path / "a.txt", "Two."])]
+    assert names == ["text 1", str(tmp_path / "a.txt"), "text 3"]
+    session = ChatSession(engine)
+    for text in ("One boat.", "Two boats."):
+        session.add(text)
+    session.context.append("Three boats.")
+    assert [item.name for item in session.context.documents] == ["text", "text 2", "text 3"]
