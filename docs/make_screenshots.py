@@ -5,7 +5,7 @@ Serve the embedded model first, then, from the repository's root:
     e2llm serve smol --port 8000
     python docs/make_screenshots.py http://127.0.0.1:8000
 
-They need playwright with a Chromium; `--chromium` names one that is installed.
+They need Pillow, and playwright with a Chromium; `--chromium` names one that is installed.
 """
 
 import argparse
@@ -13,15 +13,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 BOOK = Path("examples/anne_of_green_gables.txt")
 EXCERPT_CHARS = 60_000  # at all eight soft tokens per chunk, the window of the embedded model has room for it
-QUESTION = "What did Matthew say to Marilla about the girl?"
+QUESTION = "What did the girl name Barry's pond?"
+COLOURS = 256  # of a picture, so that the files stay small
 PLOTS = Path("docs/plots")
 WIDE = {"viewport": {"width": 1280, "height": 1120}}
 PHONE = {"viewport": {"width": 375, "height": 780}, "device_scale_factor": 2, "is_mobile": True}
 SHOTS: dict[str, dict[str, Any]] = {
     "page-light.png": {**WIDE, "color_scheme": "light"},
-    "page-dark.png": {**WIDE, "color_scheme": "dark"},
     "page-phone.png": {**PHONE, "color_scheme": "light"},
 }
 
@@ -48,6 +50,8 @@ def take(page: Any, address: str, file: Path) -> None:
         page.locator("#chunk").wait_for(state="visible")
         page.evaluate("() => scrollTo(0, 0)")
     page.screenshot(path=file)
+    picture = Image.open(file).convert("RGB")
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
 
 
 def main() -> None:
