@@ -181,7 +181,7 @@ def test_the_first_line_may_begin_with_a_mark_and_a_bad_line_does_not_end_a_conv
     result = run("chat", "--model", model)
     assert (result.code, result.out.count("\n")) == (0, 1)
     added, *told = result.err.splitlines()
-    assert added.startswith("added 1 source(s), 5 chunks")
+    assert added.startswith("added 1 source, 5 chunks")
     assert [line.partition(": ")[2].partition(", ")[0] for line in told] == [
         "this line: byte 0 is not valid utf-8",
         "this line: contains zero bytes",

@@ -1,4 +1,4 @@
-"""Every example of docs/commands.md runs, in the order in which they stand there."""
+"""Every example of docs/commands.md runs, each block by itself and in its order."""
 
 import io
 import re
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from e2llm import ChunkStore
 from tiny_models import TEXT
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
+BLOCKS = [
+    [line for line in block.replace("\\\n", "").splitlines() if line.startswith("e2llm ")]
     for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.replace("\\\n", "").splitlines()
-    if line.startswith("e2llm ")
 ]
+COMMANDS = [line for block in BLOCKS for line in block]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
         '{"context": "The key is under the stone. ", "prompt": "Where is it?", "answer": "under the stone"}\n'
     )
     (folder / "records.jsonl").write_text(record * 4)
+    ChunkStore(folder / "kept.store").close()
     for name in ("recipes", "examples"):
         (folder / name).symlink_to(ROOT / name)
     return folder
@@ -45,10 +46,11 @@ def test_every_command_has_an_example():
     assert {shlex.split(line)[1] for line in COMMANDS} == names
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_the_example_runs(run, folder, monkeypatch, line):
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: " ".join(block[:1]))
+def test_the_examples_run(run, folder, monkeypatch, block):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Where is the key?\n")))
-    result = run(*shlex.split(line)[1:])
-    assert result.code == 0, result.err
-    assert result.out
+    for line in block:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Where is the key?\n")))
+        result = run(*shlex.split(line)[1:])
+        assert result.code == 0, (line, result.err)
+        assert result.out, line
