@@ -44,7 +44,7 @@ def hide(laid, ids, places, cache):
 
 
 def test_sources_are_listed_with_their_weight_and_open_from_the_answer(opened, client, context, monkeypatch):
-    monkeypatch.setattr("e2llm.inference.sources.hide_chunks", hide)
+    monkeypatch.setattr("e2llm.inference.decoding.sources.hide_chunks", hide)
     plain = opened.locator("#strip").screenshot()
     with opened.expect_request("**/chat/completions") as sent:
         ask(opened)
