@@ -139,7 +139,7 @@ def test_too_little_code_for_a_length_is_an_error(repository):
 
 
 def test_a_folder_without_code_is_an_error(tmp_path):
-    with pytest.raises(E2LLMError, match=r"has 0 Python file\(s\)"):
+    with pytest.raises(E2LLMError, match="has 0 Python files"):
         list(CodeCompletionTask().items(request(code=tmp_path)))
 
 
