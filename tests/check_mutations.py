@@ -36,6 +36,13 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(
+        "hide_chunks: the chunk stays visible",
+        "inference/decoding/evidence.py",
+        "visible[copy, :, slice(*span)] = False",
+        "visible[copy, :, slice(*span)] = True",
+        "tests/inference/test_sources.py",
+    ),
+    Mutation(
         "split_text: a chunk lost at the end",
         "chunking.py",
         "return [Chunk(start, end, text[start:end]) for start, _, end in spans]",
@@ -115,8 +122,8 @@ MUTATIONS = [
     Mutation(
         "best_first: the least relevant chunks first",
         "inference/planning.py",
-        "sorted(range(len(scores)), key=lambda index: (-scores[index], index))",
-        "sorted(range(len(scores)), key=lambda index: (scores[index], index))",
+        "(-scores[index], index not in preferred, index)",
+        "(scores[index], index not in preferred, index)",
         "tests/inference/test_planning.py",
     ),
     Mutation(
