@@ -178,16 +178,28 @@ def test_the_preflight_of_openais_client_in_a_page_is_allowed(locked):
         ("capacitor://localhost", "capacitor://localhost"),
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
         ("vscode-webview://1a2b", "vscode-webview://1a2b"),
-        ("file://", "file://"),
         ("http://localhost:3000/", "http://localhost:3000"),
         ("HTTPS://App.example:443", "https://app.example"),
+        ("https://München.de:8443", "https://xn--mnchen-3ya.de:8443"),
     ],
 )
 def test_every_origin_that_a_browser_sends_can_be_named(given, sent):
     assert ServerSettings(cors_origins=given).cors_origins == (sent,)
 
 
-@pytest.mark.parametrize("origin", ["null", "https://*.example.org", "example.org", "https://a.org/page"])
+NO_ORIGINS = [
+    "null",
+    "https://*.example.org",
+    "example.org",
+    "https:a.org",
+    "https://a.org/page",
+    "https://user@a.org",
+    "https://ü..org",
+    "file://",
+]
+
+
+@pytest.mark.parametrize("origin", NO_ORIGINS)
 def test_what_is_no_origin_or_stands_for_many_is_refused(origin):
     with pytest.raises(E2LLMError, match=r"cors_origins must be origins such as"):
         ServerSettings(cors_origins=(origin,))

@@ -96,6 +96,13 @@ def test_citations_of_a_stream_are_refused(http, context_id):
     assert answer.json()["error"]["param"] == "citations"
 
 
+def test_citations_with_ranked_sources_are_refused(http):
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "?"}]}
+    answer = http.post("/v1/chat/completions", json={**body, "sources": "ranked", "citations": True})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "sources")
+    assert "citations need sources: measured" in answer.json()["error"]["message"]
+
+
 def test_a_stream_tells_its_ranked_sources_first_and_measured_ones_last(served, context_id):
     with served.openai() as client:
         parts = list(

@@ -25,7 +25,7 @@ OFF = {"presence_penalty": 0, "frequency_penalty": 0}
 CLIENTS = {
     "openai-node": ({}, [SYSTEM, FIRST, {**SAID, "refusal": None, "annotations": [], "parsed": None}, NEXT]),
     "langchain": (
-        {"n": 1, "stream": False, "temperature": 0.7, "logit_bias": {}, "parallel_tool_calls": None},
+        {"n": 1, "stream": False, "temperature": 0.7, "logit_bias": {"50": 0}, "parallel_tool_calls": None},
         [SYSTEM, {**FIRST, "name": None}, {**SAID, "name": None}, NEXT],
     ),
     "langchain with blocks": (

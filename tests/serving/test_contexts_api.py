@@ -43,6 +43,16 @@ def test_a_context_tells_what_it_holds(client, served):
     assert got["version"] == 1
 
 
+def test_a_context_tells_what_the_encoder_does_not_know_and_a_chunk_size_that_it_cuts(client):
+    plain = create(client)
+    assert (plain["unknown_fraction"], plain["note"]) == (0, None)
+    made = create(client, text=f"{TEXT} ж", chunk_size_chars=2000)
+    assert 0 < made["unknown_fraction"] < 0.1
+    assert made["note"].startswith("chunks of 2,000 characters were requested, but the encoder reads at most")
+    got = client.get(f"/v1/contexts/{made['id']}").json()
+    assert got["unknown_fraction"] == made["unknown_fraction"]
+
+
 def test_chunks_come_with_their_texts_and_join_to_the_document(client):
     made = create(client)
     first = client.get(f"/v1/contexts/{made['id']}/chunks", params={"count": 2}).json()

@@ -224,3 +224,32 @@ def test_a_message_without_end_is_not_counted_whole():
 
     compress(take(("user", "Where is it? " + "harbour " * 400_000)), 300, counting)
     assert sum(counted) < 100_000
+
+
+LETTER = "The boats lay in the harbour and the wind came from the north. " * 400
+LINES = "\n\n".join(f"It rained on day {number}." for number in range(20))
+ASKED = "Which key opens the door of the tower?"
+
+
+@pytest.mark.parametrize("room", [20, 60, 400, 4000])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (LETTER, "\r\n\r\n", ASKED, "\r\n\r\n", LETTER),
+        (LETTER, "\n", ASKED, "\n", LETTER),
+        (LETTER, "\n", ASKED[:-1], "\n", LETTER),
+        (LETTER, "\n \n", ASKED, "\n\n\n", LETTER),
+        (LINES, "\n\n", LETTER, "\n\n", ASKED, "\n\n", LETTER, "\n\n", LINES),
+        (LINES, "\n\n", LETTER, "\n\n", ASKED[:-1], "\n\n", LETTER, "\n\n", LINES),
+        ("Hello!\n\n", LETTER, "\n\n", LETTER, "\n\n", ASKED),
+    ],
+)
+def test_the_question_stays_wherever_it_stands_in_a_message(parts, room):
+    fitted = fit(take(("user", "".join(parts))), room)
+    assert ASKED[:-1] in fitted.asked
+    assert count(fitted.asked) <= room - room // 8
+
+
+def test_short_paragraphs_have_a_share_of_the_room():
+    fitted = fit(take(("user", f"{LINES}\n\n{LETTER}\n\n{LINES}")), 4000)
+    assert fitted.asked == f"{LINES}\n\n{LINES}"

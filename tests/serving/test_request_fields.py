@@ -170,6 +170,8 @@ def test_messages_are_taken_as_text(message, text):
         ({"content": [{"type": "text", "text": {"value": "a"}}]}, "part 0: text must be a string"),
         ({"content": [7]}, "part 0 must be a text or an object"),
         ({"content": "What is it?", "images": ["iVBO"]}, "images are not supported"),
+        ({"content": "What is it?", "attachments": [{"id": "a"}]}, "attachments are not supported"),
+        ({"content": "What is it?", "files": ["a.pdf"]}, "send files to /v1/contexts"),
         ({"role": "assistant", "audio": {"id": "a"}}, "send a transcript"),
         ({"role": "narrator", "content": "a"}, "messages.0.role"),
         ({"content": {"text": "a"}}, "messages.0.content"),

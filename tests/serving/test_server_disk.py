@@ -59,6 +59,16 @@ def test_a_server_with_a_damaged_store_starts_and_answers(tmp_path):
         assert http.post("/v1/chat/completions", json={**ask, "max_tokens": 2}).status_code == 200
 
 
+def test_a_link_without_a_file_is_logged_once(client, served, caplog):
+    folder = served.state.store.path.parent
+    link = next(folder.rglob("contexts")) / f"ctx_{'a' * 24}.json"
+    link.symlink_to(folder / "gone")
+    for _ in range(2):
+        assert client.get("/v1/contexts").status_code == 200
+    link.unlink()
+    assert [record.message.split(":")[0] for record in caplog.records].count(str(link)) == 1
+
+
 def test_a_damaged_context_is_an_error_of_the_server_and_hides_no_other(client, served):
     damaged, other = (client.post("/v1/contexts", json={"text": "A blue stone."}).json()["id"] for _ in "ab")
     file = next(served.state.store.path.parent.rglob(f"{damaged}.json"))

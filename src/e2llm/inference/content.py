@@ -257,21 +257,20 @@ def _split(
     )
 
 
-def note_token_limit(content: Content, splitting: Splitting, processor: E2LLMProcessor) -> None:
-    """Warn once if the encoder's limit, not the chunk size that a caller asked for, sets the chunks' size."""
+def note_on_limit(content: Content, splitting: Splitting, processor: E2LLMProcessor) -> str | None:
+    """Return a note if the encoder's limit, not the chunk size that was asked for, sets the chunks' size."""
     asked = splitting.chunk_size_chars
     longest = max((chunk.end - chunk.start for chunk in content.chunks), default=0)
     by_size = (
         len(split_text(document.text, asked, splitting.overlap_chars, document.kind or splitting.kind))
         for document in content.documents
     )
-    if longest < asked and sum(by_size) < len(content.chunks):
-        warnings.warn(
-            f"chunks of {asked:,} characters were requested, but the encoder reads at most "
-            f"{processor.max_chunk_tokens:,} tokens at once: the longest chunk has {longest:,} characters",
-            E2LLMWarning,
-            stacklevel=3,
-        )
+    if longest >= asked or sum(by_size) >= len(content.chunks):
+        return None
+    return (
+        f"chunks of {asked:,} characters were requested, but the encoder reads at most "
+        f"{processor.max_chunk_tokens:,} tokens at once: the longest chunk has {longest:,} characters"
+    )
 
 
 def _repeated_texts(documents: Sequence[Document], chunks: list[Chunk], owners: list[int]) -> list[str]:

@@ -1,6 +1,7 @@
 """Read a text of any length once; then ask, stream, restate and summarize."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,9 +11,9 @@ import torch
 
 from e2llm.documents import Document, documents_of
 from e2llm.documents.loading import Readable
-from e2llm.errors import E2LLMError
+from e2llm.errors import E2LLMError, E2LLMWarning
 from e2llm.inference.answer import Answer, Doubt, Source
-from e2llm.inference.content import Content, Splitting, note_token_limit, read_content
+from e2llm.inference.content import Content, Splitting, note_on_limit, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
@@ -142,8 +143,8 @@ class Engine:
         if not any(document.text.strip() for document in documents):
             raise E2LLMError("the context is empty; give a text to read")
         content = read_content(documents, splitting, self.reader, store=store, progress=progress)
-        if chunk_size_chars is not None:
-            note_token_limit(content, splitting, self.processor)
+        if chunk_size_chars is not None and (note := note_on_limit(content, splitting, self.processor)):
+            warnings.warn(note, E2LLMWarning, stacklevel=2)
         return self.bind(content, splitting, time.perf_counter() - started, store=store)
 
     def read_text(self, text: str, **options: Any) -> Context:

@@ -1,10 +1,11 @@
 """Turn messages into a question with its history; turn what does not fit the window into documents.
 
 Each message is cut by itself, the longest first, so that a pasted document never takes the place of what is
-asked about it. A message that is cut keeps its beginning, its end and some short paragraphs as text: people
-write there what they want done with a text that they paste.
+asked about it. A message that is cut keeps its questions, its beginning, its end and some short
+paragraphs as text: people write there what they want done with a text that they paste.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,7 +17,10 @@ from e2llm.serving.requests import MessageIn, name_of_call
 
 _MOST_CHARS = 32  # of a token, in any natural text; what is longer is too long, and need not be counted
 _PARAGRAPH_CHARS = 8  # the same of the mean token of a paragraph
-_SHORT_TOKENS = 32  # of all paragraphs that stay between the first and the last; more would choose the chunks
+_QUESTION_TOKENS = 32  # of questions that stay where a third of what is kept is less
+_QUESTION_MARKS = ("?", "？", "؟")
+_LINE_CHARS = 1000  # a paragraph with a longer line has one paragraph on each line
+_EMPTY_LINES = re.compile(r"\n\s*\n")
 Counter = Callable[[str], int]
 
 
@@ -243,11 +247,11 @@ class _Cutter:
             head = self._take(text.split("\n\n", 1)[0], keep // 4)
             tail = self._take(text[len(head) :], keep - keep // 4, from_end=True)
             return f"{head.rstrip()}\n\n{tail}".lstrip("\n"), text[len(head) : len(text) - len(tail)]
-        blocks = text.strip().split("\n\n")
+        blocks = _paragraphs(text, min(_LINE_CHARS, keep * _PARAGRAPH_CHARS))
         short = self._short(blocks, keep)
         last = len(blocks) - 1
         open_ends = sum(end not in short for end in (0, last))
-        share = (keep - sum(short.values())) // max(1, open_ends)
+        share = max(0, keep - sum(short.values())) // max(1, open_ends)
         kept, removed = [], []
         for index, block in enumerate(blocks):
             if index in short:
@@ -260,18 +264,28 @@ class _Cutter:
         return "\n\n".join(item for item in kept if item.strip()), "\n\n".join(removed)
 
     def _short(self, blocks: Sequence[str], keep: int) -> dict[int, int]:
-        """Return places and tokens of the paragraphs that stay: the ends, and short ones, from there on."""
+        """Return places and tokens of the short paragraphs that stay.
+
+        Questions come first, then paragraphs between long ones, the ends, and others; of each kind those that
+        are nearest to an end.
+        """
+        third, last = keep // 3, len(blocks) - 1
+        asking = max(third, min(2 * keep, _QUESTION_TOKENS))
+        inwards = sorted(range(len(blocks)), key=lambda index: min(index, last - index))
+        is_long = [len(block) > asking * _PARAGRAPH_CHARS for block in blocks]
+        questions = [index for index in inwards if blocks[index].rstrip().endswith(_QUESTION_MARKS)]
+        between = [index for index in inwards[2:] if is_long[index - 1] and is_long[index + 1]]
+        kinds = [(questions, asking), (between, asking), ([0], third), ([last], third), (inwards, keep // 4)]
         found: dict[int, int] = {}
-        left = min(keep // 3, _SHORT_TOKENS)
-        for near in range((len(blocks) + 1) // 2):
-            for index in (near, len(blocks) - 1 - near):
-                most = left if near else keep // 3
-                if len(blocks[index]) > most * _PARAGRAPH_CHARS or index in found:
+        for places, share in kinds:
+            left = min(share, max(keep, asking) - sum(found.values()))
+            for index in places:
+                if index in found or len(blocks[index]) > left * _PARAGRAPH_CHARS:
                     continue
                 tokens = self._count(blocks[index])
-                if tokens <= most:
+                if tokens <= left:
                     found[index] = tokens
-                    left -= tokens if near else 0
+                    left -= tokens
         return found
 
     def _take(self, text: str, most: int, *, from_end: bool = False) -> str:
@@ -287,3 +301,13 @@ class _Cutter:
                 cut = cut[cut.index(mark) + 1 :] if from_end else cut[: cut.rindex(mark) + 1]
             text = cut
         return text
+
+
+def _paragraphs(text: str, longest_line: int) -> list[str]:
+    """Split a text at empty lines, and at every line end where lines have more characters than given."""
+    blocks = _EMPTY_LINES.split(text.replace("\r\n", "\n").strip())
+    found: list[str] = []
+    for block in blocks:
+        lines = block.split("\n")
+        found += lines if max(map(len, lines)) > longest_line else [block]
+    return found

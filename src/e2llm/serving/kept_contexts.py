@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from e2llm.chunking import CHUNKERS, check_splitting
 from e2llm.documents import Document
 from e2llm.errors import E2LLMError
 from e2llm.files import write_atomically
-from e2llm.inference.content import Splitting, read_content
+from e2llm.inference.content import Splitting, note_on_limit, read_content
 from e2llm.inference.context import Context
 from e2llm.inference.engine import Engine
 from e2llm.serving.http.api_error import ApiError
@@ -86,10 +86,11 @@ class _ContextFile(Facts):
 
 @dataclass(frozen=True)
 class KeptContext:
-    """A context with its facts."""
+    """A context with its facts, and a note on how it was just read."""
 
     facts: Facts
     context: Context
+    note: str | None = None
 
 
 class KeptContexts:
@@ -124,6 +125,8 @@ class KeptContexts:
         found = []
         for file in self._folder.glob(f"ctx_*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError, ApiError):  # deleted meanwhile, or damaged: logged
+                if file.is_symlink() and not file.exists():
+                    self._log_once(file, (), "it links to a file that does not exist")
                 facts = self._facts_of(file)
                 if facts.owner == owner:
                     found.append(facts)
@@ -163,6 +166,9 @@ class KeptContexts:
                 409, f"you have {self._max_contexts} contexts, the most allowed; delete one", code="limit"
             )
         context = self._encode(documents, chunk_size_chars)
+        note = None
+        if chunk_size_chars is not None:
+            note = note_on_limit(context.content, context.splitting, self._engine.processor)
         now_ns = time.time_ns()
         now = now_ns // 10**9
         facts = Facts(
@@ -175,7 +181,7 @@ class KeptContexts:
             version=1,
             chunk_size_chars=chunk_size_chars,
         )
-        return self._keep(facts.about(context.documents), context)
+        return replace(self._keep(facts.about(context.documents), context), note=note)
 
     def edit(self, context_id: str, owner: str, change: Callable[[Context], Any]) -> KeptContext:
         """Change a context with its methods, such as `append`; running requests keep the old content.
@@ -241,12 +247,15 @@ class KeptContexts:
             raise
         except (E2LLMError, OSError) as error:
             with contextlib.suppress(FileNotFoundError):
-                state = _state(file)
-                if self._damaged.get(file.stem) != state:
-                    self._damaged[file.stem] = state
-                    logger.error("%s: %s; the context is left out; repair or delete the file", file, error)
+                self._log_once(file, _state(file), error)
             message = f"the server's file of {file.stem} is damaged; create the context again"
             raise ApiError(500, message, code="context_damaged", param="context_id") from error
+
+    def _log_once(self, file: Path, state: State, fault: object) -> None:
+        """Log the fault of a file that stays in this state."""
+        if self._damaged.get(file.stem) != state:
+            self._damaged[file.stem] = state
+            logger.error("%s: %s; the context is left out; repair or delete the file", file, fault)
 
     def _keep(self, facts: Facts, context: Context) -> KeptContext:
         file = self._file(facts.id)

@@ -119,6 +119,8 @@ def _obeyed(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
     kept = {}
     for name, value in values.items():
         field = _BY_NAME.get(name)
+        if name == "logit_bias" and isinstance(value, dict):
+            value = {token: bias for token, bias in value.items() if bias != 0}
         if _is_one_of(value, field.neutral if field else (None,) if name in known else _EMPTY):
             continue
         if name not in known and field is not None and field.use == "taken":
@@ -219,8 +221,12 @@ class MessageIn(Sent):
         if not isinstance(values, dict):
             return values
         values = {name: value for name, value in values.items() if value or name in ("role", "content")}
-        if values.get("images"):
-            raise E2LLMError("images are not supported: this server reads only text; leave them out")
+        for name in ("images", "attachments", "files"):
+            if name in values:
+                raise E2LLMError(
+                    f"{name} are not supported: this server reads only text; leave them out, or "
+                    "send files to /v1/contexts"
+                )
         audio = values.get("audio")
         if audio and not values.get("content"):
             transcript = audio.get("transcript") if isinstance(audio, dict) else None
@@ -281,10 +287,11 @@ class AnswerIn(Sent, LayoutOptions, SamplingOptions):
     documents: Documents = Field(
         [], description="e2llm: texts to answer from; read for this request and not kept as a context."
     )
-    sources: Literal["ranked", "measured"] = Field(
-        "ranked",
+    sources: Literal["ranked", "measured"] | None = Field(
+        None,
         description="e2llm: how to find the sources of an answer: `ranked`, by relevance; `measured`, by "
-        "what its likelihood loses without each of the best chunks.",
+        "what its likelihood loses without each of the best chunks, which citations need. By default "
+        "`ranked`, and `measured` with citations.",
     )
     citations: bool = Field(
         False,
@@ -307,6 +314,9 @@ class AnswerIn(Sent, LayoutOptions, SamplingOptions):
                 "citations are for whole answers; set stream: false, or take e2llm.sources of the stream"
             )
             raise ApiError(400, message, param="citations")
+        if self.sources == "ranked" and self.citations:
+            message = "citations need sources: measured; leave sources out, or set it so"
+            raise ApiError(400, message, param="sources")
         return self
 
     @property

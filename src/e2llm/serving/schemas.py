@@ -259,6 +259,8 @@ class ContextOut(_Facts):
         None, description="Chunks that the encoder read for this request; the others were known."
     )
     read_seconds: float | None = Field(None, description="Seconds that this request spent reading.")
+    unknown_fraction: float = Field(description="Share of characters that the encoder does not know.")
+    note: str | None = Field(None, description="A warning about the reading of a new context.")
     spans: list[Span] | None = Field(None, description="In answers to GET of one context.")
 
 

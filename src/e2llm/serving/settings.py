@@ -19,12 +19,16 @@ def _split(value: Any) -> Any:
 
 
 def _as_browsers_send(origin: str) -> str:
-    """Return an origin as it is in the header `Origin`."""
-    origin = origin if origin == "file://" else origin.removesuffix("/")
-    scheme = origin.partition(":")[0].lower()
+    """Return an origin as it is in the header `Origin`; an empty text for a host that cannot exist."""
+    origin = origin.removesuffix("/")
+    scheme = origin.partition("://")[0].lower()
     if scheme not in _DEFAULT_PORTS:
         return origin  # browsers change nothing in the host of other schemes
-    return origin.lower().removesuffix(_DEFAULT_PORTS[scheme])
+    host = origin.lower().removesuffix(_DEFAULT_PORTS[scheme]).removeprefix(f"{scheme}://")
+    try:
+        return f"{scheme}://{host if host.isascii() else host.encode('idna').decode()}"
+    except UnicodeError:
+        return ""
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -38,12 +42,15 @@ Hosts = Annotated[
 _Origin = Annotated[
     str,
     BeforeValidator(lambda value: _as_browsers_send(value) if isinstance(value, str) else value),
-    Field(pattern=r"^([a-z][a-z0-9+.-]*://[^/\s*]+|file://)$"),
+    Field(pattern=r"^[a-z][a-z0-9+.-]*://[^/\s*@]+$"),
 ]
 Origins = Annotated[
     tuple[_Origin, ...],
     BeforeValidator(_split),
-    Allowed("origins such as https://example.org or app://obsidian.md"),
+    Allowed(
+        "origins such as https://example.org or app://obsidian.md, without a user or path (pages of file:// "
+        "name no origin)"
+    ),
 ]
 
 

@@ -141,7 +141,7 @@ class _Answer:
             E2LLMError: If sources are to be measured, and the decoder does not allow it.
         """
         body, engine = self.body, self.state.engine
-        if body.sources == "ranked" and not body.citations:
+        if body.sources != "measured" and not body.citations:
             return texts
         started = time.monotonic()
 

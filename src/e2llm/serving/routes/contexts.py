@@ -138,6 +138,8 @@ def _context(kept: KeptContext, **more: Any) -> ContextOut:
         documents=documents,
         chunks=len(content.chunks),
         context_tokens=content.num_tokens,
+        unknown_fraction=content.unknown_fraction,
+        note=kept.note,
         **more,
     )
 
