@@ -147,7 +147,7 @@ def words_to_compare(text: str, split_ascii: Callable[[str], list[str]]) -> list
     """
     if text.isascii():
         return split_ascii(text)
-    words = []
+    words: list[str] = []
     for word in _COMPARED.findall(unicodedata.normalize("NFKC", text)):
         words += split_ascii(word) if word.isascii() else [word.casefold()]
     return words
