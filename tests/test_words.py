@@ -74,7 +74,15 @@ def test_no_stop_word_counts_beside_another_word(word):
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 50_000 + "1", "a-" * 20_000, "1,234" * 20_000, "a." * 20_000, "ก" * 50_000]
+    "text",
+    [
+        "a" * 50_000 + "1",
+        "a-" * 20_000,
+        "1,234" * 20_000,
+        "1" + " 234" * 20_000 + ",567",
+        "a." * 20_000,
+        "ก" * 50_000,
+    ],
 )
 def test_words_take_time_in_proportion_to_the_text(text):
     assert [word for run in runs_of(text) for word in words_in(run)]
