@@ -50,6 +50,19 @@ def test_the_difference_is_of_pairs_and_its_interval_has_its_sign(compare):
     assert change.counts == {"better": 3, "only in A": 1}
 
 
+@pytest.mark.parametrize(("num_contexts", "is_trusted"), [(9, False), (10, True)])
+def test_an_interval_over_few_contexts_is_marked(compare, num_contexts, is_trusted):
+    def run(score):
+        return [
+            prediction("qmsum", "bm25", f"item-{place}", score, context_sha256=f"{place % num_contexts:064}")
+            for place in range(12)
+        ]
+
+    comparison = compare(run(0.25), run(0.5))
+    assert comparison.systems[0].is_interval_trusted is is_trusted
+    assert ("not to be trusted: under 10 contexts" in format_changes(comparison)) is not is_trusted
+
+
 def test_one_pair_has_a_difference_and_no_test(compare):
     change = compare(items(0.25), items(0.5)).systems[0]
     assert change.difference == 0.25

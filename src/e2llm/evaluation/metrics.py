@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from e2llm.errors import E2LLMError, MissingExtraError
-from e2llm.words import split_scripts, words_by_script
+from e2llm.words import split_scripts, words_to_compare
 
 AnswerMetric = Callable[[str, Sequence[str]], float]
 
-_WORD = re.compile(r"\w+")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f]")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -184,9 +183,9 @@ def rouge_scores(prediction: str, references: Sequence[str]) -> dict[str, float]
     NLTK's Punkt model instead, which has to be downloaded; where both split alike the scores are equal to
     the last digit.
 
-    The package reads the letters a-z and digits only. Chosen here: words of other scripts count as they
-    stand, and scripts without spaces (Chinese, Japanese, Korean, Thai, ...) by single characters. Latin
-    letters and single Greek ones are read as the package does, so English scores are the package's.
+    The package reads the letters a-z and digits only, and takes "Größe" and "Grüße" for one word. Chosen
+    here: words with any other letter or an accent count as they stand, and scripts without spaces (Chinese,
+    Japanese, Korean, Thai, ...) by single characters. Scores of ASCII texts are the package's.
 
     Returns:
         `rouge_1`, `rouge_2`, `rouge_l` and `rouge_lsum`, from 0 to 1.
@@ -211,11 +210,11 @@ class _RougeWords:
     def __init__(self) -> None:
         from rouge_score.tokenizers import DefaultTokenizer
 
-        self._split_latin = DefaultTokenizer(use_stemmer=True).tokenize
+        self._split_ascii = DefaultTokenizer(use_stemmer=True).tokenize
 
     def tokenize(self, text: str) -> list[str]:
-        """Return the words; of a text of nothing but accented or single letters, these."""
-        return words_by_script(text, self._split_latin) or _WORD.findall(text.casefold())
+        """Return the words, those of ASCII letters stemmed."""
+        return words_to_compare(text, self._split_ascii)
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:

@@ -18,7 +18,7 @@ from e2llm.evaluation.report.readable import (
 from e2llm.evaluation.report.tables import Table, flat_facts
 from e2llm.evaluation.run.predictions import Prediction
 from e2llm.evaluation.run.scores import Interval, Run, read_run
-from e2llm.evaluation.statistics import paired_test
+from e2llm.evaluation.statistics import FEWEST_CONTEXTS, paired_test
 
 _ROUNDING = 1e-9  # scores that differ by less are the same
 _MAX_CHARS = 160  # of an answer
@@ -44,6 +44,7 @@ class ItemChange:
         gain: How much better B is, negative if it is worse; None without two scores.
         text_a: The answer in A, or why it was refused; None if it is not in A.
         text_b: The answer in B, or why it was refused; None if it is not in B.
+        context_sha256: Checksum of the context.
     """
 
     task: str
@@ -55,6 +56,7 @@ class ItemChange:
     gain: float | None
     text_a: str | None
     text_b: str | None
+    context_sha256: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class SystemChange:
     mean_b: float | None = None
     difference: float | None = None
     interval_95: Interval | None = None
+    is_interval_trusted: bool = True
     p_value: float | None = None
 
 
@@ -158,7 +161,8 @@ def _item_change(before: Prediction | None, after: Prediction | None, metric: st
     if score_a is not None and score_b is not None and math.isfinite(score_a - score_b):
         gain = score_a - score_b if lower_is_better(metric) else score_b - score_a
     status = _status(before, after, gain)
-    return ItemChange(entry.task, entry.system, entry.id, status, score_a, score_b, gain, text_a, text_b)
+    named = (entry.task, entry.system, entry.id, status)
+    return ItemChange(*named, score_a, score_b, gain, text_a, text_b, entry.context_sha256)
 
 
 def _status(before: Prediction | None, after: Prediction | None, gain: float | None) -> str:
@@ -175,7 +179,8 @@ def _status(before: Prediction | None, after: Prediction | None, gain: float | N
 
 
 def _system_change(metric: str, items: Sequence[ItemChange]) -> SystemChange:
-    pairs = [(item.score_a or 0.0, item.score_b or 0.0) for item in items if item.gain is not None]
+    paired = [item for item in items if item.gain is not None]
+    pairs = [(item.score_a or 0.0, item.score_b or 0.0) for item in paired]
     counts = dict(Counter(item.status for item in items))
     figures: dict[str, Any] = {}
     if pairs:
@@ -183,7 +188,9 @@ def _system_change(metric: str, items: Sequence[ItemChange]) -> SystemChange:
         test = paired_test(scores_b, scores_a)
         figures = {"mean_a": fmean(scores_a), "mean_b": fmean(scores_b), "difference": test.difference}
         if len(pairs) > 1:
-            figures |= {"interval_95": test.interval_95, "p_value": test.p_value}
+            is_trusted = len({item.context_sha256 for item in paired}) >= FEWEST_CONTEXTS
+            figures |= {"interval_95": test.interval_95, "is_interval_trusted": is_trusted}
+            figures["p_value"] = test.p_value
     return SystemChange(items[0].task, items[0].system, metric, counts, len(pairs), **figures)
 
 
@@ -198,6 +205,6 @@ def _cells(change: SystemChange) -> tuple[str, ...]:
         readable_score(change.mean_a),
         readable_score(change.mean_b),
         readable_score(change.difference, signed=True),
-        readable_interval(change.interval_95, signed=True) or "–",
+        readable_interval(change.interval_95, signed=True, is_trusted=change.is_interval_trusted) or "–",
         readable_p_value(change.p_value),
     )
