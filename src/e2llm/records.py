@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
-from e2llm.file_bytes import kind_of
+from e2llm.file_bytes import kind_of, special_file
 from e2llm.files import replacing
 from e2llm.prompts import OPTION_LETTERS
 from e2llm.surrogates import reject_lone_surrogates
@@ -240,6 +240,8 @@ def missing_file(file: Path) -> str:
     """Return the error message for a missing records file."""
     if file.is_dir():
         return f"{file} is a folder; name a file of records"
+    if special := special_file(file):
+        return f"{file} is {special}; name a file of records"
     return f"no such records file: {file}; make one with 'e2llm prepare'"
 
 
