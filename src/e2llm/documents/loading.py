@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import BinaryIO
 
-from e2llm.documents.document import Document
+from e2llm.documents.document import Document, named_apart
 from e2llm.documents.faults import LeftOut, max_bytes, summarize_left_out
 from e2llm.documents.folders import CODE_SUFFIXES, is_code, list_folder
 from e2llm.documents.readers import READERS, left_out_by, read_documents, suffix_of
@@ -26,7 +26,8 @@ Readable = str | PathLike[str] | Document
 def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> list[Document]:
     """The documents of a text (`str`), a path, a document, or several of them.
 
-    A `str` of one line that names a file or folder is a path. Several texts are named `text 1`, `text 2`, ...
+    A `str` of one line that names a file or folder is a path. Several texts are named `text 1`, `text 2`,
+    ..., and documents of equal names get a number.
 
     Args:
         source: The text, path or document, or several.
@@ -48,7 +49,7 @@ def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> 
         else:
             number = num_before + len(documents) + 1
             documents.append(Document("text" if number == len(items) == 1 else f"text {number}", str(item)))
-    return documents
+    return named_apart(documents)
 
 
 def path_of(text: str) -> Path | None:
