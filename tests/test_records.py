@@ -23,6 +23,7 @@ def with_field(field: str) -> str:
         ('{"context": " ", "prompt": "", "answer": ""}', "'context' is empty"),
         ('{"context": "a", "prompt": "What?", "answer": ""}', "'answer' is empty"),
         ('{"context": "a\\ud800", "prompt": "", "answer": ""}', "'context': character 1 is a lone surrogate"),
+        ('{"context": "a\\u0000", "prompt": "", "answer": ""}', r"'context': character 1 is zero \(NUL\)"),
         (with_field('"references": 5'), "'references' must be a list of strings"),
         (with_field('"references": {"a": 1}'), "'references' must be a list of strings"),
         (with_field('"references": ["\\udfff"]'), "'references': character 0 is a lone surrogate"),

@@ -5,11 +5,12 @@ Files, folders, streams, uploads, records and data sets all look here before the
 
 import codecs
 import io
+import os
 import re
 import unicodedata
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from e2llm.errors import E2LLMError
 
@@ -20,6 +21,19 @@ class NoTextError(E2LLMError):
     def __init__(self, message: str, reason: str = "binary") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def special_file(path: Path) -> str:
+    """Return what a path is that is neither a file nor a folder, such as `a pipe`; empty for any other."""
+    if not path.exists() or path.is_file() or path.is_dir():
+        return ""
+    return "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file whose reads give None where they would wait, as they do for some files of /proc."""
+    no_wait = getattr(os, "O_NONBLOCK", 0)
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait))
 
 
 class Kind(NamedTuple):

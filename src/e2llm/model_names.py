@@ -62,10 +62,10 @@ def is_folder_name(name: str) -> bool:
 
 
 def similar(name: str) -> str:
-    """Return a question that names embedded models and folders with a similar name; empty without any."""
+    """Return a question that names embedded models and models in folders of a similar name; empty without."""
     beside = Path(name).parent
     try:
-        folders = [str(item) for item in beside.iterdir() if item.is_dir()]
+        folders = [str(item) for item in beside.iterdir() if (item / "config.json").is_file()]
     except OSError:
         folders = []
     found = difflib.get_close_matches(name.rstrip("/"), [*embedded_models(), *sorted(folders)])

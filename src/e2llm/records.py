@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from e2llm.errors import E2LLMError
-from e2llm.file_bytes import kind_of
+from e2llm.file_bytes import kind_of, special_file
 from e2llm.files import replacing
 from e2llm.prompts import OPTION_LETTERS
-from e2llm.surrogates import reject_lone_surrogates
+from e2llm.surrogates import check_text
 
 _REQUIRED_KEYS = ("context", "prompt", "answer")
 LineFault = Literal["not_utf8", "not_json", "missing_keys", "wrong_value"]
@@ -79,9 +79,9 @@ class Record:
         for name in (*_REQUIRED_KEYS, "id", "source"):
             if not isinstance(getattr(self, name), str):
                 raise E2LLMError(f"{name!r} must be a string, got {type(getattr(self, name)).__name__}")
-            reject_lone_surrogates(getattr(self, name), repr(name))
+            check_text(getattr(self, name), repr(name))
         for reference in self.references:
-            reject_lone_surrogates(reference, "'references'")
+            check_text(reference, "'references'")
         if not self.context.strip():
             raise E2LLMError("'context' is empty; give a text to read")
         if bool(self.prompt.strip()) != bool(self.answer.strip()):
@@ -97,8 +97,8 @@ class Record:
         if self.options:
             self._check_options()
         for name, value in self.groups.items():
-            reject_lone_surrogates(name, "'groups'")
-            reject_lone_surrogates(value, "'groups'")
+            check_text(name, "'groups'")
+            check_text(value, "'groups'")
 
     def _check_options(self) -> None:
         if not 2 <= len(self.options) <= len(OPTION_LETTERS):
@@ -106,7 +106,7 @@ class Record:
         for letter, option in zip(OPTION_LETTERS, self.options, strict=False):
             if not option.strip():
                 raise E2LLMError(f"'options': option {letter} is empty")
-            reject_lone_surrogates(option, "'options'")
+            check_text(option, "'options'")
         letters = OPTION_LETTERS[: len(self.options)]
         if len(self.answer) != 1 or self.answer not in letters:
             raise E2LLMError(
@@ -240,6 +240,8 @@ def missing_file(file: Path) -> str:
     """Return the error message for a missing records file."""
     if file.is_dir():
         return f"{file} is a folder; name a file of records"
+    if special := special_file(file):
+        return f"{file} is {special}; name a file of records"
     return f"no such records file: {file}; make one with 'e2llm prepare'"
 
 

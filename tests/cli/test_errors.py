@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -62,6 +63,11 @@ def test_a_folder_in_the_place_of_the_question(run, text_file, model, tmp_path):
 
 def test_files_are_checked_before_the_model_is_loaded(run, tmp_path):
     assert_fails(run("ask", tmp_path / "gone.txt", QUESTION, "--model", "/no/model"), 1, "gone.txt")
+    os.mkfifo(tmp_path / "pipe")
+    assert_fails(
+        run("ask", tmp_path / "pipe", QUESTION, "--model", "/no/model"), 1, "pipe: is a pipe; name a"
+    )
+    assert_fails(run("prepare", "--check", os.devnull), 1, f"{os.devnull} is a device; name a file of")
 
 
 @pytest.mark.parametrize("name", ["/no/model", "./model", "runs/deep/model", "../model/"])
@@ -71,7 +77,9 @@ def test_a_model_folder_that_does_not_exist(run, text_file, name):
 
 def test_a_mistyped_model_is_answered_with_near_names(run, text_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my-model").mkdir()
+    for name in ("my-model", "mymodel2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "my-model" / "config.json").write_text("{}")
     result = run("ask", text_file, QUESTION, "--model", "smoll")
     assert_fails(result, 1, "no such model: smoll", "OWNER/NAME", "did you mean smol?")
     assert_fails(run("ask", text_file, QUESTION, "--model", "mymodel"), 1, "did you mean my-model?")

@@ -5,12 +5,14 @@ import os
 import socket
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 from made_files import made_docx, made_epub, made_pdf, made_pptx, made_xlsx, made_zip
 
 from e2llm.documents import iter_documents, load_documents, office, read_bytes, read_stream
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
+from e2llm.file_bytes import open_file
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100)
 DOCX = made_docx(lambda file: file.add_paragraph("One boat."))
@@ -33,7 +35,7 @@ def with_encryption_flags(data):
         (
             made_pdf(["", ""]),
             "scan.pdf",
-            r"has 2 page\(s\) and no text, as a scan; recognize",
+            r"has 2 pages and no text, as a scan; recognize",
         ),
         (made_pdf(["One."], "secret"), "a.pdf", "the PDF file is encrypted; save it without a password"),
         (made_pdf(["One."])[:60], "a.pdf", "the file is damaged, or not a PDF file"),
@@ -116,7 +118,7 @@ def test_a_member_that_states_a_smaller_size_is_refused_all_the_same():
 def test_a_file_of_more_than_the_limit_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("x" * 11)
     monkeypatch.setenv("E2LLM_MAX_BYTES", "10")
-    with pytest.raises(E2LLMError, match=r"a\.txt: the file has more than 1e-05 MB, the most that is read"):
+    with pytest.raises(E2LLMError, match=r"a\.txt: the file has more than 10 bytes, the most that is read"):
         load_documents([tmp_path / "a.txt"])
     with open("/dev/zero", "rb") as endless, pytest.raises(E2LLMError, match="standard input: the file has"):
         read_stream(endless, "standard input", [])
@@ -130,10 +132,30 @@ def test_a_device_a_pipe_and_a_socket_are_refused(tmp_path, monkeypatch):
     os.mkfifo("pipe")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind("socket")
-    for name in ("pipe", "socket", os.devnull, "/dev/zero"):
-        with pytest.raises(E2LLMError, match=f"{name}: is a device, a pipe or a socket"):
+    for name, kind in (
+        ("pipe", "pipe"),
+        ("socket", "socket"),
+        (os.devnull, "device"),
+        ("/dev/zero", "device"),
+    ):
+        with pytest.raises(E2LLMError, match=f"{name}: is a {kind}; name a file, or -"):
             load_documents([name])
     listener.close()
+
+
+def test_a_file_whose_reading_would_wait_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with (
+        open_file(tmp_path / "log") as stream,
+        (tmp_path / "log").open("wb"),
+        pytest.raises(E2LLMError, match="log: reading it would wait"),
+    ):
+        read_stream(stream, "log", [])
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc")
+def test_a_file_of_proc_is_read_though_its_size_is_zero():
+    assert load_documents(["/proc/version"])[0].text.strip()
 
 
 @pytest.mark.parametrize(
@@ -173,10 +195,10 @@ def test_a_folder_reads_what_it_can_and_warns_of_the_rest(tmp_path):
     assert [*iter_documents([tmp_path], left_out)] == documents
     reasons = {item.name.removeprefix(f"{tmp_path}/"): item.reason for item in left_out}
     assert reasons["photo.png"] == "binary"
-    assert reasons["pipe"] == "is a device, a pipe or a socket"
+    assert reasons["pipe"] == "is a pipe"
     assert reasons["parts.zip"] == "is a ZIP archive; unpack it and name the files"
     assert "byte 0 is not valid utf-8" in reasons["old.txt"]
-    assert reasons["scan.pdf"].startswith("the PDF file has 1 page(s) and no text, as a scan")
+    assert reasons["scan.pdf"].startswith("the PDF file has 1 page and no text, as a scan")
     assert [item.text.strip() for item in documents] == ["One boat.", "Two boats."]
     (tmp_path / "a.txt").unlink()
     (tmp_path / "b.pdf").unlink()

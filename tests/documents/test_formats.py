@@ -286,6 +286,10 @@ def test_an_old_notebook_and_an_error_are_read():
     assert placed(read_bytes(data, "a.ipynb")) == [("cell 1", "1 / 0\nZeroDivisionError: by zero")]
 
 
+def test_characters_that_are_no_text_become_question_marks():
+    assert join_parts([("page 1", "e\0ective \ud800")])[0] == "e?ective ?"
+
+
 def test_a_message_has_its_headers_text_and_the_names_of_attachments():
     data = made_email("The key", "It is under the stone.\n", "<p>not this</p>", {"map.png": b"\x89PNG\0"})
     assert read_bytes(data, "a.eml").text == (

@@ -144,6 +144,9 @@ def test_beams_have_no_time_to_the_first_token(engine, context):
         ({"expand": [-1]}, "there are 0 to 4"),
         ({"k": 3}, "there is no option 'k'; choose from: budget, .*, and the arguments of transformers"),
         ({"max_tokens": 3}, "no option 'max_tokens'; did you mean max_new_tokens?"),
+        ({"seed": 3}, "no option 'seed'; call torch.manual_seed before asking; choose"),
+        ({"stop": ["x"]}, r"no option 'stop'; give stop_strings=\[...\] with tokenizer=engine.processor.tok"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty=nan is not a number"),
         ({"temperature": float("nan")}, "temperature must be a number from 0 to 2, got nan"),
         ({"temperature": -0.5}, "temperature must be a number from 0 to 2, got -0.5"),
         ({"top_p": 0.0, "do_sample": True}, "top_p must be a number above 0 and at most 1, got 0.0"),
@@ -162,8 +165,9 @@ def test_arguments_that_do_not_work_are_refused(engine, context, options, words)
 
 @pytest.mark.parametrize("options", [{"num_beams": "3"}, {"top_k": -1, "do_sample": True}])
 def test_what_transformers_refuses_is_one_error_of_ours(engine, context, options):
-    with pytest.raises(E2LLMError, match=next(iter(options))):
+    with pytest.raises(E2LLMError, match=next(iter(options))) as raised:
         engine.ask(context, QUESTION, **options)
+    assert "past_key_values" not in str(raised.value)
 
 
 def test_a_temperature_samples_as_on_the_server_and_zero_does_not(engine, context):
@@ -186,6 +190,22 @@ def test_reading_a_saved_context_points_to_the_call_that_opens_it(engine, contex
 def test_an_empty_question_is_refused(engine, context, question):
     with pytest.raises(E2LLMError, match="question is empty"):
         engine.ask(context, question)
+
+
+def test_a_text_or_a_question_with_a_zero_byte_is_refused(engine, context):
+    with pytest.raises(E2LLMError, match=r"the question: character 1 is zero \(NUL\)"):
+        engine.ask(context, "a\0b")
+    with pytest.raises(E2LLMError, match=r"the text: character 1 is zero \(NUL\)"):
+        engine.read("a\0b")
+
+
+def test_stop_strings_work_with_the_tokenizer_that_the_advice_names(engine, context):
+    engine.ask(context, QUESTION, stop_strings=["x"], tokenizer=engine.processor.tokenizer, max_new_tokens=2)
+
+
+def test_doubt_takes_an_answer(engine, context):
+    with pytest.raises(E2LLMError, match="takes the Answer that ask returned, got str; score takes texts"):
+        engine.doubt(context, QUESTION, "x")
 
 
 def test_restate_asks_for_one_chunk_at_a_time(engine, context, seen):

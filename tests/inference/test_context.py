@@ -83,6 +83,14 @@ def test_appending_adds_a_document(engine):
     )
 
 
+def test_documents_of_one_name_get_a_number(engine):
+    context = engine.read([Document("d", "One."), Document("d", "Two.")], progress=False)
+    context.append(Document("d", "Three."))
+    context.extend(["Four.", Document("d", "Five.")])
+    context.append("Six.", name="d")
+    assert context.sources == ["d", "d (2)", "d (3)", "text 4", "d (4)", "d (5)"]
+
+
 def test_deleting_leaves_the_rest(engine):
     context = engine.read(TEXT, progress=False)
     gone = context.chunks[1].text
@@ -97,6 +105,8 @@ def test_a_context_without_its_last_chunk_is_empty_and_takes_new_texts(engine, t
     assert (len(context), context.num_tokens) == (0, 0)
     assert engine.ask(context, "Where?", max_new_tokens=2).usage.chunks == 0
     assert engine.rank(context, "Where?") == []
+    with pytest.raises(E2LLMError, match="chunk 0 does not exist; the context has no chunks"):
+        context.replace(0, "x")
     context.save(tmp_path / "empty")
     loaded = Context.load(tmp_path / "empty", engine)
     loaded.edit(0, 0, 0, "Two boats.")
@@ -116,6 +126,15 @@ def test_characters_can_be_inserted_anywhere(engine):
         (lambda c: c.replace(-1, "x"), "chunk -1 does not exist"),
         (lambda c: c.append("  "), "the text to append is empty"),
         (lambda c: c.append(3), "a context takes strings and Documents, got int"),
+        (lambda c: c.extend([3]), "a context takes strings and Documents, got int"),
+        (
+            lambda c: c.extend("five"),
+            "extend takes a list of strings and Documents, got str; append takes one",
+        ),
+        (lambda c: c.extend(Document("d", "x")), "got Document; append takes one"),
+        (lambda c: c.extend(None), "got NoneType; append"),
+        (lambda c: c.append("a\0b"), r"character 1 is zero \(NUL\)"),
+        (lambda c: c.replace(0, "a\0b"), r"character 1 is zero \(NUL\)"),
         (lambda c: c.edit(1, 0, 0, "x"), "document 1 does not exist"),
         (lambda c: c.edit(0, 5, 4, "x"), "characters 5 to 4 are not a span"),
     ],

@@ -158,12 +158,20 @@ def test_a_context_without_its_last_chunk_stays_and_takes_new_texts(client, serv
     served.state.contexts._loaded.clear()  # as in another server
     assert client.get(url).json()["spans"] == []
     gone = client.delete(f"{url}/chunks/0")
-    assert gone.json()["error"]["message"] == "there is no chunk 0; the context has no chunks"
+    assert gone.json()["error"]["message"] == "chunk 0 does not exist; the context has no chunks"
     ask = {"model": MODEL, "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 2}
     answer = client.post("/v1/chat/completions", json={**ask, "context_ids": [url.rpartition("/")[2]]})
     assert answer.json()["usage"]["context_tokens"] == 0
     names = client.post(f"{url}/documents", json={"documents": ["Two.", "Three."]}).json()["documents"]
     assert [(item["name"], item["chunks"]) for item in names][1:] == [("text 2", 1), ("text 3", 1)]
+
+
+def test_documents_of_a_context_have_names_of_their_own(client):
+    texts = [{"name": name, "text": "One boat."} for name in ("d", "d", "text 1")]
+    made = client.post("/v1/contexts", json={"documents": texts}).json()
+    assert [item["name"] for item in made["documents"]] == ["d", "d (2)", "text 1"]
+    made = client.post(f"/v1/contexts/{made['id']}/documents", json={"documents": texts}).json()
+    assert [item["name"] for item in made["documents"]][3:] == ["d (3)", "d (4)", "text 1 (2)"]
 
 
 def test_contexts_are_listed_page_by_page(client):
@@ -230,7 +238,7 @@ def test_fidelity_comes_in_slices(client, served):
         ({"documents": [{"text": "a"}] * 99}, 400, "the most is 64"),
         ({"text": "a", "path": "/etc/passwd"}, 400, "path is unknown"),
         ({"text": "a", "chunk_size_chars": 1}, 400, "chunk_size_chars"),
-        ({"text": "\ud800"}, 400, "the body is not valid JSON"),
+        ({"text": "\ud800"}, 400, "lone surrogate"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_says_why(client, body, status, words):

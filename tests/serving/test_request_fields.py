@@ -198,7 +198,7 @@ def test_what_cannot_be_read_is_refused_by_name(client, message, words):
         (
             b'{"model":"tiny","messages":[{"role":"user","content":"a\\u0000b"}]}',
             "messages",
-            "character 1 of a text",
+            "character 1 is zero",
         ),
         (b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}]}', "messages", "lone surrogate"),
         (b'{"model":"tiny","temperature":NaN}', None, "NaN is not a number"),

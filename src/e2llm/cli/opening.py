@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def check_inputs(paths: list[str], model: str) -> None:
-    """Raise if a path or the model does not exist, before the libraries that take seconds to load.
+    """Raise if a path or the model cannot be read, before the libraries that take seconds to load.
 
     Raises:
         FileNotFoundError: Names the path, or the model and similar ones.
-        E2LLMError: As `check_model_name` does.
+        E2LLMError: As `existing_path` and `check_model_name` do.
     """
     from e2llm.documents import existing_path
     from e2llm.model_names import check_model_name

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from textwrap import shorten
@@ -67,9 +67,12 @@ class Document:
         return replace(self, text=new_text, places=tuple(places.items()))
 
 
-def named_apart(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents with a number after each name that an earlier one has, such as `notes.txt (2)`."""
-    seen: set[str] = set()
+def named_apart(documents: Iterable[Document], taken: Iterable[str] = ()) -> list[Document]:
+    """Return the documents with a number after each name that is taken or that an earlier one has.
+
+    Such as `notes.txt (2)`.
+    """
+    seen = set(taken)
     named = []
     for document in documents:
         name, number = document.name, 1
@@ -89,7 +92,7 @@ def section(title: str) -> str:
 def join_parts(parts: Iterable[Part]) -> tuple[str, Places]:
     """Return the text of parts, and the first character of each place.
 
-    Line ends become `\\n`, and lone surrogates `?`.
+    Line ends become `\\n`, and NUL and lone surrogates `?`.
     """
     texts: list[str] = []
     places: list[tuple[int, str]] = []
@@ -97,7 +100,7 @@ def join_parts(parts: Iterable[Part]) -> tuple[str, Places]:
     for place, text in parts:
         if not text:
             continue
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "?")
         if place != (places[-1][1] if places else ""):
             places.append((length, place))
         texts.append(text)

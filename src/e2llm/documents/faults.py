@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from e2llm.errors import E2LLMError
+from e2llm.messages import counted
 
 MAX_BYTES = 10**9
 LIMIT_NAME = "E2LLM_MAX_BYTES"
@@ -83,9 +84,13 @@ def check_archive(data: bytes, name: str, limit: int) -> None:
                     total += len(piece)
                     if total > limit:
                         raise E2LLMError(
-                            f"{name}: unpacked, it has more than {limit / 1e6:,.0f} MB, the most that is "
+                            f"{name}: unpacked, it has more than {_size(limit)}, the most that is "
                             "read; split the file"
                         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.6g} MB" if num_bytes >= 10_000 else counted(num_bytes, "byte")
 
 
 def max_bytes() -> int:
@@ -104,5 +109,5 @@ def check_size(num_bytes: int, name: str, limit: int) -> None:
     """Raise `E2LLMError` for a file of more than `limit` bytes."""
     if num_bytes > limit:
         raise E2LLMError(
-            f"{name}: the file has more than {limit / 1e6:,.6g} MB, the most that is read; split the file"
+            f"{name}: the file has more than {_size(limit)}, the most that is read; split the file"
         )

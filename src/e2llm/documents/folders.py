@@ -13,7 +13,7 @@ from pathspec import GitIgnoreSpec
 from e2llm.documents.faults import LeftOut, max_bytes, summarize_left_out
 from e2llm.documents.readers import READERS, suffix_of
 from e2llm.documents.records import read_csv, read_plain
-from e2llm.file_bytes import kind_of
+from e2llm.file_bytes import kind_of, open_file, special_file
 
 MAX_FILE_BYTES = 2 * 2**20
 # Folders that hold no source of their own, whether a .gitignore says so or not; hidden ones are left out too.
@@ -66,7 +66,7 @@ def is_code(file: Path) -> bool:
     if file.suffix:
         return file.suffix.lower() in CODE_SUFFIXES
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             return stream.read(2) == b"#!"
     except OSError:
         return False
@@ -130,7 +130,7 @@ def _walk(shown: Path, real: Path, rules: Rules, listing: FolderListing) -> Iter
             yield shown / entry.name
             continue
         else:
-            reason = "is a device, a pipe or a socket"
+            reason = f"is {special_file(path) or 'no file'}"
         if reason:
             listing.left_out.append(LeftOut(str(shown / entry.name), reason))
 
@@ -141,8 +141,8 @@ def _why_skipped(file: Path) -> str:
         return "generated"
     try:
         size = file.stat().st_size
-        with file.open("rb") as stream:
-            kind = kind_of(stream.read(1024))
+        with open_file(file) as stream:
+            kind = kind_of(stream.read(1024) or b"")
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
     if not size:

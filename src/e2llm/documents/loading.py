@@ -7,11 +7,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import BinaryIO
 
-from e2llm.documents.document import Document
+from e2llm.documents.document import Document, named_apart
 from e2llm.documents.faults import LeftOut, max_bytes, summarize_left_out
 from e2llm.documents.folders import CODE_SUFFIXES, is_code, list_folder
 from e2llm.documents.readers import READERS, left_out_by, read_documents, suffix_of
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
+from e2llm.file_bytes import open_file, special_file
 
 _MAX_HEADING_CHARS = 120
 _MAX_PATH_CHARS = 260
@@ -25,7 +26,8 @@ Readable = str | PathLike[str] | Document
 def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> list[Document]:
     """The documents of a text (`str`), a path, a document, or several of them.
 
-    A `str` of one line that names a file or folder is a path. Several texts are named `text 1`, `text 2`, ...
+    A `str` of one line that names a file or folder is a path. Several texts are named `text 1`, `text 2`,
+    ..., and documents of equal names get a number.
 
     Args:
         source: The text, path or document, or several.
@@ -47,7 +49,7 @@ def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> 
         else:
             number = num_before + len(documents) + 1
             documents.append(Document("text" if number == len(items) == 1 else f"text {number}", str(item)))
-    return documents
+    return named_apart(documents)
 
 
 def path_of(text: str) -> Path | None:
@@ -97,12 +99,19 @@ def load_documents(paths: Sequence[str | PathLike[str]]) -> list[Document]:
 
 
 def existing_path(item: str | PathLike[str]) -> Path:
-    """Return a path; raise `FileNotFoundError` if it is empty or does not exist."""
+    """Return the path of a file or folder.
+
+    Raises:
+        FileNotFoundError: If it is empty or does not exist.
+        E2LLMError: If it is a device, a pipe or a socket.
+    """
     if not fspath(item):  # Path("") is the current folder
         raise FileNotFoundError("the name of a file or folder is empty")
     path = Path(fspath(item))
     if not path.exists():
         raise FileNotFoundError(missing_path(fspath(item)))
+    if special := special_file(path):
+        raise E2LLMError(f"{path}: is {special}; name a file, or - for standard input")
     return path
 
 
@@ -126,7 +135,7 @@ def read_file(path: Path, left_out: list[LeftOut]) -> list[Document]:
     """Read a file and, of a message, the attachments.
 
     Raises:
-        E2LLMError: If it is no regular file, or cannot be read.
+        E2LLMError: If it cannot be read.
         MissingExtraError: If its format needs the extra `documents`, which is not installed.
     """
     documents = _read(path, left_out)
@@ -134,9 +143,7 @@ def read_file(path: Path, left_out: list[LeftOut]) -> list[Document]:
 
 
 def _read(path: Path, left_out: list[LeftOut]) -> list[Document]:
-    if not path.is_file():
-        raise E2LLMError(f"{path}: is a device, a pipe or a socket; name a file, or - for standard input")
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return read_stream(stream, str(path), left_out)
 
 
@@ -154,6 +161,8 @@ def read_stream(stream: BinaryIO, name: str, left_out: list[LeftOut]) -> list[Do
     """
     limit = max_bytes()
     data = stream.read(limit + 1)
+    if data is None:
+        raise E2LLMError(f"{name}: reading it would wait for data that may never come; name another file")
     return read_documents(data, name, left_out, limit)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from e2llm.documents.document import Part, section
 from e2llm.documents.faults import damage_of
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
+from e2llm.messages import counted
 
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
@@ -68,7 +69,8 @@ def read_pdf(data: bytes, name: str) -> Iterator[Part]:
         )
     if not has_text:
         raise E2LLMError(
-            f"{name}: the PDF file has {count} page(s) and no text, as a scan; recognize its text (OCR) first"
+            f"{name}: the PDF file has {counted(count, 'page')} and no text, as a scan; recognize its text "
+            "(OCR) first"
         )
 
 

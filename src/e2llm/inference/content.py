@@ -75,9 +75,8 @@ class Content:
     def check_chunk(self, index: int) -> int:
         """Return the index of a chunk; raise `E2LLMError` if no such chunk exists."""
         if type(index) is not int or not 0 <= index < len(self.chunks):
-            raise E2LLMError(
-                f"chunk {index!r} does not exist; the context has chunks 0 to {len(self.chunks) - 1}"
-            )
+            present = f"chunks 0 to {len(self.chunks) - 1}" if self.chunks else "no chunks"
+            raise E2LLMError(f"chunk {index!r} does not exist; the context has {present}")
         return index
 
     @cached_property

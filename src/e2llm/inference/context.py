@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from e2llm.chunking import Chunk
-from e2llm.documents import Document
+from e2llm.documents import Document, named_apart
 from e2llm.errors import E2LLMError
 from e2llm.inference.content import Content, Splitting, read_content
 from e2llm.inference.context_file import SavedContext, load_context, save_context
@@ -163,19 +163,27 @@ class Context:
         Raises:
             E2LLMError: If it has no text, or this context was not read.
         """
-        if isinstance(source, str):
-            source = Document(name or f"text {len(self.documents) + 1}", source)
+        if isinstance(source, str) and name:
+            source = Document(name, source)
         return self.extend([source])
 
-    def extend(self, documents: Sequence[Document]) -> int:
-        """Add documents at the end; see `append`."""
-        for document in documents:
-            if not isinstance(document, Document):
-                raise E2LLMError(f"a context takes strings and Documents, got {type(document).__name__}")
-            if not document.text.strip():
-                raise E2LLMError(f"{document.name}: the text to append is empty")
+    def extend(self, documents: Iterable[str | Document]) -> int:
+        """Add texts and `Document`s at the end; one whose name is taken gets a number (see `append`)."""
+        if isinstance(documents, str | Document) or not isinstance(documents, Iterable):
+            got = type(documents).__name__
+            raise E2LLMError(f"extend takes a list of strings and Documents, got {got}; append takes one")
         with self._editing:
-            return self._reread([*self.documents, *documents])
+            added: list[Document] = []
+            for item in documents:
+                if not isinstance(item, str | Document):
+                    raise E2LLMError(f"a context takes strings and Documents, got {type(item).__name__}")
+                number = len(self.documents) + len(added) + 1
+                document = Document(f"text {number}", item) if isinstance(item, str) else item
+                if not document.text.strip():
+                    raise E2LLMError(f"{document.name}: the text to append is empty")
+                added.append(document)
+            named = named_apart(added, [document.name for document in self.documents])
+            return self._reread([*self.documents, *named])
 
     def replace(self, index: int, text: str) -> int:
         """Replace a chunk's text; the document is split again around it.
@@ -211,9 +219,8 @@ class Context:
         with self._editing:
             documents = list(self.documents)
             if not 0 <= document < len(documents):
-                raise E2LLMError(
-                    f"document {document} does not exist; the context has documents 0 to {len(documents) - 1}"
-                )
+                present = f"documents 0 to {len(documents) - 1}" if documents else "no documents"
+                raise E2LLMError(f"document {document} does not exist; the context has {present}")
             old = documents[document]
             if not 0 <= start <= end <= len(old.text):
                 raise E2LLMError(

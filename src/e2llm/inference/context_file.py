@@ -179,9 +179,9 @@ def is_context_file(path: Path) -> bool:
 
 def is_tensor_file(path: Path) -> bool:
     """Return whether a file begins like a safetensors file, even if it is cut short."""
-    if not path.is_file():  # opening a pipe would wait for its other end
-        return False
     try:
+        if not path.is_file() or not path.stat().st_size:  # opening a pipe or reading of /proc may wait
+            return False
         with path.open("rb") as stream:
             size, start = struct.unpack("<Q", stream.read(8))[0], stream.read(2)
     except (OSError, struct.error):

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StrictSt
 from e2llm.errors import E2LLMError
 from e2llm.inference.planning import DEFAULT_BUDGET
 from e2llm.modeling.rates import Rate, check_rate
-from e2llm.surrogates import reject_lone_surrogates
+from e2llm.surrogates import check_text
 from e2llm.validation import Allowed, CheckedModel
 
 
@@ -38,7 +38,7 @@ def _check_rates(value: Any) -> Any:
 def _check_question(value: str) -> str:
     if not value.strip():
         raise E2LLMError("the question is empty; ask something")
-    reject_lone_surrogates(value, "the question")
+    check_text(value, "the question")
     return value
 
 

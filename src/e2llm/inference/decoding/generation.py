@@ -1,6 +1,7 @@
 """Run the decoder on an input: return whole answers, or yield pieces as they come."""
 
 import inspect
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,11 @@ _DRAWS = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # without effe
 _SIGNATURE = inspect.signature(GenerationMixin.generate).parameters.keys() - {"self", "inputs", "kwargs"}
 _KNOWN = {*GenerationConfig().to_dict(), *_SIGNATURE, "tokenizer"} - {"max_new_tokens", "max_length"}
 _OURS = {"max_new_tokens", "do_sample", "streamer", "stopping_criteria"}
+_ADVICE = {
+    "seed": "call torch.manual_seed before asking",
+    "stop": "give stop_strings=[...] with tokenizer=engine.processor.tokenizer",
+}
+_CLOSE = 0.8  # similarity of names from which an unknown one is taken for a misspelling, 0 to 1
 
 
 def check_options(
@@ -37,9 +43,10 @@ def check_options(
     """
     for name in options.keys() - _KNOWN:
         allowed = [*AskOptions.model_fields, "history", "on_piece"]
-        near = get_close_matches(name, [*allowed, *_KNOWN], n=1)
+        near = get_close_matches(name, [*allowed, *_KNOWN], n=1, cutoff=_CLOSE)
+        advice = _ADVICE.get(name) or (f"did you mean {near[0]}?" if near else "")
         raise E2LLMError(
-            f"there is no option {name!r}{f'; did you mean {near[0]}?' if near else ''}; choose from: "
+            f"there is no option {name!r}; {advice}{'; ' if advice else ''}choose from: "
             f"{', '.join(allowed)}, and the arguments of transformers' generate"
         )
     drawn = {name: options[name] for name in _DRAWS if options.get(name) is not None}
@@ -51,6 +58,9 @@ def check_options(
                 f"{idle[0]}={drawn[idle[0]]} has no effect on a greedy answer; add do_sample=True or a "
                 "temperature above 0, or leave it out"
             )
+    for name, value in options.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise E2LLMError(f"{name}=nan is not a number; give one, or leave it out")
     settings = options.get("generation_config") or model.generation_config
     for name, most in (("num_return_sequences", 1), ("return_dict_in_generate", 0)):
         value = options.get(name, getattr(settings, name, None))
@@ -80,6 +90,8 @@ def generate_ids(
     model: E2LLMForConditionalGeneration,
     input_ids: list[int],
     soft_tokens: torch.Tensor | None,
+    *,
+    cache: DynamicCache | None = None,
     **options: Any,
 ) -> list[int]:
     """Generate the answer, and return its ids without the prompt.
@@ -88,6 +100,7 @@ def generate_ids(
         model: In evaluation mode.
         input_ids: Decoder ids with placeholders.
         soft_tokens: `[R, D]` of the chunks that the placeholders stand for; None without chunks.
+        cache: Takes the keys and values of input and answer.
         options: For transformers' `generate`; greedy unless they say otherwise.
 
     Raises:
@@ -95,9 +108,11 @@ def generate_ids(
     """
     device = model.get_input_embeddings().weight.device
     ids = torch.tensor([input_ids], device=device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if soft_tokens is not None:
         inputs["chunk_embeds"] = soft_tokens.to(device)
+    if cache is not None:
+        inputs["past_key_values"] = cache
     if options.get("generation_config") is None:
         options["do_sample"] = draws_tokens(options)
         if options.get("temperature") == 0:
@@ -144,10 +159,9 @@ def generate_answer(
     if not searches_beams(laid.model, options):
         options["streamer"] = clock
         if measures and "past_key_values" not in options:
-            cache = options["past_key_values"] = DynamicCache(config=laid.model.config.text_config)
-    ids = generate_ids(
-        laid.model, laid.sample.input_ids, laid.soft_tokens, max_new_tokens=request.max_new_tokens, **options
-    )
+            cache = DynamicCache(config=laid.model.config.text_config)
+    options["max_new_tokens"] = request.max_new_tokens
+    ids = generate_ids(laid.model, laid.sample.input_ids, laid.soft_tokens, cache=cache, **options)
     text = decode(ids)
     first = None if clock.first_token_at is None else clock.first_token_at - started
     ended = time.perf_counter()

@@ -14,13 +14,12 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from e2llm.documents import Document, read_documents
-from e2llm.documents.document import named_apart
 from e2llm.errors import E2LLMError, MissingExtraError
 from e2llm.serving.http.api_error import ApiError
 from e2llm.serving.preparing import to_document
 from e2llm.serving.schemas import ContextIn, DocumentsIn
 from e2llm.serving.state import ServerState, owner_of
-from e2llm.surrogates import reject_lone_surrogates
+from e2llm.surrogates import check_text
 from e2llm.validation import Allowed
 
 MAX_PARTS = 100_000  # numbers, texts, lists and mappings in a body
@@ -119,13 +118,10 @@ def check_parts(content: dict[str, Any]) -> None:
 def _check_text(name: str, text: str) -> None:
     """Raise `ApiError` (400) for a text with NUL, as in files, or with half of a surrogate pair."""
     name = name[:_SHOWN_CHARS]
-    if "\0" in text:
-        where = f"{name}: character {text.index(chr(0)):,} of a text is zero (NUL)"
-        raise ApiError(400, f"{where}, so it is binary data; send text alone", param=name)
     try:
-        reject_lone_surrogates(text, name)
+        check_text(text, name)
     except E2LLMError as error:
-        raise ApiError(400, f"the body is not valid JSON: {error}", param=name) from error
+        raise ApiError(400, str(error), param=name) from error
 
 
 # --- faults -------------------------------------------------------------------------------------------------
@@ -254,7 +250,7 @@ async def take_documents(
                 raise ApiError(400, "file must be a file", param="file")
             name = _shown_name(item.filename) or f"file {place}"
             documents += await _read_file(await item.read(), name, state)
-    return body, named_apart(documents)
+    return body, documents
 
 
 async def _read_file(data: bytes, name: str, state: ServerState) -> list[Document]:

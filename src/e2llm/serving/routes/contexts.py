@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse
 
+from e2llm.documents import named_apart
 from e2llm.errors import E2LLMError
 from e2llm.modeling.rates import parse_rate
 from e2llm.serving.http.api_error import ApiError
@@ -175,6 +176,7 @@ async def create_context(request: Request, owner: Owner, state: State) -> Any:
     body, documents = await take_documents(request, state, ContextIn)
     assert isinstance(body, ContextIn)
     check_documents(documents, state.settings)
+    documents = named_apart(documents)
     name = body.name or documents[0].name
 
     def make() -> KeptContext:
@@ -256,10 +258,10 @@ async def append_documents(request: Request, context_id: Id, owner: Owner, state
 
 
 def _check_chunk(kept: KeptContext, index: int) -> None:
-    count = len(kept.context.chunks)
-    if index >= count:
-        present = f"chunks 0 to {count - 1}" if count else "no chunks"
-        raise ApiError(404, f"there is no chunk {index}; the context has {present}", code="chunk_not_found")
+    try:
+        kept.context.content.check_chunk(index)
+    except E2LLMError as error:
+        raise ApiError(404, str(error), code="chunk_not_found") from error
 
 
 @router.put("/{context_id}/chunks/{index}", response_model=ContextOut, openapi_extra=json_body(ChunkIn))
