@@ -167,6 +167,8 @@ def test_workers_run_on_cpus_or_on_the_gpus_of_a_cluster():
         (["--store", "s", "--workers", "-1"], "--workers"),
     ],
 )
-def test_wrong_usage_is_told(arguments, message, capsys):
-    assert entry_point(["read", "a.txt", *arguments]) == 2
+def test_wrong_usage_is_told(arguments, message, capsys, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("Some text.")
+    assert entry_point(["read", str(file), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -305,13 +305,11 @@ class Engine:
             options: Those that `ask` got: `policy`, `budget`, `rate`, ...
 
         Raises:
-            ContextOverflowError: If input and answer do not fit the window.
-            E2LLMError: If an option is unknown, or the answer is no `Answer`.
+            E2LLMError: As in `score`, or if the answer is no `Answer`.
         """
         if not isinstance(answer, Answer):
-            raise E2LLMError(
-                f"doubt takes the Answer that ask returned, got {type(answer).__name__}; score takes texts"
-            )
+            name = type(answer).__name__
+            raise E2LLMError(f"doubt takes the Answer that ask returned, got {name}; score takes texts")
         request = AskRequest.take(question, dict(options))
         used = self.score(context, question, [answer.text], **options)[0]
         coarse = coarse_sources(self.lay_out(context, request), answer.sources)
