@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from e2llm.chunk_breaks import find_code_break, find_prose_break
 from e2llm.errors import E2LLMError
-from e2llm.surrogates import check_text
+from e2llm.surrogates import reject_lone_surrogates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -162,7 +162,7 @@ def _make_meter(
         raise E2LLMError(
             f"max_tokens must be a whole number above {num_special}, the special tokens; got {max_tokens!r}"
         )
-    check_text(text)
+    reject_lone_surrogates(text)
     return _TokenMeter(tokenizer, max_tokens - num_special, max_tokens, fitting)
 
 

@@ -52,7 +52,6 @@ def test_a_path_is_told_from_a_text(tmp_path, monkeypatch):
         "notes.txt\n",
         "x" * 261,
         "/help me with this",
-        "a\0b.txt",
         "",
         "Mira: 7",
     ],

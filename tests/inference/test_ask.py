@@ -195,7 +195,7 @@ def test_an_empty_question_is_refused(engine, context, question):
 def test_a_text_or_a_question_with_a_zero_byte_is_refused(engine, context):
     with pytest.raises(E2LLMError, match=r"the question: character 1 is zero \(NUL\)"):
         engine.ask(context, "a\0b")
-    with pytest.raises(E2LLMError, match=r"the text: character 1 is zero \(NUL\)"):
+    with pytest.raises(E2LLMError, match=r"text: character 1 is zero \(NUL\)"):
         engine.read("a\0b")
 
 

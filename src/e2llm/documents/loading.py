@@ -13,6 +13,7 @@ from e2llm.documents.folders import CODE_SUFFIXES, is_code, list_folder
 from e2llm.documents.readers import READERS, left_out_by, read_documents, suffix_of
 from e2llm.errors import E2LLMError, E2LLMWarning, MissingExtraError
 from e2llm.file_bytes import open_file, special_file
+from e2llm.surrogates import check_text
 
 _MAX_HEADING_CHARS = 120
 _MAX_PATH_CHARS = 260
@@ -35,7 +36,7 @@ def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> 
 
     Raises:
         FileNotFoundError: If a path, or a `str` that looks like one, does not exist.
-        E2LLMError: If it is something else, or a file cannot be read.
+        E2LLMError: If it is something else, a file cannot be read, or a text has NUL or a lone surrogate.
     """
     if source is None or isinstance(source, bytes | int | float):
         raise E2LLMError(f"read takes texts, paths and Documents, got {type(source).__name__}")
@@ -49,6 +50,8 @@ def documents_of(source: Readable | Sequence[Readable], num_before: int = 0) -> 
         else:
             number = num_before + len(documents) + 1
             documents.append(Document("text" if number == len(items) == 1 else f"text {number}", str(item)))
+    for document in documents:
+        check_text(document.text, document.name)
     return named_apart(documents)
 
 

@@ -135,7 +135,8 @@ class ChatSession:
             turn = waiting.pop(0)
             raw -= turn.num_tokens
             text = TURN.format(turn.question, turn.answer)
-            documents.append(Document(f"turn {self.num_compressed + len(documents) + 1}", text))
+            name = f"turn {self.num_compressed + len(documents) + 1}"
+            documents.append(Document(name, text.replace("\0", "?")))  # an answer may have NUL
         self.context.extend(documents)  # if this fails, the turns stay text and the next turn tries again
         self.num_compressed += len(documents)
 

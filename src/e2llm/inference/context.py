@@ -17,6 +17,7 @@ from e2llm.inference.context_file import SavedContext, load_context, save_contex
 from e2llm.inference.reader import ChunkReader, ReadChunks
 from e2llm.messages import counted
 from e2llm.store.chunk_store import ChunkStore
+from e2llm.surrogates import check_text
 
 
 class Reading(Protocol):
@@ -181,6 +182,7 @@ class Context:
                 document = Document(f"text {number}", item) if isinstance(item, str) else item
                 if not document.text.strip():
                     raise E2LLMError(f"{document.name}: the text to append is empty")
+                check_text(document.text, document.name)
                 added.append(document)
             named = named_apart(added, [document.name for document in self.documents])
             return self._reread([*self.documents, *named])
@@ -227,6 +229,7 @@ class Context:
                     f"characters {start} to {end} are not a span of {old.name}, which has {len(old.text)} "
                     "characters"
                 )
+            check_text(text)
             documents[document] = old.edited(start, end, text)
             return self._reread(documents)
 
