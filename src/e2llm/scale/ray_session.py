@@ -120,7 +120,7 @@ def plan_workers(nodes: list[dict[str, float]], num_workers: int | None, device:
             return WorkerPlan(num_workers, cores, int(on_gpu))
     needed = counted(num_workers, "CPU core") + (f" and {counted(num_workers, 'GPU')}" if on_gpu else "")
     raise E2LLMError(
-        f"no room for {counted(num_workers, 'worker')}, which would take {needed}; Ray has {counted(num_cpus, 'core')} and "
-        f"{counted(num_gpus, 'GPU')} on {counted(len(machines), 'machine')}: use fewer "
-        "workers or another device"
+        f"no room for {counted(num_workers, 'worker')}, which would take {needed}; Ray has "
+        f"{counted(num_cpus, 'core')} and {counted(num_gpus, 'GPU')} on "
+        f"{counted(len(machines), 'machine')}: use fewer workers or another device"
     )
