@@ -73,32 +73,6 @@ def read(
     print_result(result, "\n".join(lines), as_json)
 
 
-@app.command()
-def train(
-    contexts: Contexts = "8192",
-    shape: Shape = "smollm2-135m",
-    model: OtherModel = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train on the same samples with e2llm's trainer and with a plain loop, each in its own process.
-
-    Example:
-        e2llm bench train --contexts 8192 --json
-    """
-    from e2llm.bench.training import format_training, measure_training
-
-    lengths = parse_lengths(contexts, "--contexts", LEAST_CONTEXT)
-    check_decoder(shape, model)
-    settings = {"engine": decoder_settings(shape, model), "batch_size": 8, "steps": 4}
-    rows = [
-        row
-        for length in lengths
-        for row in measure_training({**settings, "context_tokens": length}, show_progress)
-    ]
-    print_result({"decoder": model or shape, "rows": rows}, format_training(rows), as_json)
-    fail_if_all(["errors" in row for row in rows], rows)
-
-
 @app.command("serve")
 def serving(
     text: Annotated[Path, typer.Option(help="The text that all questions are about.")],
