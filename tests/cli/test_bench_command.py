@@ -64,11 +64,3 @@ def test_a_model_that_is_not_there_is_told_before_anything_is_measured(run, sett
 def test_wrong_arguments_are_a_usage_error(run, settings, arguments):
     assert run("bench", *arguments).code == 2
     assert settings == []
-
-
-def test_bench_train_measures_in_separate_processes(run, model):
-    result = run("bench", "train", "--model", model, "--contexts", 100, "--json")
-    assert result.code == 0, result.err
-    rows = json.loads(result.out)["rows"]
-    assert [row["way"] for row in rows] == ["plain", "e2llm"]
-    assert rows[1]["ratio"] > 0
