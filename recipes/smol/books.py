@@ -8,14 +8,13 @@ defaults, with text alone, and with soft tokens alone. A line of JSON per length
 right answers.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from smol_figures import add_line
+from smol_figures import add_line, argument_parser
 
 from e2llm import Engine, read_records
 from e2llm.chunk_breaks import SENTENCE_END
@@ -73,11 +72,8 @@ def measure(engine: Engine, text: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="checkpoint folder")
-    parser.add_argument("data", type=Path, help="folder that prepare.py has written")
+    parser = argument_parser(__doc__)
     parser.add_argument("--chars", type=int, nargs="+", default=[5_000, 20_000, 80_000, 320_000])
-    parser.add_argument("-o", "--output", type=Path, help="JSONL file to add the figures to")
     options = parser.parse_args(argv)
     try:
         engine = Engine.from_pretrained(options.model)

@@ -7,7 +7,6 @@ passage question is answered from soft tokens alone at each rate, and from the p
 by SQuAD's F1. Intervals are 95% bootstrap intervals. A line of JSON is added to the file for each checkpoint.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from smol_figures import argument_parser
 
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.metrics import character_error_rate, token_f1
@@ -110,10 +110,7 @@ def measure(name: str, data: Path, count: int, examples: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="checkpoint folder")
-    parser.add_argument("data", type=Path, help="folder that prepare.py has written")
-    parser.add_argument("-o", "--output", type=Path, help="JSONL file to add the figures to")
+    parser = argument_parser(__doc__)
     parser.add_argument("--items", type=int, default=40, help="pieces and questions per figure")
     parser.add_argument("--examples", type=int, default=2, help="outputs to print per figure")
     options = parser.parse_args(argv)

@@ -6,18 +6,18 @@ Each arm answers the same questions of `validation/long-NAME.jsonl` in the same 
 JSON per arm has its mean F1, and the mean difference to `raw` with a 95% bootstrap interval.
 """
 
-import argparse
 import random
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from smol_figures import add_line
+from smol_figures import add_line, argument_parser
 
 from e2llm import Engine, Record, read_records
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.metrics import token_f1
+from e2llm.evaluation.statistics import bootstrap_interval
 from e2llm.inference.planning import POLICIES, Policy
 
 SETS = ("fairytaleqa", "squad", "timeqa", "covid_qa")
@@ -54,21 +54,11 @@ def measure(engine: Engine, records: list[Record], budget: int) -> dict[str, lis
     return scores
 
 
-def interval(differences: Sequence[float], draws: int = 2000) -> list[float]:
-    """Return the 95% bootstrap interval of a mean."""
-    rng, count = random.Random(0), len(differences)
-    means = sorted(sum(rng.choices(differences, k=count)) / count for _ in range(draws))
-    return [round(means[draws // 40], 3), round(means[-draws // 40 - 1], 3)]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all arms."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="checkpoint folder")
-    parser.add_argument("data", type=Path, help="folder that prepare.py has written")
+    parser = argument_parser(__doc__)
     parser.add_argument("--budget", type=int, default=768, help="positions of the input")
     parser.add_argument("--items", type=int, default=24, help="questions of each set, at most")
-    parser.add_argument("-o", "--output", type=Path, help="JSONL file to add the figures to")
     options = parser.parse_args(argv)
     try:
         engine = Engine.from_pretrained(options.model)
@@ -80,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for arm, found in scores.items():
         differences = [ours - theirs for ours, theirs in zip(found, scores["raw"], strict=True)]
         row = {"arm": arm, "budget": options.budget, "questions": len(found), "f1": sum(found) / len(found)}
-        row |= {"to_raw": sum(differences) / len(found), "interval": interval(differences)}
+        row |= {"to_raw": sum(differences) / len(found), "interval": bootstrap_interval(differences)}
         add_line(row, options.output)
     return 0
 

@@ -6,14 +6,13 @@ Questions about whole documents of the validation part (`validation/long-NAME.js
 A line of JSON per set has the shares among the first 1, 3, 5 and 10 chunks.
 """
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smol_figures import add_line
+from smol_figures import add_line, argument_parser, gold_chunks
 
 from e2llm import Engine, read_records
 from e2llm.errors import E2LLMError
@@ -31,11 +30,7 @@ def measure(engine: Engine, file: Path) -> dict[str, Any]:
     for record in read_records(file):
         if record.context != text:
             text, context = record.context, engine.read_text(record.context, progress=False)
-        gold = {
-            index
-            for index, chunk in enumerate(context.chunks)
-            if any(chunk.start < end and start < chunk.end for start, end in record.evidence)
-        }
+        gold = gold_chunks(context, record)
         for ranking in RANKINGS if gold else ():
             order = best_first(engine.rank(context, record.prompt, select=ranking))
             for depth in DEPTHS:
@@ -47,11 +42,8 @@ def measure(engine: Engine, file: Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every set."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="checkpoint folder")
-    parser.add_argument("data", type=Path, help="folder that prepare.py has written")
+    parser = argument_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=SETS)
-    parser.add_argument("-o", "--output", type=Path, help="JSONL file to add the figures to")
     options = parser.parse_args(argv)
     try:
         engine = Engine.from_pretrained(options.model)

@@ -8,21 +8,20 @@ ones (F1 of 0.5 or more); mean F1, seconds and positions with and without `refin
 wrong answer the AUC, the chance that a wrong answer shows more of it than a right one, with a 95% interval.
 """
 
-import argparse
 import random
 import sys
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from policies import interval, questions
-from smol_figures import add_line
+from policies import questions
+from smol_figures import add_line, argument_parser, gold_chunks
 
 from e2llm import Engine, Record
 from e2llm.errors import E2LLMError
 from e2llm.evaluation.metrics import token_f1
+from e2llm.evaluation.statistics import bootstrap_interval
 from e2llm.inference.context import Context
 from e2llm.inference.decoding.sources import ranked_sources
 from e2llm.inference.options import AskRequest
@@ -42,11 +41,7 @@ def measure(engine: Engine, records: list[Record], options: dict[str, Any]) -> l
 
 def measure_one(engine: Engine, context: Context, record: Record, options: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one question."""
-    gold = {
-        index
-        for index, chunk in enumerate(context.chunks)
-        if any(chunk.start < end and start < chunk.end for start, end in record.evidence)
-    }
+    gold = gold_chunks(context, record)
     first = ranked_sources(engine.lay_out(context, AskRequest.take(record.prompt, dict(options))))[:1]
     answer = engine.ask(context, record.prompt, **options)
     refined = engine.ask(context, record.prompt, refine=1, **options)
@@ -80,7 +75,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("f1", "refined_f1", "was_refined", "seconds", "sources_seconds", "refined_seconds"):
         found[name] = mean(row[name] for row in rows)
     gains = [row["refined_f1"] - row["f1"] for row in rows]
-    found |= {"refine_gain": mean(gains), "refine_gain_interval": interval(gains)}
+    found |= {"refine_gain": mean(gains), "refine_gain_interval": bootstrap_interval(gains)}
     for sign in SIGNS:
         found[f"auc_{sign}"] = auc_with_interval(rows, sign)
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()}
@@ -103,13 +98,10 @@ def auc_with_interval(rows: list[dict[str, Any]], sign: str, draws: int = 1000) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure one policy."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="checkpoint folder")
-    parser.add_argument("data", type=Path, help="folder that prepare.py has written")
+    parser = argument_parser(__doc__)
     parser.add_argument("--policy", default="mixed", help="how to spend the budget")
     parser.add_argument("--budget", type=int, default=768, help="positions of the input")
     parser.add_argument("--items", type=int, default=24, help="questions of each set, at most")
-    parser.add_argument("-o", "--output", type=Path, help="JSONL file to add the figures to")
     options = parser.parse_args(argv)
     try:
         engine = Engine.from_pretrained(options.model)

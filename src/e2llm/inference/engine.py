@@ -18,8 +18,8 @@ from e2llm.inference.context import Context
 from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
-from e2llm.inference.decoding.sources import coarse_sources, measured_sources, measures_sources, refine
-from e2llm.inference.decoding.tools import call_tools
+from e2llm.inference.decoding.rounds import call_tools, refine
+from e2llm.inference.decoding.sources import coarse_sources, measured_sources, measures_sources
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.layout import ContextLayout, LaidOut
@@ -204,17 +204,16 @@ class Engine:
         started = time.perf_counter()
         request = AskRequest.take(question, options)
 
-        laid_out: dict[int, LaidOut] = {}  # of the last answer, at 0
-
-        def answer_once(request: AskRequest, on_piece: Callable[[str], Any] | None = None) -> Answer:
-            laid = laid_out[0] = self.lay_out(context, request)
+        def answer_once(
+            request: AskRequest, on_piece: Callable[[str], Any] | None = None
+        ) -> tuple[LaidOut, Answer]:
+            laid = self.lay_out(context, request)
             seconds = context.read_seconds
-            return generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
+            return laid, generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
 
         if not request.refine and not request.tool_calls:
-            return answer_once(request, on_piece)
-        answer, request = call_tools(answer_once, request, context.content)
-        answer = refine(answer_once, request, answer, lambda last: coarse_sources(laid_out[0], last.sources))
+            return answer_once(request, on_piece)[1]
+        answer = refine(answer_once, *call_tools(answer_once, request, context.content))
         if on_piece is not None:
             on_piece(answer.text)
         return answer

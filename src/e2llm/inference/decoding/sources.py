@@ -1,6 +1,7 @@
 """The chunks that an answer rests on: as the plan ranks them, or by what the answer loses without them."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -9,10 +10,9 @@ from transformers.cache_utils import DynamicCache
 
 from e2llm.chunk_breaks import SENTENCE_END
 from e2llm.errors import E2LLMError
-from e2llm.inference.answer import Answer, Source
+from e2llm.inference.answer import Source
 from e2llm.inference.decoding.evidence import can_hide_chunks, hide_chunks
 from e2llm.inference.layout import LaidOut
-from e2llm.inference.options import AskRequest
 from e2llm.modeling.model import E2LLMForConditionalGeneration
 from e2llm.modeling.rates import TEXT_LEVEL
 
@@ -91,32 +91,6 @@ def coarse_sources(laid: LaidOut, sources: Sequence[Source]) -> list[int]:
     return chosen
 
 
-def refine(
-    answer_once: Callable[[AskRequest], Answer],
-    request: AskRequest,
-    answer: Answer,
-    choose: Callable[[Answer], list[int]],
-) -> Answer:
-    """Answer again, at most `request.refine` times, with the sources that were soft tokens given as text.
-
-    Args:
-        answer_once: Answers a request.
-        request: What was answered.
-        answer: The answer.
-        choose: Returns the chunks to give as text after an answer.
-    """
-    calls, num_refined = answer.usage.tool_calls, 0
-    for _ in range(request.refine):
-        coarse = choose(answer)
-        if not coarse:
-            break
-        named = sorted([*answer.expanded_chunks, *coarse])
-        request = request.model_copy(update={"expand": named, "overflow": "select"})
-        num_refined += len(coarse)
-        answer = answer_once(request)
-    return replace(answer, usage=replace(answer.usage, refined=num_refined, tool_calls=calls))
-
-
 def cite(decode: Callable[[list[int]], str], answer_ids: list[int], lost: torch.Tensor) -> str:
     """Return an answer with the numbers of its sources after each sentence.
 
@@ -126,13 +100,15 @@ def cite(decode: Callable[[list[int]], str], answer_ids: list[int], lost: torch.
         lost: `[K, A]` nats that each token loses without each source.
     """
     text = decode(answer_ids)
-    lengths = [len(decode(answer_ids[:count])) for count in range(1, len(answer_ids) + 1)]
+    if not len(lost):
+        return text
+    counts = range(1, len(answer_ids))  # of tokens; all of them if no fewer reach the end of a sentence
     cited, start, first = "", 0, 0
     for match in _SENTENCE_END.finditer(text):
         end = match.end()
         if not text[start:end].strip():
             continue
-        last = next((place for place, length in enumerate(lengths) if length >= end), len(lengths) - 1) + 1
+        last = 1 + bisect_left(counts, end, key=lambda count: len(decode(answer_ids[:count])))
         found = lost[:, first:last].sum(dim=1)
         numbers = [f"[{row + 1}]" for row, nats in enumerate(found.tolist()) if nats >= SIGNIFICANT_NATS]
         cited += text[start:end] + (" " + "".join(numbers) if numbers else "")

@@ -5,16 +5,12 @@ turn. Formats of a call: JSON between `<tool_call>` marks (Qwen, Hermes) or alon
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
 
 from e2llm.errors import E2LLMError
-from e2llm.inference.answer import Answer
 from e2llm.inference.content import Content
-from e2llm.inference.options import AskRequest
 from e2llm.inference.planning import best_first
 from e2llm.validation import CheckedModel
 
@@ -51,36 +47,6 @@ class ToolCall(CheckedModel, extra="ignore"):
 
     name: Literal["search", "expand"]
     arguments: Annotated[dict[str, Any], Field(validation_alias=AliasChoices("arguments", "parameters"))]
-
-
-def call_tools(
-    answer_once: Callable[[AskRequest], Answer], request: AskRequest, content: Content
-) -> tuple[Answer, AskRequest]:
-    """Answer a question, and let the decoder call tools before.
-
-    What a tool returns ranks the chunks of the next turn, so that those it found are given as text first.
-
-    Args:
-        answer_once: Answers a request; with `tool_calls` the decoder is told of the tools.
-        request: The question; its `tool_calls` is the most calls.
-        content: The chunks.
-
-    Returns:
-        The answer, and the request with the turns of all calls before it.
-    """
-    num_calls = 0
-    while True:
-        answer = answer_once(request)
-        call = parse_call(answer.text) if request.tool_calls else None
-        if call is None:
-            return replace(answer, usage=replace(answer.usage, tool_calls=num_calls)), request
-        num_calls += 1
-        turns = {
-            "history": [*request.history, (request.question, answer.text)],
-            "question": run_call(call, content),
-            "tool_calls": request.tool_calls - 1,
-        }
-        request = request.model_copy(update=turns)
 
 
 def parse_call(text: str) -> ToolCall | None:
