@@ -58,7 +58,7 @@ def test_sources_are_those_of_the_library(served, http, context_id, sources):
     wanted = ours.sources
     if sources == "measured":
         laid = engine.lay_out(context, AskRequest.take(QUESTION, dict(options)))
-        wanted, _ = engine.measure_sources(laid, answer["choices"][0]["message"]["content"])
+        wanted, _ = engine.find_sources(laid, answer["choices"][0]["message"]["content"], "measured")
     [found] = answer["e2llm"]["sources"]
     assert [item["chunk"] for item in found] == [item.chunk for item in wanted]
     for item, source in zip(found, wanted, strict=True):
@@ -178,6 +178,13 @@ def test_the_model_calls_tools_before_it_answers(monkeypatch):
     assert done["usage"]["completion_tokens"] == 15
     assert ["You may call search expand." in prompt for prompt in prompts] == [True, True, False]
     assert "Chunk 2: " in prompts[1].rpartition("<user>")[2]
+
+
+def test_a_decoder_that_cannot_measure_refines_by_ranked_sources():
+    engine = tiny_engine(decoder=tiny_decoder("mistral", sliding_window=16))
+    with serving(engine) as server, server.http() as http:
+        answer = ask(http, documents=[TEXT * 3], refine=1, policy="soft", budget=150)
+    assert answer["usage"]["refined"] > 0
 
 
 @pytest.mark.parametrize("more", [{"refine": 1, "stream": True}, {"tool_calls": 1, "n": 2}])

@@ -19,7 +19,12 @@ from e2llm.inference.context_file import is_context_file
 from e2llm.inference.decoding.generation import check_options, generate_answer, generate_pieces
 from e2llm.inference.decoding.likelihood import Likelihood, answer_ids, likelihood
 from e2llm.inference.decoding.rounds import call_tools, refine
-from e2llm.inference.decoding.sources import coarse_sources, measured_sources, measures_sources
+from e2llm.inference.decoding.sources import (
+    coarse_sources,
+    measured_sources,
+    measures_sources,
+    ranked_sources,
+)
 from e2llm.inference.dial import Dial, Level
 from e2llm.inference.fidelity import FidelityReport, measure_fidelity, restate
 from e2llm.inference.layout import ContextLayout, LaidOut
@@ -153,8 +158,8 @@ class Engine:
 
     def new_context(self) -> Context:
         """Return a context without documents, to append to."""
-        content = Content((), [], [], [], 0, self.reader.empty(0))
-        return self.bind(content, Splitting.of(self.processor), 0.0)
+        empty = self.reader.empty(0)
+        return self.bind(Content((), [], [], [], 0, empty), Splitting.of(self.processor), 0.0)
 
     def bind(
         self, content: Content, splitting: Splitting, read_seconds: float, *, store: ChunkStore | None = None
@@ -198,23 +203,19 @@ class Engine:
 
         Raises:
             ContextOverflowError: If the input does not fit the window; says by how much and what to turn.
-            E2LLMError: If an option is out of range or excludes another, or another model read the
-                context.
+            E2LLMError: If an option is wrong or excludes another, or another model read the context.
         """
         started = time.perf_counter()
         request = AskRequest.take(question, options)
+        in_rounds = bool(request.refine or request.tool_calls)
 
-        def answer_once(
-            request: AskRequest, on_piece: Callable[[str], Any] | None = None
-        ) -> tuple[LaidOut, Answer]:
-            laid = self.lay_out(context, request)
-            seconds = context.read_seconds
-            return laid, generate_answer(laid, self._decode, on_piece, started, seconds, request, **options)
+        def answer_once(request: AskRequest) -> tuple[LaidOut, Answer]:
+            laid, seconds = self.lay_out(context, request), context.read_seconds
+            listener = None if in_rounds else on_piece
+            return laid, generate_answer(laid, self._decode, listener, started, seconds, request, **options)
 
-        if not request.refine and not request.tool_calls:
-            return answer_once(request, on_piece)[1]
-        answer = refine(answer_once, *call_tools(answer_once, request, context.content))
-        if on_piece is not None:
+        answer = refine(answer_once, *call_tools(answer_once, request))
+        if in_rounds and on_piece is not None:
             on_piece(answer.text)
         return answer
 
@@ -279,17 +280,19 @@ class Engine:
         laid = self.lay_out(context, request)
         return [likelihood(self.model, laid.sample.input_ids, laid.soft_tokens, row) for row in rows]
 
-    def measure_sources(self, laid: LaidOut, answer: str) -> tuple[list[Source], str]:
+    def find_sources(self, laid: LaidOut, answer: str, wanted: str | None) -> tuple[list[Source], str]:
         """Return the sources of an answer that was given elsewhere, and the answer with their numbers.
 
         Args:
             laid: What `lay_out` returned.
             answer: Its text.
+            wanted: As `sources` of `ask`.
 
         Raises:
-            E2LLMError: If the decoder does not allow it (`can_hide_chunks`).
+            E2LLMError: If the decoder does not allow what is wanted.
         """
-        measures_sources(self.model, "measured")
+        if not measures_sources(self.model, wanted):
+            return ranked_sources(laid), answer
         with self._tokenizing:
             ids = answer_ids(self.processor, answer)
         return measured_sources(laid, ids, self._decode)
@@ -309,13 +312,11 @@ class Engine:
         if not isinstance(answer, Answer):
             name = type(answer).__name__
             raise E2LLMError(f"doubt takes the Answer that ask returned, got {name}; score takes texts")
-        request = AskRequest.take(question, dict(options))
+        laid = self.lay_out(context, AskRequest.take(question, dict(options)))
+        coarse = coarse_sources(laid, answer.sources)
         used = self.score(context, question, [answer.text], **options)[0]
-        coarse = coarse_sources(self.lay_out(context, request), answer.sources)
-        finer = used
-        if coarse:
-            named = {"expand": sorted([*answer.expanded_chunks, *coarse]), "overflow": "select"}
-            finer = self.score(context, question, [answer.text], **{**options, **named})[0]
+        named = {"expand": sorted([*answer.expanded_chunks, *coarse]), "overflow": "select"}
+        finer = self.score(context, question, [answer.text], **options | named)[0] if coarse else used
         return Doubt(used.mean_loss_nats, finer.mean_loss_nats, used.num_tokens)
 
     def rank(self, context: Context, question: str, *, select: str = "bm25") -> list[float]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from e2llm.inference.answer import Answer
-from e2llm.inference.content import Content
 from e2llm.inference.decoding.sources import coarse_sources
 from e2llm.inference.decoding.tools import parse_call, run_call
 from e2llm.inference.layout import LaidOut
@@ -14,9 +13,7 @@ from e2llm.inference.options import AskRequest
 AnswerOnce = Callable[[AskRequest], tuple[LaidOut, Answer]]
 
 
-def call_tools(
-    answer_once: AnswerOnce, request: AskRequest, content: Content
-) -> tuple[AskRequest, LaidOut, Answer]:
+def call_tools(answer_once: AnswerOnce, request: AskRequest) -> tuple[AskRequest, LaidOut, Answer]:
     """Answer a question, and let the decoder call tools before.
 
     What a tool returns ranks the chunks of the next turn, so that those it found are given as text first.
@@ -24,7 +21,6 @@ def call_tools(
     Args:
         answer_once: Answers a request.
         request: The question; its `tool_calls` is the most calls.
-        content: The chunks.
 
     Returns:
         The request with the turns of all calls before it, the decoder's input for it, and the answer.
@@ -38,7 +34,7 @@ def call_tools(
         num_calls += 1
         turns = {
             "history": [*request.history, (request.question, answer.text)],
-            "question": run_call(call, content),
+            "question": run_call(call, laid.content),
             "tool_calls": request.tool_calls - 1,
         }
         request = request.model_copy(update=turns)

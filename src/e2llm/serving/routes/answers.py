@@ -123,8 +123,9 @@ class _Answer:
             update = {"messages": [*body.messages, said, told], "tool_calls": body.tool_calls - 1}
             self.rounds["tool_calls"] += 1
         elif body.refine:
-            measure = self.state.engine.measure_sources
-            sources, _ = await self.state.admission.in_thread(lambda is_cancelled: measure(laid, text))
+            find = self.state.engine.find_sources
+            work = self.state.admission.in_thread
+            sources, _ = await work(lambda is_cancelled: find(laid, text, body.sources))
             if coarse := coarse_sources(laid, sources):
                 named = sorted([*laid.plan.expand, *coarse])
                 update = {"expand": named, "overflow": "select", "refine": body.refine - 1}
@@ -150,7 +151,7 @@ class _Answer:
             for index, text in texts.items():
                 if is_cancelled():
                     break
-                sources, cited[index] = engine.measure_sources(prepared.prompts[index][0], text)
+                sources, cited[index] = engine.find_sources(prepared.prompts[index][0], text, "measured")
                 self.sources[index] = prepared.sources(index, sources)
             return cited
 
